@@ -1,0 +1,49 @@
+# Two targets do everything on a fresh machine: `make run` and `make test`. Both install what they need.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# Quiet pytest workers: two are what a small machine has; PYTEST_WORKERS=8 where there is more.
+PYTEST_WORKERS ?= 2
+PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS) --dist loadgroup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test run test test-e2e check format docs bench clean
+
+help: ## show this
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what running needs: system packages (as root on Debian or Ubuntu) and the virtual environment
+	@deploy/development/setup.sh run
+
+setup-test:
+	@deploy/development/setup.sh run test
+
+run: setup ## show live flows as a table; their spans go to wirespan-spans.jsonl, or to OTEL_EXPORTER_OTLP_ENDPOINT
+	@$(BIN)/wirespan up
+
+test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
+	$(PYTEST) tests/unit tests/integration tests/kernel
+
+test-e2e: setup-test ## the whole product against real tools, built once into a cache (needs Go)
+	$(BIN)/python -m tests.support.tools
+	$(BIN)/pytest -q tests/e2e
+
+check: setup-test ## lint, types, import contracts, C format, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror bpf/*.c bpf/*.h
+
+format: ## format Python and C
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i bpf/*.c bpf/*.h
+
+docs: ## write the generated parts of the documents
+	$(BIN)/python -m tests.support.generated_docs
+
+bench: setup-test ## benchmarks, as ratios to a baseline of the same run
+	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; done
+
+clean: ## remove what was built or installed here
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bpf/*.so

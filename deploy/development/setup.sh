@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Makes a fresh machine ready: system packages where it may install them, the locked Python packages in .venv, and Wirespan
+# itself from this checkout. Says what it could not install and what will not work without it. Safe to run again: done work is
+# not done twice.
+#   setup.sh run [test]      "test" adds what only the tests use
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+purposes=" $* "
+
+say() { printf 'setup: %s\n' "$*"; }
+wants() { [[ $purposes == *" $1 "* ]]; }
+has_header() { printf '#include <%s>\n' "$1" | "${CC:-cc}" -E -x c - >/dev/null 2>&1; }
+
+# What is missing, by the Debian package that brings it.
+missing=()
+need() { local package=$1; shift; "$@" >/dev/null 2>&1 || missing+=("$package"); }
+need gcc command -v "${CC:-cc}"
+need libpcap-dev has_header pcap.h
+need libc6-dev has_header stdio.h
+need python3-venv python3 -c 'import ensurepip, venv'
+if wants test; then
+  need tshark command -v tshark
+  need iproute2 command -v ip
+  need iptables command -v iptables
+  need python3-bpfcc /usr/bin/python3 -c 'import bcc'
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    { apt-get update -q && apt-get install -q -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 || {
+      tail -n 5 "$log"
+      say "apt-get could not install all of: ${missing[*]} (whole log: $log)"
+    }
+  else
+    say "missing and not installed (that takes root on Debian or Ubuntu): ${missing[*]}"
+    for package in "${missing[@]}"; do
+      case $package in
+        gcc | libc6-dev | libpcap-dev) say "  $package: reading capture files needs it (elsewhere: a C compiler and libpcap's headers)" ;;
+        python3-venv) say "  $package: the virtual environment needs it" ;;
+        *) say "  $package: the tests that use it will be skipped" ;;
+      esac
+    done
+  fi
+fi
+
+python=
+for candidate in python3.13 python3.12 python3.11 python3; do
+  if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+[ -n "$python" ] || { say "Python 3.11, 3.12 or 3.13 is needed; found: $(python3 --version 2>&1 || echo none)"; exit 1; }
+
+# The stamp changes with everything the environment is made from.
+stamp=$({ "$python" --version; pwd; cat requirements.lock pyproject.toml hatch_build.py bpf/*.c bpf/*.h; } | sha256sum | cut -c1-16)
+if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
+  say "installing the Python packages of requirements.lock into .venv"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install -q --disable-pip-version-check "$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
+  .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.lock
+  .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable .
+  echo "$stamp" >.venv/.stamp
+fi

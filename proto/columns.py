@@ -1,0 +1,199 @@
+"""The columns of a FlowBatch: the one table that names every field a flow record has on the wire.
+
+Everything that needs to know a column reads it here: the codec (types, defaults), capture (what to fill), the enricher and
+the exporter (what to expect), `wirespan decode` (how to show it) and the tables in proto/README.md (generated, and checked
+by a test).
+
+*Local* is the end whose socket saw the packets; *remote* is the other one. A capture file has no local socket: there, local is
+the initiator where it is known. `tx` is local to remote, `rx` remote to local. Times are nanoseconds since the Unix epoch on
+the clock of the node (live) or of the capture file (replay); 0 means "not seen".
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+NO_INDEX: Final = 0xFFFF_FFFF
+"""Value of an index column that points at nothing."""
+
+RESPONSE_TIME_BUCKETS: Final = 20
+"""Buckets of `response_time_histogram`; bucket i counts waits in [2**i, 2**(i+1)) times 16 us, the first also everything
+shorter, the last everything longer (above 8.4 s)."""
+
+RESPONSE_TIME_FIRST_BOUND_NS: Final = 32_000
+"""Upper bound of the first bucket of `response_time_histogram` in nanoseconds."""
+
+
+class Role(enum.IntEnum):
+    """Which end of the connection is local."""
+
+    UNKNOWN = 0
+    CLIENT = 1
+    SERVER = 2
+
+
+class Observer(enum.IntEnum):
+    """What saw the packets."""
+
+    SOCKET = 1
+    """A socket on the node: packets as that end sent and received them."""
+    CAPTURE = 2
+    """A capture file: one point on the path, seeing both directions; it stands at neither end."""
+
+
+class Reason(enum.IntEnum):
+    """Why a record was emitted."""
+
+    END_OF_FLOW = 1
+    IDLE_TIMEOUT = 2
+    ACTIVE_TIMEOUT = 3
+    SHUTDOWN = 4
+    TABLE_PRESSURE = 5
+
+
+class Outcome(enum.IntEnum):
+    """What became of the connection so far. TCP states after RFC 9293."""
+
+    UNKNOWN = 0
+    """Nothing can be said: not TCP, or TCP joined after its handshake and still open."""
+    HALF_OPEN = 1
+    """Handshake begun and not completed while the record was made (SYN answered, never acknowledged; or still waiting)."""
+    ESTABLISHED = 2
+    """Handshake completed, connection open."""
+    REFUSED = 3
+    """A SYN was answered by RST."""
+    TIMEOUT = 4
+    """A SYN was never answered; the flow ended waiting."""
+    RESET = 5
+    """Ended by RST after data could flow; `closed_by` says which end sent it."""
+    CLOSED = 6
+    """Ended by FIN from both ends; `closed_by` says which end was first."""
+
+
+class End(enum.IntEnum):
+    """An end of the connection."""
+
+    NONE = 0
+    LOCAL = 1
+    REMOTE = 2
+
+
+class Resolution(enum.IntEnum):
+    """What the enricher could say about an end."""
+
+    NONE = 0
+    """Not enriched."""
+    RESOLVED = 1
+    EXTERNAL = 2
+    """The index was complete and holds nobody at that address at that time."""
+    UNRESOLVED = 3
+    """The index could not answer in time: the address may well be a workload."""
+
+
+class Kind(enum.Enum):
+    """How a column relates to the record's interval."""
+
+    CONSTANT = "constant"
+    """The same in every record of the flow, once it is known."""
+    STATE = "state"
+    """The value at the end of the record."""
+    DELTA = "delta"
+    """What was added since the flow's previous accepted record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, numpy dtype string on the wire, kind, unit and meaning."""
+
+    name: str
+    dtype: str
+    kind: Kind
+    unit: str
+    meaning: str
+    default: int = 0
+    enum: type[enum.IntEnum] | None = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype[np.generic]:
+        """The dtype of one row; a sub-array dtype for a histogram."""
+        return np.dtype(self.dtype)
+
+
+_CONSTANT, _STATE, _DELTA = Kind.CONSTANT, Kind.STATE, Kind.DELTA
+
+RAW: Final = (
+    # Which flow, which record of it
+    Column("flow_id", "<u8", _CONSTANT, "", "identity of the flow within the epoch"),
+    Column("record", "<u4", _CONSTANT, "", "number of this record within its flow, from 0"),
+    Column("reason", "|u1", _CONSTANT, "", "why the record was emitted", enum=Reason),
+    Column("observer", "|u1", _CONSTANT, "", "what saw the packets", enum=Observer),
+    Column("role", "|u1", _CONSTANT, "", "which end is local", enum=Role),
+    # Who
+    Column("transport", "|u1", _CONSTANT, "", "IANA protocol number: 6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6, 132 SCTP"),
+    Column("local_address", "|V16", _CONSTANT, "", "IPv6, or IPv4 mapped into ::ffff:0:0/96, network order"),
+    Column("remote_address", "|V16", _CONSTANT, "", "as local_address"),
+    Column("local_port", "<u2", _CONSTANT, "", "0 where the protocol has none; the identifier of an ICMP echo"),
+    Column("remote_port", "<u2", _CONSTANT, "", "as local_port"),
+    Column("icmp_type", "|u1", _CONSTANT, "", "type of the first ICMP message"),
+    Column("icmp_code", "|u1", _CONSTANT, "", "code of the first ICMP message"),
+    Column("local_container", "<u4", _CONSTANT, "", "index into `containers`", default=NO_INDEX),
+    # When
+    Column("start_unix_ns", "<u8", _CONSTANT, "ns", "first packet of the record"),
+    Column("end_unix_ns", "<u8", _CONSTANT, "ns", "last packet of the record"),
+    Column("flow_start_unix_ns", "<u8", _CONSTANT, "ns", "first packet of the flow"),
+    Column("syn_unix_ns", "<u8", _CONSTANT, "ns", "first SYN"),
+    Column("syn_ack_unix_ns", "<u8", _CONSTANT, "ns", "first SYN-ACK"),
+    Column("handshake_ack_unix_ns", "<u8", _CONSTANT, "ns", "the ACK that completes the handshake"),
+    # TCP connection
+    Column("isn_seen", "|u1", _STATE, "bits", "1: local_isn is known; 2: remote_isn is known"),
+    Column("local_isn", "<u4", _CONSTANT, "", "initial sequence number sent by local"),
+    Column("remote_isn", "<u4", _CONSTANT, "", "initial sequence number sent by remote"),
+    Column("syn_repeats", "<u2", _STATE, "packets", "SYNs after the first"),
+    Column("syn_ack_repeats", "<u2", _STATE, "packets", "SYN-ACKs after the first"),
+    Column("outcome", "|u1", _STATE, "", "what became of the connection", enum=Outcome),
+    Column("closed_by", "|u1", _STATE, "", "which end sent the first FIN or the RST", enum=End),
+    Column("tx_tcp_flags", "|u1", _STATE, "bits", "TCP flags sent over the flow's life, OR-ed; bit 0 is FIN (RFC 9293 3.1)"),
+    Column("rx_tcp_flags", "|u1", _STATE, "bits", "as tx_tcp_flags, received"),
+    # How much
+    Column("tx_bytes", "<u8", _DELTA, "bytes", "IP length: header and payload, from the IP header, without the link layer"),
+    Column("rx_bytes", "<u8", _DELTA, "bytes", "as tx_bytes, received"),
+    Column("tx_packets", "<u8", _DELTA, "packets", "packets sent; a segmentation-offload packet counts as its segments"),
+    Column("rx_packets", "<u8", _DELTA, "packets", "as tx_packets, received"),
+    Column("tx_payload_bytes", "<u8", _DELTA, "bytes", "bytes after the transport header"),
+    Column("rx_payload_bytes", "<u8", _DELTA, "bytes", "as tx_payload_bytes, received"),
+    Column("tx_bytes_total", "<u8", _STATE, "bytes", "tx_bytes since the flow began"),
+    Column("rx_bytes_total", "<u8", _STATE, "bytes", "rx_bytes since the flow began"),
+    Column("tx_packets_total", "<u8", _STATE, "packets", "tx_packets since the flow began"),
+    Column("rx_packets_total", "<u8", _STATE, "packets", "rx_packets since the flow began"),
+    Column("tx_retransmits", "<u4", _DELTA, "packets", "segments sent whose payload had been sent before"),
+    Column("rx_retransmits", "<u4", _DELTA, "packets", "as tx_retransmits, received"),
+    # How long it waited
+    Column("responses", "<u4", _DELTA, "", "requests that were answered (server's first payload byte after a client's)"),
+    Column("response_time_sum_ns", "<u8", _DELTA, "ns", "sum of response times: request's last byte to response's first"),
+    Column("response_time_max_ns", "<u8", _DELTA, "ns", "longest response time of the record"),
+    Column(
+        "response_time_histogram",
+        f"({RESPONSE_TIME_BUCKETS},)<u4",
+        _DELTA,
+        "",
+        "response times by power of two: bucket i counts [16 us * 2**i, 16 us * 2**(i+1)), the ends are open",
+    ),
+)
+"""Columns that capture fills."""
+
+ENRICHED: Final = (
+    Column("local_entity", "<u4", _CONSTANT, "", "index into `entities`: who is local", default=NO_INDEX),
+    Column("remote_entity", "<u4", _CONSTANT, "", "index into `entities`: who is remote", default=NO_INDEX),
+    Column("local_service", "<u4", _CONSTANT, "", "index into `entities`: service that local serves here", default=NO_INDEX),
+    Column("remote_service", "<u4", _CONSTANT, "", "index into `entities`: service that remote serves here", default=NO_INDEX),
+    Column("local_resolution", "|u1", _CONSTANT, "", "what is known of local", enum=Resolution),
+    Column("remote_resolution", "|u1", _CONSTANT, "", "what is known of remote", enum=Resolution),
+)
+"""Columns that the enricher adds."""
+
+COLUMNS: Final = {column.name: column for column in RAW + ENRICHED}
+"""Every column of schema v1 by name."""

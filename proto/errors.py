@@ -1,0 +1,15 @@
+"""Errors of the wire contract.
+
+ProtoError
+ └── DecodeError   bytes that are no FlowBatch of a schema this reader knows
+"""
+
+from __future__ import annotations
+
+
+class ProtoError(Exception):
+    """Base of every error this package raises."""
+
+
+class DecodeError(ProtoError):
+    """The bytes are not a FlowBatch. The message says what is wrong and where; the cause, if any, is chained."""

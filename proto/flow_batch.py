@@ -1,0 +1,279 @@
+"""FlowBatch v1: many flow records as columns, in one msgpack map (the spec is proto/README.md).
+
+A column is a little-endian typed array. `encode` leaves out columns that hold nothing but their default and `column` gives
+them back on demand, so absent, old and new columns are one case. Decoding copies nothing: the arrays are read-only views of
+the message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import COLUMNS, NO_INDEX
+from proto.errors import DecodeError, ProtoError
+
+SCHEMA: Final = "wirespan.flow.v1"
+MAX_BATCH_BYTES: Final = 512 * 1024
+"""What writers keep a message below: half of the payload limit a NATS server has by default."""
+MAX_DECODE_BYTES: Final = 8 * 1024 * 1024
+"""What readers accept at the most: the largest payload NATS recommends. It bounds the memory a hostile message can claim."""
+
+Array: TypeAlias = npt.NDArray[Any]
+AttributeValue: TypeAlias = str | int | float | bool | list[str]
+
+_DTYPE: Final = re.compile(r"(\([1-9][0-9]{0,2},\))?(\|u1|\|i1|\|V[1-9][0-9]?|<[uif][248])")
+_SIDE_TABLE_INDEXES: Final = {
+    "containers": ("local_container",),
+    "entities": ("local_entity", "remote_entity", "local_service", "remote_service"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One workload, node or service.
+
+    `type` is its OpenTelemetry entity type (`k8s.pod`, `k8s.node`, `k8s.service`, `host` ...); `attributes` have their
+    semantic-convention names, without `source.` or `destination.`.
+    """
+
+    type: str
+    attributes: Mapping[str, AttributeValue]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowBatch:
+    """A run of flow records from one node.
+
+    `columns` maps a column's name to an array of `count` rows; a column of the schema that is missing holds its default
+    everywhere, and columns that the schema does not know are carried along untouched. `counters` are cumulative since the
+    epoch began: what capture saw that is in no flow, so that totals add up.
+    """
+
+    node: str
+    epoch: str
+    """The capture process's run: a new one begins its sequence at 0."""
+    sequence: int
+    count: int
+    interval: tuple[int, int]
+    """Unix nanoseconds between which the records were collected."""
+    columns: Mapping[str, Array]
+    containers: Sequence[Mapping[str, str]] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    entities: Sequence[Entity] | None = None
+    """Workloads the index columns point at; None until the batch is enriched."""
+
+    def column(self, name: str) -> Array:
+        """Return a column of the schema, filled with its default where the batch does not carry it.
+
+        Raises KeyError for a name that neither the batch nor the schema knows.
+        """
+        array = self.columns.get(name)
+        if array is not None:
+            return array
+        column = COLUMNS[name]
+        return np.full(self.count, column.default, column.dtype) if column.default else np.zeros(self.count, column.dtype)
+
+    def take(self, rows: slice | Array) -> FlowBatch:
+        """Return the batch with only `rows` (a slice, or an index or boolean array); side tables stay whole."""
+        columns = {name: array[rows] for name, array in self.columns.items()}
+        count = len(np.empty(self.count, np.bool_)[rows])
+        return replace(self, count=count, columns=columns)
+
+
+def encode(batch: FlowBatch) -> bytes:
+    """Return the batch as one msgpack map. Raises ProtoError where a column does not have `count` rows."""
+    columns: dict[str, bytes] = {}
+    types: dict[str, str] = {}
+    for name, array in batch.columns.items():
+        if len(array) != batch.count:
+            raise ProtoError(f"column {name!r} has {len(array)} rows, the batch {batch.count}")
+        known = COLUMNS.get(name)
+        if known is not None and _holds_only(array, known.default):
+            continue
+        little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+        columns[name] = little.tobytes()
+        types[name] = _type_string(little)
+    message: dict[str, Any] = {
+        "schema": SCHEMA,
+        "node": batch.node,
+        "epoch": batch.epoch,
+        "sequence": batch.sequence,
+        "count": batch.count,
+        "interval": list(batch.interval),
+        "columns": columns,
+        "types": types,
+        "containers": [dict(container) for container in batch.containers],
+        "counters": dict(batch.counters),
+    }
+    if batch.entities is not None:
+        message["entities"] = [{"type": entity.type, "attributes": dict(entity.attributes)} for entity in batch.entities]
+    return bytes(msgpack.packb(message))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of a batch's rows as a message of its own: rows `first` up to, not including, `end`."""
+
+    first: int
+    end: int
+    message: bytes
+
+
+def encode_parts(batch: FlowBatch, limit: int = MAX_BATCH_BYTES, first: int = 0) -> Iterator[Part]:
+    """Yield the batch as one message, or as several of consecutive rows where one would exceed `limit` bytes.
+
+    `first` is the number given to the batch's first row. The same batch always gives the same parts. Side tables are cut down
+    to what each part refers to. Raises ProtoError where a single record does not fit.
+    """
+    message = encode(batch)
+    if len(message) <= limit:
+        yield Part(first, first + batch.count, message)
+        return
+    if batch.count <= 1:
+        raise ProtoError(f"one record takes {len(message)} bytes, the limit is {limit}")
+    half = batch.count // 2
+    for rows in (slice(0, half), slice(half, batch.count)):
+        yield from encode_parts(_compact(batch.take(rows)), limit, first + rows.start)
+
+
+def decode(message: bytes) -> FlowBatch:
+    """Return the FlowBatch in `message`; its arrays are views of the message. Raises DecodeError for anything else."""
+    if len(message) > MAX_DECODE_BYTES:
+        raise DecodeError(f"{len(message)} bytes, more than the {MAX_DECODE_BYTES} a reader accepts")
+    try:
+        tree = msgpack.unpackb(message)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise DecodeError(f"not msgpack: {error}") from error
+    if not isinstance(tree, dict):
+        raise DecodeError(f"a {type(tree).__name__} where the batch map should be")
+    if tree.get("schema") != SCHEMA:
+        raise DecodeError(f"schema {str(tree.get('schema'))[:64]!r}, this reader knows {SCHEMA!r}")
+    count = _integer(tree, "count", maximum=MAX_DECODE_BYTES)
+    columns = _columns(_typed(tree, "columns", dict), _typed(tree, "types", dict), count)
+    containers = [_string_map("containers", row) for row in _typed(tree, "containers", list, [])]
+    entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
+    _check_indexes(columns, "containers", len(containers))
+    _check_indexes(columns, "entities", len(entities or ()))
+    return FlowBatch(
+        node=_typed(tree, "node", str),
+        epoch=_typed(tree, "epoch", str),
+        sequence=_integer(tree, "sequence"),
+        count=count,
+        interval=_interval(_typed(tree, "interval", list)),
+        columns=columns,
+        containers=containers,
+        counters=_counters(_typed(tree, "counters", dict, {})),
+        entities=entities,
+    )
+
+
+def _holds_only(array: Array, default: int) -> bool:
+    if array.dtype.kind == "V":
+        return not array.view(np.uint8).any()
+    return not array.any() if default == 0 else bool((array == default).all())
+
+
+def _type_string(array: Array) -> str:
+    """The dtype string of one row: `<u8`, or `(20,)<u4` for a column of shape (count, 20)."""
+    row = array.dtype.str
+    return f"({array.shape[1]},){row}" if array.ndim == 2 else row
+
+
+def _compact(batch: FlowBatch) -> FlowBatch:
+    """Drop side-table rows that no record refers to and renumber the columns that point at them."""
+    columns = dict(batch.columns)
+    kept: dict[str, Any] = {}
+    for table, names in _SIDE_TABLE_INDEXES.items():
+        rows = getattr(batch, table)
+        if not rows:
+            continue
+        used = np.unique(np.concatenate([batch.column(name) for name in names]))
+        used = used[used != NO_INDEX]
+        for name in names:
+            old = batch.column(name)
+            columns[name] = np.where(old == NO_INDEX, NO_INDEX, np.searchsorted(used, old)).astype("<u4")
+        kept[table] = [rows[index] for index in used.tolist()]
+    return replace(batch, columns=columns, **kept)
+
+
+def _columns(columns: dict[Any, Any], types: dict[Any, Any], count: int) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for name, data in columns.items():
+        kind = types.get(name)
+        if not (isinstance(name, str) and isinstance(data, bytes) and isinstance(kind, str)):
+            raise DecodeError(f"column {str(name)[:64]!r} is not bytes with a type")
+        if not _DTYPE.fullmatch(kind):
+            raise DecodeError(f"column {name!r} has a type no reader knows: {kind[:64]!r}")
+        dtype = np.dtype(kind)
+        if len(data) != dtype.itemsize * count:
+            raise DecodeError(f"column {name!r} has {len(data)} bytes for {count} rows of {kind}")
+        array = np.frombuffer(data, dtype.base).reshape(count, *dtype.shape)
+        known = COLUMNS.get(name)
+        arrays[name] = _as_known(name, array, known.numpy_dtype) if known is not None else array
+    return arrays
+
+
+def _as_known(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
+    """Widen a known column that another version wrote narrower; refuse what could change a value."""
+    if array.dtype == wanted.base and array.shape[1:] == wanted.shape:
+        return array
+    if array.shape[1:] != wanted.shape or not np.can_cast(array.dtype, wanted.base, "safe"):
+        raise DecodeError(f"column {name!r} is {_type_string(array)}, this reader needs {COLUMNS[name].dtype}")
+    return array.astype(wanted.base)
+
+
+def _check_indexes(columns: Mapping[str, Array], table: str, size: int) -> None:
+    for name in _SIDE_TABLE_INDEXES[table]:
+        array = columns.get(name)
+        if array is not None and bool(((array >= size) & (array != NO_INDEX)).any()):
+            raise DecodeError(f"column {name!r} points past the {size} rows of {table!r}")
+
+
+def _typed(tree: Mapping[Any, Any], key: str, wanted: type, default: Any = None) -> Any:
+    value = tree.get(key, default)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise DecodeError(f"{key!r} is {type(value).__name__}, not {wanted.__name__}")
+    return value
+
+
+def _integer(tree: Mapping[Any, Any], key: str, maximum: int = 2**64 - 1) -> int:
+    value: int = _typed(tree, key, int)
+    if not 0 <= value <= maximum:
+        raise DecodeError(f"{key!r} is {value}, outside 0 to {maximum}")
+    return value
+
+
+def _interval(value: list[Any]) -> tuple[int, int]:
+    if len(value) != 2 or any(type(end) is not int or end < 0 for end in value):
+        raise DecodeError("'interval' is not two times")
+    return value[0], value[1]
+
+
+def _string_map(table: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or any(type(item) is not str for pair in value.items() for item in pair):
+        raise DecodeError(f"a row of {table!r} is not a map of strings")
+    return value
+
+
+def _counters(value: dict[Any, Any]) -> dict[str, int]:
+    if any(type(name) is not str or type(number) is not int for name, number in value.items()):
+        raise DecodeError("'counters' is not a map of names to integers")
+    return value
+
+
+def _entity(value: Any) -> Entity:
+    if not isinstance(value, dict):
+        raise DecodeError("a row of 'entities' is not a map")
+    attributes = _typed(value, "attributes", dict)
+    for name, attribute in attributes.items():
+        listed = isinstance(attribute, list) and all(type(item) is str for item in attribute)
+        if type(name) is not str or not (listed or type(attribute) in (str, int, float, bool)):
+            raise DecodeError(f"attribute {str(name)[:64]!r} of an entity is not a string, number, bool or list of strings")
+    return Entity(type=_typed(value, "type", str), attributes=attributes)

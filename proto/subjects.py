@@ -1,0 +1,64 @@
+"""Names on the bus: streams, subjects, durable consumers and headers. Spelt here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+RAW_STREAM: Final = "FLOWS_RAW"
+ENRICHED_STREAM: Final = "FLOWS_ENRICHED"
+DEAD_STREAM: Final = "FLOWS_DEAD"
+
+RAW_SUBJECTS: Final = "flows.raw.>"
+ENRICHED_SUBJECTS: Final = "flows.enriched.>"
+DEAD_SUBJECTS: Final = "flows.dead.>"
+
+ENRICHER_DURABLE: Final = "enricher"
+EXPORTER_DURABLE: Final = "exporter"
+
+MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+"""JetStream drops a message whose id it has stored within the stream's duplicate window."""
+REASON_HEADER: Final = "Wirespan-Reason"
+"""Dead letters: why, one of a few constant words."""
+DETAIL_HEADER: Final = "Wirespan-Detail"
+"""Dead letters: what was wrong, in words, on one line."""
+SUBJECT_HEADER: Final = "Wirespan-Subject"
+"""Dead letters: the subject the message came from."""
+RECORDS_HEADER: Final = "Wirespan-Records"
+"""Dead letters: how many records are lost to the backend with this message; absent where that cannot be known."""
+
+_NOT_IN_TOKEN: Final = re.compile(r"[^A-Za-z0-9_=-]+")
+
+
+def subject_token(name: str) -> str:
+    """Return `name` as one subject token: dots and every other character that NATS gives a meaning become a hyphen."""
+    return _NOT_IN_TOKEN.sub("-", name) or "-"
+
+
+def raw_subject(node: str) -> str:
+    """Subject of a node's raw batches."""
+    return f"flows.raw.{subject_token(node)}"
+
+
+def enriched_subject(node: str) -> str:
+    """Subject of a node's enriched batches."""
+    return f"flows.enriched.{subject_token(node)}"
+
+
+def dead_subject(service: str) -> str:
+    """Subject of what a service could not process."""
+    return f"flows.dead.{subject_token(service)}"
+
+
+def batch_id(node: str, epoch: str, sequence: int) -> str:
+    """Message id of a raw batch."""
+    return f"{subject_token(node)}/{epoch}/{sequence}"
+
+
+def part_id(raw_id: str, first: int, end: int) -> str:
+    """Message id of an enriched batch: that of its raw batch and the rows it holds.
+
+    The rows are in it because a batch enriched again, with a fuller index, may be split elsewhere: then two messages overlap,
+    which span ids make harmless, and none is dropped as the duplicate of a shorter one.
+    """
+    return f"{raw_id}/{first}-{end}"

@@ -1,0 +1,1 @@
+"""Capture: packets to raw flow batches on the bus."""

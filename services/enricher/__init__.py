@@ -1,0 +1,1 @@
+"""Enricher: raw flow batches to batches that name the workloads at both ends."""

@@ -1,0 +1,1 @@
+"""Exporter: enriched flow batches to OTLP trace spans, acknowledged by the backend."""
