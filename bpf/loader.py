@@ -1,0 +1,164 @@
+"""Compiles and loads the socket tap; run by the system's Python, which has bcc, and gone within a second.
+
+    /usr/bin/python3 -I loader.py <socket fd> <source.c> <include directory> [-D...]
+
+Sends one datagram over the socket: a line of JSON and, with SCM_RIGHTS, the descriptors it names, in its order. Or, where
+something fails, `{"error": <what>, "detail": <text>, "advice": <what to do>}` without descriptors, and exits with 1. Whoever
+reads it needs neither bcc nor LLVM, which take 120 MB. Only the standard library and bcc are imported here.
+"""
+
+import array
+import ctypes
+import errno
+import json
+import os
+import platform
+import socket
+import struct
+import sys
+import tempfile
+
+PROGRAMS = ("tap_ingress", "tap_egress", "tap_nothing")
+MAPS = (
+    "slots",
+    "slot_counts",
+    "flows_by_key",
+    "tap_counters",
+    "excluded_endpoints",
+    "free_slots",
+    "allowed_networks",
+    "denied_networks",
+    "port_rules",
+)
+OPTIONAL_MAPS = ("allowed_networks", "denied_networks", "port_rules")
+OBJ_GET_INFO_BY_FD = 15
+SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+CAPABILITIES = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN, where the container runtime is older)"
+
+
+class LoadError(Exception):
+    """What failed, the text that says more, and what to do."""
+
+    def __init__(self, error, detail, advice):
+        super().__init__(error)
+        self.message = {"error": error, "detail": detail, "advice": advice}
+
+
+def import_bcc(headers):
+    """Return the module; it reads where headers lie when it first compiles. Raises LoadError."""
+    os.environ["BCC_KERNEL_SOURCE"] = headers
+    try:
+        import bcc
+    except ImportError as error:
+        raise LoadError("bcc_missing", str(error), "apt-get install python3-bpfcc") from None
+    except OSError as error:
+        raise LoadError("bcc_broken", str(error), "apt-get install --reinstall python3-bpfcc libbpfcc") from None
+    if not hasattr(bcc, "BPF"):
+        raise LoadError("bcc_missing", f"{bcc.__file__} is another package of that name", "apt-get install python3-bpfcc")
+    return bcc
+
+
+class CapturedStderr:
+    """What the compiler and the verifier print goes to descriptor 2: this collects it."""
+
+    def __enter__(self):
+        self.file = tempfile.TemporaryFile()
+        self.saved = os.dup(2)
+        os.dup2(self.file.fileno(), 2)
+        return self
+
+    def __exit__(self, *_):
+        os.dup2(self.saved, 2)
+        os.close(self.saved)
+
+    def text(self):
+        """Return the end of what was printed: the verifier says last what it does not like."""
+        size = self.file.seek(0, os.SEEK_END)
+        self.file.seek(max(0, size - 4000))
+        return self.file.read().decode(errors="replace").strip()
+
+
+def compile_source(bcc, source, flags):
+    """Return the compiled module, its maps made. Raises LoadError."""
+    with CapturedStderr() as printed:
+        try:
+            return bcc.BPF(src_file=source, cflags=flags)
+        except Exception as error:  # bcc raises nothing narrower
+            text = printed.text()
+            denied = ctypes.get_errno() in (errno.EPERM, errno.EACCES) or "not permitted" in text
+            detail = text or str(error)
+    if denied or os.geteuid() and not detail.count("error:"):
+        raise LoadError("not_permitted", detail, CAPABILITIES)
+    raise LoadError("compile_failed", detail, "the message is the compiler's; a map may also be too large for memory")
+
+
+def load_programs(bcc, module):
+    """Return name -> descriptor. Raises LoadError."""
+    programs = {}
+    for name in PROGRAMS:
+        with CapturedStderr() as printed:
+            try:
+                programs[name] = module.load_func(name, bcc.BPF.CGROUP_SKB).fd
+            except Exception as error:  # bcc raises nothing narrower
+                detail = f"{error}\n{printed.text()}"
+                if "not permitted" in detail and "prohibited for" not in detail and "processed" not in detail:
+                    raise LoadError("not_permitted", detail, CAPABILITIES) from None
+                raise LoadError("load_failed", detail, "the message is the kernel's verifier's; it needs Linux 5.10") from None
+    return programs
+
+
+def information(descriptor, size):
+    """Return the bytes of a program's or map's `struct bpf_*_info`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    info = ctypes.create_string_buffer(size)
+    attribute = ctypes.create_string_buffer(struct.pack("=IIQ", descriptor, size, ctypes.addressof(info)), 128)
+    if libc.syscall(SYSCALL_NUMBERS[platform.machine()], OBJ_GET_INFO_BY_FD, attribute, 128) < 0:
+        raise OSError(ctypes.get_errno(), "BPF_OBJ_GET_INFO_BY_FD")
+    return info.raw
+
+
+def describe_map(descriptor):
+    """Return a map's sizes, from `struct bpf_map_info`."""
+    _, _, key_bytes, value_bytes, entries = struct.unpack_from("=IIIII", information(descriptor, 88))
+    return {"key_bytes": key_bytes, "value_bytes": value_bytes, "max_entries": entries}
+
+
+def describe_program(descriptor):
+    """Return a program's length and what the verifier went through, from `struct bpf_prog_info`; 0 where it does not tell."""
+    info = information(descriptor, 232)
+    _, _, jited_bytes, translated_bytes = struct.unpack_from("=II8xII", info)
+    (verified,) = struct.unpack_from("=I", info, 216)
+    return {"instructions": translated_bytes // 8, "jited_bytes": jited_bytes, "verified_instructions": verified}
+
+
+def load(source, headers, flags):
+    """Return the message and its descriptors. Raises LoadError."""
+    bcc = import_bcc(headers)
+    module = compile_source(bcc, source, flags)
+    programs = load_programs(bcc, module)
+    maps = {name: module[name].map_fd for name in MAPS if name not in OPTIONAL_MAPS or name.encode() in module}
+    message = {
+        "bcc": bcc.__version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "programs": {name: describe_program(descriptor) for name, descriptor in programs.items()},
+        "maps": {name: describe_map(descriptor) for name, descriptor in maps.items()},
+    }
+    return message, [*programs.values(), *maps.values()], module
+
+
+def main(arguments):
+    """Load what the arguments say and send it. Returns the exit status."""
+    channel = socket.socket(fileno=int(arguments[0]))
+    try:
+        message, descriptors, _keep = load(arguments[1], arguments[2], arguments[3:])
+    except LoadError as error:
+        channel.send(json.dumps(error.message).encode())
+        return 1
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    channel.sendmsg([json.dumps(message).encode()], rights)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
