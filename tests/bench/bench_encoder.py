@@ -1,7 +1,7 @@
 """How fast flow batches become OTLP bytes, against the OpenTelemetry SDK's `encode_spans` for the same spans in the same run.
 
-Run as `python -m tests.bench.bench_encoder`. Figures are medians of repeats, in processor time; on a busy machine only the ratio
-means something.
+Run as `python -m tests.bench.bench_encoder`. Figures are medians of repeats, in processor time; on a busy machine only the
+ratio means something.
 """
 
 from __future__ import annotations
