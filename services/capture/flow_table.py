@@ -228,7 +228,8 @@ class FlowTable:
         moved = (slots["interval"] == slots["taken"]) | (self._carried_start_ns[:end] != 0)
 
         reasons = np.zeros(end, np.uint8)
-        reasons[moved & (now_ns - since >= active_ns)] = Reason.ACTIVE_TIMEOUT
+        # A handshake under way gives its first record when it is over: until then its trace is not known for sure.
+        reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT
         if final is not None:
             reasons[:] = np.where(self._reasons[kind] == Reason.END_OF_FLOW, Reason.END_OF_FLOW, final)
         reasons[over] = self._reasons[kind[over]]
