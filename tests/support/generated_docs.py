@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proto.columns import ENRICHED, RAW, Column
+from tests.data.scenario import conversation_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +27,7 @@ def column_table(columns: tuple[Column, ...]) -> str:
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "raw columns"): lambda: column_table(RAW),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
+    ("tests/data/README.md", "conversations"): conversation_table,
 }
 """What stands between the two marks of (document, section)."""
 

@@ -1,3 +1,3 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* BCC wants it for perf and ring buffers, which the programs here do not use. */
+/* Sizes BCC's ring buffers, which our programs have none of. */
 #define PAGE_SIZE 4096UL

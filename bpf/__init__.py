@@ -1,0 +1,12 @@
+"""The C of Wirespan as package data: the flow engine, its kernel program's headers, and replay's library once built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+SOURCE_DIRECTORY: Final = Path(__file__).parent
+"""Where flow.h, parse.h and include/ lie."""
+
+REPLAY_LIBRARY: Final = SOURCE_DIRECTORY / "_replay.so"
+"""The shared library of replay.c, which the package's build compiles."""

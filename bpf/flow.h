@@ -1,0 +1,540 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * The flow engine: a parsed packet and a flow's state in, the flow's new state out.
+ *
+ * One source, two hosts: the socket tap compiles it for BPF, replay for userspace. So it is plain C: no libc, no BPF helper, no
+ * loop, no signed division, every function inlined. A host includes <linux/types.h> (the kernel's own, or bpf/include's).
+ *
+ * Times are nanoseconds on the host's clock, 0 means "not seen". Addresses are IPv6 or IPv4-mapped, network order; every other
+ * field is in host order. "tx" is local to remote, "rx" remote to local.
+ *
+ * Who writes what: the engine writes every member of a slot but `taken` (the reader's), `id`, `generation` and `state` (the
+ * host's). No member has two writers, so a reader that maps the slots needs no lock.
+ */
+#ifndef WIRESPAN_FLOW_H
+#define WIRESPAN_FLOW_H
+
+#include <linux/types.h>
+
+#define FLOW_INLINE static inline __attribute__((always_inline, unused))
+
+/* A host whose CPUs share slots defines it as an atomic addition; the result is never used. */
+#ifndef FLOW_ADD
+#define FLOW_ADD(member, value) ((member) += (value))
+#endif
+
+/* IANA protocol numbers. */
+enum transport {
+    TRANSPORT_ICMP = 1,
+    TRANSPORT_TCP = 6,
+    TRANSPORT_UDP = 17,
+    TRANSPORT_DCCP = 33,
+    TRANSPORT_ICMPV6 = 58,
+    TRANSPORT_SCTP = 132,
+    TRANSPORT_UDPLITE = 136,
+};
+
+/* RFC 9293 3.1. */
+enum tcp_flag {
+    TCP_FIN = 0x01,
+    TCP_SYN = 0x02,
+    TCP_RST = 0x04,
+    TCP_PSH = 0x08,
+    TCP_ACK = 0x10,
+};
+
+/* The next three are proto/columns.py's Role, Outcome and End. */
+enum flow_role {
+    FLOW_ROLE_UNKNOWN,
+    FLOW_ROLE_CLIENT,
+    FLOW_ROLE_SERVER,
+};
+
+enum flow_outcome {
+    FLOW_OUTCOME_UNKNOWN,
+    FLOW_OUTCOME_HALF_OPEN,
+    FLOW_OUTCOME_ESTABLISHED,
+    FLOW_OUTCOME_REFUSED,
+    FLOW_OUTCOME_TIMEOUT, /* never set here: silence is seen by the reader */
+    FLOW_OUTCOME_RESET,
+    FLOW_OUTCOME_CLOSED,
+};
+
+enum flow_end {
+    FLOW_END_NONE,
+    FLOW_END_LOCAL,
+    FLOW_END_REMOTE,
+};
+
+enum flow_state {
+    FLOW_FREE,
+    FLOW_LIVE,
+    FLOW_RETIRED, /* no packet reaches it any more; waits for its last record to be taken */
+};
+
+enum flow_verdict {
+    FLOW_COUNTED,
+    FLOW_RENEW, /* nothing was counted: the packet opens a new connection; retire the slot, begin another with the packet */
+};
+
+/* Index of flow.sides. */
+enum flow_direction {
+    FLOW_TX,
+    FLOW_RX,
+};
+
+/* Bits of flow_side.known. */
+enum flow_known {
+    FLOW_KNOWN_ISN = 1,
+    FLOW_KNOWN_NEXT = 2,
+    FLOW_KNOWN_ACKNOWLEDGED = 4,
+};
+
+#define FLOW_RESPONSE_TIME_BUCKETS 20
+#define FLOW_RESPONSE_TIME_UNIT_NS 16000
+
+/* What parse.h makes of a packet. */
+struct packet {
+    __u8 source_address[16];
+    __u8 destination_address[16];
+    __u64 time_ns;
+    __u32 ip_bytes;      /* IP header and all behind it */
+    __u32 payload_bytes; /* behind the transport header */
+    __u32 segments;      /* more than 1 where segmentation is offloaded */
+    __u32 sequence;
+    __u32 acknowledgment;
+    __u32 fragment_id;
+    __u16 source_port; /* ICMP queries: the identifier, in both */
+    __u16 destination_port;
+    __u16 window;
+    __u8 transport;
+    __u8 tcp_flags;
+    __u8 icmp_type;
+    __u8 icmp_code;
+    __u8 traffic_class; /* DSCP and ECN */
+    __u8 hop_limit;
+    __u8 more_fragments;
+    __u8 fragment_protocol; /* IPv4: part of what identifies a datagram (RFC 791); IPv6: 0, it is not (RFC 8200 4.5) */
+    __u8 pad[2];
+};
+
+/* One direction of a flow. Seams: out-of-order segments, duplicate ACKs, zero windows, ECN-CE, DSCP and TTL belong here. */
+struct flow_side {
+    __u64 bytes;
+    __u64 packets;
+    __u64 payload_bytes;
+    __u32 initial_sequence;
+    __u32 next_sequence; /* behind the highest byte sent */
+    __u32 acknowledged;  /* highest acknowledgment the other end gave */
+    __u32 retransmits;   /* segments */
+    __u8 tcp_flags;
+    __u8 known;
+    __u8 pad[6];
+};
+
+/*
+ * One slot. Its first 64 bytes are all that the reader's periodic look at every flow touches.
+ * `interval` follows `taken` at the first packet after the reader took a record: what is marked "interval" below begins again.
+ */
+struct flow {
+    __u64 last_ns;
+    __u64 first_ns;
+    __u64 id;
+    __u64 interval_first_ns; /* interval: first packet */
+    __u32 generation;        /* changes whenever the slot is given to another flow */
+    __u32 interval;
+    __u32 taken; /* records taken by the reader */
+    __u32 responses;
+    __u16 local_port;
+    __u16 remote_port;
+    __u16 syn_repeats;
+    __u16 syn_ack_repeats;
+    __u8 state;
+    __u8 transport;
+    __u8 role;
+    __u8 outcome;
+    __u8 closed_by;
+    __u8 icmp_type; /* of the first message */
+    __u8 icmp_code;
+    __u8 pad;
+
+    __u8 local_address[16];
+    __u8 remote_address[16];
+    __u64 syn_ns;
+    __u64 syn_ack_ns;
+    __u64 handshake_ack_ns;
+    __u64 request_ns; /* last byte of the request that waits for its response; 0: none waits */
+    __u64 response_time_sum_ns;
+    __u64 response_time_max_ns; /* interval */
+    struct flow_side sides[2];
+    __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
+};
+
+_Static_assert(sizeof(struct packet) == 80, "struct packet has no hole");
+_Static_assert(sizeof(struct flow_side) == 48, "struct flow_side has no hole");
+_Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
+_Static_assert(sizeof(struct flow) == 320, "struct flow has no hole; services/capture/flow_layout.py mirrors it");
+
+/* Sequence numbers wrap: a lies after b when it is less than half the circle ahead (RFC 9293 3.4). */
+FLOW_INLINE int sequence_after(__u32 a, __u32 b)
+{
+    return (__s32)(a - b) > 0;
+}
+
+FLOW_INLINE void count_saturating(__u16 *counter)
+{
+    if (*counter != 0xffff)
+        *counter += 1;
+}
+
+enum icmp_part {
+    ICMP_MESSAGE, /* an error or a notice: nobody answers it */
+    ICMP_REQUEST,
+    ICMP_REPLY,
+};
+
+/* Echo, timestamp, information and address mask, RFC 792, 950 and 4443: queries, which carry an identifier. */
+FLOW_INLINE enum icmp_part icmp_part(__u8 transport, __u8 type)
+{
+    if (transport == TRANSPORT_ICMPV6)
+        return type == 128 ? ICMP_REQUEST : type == 129 ? ICMP_REPLY : ICMP_MESSAGE;
+    if (type == 8 || type == 13 || type == 15 || type == 17)
+        return ICMP_REQUEST;
+    if (type == 0 || type == 14 || type == 16 || type == 18)
+        return ICMP_REPLY;
+    return ICMP_MESSAGE;
+}
+
+/* What of type and code is part of the flow key: the same for a query and its reply. */
+FLOW_INLINE __u16 icmp_kind(__u8 transport, __u8 type, __u8 code)
+{
+    switch (icmp_part(transport, type)) {
+    case ICMP_REQUEST:
+        return (__u16)(type << 8);
+    case ICMP_REPLY:
+        return (__u16)((transport == TRANSPORT_ICMPV6 ? 128 : type == 0 ? 8 : type - 1) << 8);
+    default:
+        return (__u16)(type << 8 | code);
+    }
+}
+
+FLOW_INLINE enum flow_end flow_end_of(int from)
+{
+    return from == FLOW_TX ? FLOW_END_LOCAL : FLOW_END_REMOTE;
+}
+
+/* Whether `from` is the client's direction; the role is known. */
+FLOW_INLINE int flow_from_client(const struct flow *flow, int from)
+{
+    return (flow->role == FLOW_ROLE_CLIENT) == (from == FLOW_TX);
+}
+
+FLOW_INLINE void flow_set_client(struct flow *flow, int from)
+{
+    if (flow->role == FLOW_ROLE_UNKNOWN)
+        flow->role = from == FLOW_TX ? FLOW_ROLE_CLIENT : FLOW_ROLE_SERVER;
+}
+
+/* Whether the connection is over: a half-open one that somebody reset is. */
+FLOW_INLINE int flow_ended(const struct flow *flow)
+{
+    return flow->outcome >= FLOW_OUTCOME_REFUSED || (flow->outcome == FLOW_OUTCOME_HALF_OPEN && flow->closed_by);
+}
+
+/* Bucket of a waiting time: floor(log2(time / 16 us)), kept within the ends. */
+FLOW_INLINE __u32 response_time_bucket(__u64 time_ns)
+{
+    __u64 units = time_ns / FLOW_RESPONSE_TIME_UNIT_NS;
+    __u32 rest = units >> (FLOW_RESPONSE_TIME_BUCKETS - 1) ? 1u << (FLOW_RESPONSE_TIME_BUCKETS - 1) : (__u32)units;
+    __u32 bucket = 0;
+
+    if (rest >> 16) {
+        bucket += 16;
+        rest >>= 16;
+    }
+    if (rest >> 8) {
+        bucket += 8;
+        rest >>= 8;
+    }
+    if (rest >> 4) {
+        bucket += 4;
+        rest >>= 4;
+    }
+    if (rest >> 2) {
+        bucket += 2;
+        rest >>= 2;
+    }
+    return bucket + (rest >> 1);
+}
+
+/*
+ * Exchanges: a request is what the client sends after the server's last payload; the response time runs from its last byte to
+ * the server's first. Only payload not seen before counts, so that a repeat neither asks nor answers. Seams: transfer times of
+ * request and response, and the request's `traceparent`.
+ */
+FLOW_INLINE void flow_exchange(struct flow *flow, const struct packet *packet, int from)
+{
+    __u64 waited;
+    __u32 bucket;
+
+    if (flow->role == FLOW_ROLE_UNKNOWN)
+        return;
+    if (flow_from_client(flow, from)) {
+        flow->request_ns = packet->time_ns;
+        return;
+    }
+    if (!flow->request_ns)
+        return;
+    waited = packet->time_ns > flow->request_ns ? packet->time_ns - flow->request_ns : 0;
+    flow->request_ns = 0;
+    flow->responses += 1;
+    flow->response_time_sum_ns += waited;
+    if (waited > flow->response_time_max_ns)
+        flow->response_time_max_ns = waited;
+    bucket = response_time_bucket(waited);
+    if (bucket < FLOW_RESPONSE_TIME_BUCKETS)
+        flow->response_time_histogram[bucket] += 1;
+}
+
+/*
+ * Whether a packet opens another connection on the flow's addresses and ports. An end's initial sequence number is what tells
+ * connections apart: a SYN with another one is another connection, whatever state the old one is in (RFC 9293 3.10.7.4 has a
+ * live peer answer it by a challenge; then the first SYN and all that follows make the new flow).
+ */
+FLOW_INLINE int tcp_renews(const struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+
+    if (!(packet->tcp_flags & TCP_SYN) || packet->tcp_flags & TCP_RST)
+        return 0;
+    if (own->known & FLOW_KNOWN_ISN) {
+        if (packet->sequence == own->initial_sequence)
+            return 0;
+        return !(packet->tcp_flags & TCP_ACK) || flow_ended(flow);
+    }
+    if (packet->tcp_flags & TCP_ACK) {
+        if (!(peer->known & FLOW_KNOWN_ISN))
+            return flow_ended(flow);
+        return !sequence_after(packet->acknowledgment, peer->initial_sequence) ||
+               sequence_after(packet->acknowledgment, peer->next_sequence);
+    }
+    /* Simultaneous open, or a SYN that was overtaken by its SYN-ACK. */
+    return !(flow->outcome == FLOW_OUTCOME_HALF_OPEN && !flow->closed_by);
+}
+
+FLOW_INLINE void tcp_syn(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+    int first = !(own->known & FLOW_KNOWN_ISN);
+
+    if (first) {
+        own->initial_sequence = packet->sequence;
+        own->known |= FLOW_KNOWN_ISN;
+    }
+    if (packet->tcp_flags & TCP_ACK) {
+        flow_set_client(flow, !from);
+        if (!flow_from_client(flow, from)) {
+            if (flow->syn_ack_ns)
+                count_saturating(&flow->syn_ack_repeats);
+            else
+                flow->syn_ack_ns = packet->time_ns;
+        }
+    } else {
+        flow_set_client(flow, from);
+        if (!flow->syn_ns)
+            flow->syn_ns = packet->time_ns;
+        else if (!first)
+            count_saturating(&flow->syn_repeats);
+    }
+    /* Some stacks ask again after a refusal, and may be let in. */
+    if (flow->outcome == FLOW_OUTCOME_UNKNOWN || flow->outcome == FLOW_OUTCOME_REFUSED ||
+            flow->outcome == FLOW_OUTCOME_HALF_OPEN) {
+        flow->outcome = FLOW_OUTCOME_HALF_OPEN;
+        flow->closed_by = FLOW_END_NONE;
+    }
+}
+
+/*
+ * A segment without SYN and RST on a half-open connection: whoever sends one that continues this handshake holds the connection
+ * for established. Only the client's ACK to a SYN-ACK that was seen dates it. A challenge ACK continues nothing.
+ */
+FLOW_INLINE void tcp_completes(struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+
+    if (!(packet->tcp_flags & TCP_ACK) || flow->closed_by)
+        return;
+    if (peer->known & FLOW_KNOWN_ISN && !sequence_after(packet->acknowledgment, peer->initial_sequence))
+        return;
+    if (own->known & FLOW_KNOWN_ISN && !sequence_after(packet->sequence, own->initial_sequence))
+        return;
+    if (flow_from_client(flow, from) && flow->syn_ack_ns)
+        flow->handshake_ack_ns = packet->time_ns;
+    flow->outcome = FLOW_OUTCOME_ESTABLISHED;
+}
+
+FLOW_INLINE void tcp_fin(struct flow *flow, int from)
+{
+    if (!flow->closed_by)
+        flow->closed_by = (__u8)flow_end_of(from);
+    if (flow->sides[!from].tcp_flags & TCP_FIN && flow->outcome < FLOW_OUTCOME_REFUSED)
+        flow->outcome = FLOW_OUTCOME_CLOSED;
+}
+
+FLOW_INLINE void tcp_rst(struct flow *flow, int from)
+{
+    if (flow_ended(flow))
+        return;
+    flow->closed_by = (__u8)flow_end_of(from);
+    if (flow->outcome != FLOW_OUTCOME_HALF_OPEN)
+        flow->outcome = FLOW_OUTCOME_RESET;
+    else if (!flow_from_client(flow, from) && !flow->syn_ack_ns)
+        flow->outcome = FLOW_OUTCOME_REFUSED;
+}
+
+/*
+ * Follow the sender's sequence numbers. Returns whether the segment carries payload not sent before. A payload that ends at or
+ * below the highest byte sent is a retransmission; a single byte below it when all is acknowledged is a keep-alive (RFC 9293
+ * 3.8.4). Seams: a packet that arrives below the highest byte for the first time is out of order, not repeated; RTT samples
+ * come from `acknowledged` moving past a remembered `next_sequence`.
+ */
+FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+    __u32 begin = packet->sequence + !!(packet->tcp_flags & TCP_SYN);
+    __u32 end = begin + packet->payload_bytes;
+    __u32 next = end + !!(packet->tcp_flags & TCP_FIN);
+    int repeated = own->known & FLOW_KNOWN_NEXT && packet->payload_bytes && !sequence_after(end, own->next_sequence);
+
+    if (repeated) {
+        int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED && own->acknowledged == own->next_sequence;
+
+        if (!(packet->payload_bytes == 1 && end == own->next_sequence && acknowledged))
+            FLOW_ADD(own->retransmits, packet->segments);
+    }
+    if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence)) {
+        own->next_sequence = next;
+        own->known |= FLOW_KNOWN_NEXT;
+    }
+    return packet->payload_bytes && !repeated;
+}
+
+FLOW_INLINE void tcp_acknowledge(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *peer = &flow->sides[!from];
+
+    if (!(peer->known & FLOW_KNOWN_ACKNOWLEDGED) || sequence_after(packet->acknowledgment, peer->acknowledged)) {
+        peer->acknowledged = packet->acknowledgment;
+        peer->known |= FLOW_KNOWN_ACKNOWLEDGED;
+    }
+}
+
+FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int from)
+{
+    __u8 flags = packet->tcp_flags;
+
+    if (flags & TCP_RST) {
+        /* Its sequence number and payload are no part of the stream. */
+        tcp_rst(flow, from);
+    } else {
+        if (flags & TCP_SYN)
+            tcp_syn(flow, packet, from);
+        else if (flow->outcome == FLOW_OUTCOME_HALF_OPEN)
+            tcp_completes(flow, packet, from);
+        if (flags & TCP_FIN && !(flags & TCP_SYN))
+            tcp_fin(flow, from);
+        if (flags & TCP_ACK)
+            tcp_acknowledge(flow, packet, from);
+        if (tcp_sequence(flow, packet, from))
+            flow_exchange(flow, packet, from);
+    }
+    flow->sides[from & 1].tcp_flags |= flags;
+}
+
+/* What every packet adds, of any transport; all that a fragment without a transport header adds. */
+FLOW_INLINE void flow_count(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+    __u32 taken = flow->taken;
+
+    FLOW_ADD(own->bytes, packet->ip_bytes);
+    FLOW_ADD(own->packets, packet->segments);
+    FLOW_ADD(own->payload_bytes, packet->payload_bytes);
+    if (flow->interval != taken) {
+        flow->interval = taken;
+        flow->interval_first_ns = packet->time_ns;
+        flow->response_time_max_ns = 0;
+    } else if (packet->time_ns < flow->interval_first_ns) {
+        flow->interval_first_ns = packet->time_ns;
+    }
+    /* Capture files hold packets out of time order. */
+    if (packet->time_ns > flow->last_ns)
+        flow->last_ns = packet->time_ns;
+    if (packet->time_ns < flow->first_ns)
+        flow->first_ns = packet->time_ns;
+}
+
+FLOW_INLINE void flow_add(struct flow *flow, const struct packet *packet, int from)
+{
+    flow_count(flow, packet, from);
+    switch (flow->transport) {
+    case TRANSPORT_TCP:
+        flow_tcp(flow, packet, from);
+        break;
+    case TRANSPORT_UDP:
+    case TRANSPORT_UDPLITE:
+    case TRANSPORT_ICMP:
+    case TRANSPORT_ICMPV6:
+        flow_exchange(flow, packet, from);
+        break;
+    default: /* what is a request there is not known */
+        break;
+    }
+}
+
+/* Add a packet that local sent (`from` FLOW_TX) or received (FLOW_RX). */
+FLOW_INLINE enum flow_verdict flow_update(struct flow *flow, const struct packet *packet, int from)
+{
+    if (flow->transport == TRANSPORT_TCP && tcp_renews(flow, packet, from))
+        return FLOW_RENEW;
+    flow_add(flow, packet, from);
+    return FLOW_COUNTED;
+}
+
+/* Make a zeroed slot the flow of `packet` and add the packet. The host sets id, generation and state. */
+FLOW_INLINE void flow_begin(struct flow *flow, const struct packet *packet, int from)
+{
+    int tx = from == FLOW_TX;
+
+    __builtin_memcpy(flow->local_address, tx ? packet->source_address : packet->destination_address, 16);
+    __builtin_memcpy(flow->remote_address, tx ? packet->destination_address : packet->source_address, 16);
+    flow->local_port = tx ? packet->source_port : packet->destination_port;
+    flow->remote_port = tx ? packet->destination_port : packet->source_port;
+    flow->transport = packet->transport;
+    flow->icmp_type = packet->icmp_type;
+    flow->icmp_code = packet->icmp_code;
+    flow->first_ns = packet->time_ns;
+    flow->interval_first_ns = packet->time_ns;
+    switch (packet->transport) {
+    case TRANSPORT_UDP:
+    case TRANSPORT_UDPLITE:
+    case TRANSPORT_SCTP:
+    case TRANSPORT_DCCP:
+        flow_set_client(flow, from);
+        break;
+    case TRANSPORT_ICMP:
+    case TRANSPORT_ICMPV6:
+        if (icmp_part(packet->transport, packet->icmp_type) == ICMP_REQUEST)
+            flow_set_client(flow, from);
+        else if (icmp_part(packet->transport, packet->icmp_type) == ICMP_REPLY)
+            flow_set_client(flow, !from);
+        break;
+    default: /* TCP tells by its SYN; the others do not tell */
+        break;
+    }
+    flow_add(flow, packet, from);
+}
+
+#endif

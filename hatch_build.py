@@ -1,0 +1,62 @@
+"""Build hook: compiles bpf/replay.c into bpf/_replay.so, for wheels and for editable installs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path("bpf", "replay.c")
+LIBRARY = Path("bpf", "_replay.so")
+FLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra", "-Werror=implicit")
+
+
+class ReplayBuildHook(BuildHookInterface):
+    """Puts the library into the package and tags the wheel for this platform.
+
+    Raises RuntimeError, in words, where it cannot be compiled.
+    """
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile the library. `version` is hatchling's: "standard" or "editable"."""
+        del version
+        root = Path(self.root)
+        compile_replay(root / SOURCE, root / LIBRARY)
+        build_data["artifacts"].append(str(LIBRARY))
+        build_data["pure_python"] = False
+        # Loaded by ctypes, it serves every CPython; only the platform matters.
+        build_data["tag"] = "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
+
+
+def compile_replay(source: Path, library: Path) -> None:
+    """Compile with $CC, or cc, and $CFLAGS; a library that is mapped right now is replaced, not written over."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    fresh = library.with_suffix(f".{os.getpid()}.so")
+    command = [*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(fresh), str(source), "-lpcap"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the builder's compiler
+    except OSError as error:
+        raise RuntimeError(_advice(f"the C compiler {compiler[0]!r} did not start ({error.strerror})")) from None
+    if result.returncode != 0:
+        fresh.unlink(missing_ok=True)
+        missing = "pcap.h" in result.stderr or "-lpcap" in result.stderr
+        what = "libpcap's header or library is missing" if missing else f"{shlex.join(command)} failed"
+        faults = [line for line in result.stderr.splitlines() if "error" in line or "cannot find" in line]
+        raise RuntimeError("\n".join([_advice(what), *faults[:5]]))
+    fresh.replace(library)
+
+
+def _advice(what: str) -> str:
+    return (
+        f"wirespan compiles a small C library for reading captures, and could not: {what}. It needs a C compiler and libpcap's "
+        "development files: `apt install gcc libc6-dev libpcap-dev` on Debian and Ubuntu, `dnf install gcc libpcap-devel` on "
+        "Fedora and its kin; set CC to use another compiler."
+    )

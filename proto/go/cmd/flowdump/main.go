@@ -1,0 +1,228 @@
+// Command flowdump reads one FlowBatch on stdin and prints a JSON object per record, as `wirespan decode` does.
+package main
+
+import (
+	"bufio"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+
+	"wirespan/flowbatch"
+)
+
+var transports = names{
+	1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6",
+	89: "ospf", 103: "pim", 112: "vrrp", 132: "sctp", 136: "udplite",
+}
+
+var resolutions = names{0: "none", 1: "resolved", 2: "external", 3: "unresolved"}
+
+// raw and enriched are the columns of the schema and how each is shown.
+var raw = map[string]show{
+	"flow_id": plain, "record": plain,
+	"reason":        names{1: "end_of_flow", 2: "idle_timeout", 3: "active_timeout", 4: "shutdown", 5: "table_pressure"}.show,
+	"observer":      names{1: "socket", 2: "capture"}.show,
+	"role":          names{0: "unknown", 1: "client", 2: "server"}.show,
+	"transport":     transports.show,
+	"local_address": address, "remote_address": address, "local_port": plain, "remote_port": plain,
+	"icmp_type": plain, "icmp_code": plain, "local_container": container,
+	"start_unix_ns": plain, "end_unix_ns": plain, "flow_start_unix_ns": plain,
+	"syn_unix_ns": plain, "syn_ack_unix_ns": plain, "handshake_ack_unix_ns": plain,
+	"isn_seen": plain, "local_isn": plain, "remote_isn": plain, "syn_repeats": plain, "syn_ack_repeats": plain,
+	"outcome": names{
+		0: "unknown", 1: "half_open", 2: "established", 3: "refused", 4: "timeout", 5: "reset", 6: "closed",
+	}.show,
+	"closed_by":    names{0: "none", 1: "local", 2: "remote"}.show,
+	"tx_tcp_flags": plain, "rx_tcp_flags": plain,
+	"tx_bytes": plain, "rx_bytes": plain, "tx_packets": plain, "rx_packets": plain,
+	"tx_payload_bytes": plain, "rx_payload_bytes": plain,
+	"tx_bytes_total": plain, "rx_bytes_total": plain, "tx_packets_total": plain, "rx_packets_total": plain,
+	"tx_retransmits": plain, "rx_retransmits": plain,
+	"responses": plain, "response_time_sum_ns": plain, "response_time_max_ns": plain,
+	"response_time_histogram": histogram,
+}
+
+var enriched = map[string]show{
+	"local_entity": entity, "remote_entity": entity, "local_service": entity, "remote_service": entity,
+	"local_resolution": resolutions.show, "remote_resolution": resolutions.show,
+}
+
+// A show returns what stands for each row of a column in the output.
+type show func(batch *flowbatch.Batch, name string) ([]any, error)
+
+type names map[uint64]string
+
+func (n names) show(batch *flowbatch.Batch, name string) ([]any, error) {
+	return each(batch, name, func(number uint64) any {
+		if text, found := n[number]; found {
+			return text
+		}
+		return number
+	})
+}
+
+func plain(batch *flowbatch.Batch, name string) ([]any, error) {
+	return each(batch, name, func(number uint64) any { return number })
+}
+
+func container(batch *flowbatch.Batch, name string) ([]any, error) {
+	return pointedAt(batch, name, len(batch.Containers), func(row uint64) any { return batch.Containers[row] })
+}
+
+func entity(batch *flowbatch.Batch, name string) ([]any, error) {
+	return pointedAt(batch, name, len(batch.Entities), func(row uint64) any {
+		shown := map[string]any{"type": batch.Entities[row].Type}
+		for key, value := range batch.Entities[row].Attributes {
+			shown[key] = finite(value)
+		}
+		return shown
+	})
+}
+
+func pointedAt(batch *flowbatch.Batch, name string, size int, row func(uint64) any) ([]any, error) {
+	past := false
+	shown, err := each(batch, name, func(index uint64) any {
+		if index == flowbatch.NoIndex {
+			return nil
+		}
+		if index >= uint64(size) {
+			past = true
+			return nil
+		}
+		return row(index)
+	})
+	if past {
+		return nil, fmt.Errorf("column %q points past its table of %d", name, size)
+	}
+	return shown, err
+}
+
+func address(batch *flowbatch.Batch, name string) ([]any, error) {
+	addresses, err := batch.Addresses(name)
+	shown := make([]any, len(addresses))
+	for row, found := range addresses {
+		shown[row] = found.String()
+	}
+	return shown, err
+}
+
+func histogram(batch *flowbatch.Batch, name string) ([]any, error) {
+	if _, found := batch.Type(name); found {
+		return unknown(batch, name)
+	}
+	shown := make([]any, batch.Count)
+	for row := range shown {
+		shown[row] = make([]int, 20)
+	}
+	return shown, nil
+}
+
+func each(batch *flowbatch.Batch, name string, value func(uint64) any) ([]any, error) {
+	numbers, err := flowbatch.Values[uint64](batch, name)
+	shown := make([]any, len(numbers))
+	for row, number := range numbers {
+		shown[row] = value(number)
+	}
+	return shown, err
+}
+
+// unknown shows a column by its type alone, as a schema newer than this program may bring.
+func unknown(batch *flowbatch.Batch, name string) ([]any, error) {
+	kind, _ := batch.Type(name)
+	var flat []any
+	var err error
+	switch kind.Kind {
+	case 'u':
+		flat, err = listed[uint64](batch, name)
+	case 'i':
+		flat, err = listed[int64](batch, name)
+	case 'f':
+		flat, err = listed[float64](batch, name)
+	default:
+		for data := batch.Columns[name]; len(data) > 0; data = data[kind.Size:] {
+			flat = append(flat, hex.EncodeToString(data[:kind.Size]))
+		}
+	}
+	if err != nil || kind.Width == 1 {
+		return flat, err
+	}
+	shown := make([]any, batch.Count)
+	for row := range shown {
+		shown[row] = flat[row*kind.Width : (row+1)*kind.Width]
+	}
+	return shown, nil
+}
+
+func listed[T flowbatch.Number](batch *flowbatch.Batch, name string) ([]any, error) {
+	values, err := flowbatch.Values[T](batch, name)
+	shown := make([]any, len(values))
+	for row, value := range values {
+		shown[row] = finite(value)
+	}
+	return shown, err
+}
+
+// finite replaces what JSON cannot say by null.
+func finite(value any) any {
+	if number, isFloat := value.(float64); isFloat && (math.IsNaN(number) || math.IsInf(number, 0)) {
+		return nil
+	}
+	return value
+}
+
+func dump(message []byte, output io.Writer) error {
+	batch, err := flowbatch.Read(message)
+	if err != nil {
+		return err
+	}
+	shows := map[string]show{}
+	for name := range batch.Columns {
+		shows[name] = unknown
+	}
+	for name, known := range raw {
+		shows[name] = known
+	}
+	for name, known := range enriched {
+		delete(shows, name)
+		if batch.Entities != nil {
+			shows[name] = known
+		}
+	}
+	columns := map[string][]any{}
+	for name, how := range shows {
+		if columns[name], err = how(batch, name); err != nil {
+			return err
+		}
+	}
+	encoder := json.NewEncoder(output)
+	encoder.SetEscapeHTML(false)
+	for row := range batch.Count {
+		record := map[string]any{}
+		for name, values := range columns {
+			record[name] = values[row]
+		}
+		record["node"], record["epoch"], record["sequence"] = batch.Node, batch.Epoch, batch.Sequence
+		if err := encoder.Encode(record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func main() {
+	message, err := io.ReadAll(os.Stdin)
+	output := bufio.NewWriter(os.Stdout)
+	if err == nil {
+		err = dump(message, output)
+	}
+	if flushed := output.Flush(); err == nil {
+		err = flushed
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "flowdump:", err)
+		os.Exit(1)
+	}
+}

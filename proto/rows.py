@@ -1,0 +1,119 @@
+"""A FlowBatch for people and their tools: one dict per record, everything by name. For looking, not for the pipeline.
+
+Every record of every batch has the same keys, whether its batch carried the column or not, so that a jq filter written for
+one works on all; the enricher's keys are there once a batch is enriched.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW, Column
+from proto.flow_batch import Array, Entity, FlowBatch
+
+TRANSPORTS: Final = {
+    1: "icmp",
+    2: "igmp",
+    4: "ipip",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    41: "ipv6",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "icmpv6",
+    89: "ospf",
+    103: "pim",
+    112: "vrrp",
+    132: "sctp",
+    136: "udplite",
+}
+"""Names of IANA protocol numbers, as OpenTelemetry's `network.transport` and packet analysers spell them."""
+
+_BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
+_ADDRESSES: Final = frozenset({"local_address", "remote_address"})
+_ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
+
+
+def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
+    """Yield one JSON-able dict per record of `batch`.
+
+    `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
+    times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
+    a map of strings for a container, `{"type": ..., **attributes}` for an entity. Columns that the schema does not know come
+    last and as they are, raw bytes in hexadecimal.
+    """
+    known = RAW + ENRICHED if batch.entities is not None else RAW
+    values = {column.name: _known_values(batch, column) for column in known}
+    for name, array in batch.columns.items():
+        if name not in COLUMNS and name not in _BATCH_KEYS:
+            values[name] = _unknown_values(array)
+    head = {"node": batch.node, "epoch": batch.epoch, "sequence": batch.sequence}
+    for row in zip(*values.values(), strict=True):
+        yield {**head, **dict(zip(values, row, strict=True))}
+
+
+def address_text(packed: bytes) -> str:
+    """Return 16 bytes in network order as dotted IPv4 where they are an IPv4-mapped address, else as IPv6 (RFC 5952)."""
+    address = ipaddress.IPv6Address(packed)
+    mapped = address.ipv4_mapped
+    return str(address if mapped is None else mapped)
+
+
+def _known_values(batch: FlowBatch, column: Column) -> list[Any]:
+    array = batch.column(column.name)
+    if column.name in _ADDRESSES:
+        return _each(array, address_text)
+    if column.name == "transport":
+        return [TRANSPORTS.get(number, number) for number in array.tolist()]
+    if column.name == "local_container":
+        return _pointed_at(array, batch.containers, dict)
+    if column.name in _ENTITY_INDEXES:
+        return _pointed_at(array, batch.entities or (), _entity)
+    if column.enum is not None:
+        names = {member.value: member.name.lower() for member in column.enum}
+        return [names.get(number, number) for number in array.tolist()]
+    values: list[Any] = array.tolist()
+    return values
+
+
+def _unknown_values(array: Array) -> list[Any]:
+    if array.dtype.kind == "V":
+        return _each(array, bytes.hex)
+    values: list[Any] = array.tolist()
+    # JSON has no NaN and no infinity.
+    return _finite(values) if array.dtype.kind == "f" else values
+
+
+def _finite(values: list[Any]) -> list[Any]:
+    return [_finite(value) if isinstance(value, list) else value if math.isfinite(value) else None for value in values]
+
+
+def _each(array: Array, show: Callable[[bytes], str]) -> list[Any]:
+    """Show each row of a raw-bytes column; of a column with several values a row, each of them."""
+    size = array.dtype.itemsize
+    data = np.ascontiguousarray(array).tobytes()
+    shown = [show(data[at : at + size]) for at in range(0, len(data), size)]
+    if array.ndim == 1:
+        return shown
+    width = array.shape[1]
+    return [shown[at : at + width] for at in range(0, len(shown), width)]
+
+
+def _pointed_at(array: Array, table: Sequence[Any], show: Callable[[Any], dict[str, Any]]) -> list[Any]:
+    shown = [show(row) for row in table]
+    return [None if index == NO_INDEX else shown[index] for index in array.tolist()]
+
+
+def _entity(entity: Entity) -> dict[str, Any]:
+    attributes: Mapping[str, Any] = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in entity.attributes.items()
+    }
+    return {"type": entity.type, **attributes}

@@ -1,0 +1,110 @@
+"""`struct flow` of bpf/flow.h as a numpy dtype, and the words that C and Python share.
+
+One slot is one flow. A test compiles the header and compares every offset, size and number below.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import RESPONSE_TIME_BUCKETS
+
+Slots: TypeAlias = npt.NDArray[np.void]
+"""Structured array of FLOW, one row per slot."""
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class State(enum.IntEnum):
+    """What a slot holds (`enum flow_state`)."""
+
+    FREE = 0
+    LIVE = 1
+    RETIRED = 2
+    """No packet reaches it any more; its last record is still to be taken."""
+
+
+class Disposition(enum.IntEnum):
+    """What a packet is (`enum packet_disposition`); the lower-case names are the counters' names."""
+
+    FLOW = 0
+    ARP = 1
+    NOT_IP = 2
+    TRUNCATED = 3
+    """The capture holds too little of the packet."""
+    MALFORMED = 4
+    """The packet contradicts itself."""
+    FRAGMENT = 5
+    """A fragment whose datagram's first fragment was not seen."""
+    UNKNOWN_LINK = 6
+
+
+_SIDE_BYTES: Final = 48
+_TX: Final = 144
+_RX: Final = _TX + _SIDE_BYTES
+
+_MEMBERS: Final[dict[str, tuple[int, str]]] = {
+    "last_ns": (0, "<u8"),
+    "first_ns": (8, "<u8"),
+    "id": (16, "<u8"),
+    "interval_first_ns": (24, "<u8"),
+    "generation": (32, "<u4"),
+    "interval": (36, "<u4"),
+    "taken": (40, "<u4"),
+    "responses": (44, "<u4"),
+    "local_port": (48, "<u2"),
+    "remote_port": (50, "<u2"),
+    "syn_repeats": (52, "<u2"),
+    "syn_ack_repeats": (54, "<u2"),
+    "state": (56, "|u1"),
+    "transport": (57, "|u1"),
+    "role": (58, "|u1"),
+    "outcome": (59, "|u1"),
+    "closed_by": (60, "|u1"),
+    "icmp_type": (61, "|u1"),
+    "icmp_code": (62, "|u1"),
+    "local_address": (64, "|V16"),
+    "remote_address": (80, "|V16"),
+    "syn_ns": (96, "<u8"),
+    "syn_ack_ns": (104, "<u8"),
+    "handshake_ack_ns": (112, "<u8"),
+    "request_ns": (120, "<u8"),
+    "response_time_sum_ns": (128, "<u8"),
+    "response_time_max_ns": (136, "<u8"),
+    "response_time_histogram": (_RX + _SIDE_BYTES, f"({RESPONSE_TIME_BUCKETS},)<u4"),
+}
+
+_SIDE_MEMBERS: Final = {
+    "bytes": (0, "<u8"),
+    "packets": (8, "<u8"),
+    "payload_bytes": (16, "<u8"),
+    "initial_sequence": (24, "<u4"),
+    "next_sequence": (28, "<u4"),
+    "acknowledged": (32, "<u4"),
+    "retransmits": (36, "<u4"),
+    "tcp_flags": (40, "|u1"),
+    "known": (41, "|u1"),
+}
+
+MEMBERS: Final = _MEMBERS | {
+    f"{side}_{name}": (start + offset, dtype)
+    for side, start in (("tx", _TX), ("rx", _RX))
+    for name, (offset, dtype) in _SIDE_MEMBERS.items()
+}
+"""Member -> (offset, dtype string); `tx_x` and `rx_x` are `sides[0].x` and `sides[1].x`."""
+
+FLOW: Final = np.dtype(
+    {
+        "names": list(MEMBERS),
+        "offsets": [offset for offset, _ in MEMBERS.values()],
+        "formats": [dtype for _, dtype in MEMBERS.values()],
+        "itemsize": 320,
+    }
+)
+
+KNOWN_ISN: Final = 1
+"""Bit of `tx_known` and `rx_known`: the side's initial sequence number was seen (`FLOW_KNOWN_ISN`)."""

@@ -1,0 +1,94 @@
+"""How far a replay is, for whoever started it: a JSON file that is replaced as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from services.capture.replay_source import ReplaySource
+
+_INTERVAL_SECONDS: Final = 0.5
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """Everything so far, all passes of a loop together."""
+
+    packets: int = 0
+    bytes: int = 0
+    """On the wire, link layer included."""
+    file_bytes_read: int = 0
+    file_bytes_total: int = 0
+    flows: int = 0
+    records: int = 0
+    """Of batches that the bus has stored."""
+    batches: int = 0
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
+    """Packets and bytes by what they are."""
+    refused_waits: int = 0
+    """How often a full stream made capture wait."""
+    finished: bool = False
+    """The files were read to their end, and every batch is stored."""
+    error: str | None = None
+
+
+class ProgressReport:
+    """Keeps the figures and writes them to `path`, if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.progress = Progress()
+        self._path = path
+        self._source: ReplaySource | None = None
+        self._earlier: Counter[str] = Counter()
+        self._earlier_flows = 0
+        self._lock = threading.RLock()
+        self._written = b""
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The source's counters now, those of earlier passes added."""
+        with self._lock:
+            if self._source is None:
+                return {}
+            return {name: number + self._earlier[name] for name, number in self._source.counters.items()}
+
+    def begin_pass(self, source: ReplaySource) -> None:
+        """Report of `source` from here on, added to what earlier sources came to; those are not touched any more."""
+        with self._lock:
+            if self._source is not None:
+                self._earlier.update(self._source.counters)
+                self._earlier_flows += self._source.flows
+            self._source = source
+
+    def refresh(self) -> Progress:
+        """Take over the source's figures as they are now. The source may be read in another thread meanwhile."""
+        progress = self.progress
+        with self._lock:
+            source = self._source
+            if source is not None:
+                progress.counters = self.counters
+                progress.packets, progress.bytes = progress.counters["packets"], progress.counters["bytes"]
+                progress.flows = self._earlier_flows + source.flows
+                progress.file_bytes_read, progress.file_bytes_total = source.file_bytes_read, source.file_bytes_total
+        return progress
+
+    def write(self) -> None:
+        """Replace the file, if anything has changed. Raises OSError."""
+        if self._path is None:
+            return
+        content = msgspec.json.encode(self.refresh())
+        if content != self._written:
+            fresh = self._path.with_name(f"{self._path.name}.new")
+            fresh.write_bytes(content)
+            fresh.replace(self._path)
+            self._written = content
+
+    async def keep_writing(self) -> None:
+        """Write twice a second until cancelled."""
+        while True:
+            self.write()
+            await asyncio.sleep(_INTERVAL_SECONDS)

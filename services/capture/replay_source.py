@@ -1,0 +1,274 @@
+"""Capture files as a source of flows: bpf/replay.c behind a typed face.
+
+The library takes whole runs of packets per call and lets other threads run meanwhile; Python sees flows, never packets.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+import bpf
+from proto.columns import Reason
+from services.capture.errors import CaptureError, CaptureFileError
+from services.capture.flow_layout import FLOW, Disposition, Slots
+
+if TYPE_CHECKING:
+    from services.capture.flow_table import Emission, FlowTable
+
+DEFAULT_CAPACITY: Final = 1 << 20
+"""Flows that are open at the same time; memory is touched only as they come."""
+
+_ERROR_BYTES: Final = 512
+_ALL_PACKETS: Final = 2**64 - 1
+
+
+class Stop(enum.IntEnum):
+    """Why `advance` came back (`enum replay_stop`)."""
+
+    UNTIL = 0
+    """The next packet is later than asked for."""
+    PACKETS = 1
+    """As many packets as asked for were taken."""
+    END_OF_FILE = 2
+    """The file is read to its end."""
+    TABLE_FULL = 3
+    """The next packet needs a slot and none is free."""
+    CUT = 4
+    """The file ends or breaks in the middle of a packet. What came before it counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a call of `advance` came to."""
+
+    stop: Stop
+    next_unix_ns: int | None
+    """Time of the packet that comes next in this file, where it was looked at."""
+
+
+class _Counters(ctypes.Structure):
+    """`struct replay_counters`, at the start of the handle."""
+
+    _fields_ = (
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("link_bytes", ctypes.c_uint64),
+        ("disposition_packets", ctypes.c_uint64 * len(Disposition)),
+        ("disposition_bytes", ctypes.c_uint64 * len(Disposition)),
+        ("flows", ctypes.c_uint64),
+        ("used_slots", ctypes.c_uint64),
+        ("high_slot", ctypes.c_uint64),
+        ("clock_ns", ctypes.c_uint64),
+        ("next_ns", ctypes.c_uint64),
+        ("file_bytes_read", ctypes.c_uint64),
+    )
+
+
+class ReplaySource(AbstractContextManager["ReplaySource"]):
+    """The flows of capture files, read one after the other through one table.
+
+    `capacity` is rounded up to a power of two. Every file is opened once before anything is read: raises CaptureFileError for
+    the first that is no capture. `advance` takes packets; between calls `slots` may be read. Not for two threads at once.
+    Leaving the context closes the files; `slots` stays readable.
+    """
+
+    def __init__(self, files: Sequence[Path], capacity: int = DEFAULT_CAPACITY) -> None:
+        self._library = _library()
+        self._files = [Path(path) for path in files]
+        self._sizes = [self._check(path) for path in self._files]
+        self.file_bytes_total: int = sum(self._sizes)
+        """Size of all files."""
+        self.capacity: int = 1 << max(capacity - 1, 1).bit_length()
+        """Number of slots."""
+        # Pages come into being when a flow first lies on them.
+        memory = mmap.mmap(-1, self.capacity * FLOW.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.slots: Slots = np.frombuffer(memory, FLOW)
+        """Every slot; the array stays the same, its content changes with `advance`."""
+        self._handle: int | None = self._library.replay_new(self.slots.ctypes.data, self.capacity)
+        if not self._handle:
+            raise CaptureError(f"no memory for a table of {self.capacity} flows")
+        self._counters = _Counters.from_address(self._handle)
+        self._finished_sizes = 0
+        self._cut: dict[Path, str] = {}
+        self._next_file = 0
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and free the index; counters stay as they are. May be called again."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._counters = _Counters.from_buffer_copy(self._counters)
+            self._library.replay_close(handle)
+
+    def open_next_file(self) -> bool:
+        """Go on with the next file; its clock begins anew. Returns False when there is none left."""
+        if self._next_file == len(self._files):
+            return False
+        if self._next_file:
+            self._finished_sizes += self._sizes[self._next_file - 1]
+        path = self._files[self._next_file]
+        self._next_file += 1
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        if self._library.replay_open_file(self._open_handle(), bytes(path), error, _ERROR_BYTES):
+            raise CaptureFileError(path, _text(error))
+        return True
+
+    def advance(self, until_unix_ns: int, max_packets: int | None = None) -> Advance:
+        """Take the open file's packets up to and including `until_unix_ns` on its clock, or `max_packets` of them."""
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        limit = _ALL_PACKETS if max_packets is None else max_packets
+        stop = Stop(self._library.replay_advance(self._open_handle(), until_unix_ns, limit, error, _ERROR_BYTES))
+        if stop is Stop.CUT:
+            self._cut[self._files[self._next_file - 1]] = _text(error)
+        return Advance(stop, self._counters.next_ns or None)
+
+    def retire(self, slots: npt.NDArray[np.uint32]) -> None:
+        """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""
+        indexes = np.ascontiguousarray(slots, np.uint32)
+        self._library.replay_retire(self._open_handle(), indexes.ctypes.data, len(indexes))
+
+    def release(self, slots: npt.NDArray[np.uint32]) -> None:
+        """Give slots (indexes) back to be used again; they are zeroed."""
+        indexes = np.ascontiguousarray(slots, np.uint32)
+        self._library.replay_release(self._open_handle(), indexes.ctypes.data, len(indexes))
+
+    @property
+    def high_slot(self) -> int:
+        """No slot from this index on was ever used."""
+        return int(self._counters.high_slot)
+
+    @property
+    def used_slots(self) -> int:
+        """Slots that are not free."""
+        return int(self._counters.used_slots)
+
+    @property
+    def clock_unix_ns(self) -> int:
+        """Time of the latest packet taken from the open file, 0 before the first."""
+        return int(self._counters.clock_ns)
+
+    @property
+    def packets(self) -> int:
+        """Packets taken so far."""
+        return int(self._counters.packets)
+
+    @property
+    def bytes(self) -> int:
+        """Their bytes on the wire, link layer included."""
+        return int(self._counters.bytes)
+
+    @property
+    def flows(self) -> int:
+        """Flows begun so far."""
+        return int(self._counters.flows)
+
+    @property
+    def file_bytes_read(self) -> int:
+        """How far into the files reading is, of `file_bytes_total`."""
+        return min(self._finished_sizes + int(self._counters.file_bytes_read), self.file_bytes_total)
+
+    @property
+    def cut_files(self) -> Mapping[Path, str]:
+        """Files that ended in the middle of a packet, and what the reader said."""
+        return self._cut
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was seen, by what it is.
+
+        `packets` is the sum of the `*_packets`; `bytes` (on the wire) the sum of the `*_bytes`, where `flow_bytes` is the IP
+        length and `link_bytes` what the link layer put around the packets that are in flows.
+        """
+        seen = self._counters
+        counters = {"packets": int(seen.packets), "bytes": int(seen.bytes), "link_bytes": int(seen.link_bytes)}
+        for kind in Disposition:
+            counters[f"{kind.name.lower()}_packets"] = int(seen.disposition_packets[kind])
+            counters[f"{kind.name.lower()}_bytes"] = int(seen.disposition_bytes[kind])
+        counters["truncated_file"] = len(self._cut)
+        return counters
+
+    def _check(self, path: Path) -> int:
+        """Return the file's size. Raises CaptureFileError."""
+        try:
+            size = path.stat().st_size
+        except OSError as fault:
+            raise CaptureFileError(path, fault.strerror or str(fault)) from fault
+        if not path.is_file():
+            raise CaptureFileError(path, "not a regular file")
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        if self._library.replay_check_file(bytes(path), error, _ERROR_BYTES):
+            raise CaptureFileError(path, _text(error))
+        return size
+
+    def _open_handle(self) -> int:
+        if self._handle is None:
+            raise CaptureError("the replay source is closed")
+        return self._handle
+
+
+def replay(source: ReplaySource, table: FlowTable, tick_seconds: int = 1) -> Iterator[Emission]:
+    """Yield the records of all files, at whole ticks of the capture's clock and at the end; the same files, the same records.
+
+    Settle each emission (FlowTable.accept or refuse) before asking for the next. Before a packet is taken, what was idle up to
+    its tick has ended: after a gap, it begins another flow. Files whose clock goes on are one capture in pieces; where a file's
+    clock lies before that of the one before it, the flows of the earlier files end there.
+    """
+    tick_ns = tick_seconds * 1_000_000_000
+    now_ns = 0
+    while source.open_next_file():
+        ahead = source.advance(0)
+        if ahead.next_unix_ns is not None and ahead.next_unix_ns + tick_ns < now_ns:
+            yield from table.drain(now_ns, Reason.SHUTDOWN)
+            now_ns = 0
+        while ahead.stop not in {Stop.END_OF_FILE, Stop.CUT}:
+            if ahead.stop is Stop.TABLE_FULL:
+                now_ns = max(now_ns, source.clock_unix_ns)
+                yield from table.drain(now_ns)
+                if source.used_slots == source.capacity:
+                    raise CaptureError("the flow table is full of records that were not settled")
+            elif ahead.next_unix_ns is not None and ahead.next_unix_ns // tick_ns * tick_ns > now_ns:
+                now_ns = ahead.next_unix_ns // tick_ns * tick_ns
+                yield from table.drain(now_ns)
+            ahead = source.advance(max(now_ns // tick_ns * tick_ns + tick_ns - 1, source.clock_unix_ns))
+        now_ns = max(now_ns, source.clock_unix_ns)
+    yield from table.drain(now_ns, Reason.SHUTDOWN)
+
+
+def _text(error: ctypes.Array[ctypes.c_char]) -> str:
+    return error.value.decode(errors="replace") or "unreadable"
+
+
+@cache
+def _library() -> Any:
+    """The compiled bpf/replay.c. Raises CaptureError where the installation lacks it."""
+    try:
+        library = ctypes.CDLL(str(bpf.REPLAY_LIBRARY))
+    except OSError as error:
+        raise CaptureError(f"the replay library cannot be loaded ({error}); reinstall wirespan to compile it") from error
+    handle, pointer, size, path = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "replay_new": (handle, (pointer, ctypes.c_uint32)),
+        "replay_close": (None, (handle,)),
+        "replay_check_file": (ctypes.c_int, (path, path, size)),
+        "replay_open_file": (ctypes.c_int, (handle, path, path, size)),
+        "replay_advance": (ctypes.c_int, (handle, ctypes.c_uint64, ctypes.c_uint64, path, size)),
+        "replay_retire": (None, (handle, pointer, size)),
+        "replay_release": (None, (handle, pointer, size)),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

@@ -1,0 +1,77 @@
+"""The `wirespan` command. Each subcommand is imported when it is run, so that `wirespan --help` costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from services.cli.errors import CliError
+
+_COMMANDS: Final = {
+    "up": ("services.cli.up", "up", "Show live flows; their spans go to a backend or a file."),
+    "replay": ("services.cli.replay", "replay", "Turn capture files into spans and account for every packet."),
+    "tap": ("services.cli.tap", "tap", "Print flow records live, as they pass on the bus."),
+    "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),
+}
+"""Name of each subcommand: module, attribute, one line of help."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are in the table above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:  # noqa: FBT001  # click calls it so
+    if not asked or ctx.resilient_parsing:
+        return
+    try:
+        version = importlib.metadata.version("wirespan")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(run from a source tree that is not installed)"
+    click.echo(f"wirespan {version}")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+def wirespan() -> None:
+    """Every connection as OpenTelemetry trace spans."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit; an error of ours is one line on standard error."""
+    try:
+        wirespan.main(arguments, prog_name="wirespan")
+    except CliError as error:
+        print(f"wirespan: {error}", file=sys.stderr)
+        for line in error.notes:
+            print(f"  {line}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

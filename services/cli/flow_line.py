@@ -1,0 +1,55 @@
+"""One record, one line: for `wirespan tap` and for `wirespan up` without a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from services.cli import units
+from services.cli.flow_view import FlowView
+
+OUTCOME_STYLES: Final = {
+    "closed": "green",
+    "established": "green",
+    "half open": "yellow",
+    "refused": "bold red",
+    "timeout": "bold red",
+    "reset": "red",
+}
+"""Colours of the outcomes, the same wherever one is shown."""
+
+_ENDS_WIDTH: Final = 56
+
+
+def flow_line(view: FlowView) -> Text:
+    """Return the record as one line:
+    time, source -> destination, transport, outcome, bytes each way, then only what there is to say.
+
+    `<>` in place of the arrow: nobody saw who began. The time is that of the record's last packet, in the local time zone.
+    """
+    at = datetime.fromtimestamp(view.end_unix_ns / 1e9).astimezone()
+    line = Text(no_wrap=True)
+    line.append(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
+    ends = f"{view.source} {'->' if view.directed else '<>'} {view.destination}"
+    line.append(f"{ends:<{_ENDS_WIDTH}}  {view.transport:<4} ")
+    line.append(f"{view.outcome:<11}", style=OUTCOME_STYLES.get(view.outcome, ""))
+    line.append(f"  {units.byte_count(view.bytes_out)} out, {units.byte_count(view.bytes_in)} in")
+    if view.connect_ns is not None:
+        line.append(f"  connect {units.duration(view.connect_ns)}")
+    if view.responses:
+        line.append(f"  response {_response(view)}")
+    if view.syn_repeats:
+        line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
+    if view.retransmits:
+        line.append(f"  {units.counted(view.retransmits, 'retransmission')}", style="yellow")
+    line.rstrip()
+    return line
+
+
+def _response(view: FlowView) -> str:
+    if view.responses == 1:
+        return units.duration(view.response_max_ns)
+    mean = units.duration(view.response_sum_ns // view.responses)
+    return f"{mean} (max {units.duration(view.response_max_ns)}, {view.responses} times)"

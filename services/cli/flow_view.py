@@ -1,0 +1,144 @@
+"""A flow record as a person thinks of it: who talked to whom, what came of it, how much and how long.
+
+The wire says local and remote, after the socket that saw the packets; people ask for source and destination, after who began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proto.flow_batch import FlowBatch
+from proto.rows import rows
+
+_WORKLOAD_NAMES: Final = (
+    "k8s.deployment.name",
+    "k8s.statefulset.name",
+    "k8s.daemonset.name",
+    "k8s.cronjob.name",
+    "k8s.owner.name",
+    "k8s.job.name",
+    "k8s.replicaset.name",
+    "k8s.pod.name",
+    "k8s.service.name",
+    "k8s.node.name",
+    "host.name",
+    "service.name",
+)
+"""Attributes that name a workload, the one people speak of first: the deployment, not one of its pods."""
+
+_ICMP: Final = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo", 11: "time exceeded"}
+_ICMPV6: Final = {
+    1: "unreachable",
+    2: "too big",
+    3: "time exceeded",
+    128: "echo",
+    129: "echo reply",
+    133: "router solicitation",
+    134: "router advertisement",
+    135: "neighbour solicitation",
+    136: "neighbour advertisement",
+    143: "listener report",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One end of a flow: the workload's name where it is known, else the address; port 0 where the transport has none."""
+
+    name: str
+    is_address: bool
+    port: int
+
+    def __str__(self) -> str:
+        if not self.port:
+            return self.name
+        return f"[{self.name}]:{self.port}" if self.is_address and ":" in self.name else f"{self.name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowView:
+    """What people look at of one record. Times are nanoseconds; None is "not seen". `out` is source to destination."""
+
+    flow: tuple[str, str, int]
+    """Identity of the flow: node, epoch, flow id."""
+    first: bool
+    """This is the flow's first record."""
+    end_unix_ns: int
+    source: Peer
+    destination: Peer
+    directed: bool
+    """It is known who began; else source is merely the local end."""
+    transport: str
+    outcome: str
+    bytes_out: int
+    bytes_in: int
+    connect_ns: int | None
+    """First SYN to the ACK that completes the handshake, SYNs sent again included."""
+    syn_repeats: int
+    responses: int
+    response_sum_ns: int
+    response_max_ns: int
+    retransmits: int
+
+
+def flow_views(batch: FlowBatch) -> Iterator[FlowView]:
+    """Yield a view of every record of a raw or enriched batch."""
+    return (_view(row) for row in rows(batch))
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped: names come from the network and must not command the terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _view(row: Mapping[str, Any]) -> FlowView:
+    source, destination = ("remote", "local") if row["role"] == "server" else ("local", "remote")
+    bytes_out, bytes_in = ("rx_bytes", "tx_bytes") if source == "remote" else ("tx_bytes", "rx_bytes")
+    return FlowView(
+        flow=(row["node"], row["epoch"], row["flow_id"]),
+        first=row["record"] == 0,
+        end_unix_ns=row["end_unix_ns"],
+        source=_peer(row, source),
+        destination=_peer(row, destination),
+        directed=row["role"] != "unknown",
+        transport=_transport(row),
+        outcome="" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " "),
+        bytes_out=row[bytes_out],
+        bytes_in=row[bytes_in],
+        connect_ns=_connect_ns(row),
+        syn_repeats=row["syn_repeats"],
+        responses=row["responses"],
+        response_sum_ns=row["response_time_sum_ns"],
+        response_max_ns=row["response_time_max_ns"],
+        retransmits=row["tx_retransmits"] + row["rx_retransmits"],
+    )
+
+
+def _peer(row: Mapping[str, Any], end: str) -> Peer:
+    port = 0 if row["transport"] in {"icmp", "icmpv6"} else row[f"{end}_port"]
+    name = _workload(row.get(f"{end}_entity")) or _workload(row.get(f"{end}_service"))
+    return Peer(name, is_address=False, port=port) if name else Peer(row[f"{end}_address"], is_address=True, port=port)
+
+
+def _workload(entity: Mapping[str, Any] | None) -> str:
+    """`namespace/name` of an entity, or its bare name; empty where it has none."""
+    if entity is None:
+        return ""
+    name = next((entity[key] for key in _WORKLOAD_NAMES if entity.get(key)), "")
+    namespace = entity.get("k8s.namespace.name", "")
+    return printable(f"{namespace}/{name}" if namespace and name else str(name))
+
+
+def _transport(row: Mapping[str, Any]) -> str:
+    transport = row["transport"]
+    if transport in {"icmp", "icmpv6"}:
+        kind = (_ICMP if transport == "icmp" else _ICMPV6).get(row["icmp_type"], f"type {row['icmp_type']}")
+        return f"{transport} {kind}"
+    return transport if isinstance(transport, str) else f"protocol {transport}"
+
+
+def _connect_ns(row: Mapping[str, Any]) -> int | None:
+    syn, ack = row["syn_unix_ns"], row["handshake_ack_unix_ns"]
+    return ack - syn if syn and ack >= syn else None

@@ -1,0 +1,57 @@
+"""Options that several commands share, and the quiet that all of them keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from services.cli.destination import DEFAULT_OUTPUT
+from services.runtime import logs
+from services.runtime.settings import LogSettings
+
+_existing_file: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+kube_snapshot_option: Final = click.option(
+    "--kube-snapshot",
+    metavar="FILE",
+    type=_existing_file,
+    help="Cluster to name workloads from: what `kubectl get pods,services,nodes,replicasets,deployments,statefulsets,"
+    "daemonsets,endpointslices -A -o json` prints.",
+)
+
+cluster_name_option: Final = click.option(
+    "--cluster-name", metavar="NAME", help="`k8s.cluster.name` of the spans; also seeds their trace ids."
+)
+
+
+def destination_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where spans go."""
+    for option in (
+        click.option(
+            "--output",
+            metavar="FILE",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help=f"Write spans as OTLP/JSON lines, replacing the file. Default where no endpoint is known: {DEFAULT_OUTPUT}.",
+        ),
+        click.option(
+            "--otlp-protocol",
+            type=click.Choice(["grpc", "http/protobuf"]),
+            help="Default: http/protobuf for port 4318, else grpc.",
+        ),
+        click.option(
+            "--otlp-endpoint",
+            metavar="URL",
+            help="Send spans there, such as http://localhost:4317. Default: OTEL_EXPORTER_OTLP_ENDPOINT. "
+            "Headers, TLS and the rest come from the OTEL_EXPORTER_OTLP_* variables.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def quiet_logs() -> None:
+    """Let the commands' own code log errors only: what a person should know, a command says itself."""
+    logs.configure(LogSettings(level="error", format="console"), service="wirespan")

@@ -1,0 +1,51 @@
+"""How the commands reach the bus: one that runs already, or the one they start."""
+
+from __future__ import annotations
+
+import msgspec
+
+from services.cli.errors import UsageError
+from services.cli.nats_server import NatsAddress
+from services.runtime.errors import SettingsError
+from services.runtime.settings import NatsSettings, StreamSettings, load
+
+_EMBEDDED_STREAM_BYTES = 128 << 20
+
+
+class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the bus is, as whom to connect, and what its streams are like."""
+
+    nats: NatsSettings = NatsSettings()
+    streams: StreamSettings = StreamSettings()
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables from which a service reads exactly this; only of what differs from the defaults."""
+        variables: dict[str, str] = {}
+        for group, settings, default in (("NATS", self.nats, NatsSettings()), ("STREAMS", self.streams, StreamSettings())):
+            for name in settings.__struct_fields__:
+                value = getattr(settings, name)
+                if value != getattr(default, name):
+                    variables[f"WIRESPAN_{group}_{name.upper()}"] = str(value)
+        return variables
+
+
+def bus_settings(url: str | None) -> BusSettings:
+    """Return what the WIRESPAN_NATS_* and WIRESPAN_STREAMS_* variables say, with `url` instead of theirs where it is given.
+
+    Raises UsageError with every fault in them.
+    """
+    try:
+        settings = load(BusSettings, prefix="WIRESPAN_CLI_")
+    except SettingsError as error:
+        raise UsageError("; ".join(error.faults)) from error
+    return settings if url is None else msgspec.structs.replace(settings, nats=msgspec.structs.replace(settings.nats, url=url))
+
+
+def embedded_bus_settings(address: NatsAddress) -> BusSettings:
+    """Return settings for a server of our own. Its streams are small: they are a buffer, and the reader of a file can wait."""
+    return BusSettings(
+        nats=NatsSettings(url=address.url, token=address.token),
+        streams=StreamSettings(
+            raw_bytes=_EMBEDDED_STREAM_BYTES, enriched_bytes=_EMBEDDED_STREAM_BYTES, dead_bytes=_EMBEDDED_STREAM_BYTES
+        ),
+    )

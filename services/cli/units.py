@@ -1,0 +1,49 @@
+"""Numbers as people read them: 1.2 ms, 3.4 MiB, 12,345. Two or three significant digits are enough to compare by eye."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_TIME_UNITS: Final = (("ns", 1_000), ("µs", 1_000), ("ms", 1_000), ("s", 60))
+"""Each unit and how many of it make the next."""
+
+
+def byte_count(number: int) -> str:
+    """Return a number of bytes in the binary unit that fits: 0 B, 512 B, 3.4 MiB."""
+    value, unit = float(number), 0
+    # 1023.5 and more would round to 1024 of the smaller unit.
+    while value >= 1023.5 and unit < len(_BYTE_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    return f"{number} B" if unit == 0 else f"{_rounded(value)} {_BYTE_UNITS[unit]}"
+
+
+def duration(nanoseconds: int) -> str:
+    """Return a duration in the unit that fits: 850 ns, 1.2 ms, 34 s, 2 min 5 s, 3 h 12 min."""
+    value = float(nanoseconds)
+    for unit, in_next in _TIME_UNITS:
+        if value < in_next - 0.5:
+            return f"{nanoseconds} ns" if unit == "ns" else f"{_rounded(value)} {unit}"
+        value /= in_next
+    seconds = round(nanoseconds / 1e9)
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def count(number: int) -> str:
+    """Return a count with its thousands apart: 12,345."""
+    return f"{number:,}"
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a count with its noun: 1 record, 2 records, 3 batches."""
+    return f"{count(number)} {singular if number == 1 else plural or singular + 's'}"
+
+
+def _rounded(value: float) -> str:
+    """One decimal below ten, none above; never 10.0, which 9.96 would be."""
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

@@ -1,0 +1,162 @@
+"""`wirespan up`: the whole path, continuously, with a live view of who talks to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from proto.errors import DecodeError
+from proto.flow_batch import decode
+from proto.subjects import enriched_subject
+from services.cli import interruption, units
+from services.cli.capture_files import check_capture
+from services.cli.conversation_table import conversation_table
+from services.cli.conversations import Conversations
+from services.cli.destination import choose_destination
+from services.cli.errors import UsageError
+from services.cli.flow_view import flow_views
+from services.cli.interruption import Interruption
+from services.cli.ledger_table import ledger_table
+from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
+from services.cli.pipeline import Pipeline, Plan, Status, running_pipeline
+from services.cli.replay import prepare_output
+from services.cli.settings import bus_settings
+from services.cli.tap import show_batch
+
+_DATA: Final = Path(__file__).parents[2] / "tests" / "data"
+BUNDLED_CAPTURE: Final = _DATA / "cluster.pcapng"
+BUNDLED_SNAPSHOT: Final = _DATA / "cluster.json"
+
+_NODE: Final = "replay"
+_REFRESH_SECONDS: Final = 0.5
+_DRAIN_SECONDS: Final = 5.0
+
+
+@click.command()
+@click.option(
+    "--capture",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Capture file to replay in a loop. Default: the bundled one, with its cluster.",
+)
+@kube_snapshot_option
+@destination_options
+@click.option("--nats-url", metavar="URL", help="NATS with JetStream to use instead of starting one.")
+@cluster_name_option
+@click.option("--duration", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+def up(
+    *,
+    capture: Path | None,
+    kube_snapshot: Path | None,
+    otlp_endpoint: str | None,
+    otlp_protocol: str | None,
+    output: Path | None,
+    nats_url: str | None,
+    cluster_name: str | None,
+    duration: float | None,
+) -> None:
+    """Run the whole path and show live who talks to whom, with troubles on top.
+
+    This version has no live capture yet: it replays a capture file in a loop, at the speed at which it was recorded.
+    """
+    if capture is None:
+        capture, kube_snapshot = BUNDLED_CAPTURE, kube_snapshot or BUNDLED_SNAPSHOT
+        if not capture.exists() or not kube_snapshot.exists():
+            raise UsageError("the bundled capture comes with the source checkout only; name one with --capture FILE")
+    check_capture(capture)
+    destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
+    prepare_output(destination, [capture, *filter(None, [kube_snapshot])])
+    plan = Plan(
+        files=[capture],
+        destination=destination,
+        node=_NODE if nats_url is None else f"{_NODE}-{secrets.token_hex(4)}",  # others may do the same on that bus
+        loop=True,
+        kube_snapshot=kube_snapshot,
+        cluster_name=cluster_name,
+        bus=bus_settings(nats_url) if nats_url is not None else None,
+    )
+    quiet_logs()
+    raise SystemExit(interruption.run(lambda asked: _up(plan, asked, duration)))
+
+
+async def _up(plan: Plan, asked: Interruption, duration: float | None) -> int:
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    what = "the bundled capture" if plan.files[0] == BUNDLED_CAPTURE else str(plan.files[0])
+    notes.print(f"replaying {what} in a loop: this version has no live capture yet", markup=False, soft_wrap=True)
+
+    def say(line: str) -> None:
+        notes.print(line, markup=False, soft_wrap=True)
+
+    async with running_pipeline(plan, say=say) as pipeline:
+        for line in _introduction(pipeline):
+            say(line)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration):
+                await asked.unless_asked(pipeline.guard(_show(pipeline, console)))
+        await pipeline.drain(_DRAIN_SECONDS)
+        ledger = await pipeline.ledger()
+    console.print(ledger_table(ledger, str(plan.destination)))
+    for fault in ledger.faults():
+        notes.print(fault, style="red", markup=False, soft_wrap=True)
+    return 1 if ledger.letters else 0
+
+
+def _introduction(pipeline: Pipeline) -> list[str]:
+    return [
+        f"spans go to {pipeline.plan.destination}",
+        f"to look at the records from another terminal: wirespan tap --nats-url {pipeline.nats.url_with_token}",
+        f"or: nats --server {pipeline.nats.url_with_token} sub 'flows.enriched.>' --translate 'wirespan decode'",
+    ]
+
+
+async def _show(pipeline: Pipeline, console: Console) -> None:
+    if console.is_terminal:
+        await _show_table(pipeline, console)
+    else:
+        await _show_lines(pipeline, console)
+
+
+async def _show_lines(pipeline: Pipeline, console: Console) -> None:
+    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
+        with contextlib.suppress(DecodeError):
+            show_batch(decode(message.data), console, as_json=False)
+
+
+async def _show_table(pipeline: Pipeline, console: Console) -> None:
+    conversations = Conversations()
+    watching = asyncio.create_task(_collect(pipeline, conversations))
+    try:
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                notes = _notes(await pipeline.status(), str(pipeline.plan.destination))
+                current = conversations.current(asyncio.get_running_loop().time())
+                table = conversation_table(current, width=console.width, height=console.height - 1, notes=notes)
+                live.update(table, refresh=True)
+                await asyncio.sleep(_REFRESH_SECONDS)
+    finally:
+        watching.cancel()
+
+
+async def _collect(pipeline: Pipeline, conversations: Conversations) -> None:
+    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
+        with contextlib.suppress(DecodeError):
+            for view in flow_views(decode(message.data)):
+                conversations.add(asyncio.get_running_loop().time(), view)
+
+
+def _notes(status: Status, destination: str) -> list[Text]:
+    sent = f"{units.counted(status.acknowledged, 'span')} in {destination}"
+    if status.trouble:
+        return [Text(sent), Text(f"waiting for the backend: {status.trouble}", style="yellow")]
+    return [Text(sent)]

@@ -1,0 +1,171 @@
+"""The cluster as it is and as it lately was: objects in, an index to ask out.
+
+A snapshot is fed once. A watch feeds the same objects as they change, with the time at which it saw them so. Neither an
+address that changed hands nor a deleted object is forgotten at once: for `tombstone_seconds` it still answers for the time
+before, because records arrive after the fact.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from services.enricher.claims import Claim, Key, Rank, Table, Target, claims, service_of, settle
+from services.enricher.entities import EntityFactory
+from services.enricher.index import Index, PodContainers
+from services.enricher.interval_table import IntervalTable
+from services.enricher.object_meta import STATIC_POD_ANNOTATION, KubeObject, object_key
+from services.enricher.objects import EndpointSlice, Node, Pod
+
+_NS_PER_SECOND = 1_000_000_000
+
+
+class Cluster:
+    """Objects by key, what they claim, and what has lately ended."""
+
+    def __init__(self, *, name: str = "", service_name_from_labels: bool = False, tombstone_seconds: float = 300.0) -> None:
+        self._tombstone_ns = round(tombstone_seconds * _NS_PER_SECOND)
+        self._objects: dict[str, KubeObject] = {}
+        self._current: dict[str, str] = {}
+        """Key of the object that has a name now, by kind/namespace/name."""
+        self._claims: dict[str, list[Claim]] = {}
+        self._ended: list[Claim] = []
+        self._removed: dict[str, int] = {}
+        """When a removed object was removed, by its key."""
+        self._slices: dict[str, dict[str, EndpointSlice]] = defaultdict(dict)
+        """Slices of a service by their own key, by the service's key."""
+        self._entities = EntityFactory(
+            self._objects, self._endpoints, cluster_name=name, service_name_from_labels=service_name_from_labels
+        )
+
+    def feed(self, obj: KubeObject, *, observed_unix_ns: int | None = None) -> None:
+        """Take an object that is new or has changed.
+
+        `observed_unix_ns` is when the change was seen; None says that the object stands for all times, as in a snapshot.
+        """
+        name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
+        before = self._objects.get(self._current.get(name, obj.key))
+        if before == obj and obj.key not in self._removed:
+            return
+        if before is not None and before.key != obj.key and observed_unix_ns is not None:
+            self.remove(before, observed_unix_ns=observed_unix_ns)
+        self._current[name] = obj.key
+        self._objects[obj.key] = obj
+        self._removed.pop(obj.key, None)
+        if isinstance(obj, EndpointSlice):
+            self._slices[obj.service_key][obj.key] = obj
+        self._replace_claims(obj, observed_unix_ns)
+        self._entities.doubt()
+
+    def remove(self, obj: KubeObject, *, observed_unix_ns: int) -> None:
+        """Take the news that an object is deleted. One that is not known is nothing to remove."""
+        name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
+        if obj.key not in self._objects or obj.key in self._removed:
+            return
+        self._removed[obj.key] = observed_unix_ns
+        if self._current.get(name) == obj.key:
+            del self._current[name]
+        self._end(self._claims.pop(obj.key, ()), observed_unix_ns)
+        if isinstance(obj, EndpointSlice):
+            self._slices[obj.service_key].pop(obj.key, None)
+        self._entities.doubt()
+
+    def expire(self, now_unix_ns: int) -> None:
+        """Forget what ended longer ago than the tombstones last."""
+        oldest = now_unix_ns - self._tombstone_ns
+        self._ended = [claim for claim in self._ended if claim.end_unix_ns > oldest]
+        gone = [key for key, removed in self._removed.items() if removed <= oldest]
+        for key in gone:
+            del self._objects[key], self._removed[key]
+        self._entities.forget(Target(key) for key in gone)
+
+    def compile(self, *, complete_since_unix_ns: int = 0) -> Index:
+        """Return the index of all that is known now. Later changes do not alter it.
+
+        `complete_since_unix_ns` is the time from which on every object was seen: at an earlier one an address that nobody
+        holds may have had a holder all the same.
+        """
+        targets = _Targets()
+        pods = PodContainers()
+        for key, obj in self._objects.items():
+            if isinstance(obj, Pod):
+                _add_pod(pods, obj, targets)
+            elif isinstance(obj, Node) and key not in self._removed:
+                pods.nodes[obj.metadata.name] = targets.number(Target(key))
+        contenders: dict[Key, list[Claim]] = defaultdict(list)
+        for claim in (*(claim for held in self._claims.values() for claim in held), *self._ended):
+            contenders[claim.key].append(claim)
+        rows: dict[Table, dict[tuple[bytes, int, int], list[tuple[int, int, int]]]] = {table: {} for table in Table}
+        for claimed, held in contenders.items():
+            rows[claimed.table][claimed[1:]] = [(start, end, targets.number(target)) for start, end, target in settle(held)]
+        return Index(
+            tables={table: IntervalTable(rows[table]) for table in Table},
+            targets=targets.listed,
+            kinds=[self._kind(target) for target in targets.listed],
+            wholes=[targets.number(Target(target.key)) for target in targets.listed],
+            pods=pods,
+            describe=self._entities.describe,
+            complete_since_unix_ns=complete_since_unix_ns,
+        )
+
+    def _replace_claims(self, obj: KubeObject, observed_unix_ns: int | None) -> None:
+        """Put an object's claims in the place of those that it had; what it claims no longer has ended."""
+        held = {(claim.key, claim.target): claim for claim in self._claims.get(obj.key, ())}
+        wanted = []
+        for claim in claims(obj, observed_unix_ns):
+            before = held.pop((claim.key, claim.target), None)
+            start = claim.start_unix_ns if before is None else min(before.start_unix_ns, claim.start_unix_ns)
+            wanted.append(claim._replace(start_unix_ns=start))
+        self._claims[obj.key] = wanted
+        if observed_unix_ns is not None:
+            self._end(held.values(), observed_unix_ns)
+
+    def _end(self, ending: Iterable[Claim], at_unix_ns: int) -> None:
+        for claim in ending:
+            end = min(claim.end_unix_ns, at_unix_ns)
+            if claim.start_unix_ns < end:
+                self._ended.append(claim._replace(end_unix_ns=end, outside_rank=Rank.NONE))
+
+    def _endpoints(self, service_key: str) -> list[tuple[str, bool]]:
+        slices = self._slices.get(service_key, {}).values()
+        return [endpoint for each in slices for endpoint in service_of(each)[1]]
+
+    def _kind(self, target: Target) -> int:
+        obj = self._objects.get(target.key)
+        if isinstance(obj, Pod):
+            return Index.SHARED_POD if not target.container and len(obj.running_containers) > 1 else Index.POD
+        if isinstance(obj, Node):
+            return Index.NODE
+        return Index.SERVICE
+
+
+class _Targets:
+    """Targets numbered in the order in which they are first asked for."""
+
+    def __init__(self) -> None:
+        self.listed: list[Target] = []
+        self._numbers: dict[Target, int] = {}
+
+    def number(self, target: Target) -> int:
+        number = self._numbers.setdefault(target, len(self.listed))
+        if number == len(self.listed):
+            self.listed.append(target)
+        return number
+
+
+def _add_pod(pods: PodContainers, pod: Pod, targets: _Targets) -> None:
+    """Let a pod and its containers be found by the ids that cgroups have."""
+    number = targets.number(Target(pod.key))
+    for uid in {pod.metadata.uid, pod.metadata.annotation(STATIC_POD_ANNOTATION)} - {None, ""}:
+        pods.by_uid[uid or ""] = number
+    running = pod.running_containers
+    only = running[0].name if len(running) == 1 else ""
+    names = [container.name for container in (*running, *(pod.spec.init_containers or ())) if container.name != only]
+    by_name = {name: targets.number(Target(pod.key, name)) for name in names} | ({only: number} if only else {})
+    for name, container in by_name.items():
+        pods.by_name[number, name] = container
+    for status in (*(pod.status.container_statuses or ()), *(pod.status.init_container_statuses or ())):
+        ended = [state.terminated for state in (status.state, status.last_state) if state and state.terminated]
+        for identity in (status.container_id, *(end.container_id for end in ended)):
+            if identity and status.name in by_name:
+                pods.by_container_id[identity.rpartition("/")[2]] = by_name[status.name]

@@ -1,0 +1,119 @@
+"""Joins a batch with the index: who is at each end of every record, and which service answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
+from proto.flow_batch import Entity, FlowBatch
+from services.enricher.index import Index
+from services.enricher.interval_table import NOBODY, Bits, Keys, Numbers, address_words, port_words
+
+Columns: TypeAlias = dict[str, npt.NDArray[Any]]
+
+_ADDED: Final = frozenset(column.name for column in ENRICHED)
+_IPV4_LOOPBACK_MASK: Final = np.uint64(0xFF_FFFF_FFFF)
+_IPV4_LOOPBACK: Final = np.uint64(0x7F_FFFF_0000)
+"""Bytes 8 to 12 of ::ffff:127.0.0.0/104, the first the least."""
+_IPV6_LOOPBACK: Final = np.uint64(1 << 56)
+
+
+def join(batch: FlowBatch, index: Index | None) -> FlowBatch:
+    """Return the batch with the entities at both ends; its other columns are the same arrays.
+
+    A record is resolved for the time at which it starts. Without an index every end is unresolved.
+    """
+    if index is None:
+        unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
+        return _enriched(batch, {"local_resolution": unknown, "remote_resolution": unknown}, [])
+    count = batch.count
+    times = np.tile(batch.column("start_unix_ns"), 2)
+    keys = _keys(batch)
+    holders = index.holders(keys.high, keys.low, times)
+    contradicted = _name_local(holders[:count], batch, index)
+    _name_loopback(holders, keys, index)
+    rows = _responders(batch)
+    answering = keys.take(rows), holders[rows], times[rows]
+    services = np.full(2 * count, NOBODY, np.int32)
+    services[rows] = index.services(*answering)
+    holders[rows] = index.listening_containers(*answering)
+    holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
+
+    unresolved = times < index.complete_since_unix_ns
+    unresolved[:count] |= contradicted
+    resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))
+    resolutions[holders != NOBODY] = Resolution.RESOLVED
+    columns, entities = _entity_columns(index, holders, services)
+    columns |= {"local_resolution": resolutions[:count], "remote_resolution": resolutions[count:]}
+    return _enriched(batch, columns, entities)
+
+
+def _enriched(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> FlowBatch:
+    raw = {name: array for name, array in batch.columns.items() if name not in _ADDED}
+    return replace(batch, columns=raw | columns, entities=entities)
+
+
+def _keys(batch: FlowBatch) -> Keys:
+    """Address and port of both ends of every record, those of the local ends first."""
+    high, low = address_words(np.concatenate((batch.column("local_address"), batch.column("remote_address"))))
+    ports = np.concatenate((batch.column("local_port"), batch.column("remote_port")))
+    return Keys(high, low, port_words(ports, np.tile(batch.column("transport"), 2)))
+
+
+def _name_local(holders: Numbers, batch: FlowBatch, index: Index) -> Bits:
+    """Put the pods that the sockets belong to in the place of what their addresses say.
+
+    Returns the records whose pod is not in the index. An address that is another pod's says nothing about them then, but one
+    that is a node's does: such pods use their node's network.
+    """
+    containers = batch.column("local_container")
+    known = [index.container(row) for row in batch.containers]
+    identified = [bool(row.get("pod_uid") or row.get("container_id")) for row in batch.containers]
+    row = np.minimum(containers, len(known))
+    named = np.array([*known, NOBODY], np.int32)[row]
+    holders[:] = np.where(named != NOBODY, named, holders)
+    unknown: Bits = np.array([*identified, False])[row] & (named == NOBODY)
+    holders[unknown & ~index.is_kind(holders, Index.NODE)] = NOBODY
+    of_node = (containers == NO_INDEX) & (batch.column("observer") == Observer.SOCKET) & (holders == NOBODY)
+    holders[of_node] = index.node(batch.node)
+    return unknown
+
+
+def _name_loopback(holders: Numbers, keys: Keys, index: Index) -> None:
+    """Put the pod or node of the local end at remote ends that have a loopback address."""
+    count = len(holders) // 2
+    low = keys.low[count:]
+    loopback = ((low & _IPV4_LOOPBACK_MASK) == _IPV4_LOOPBACK) | (low == _IPV6_LOOPBACK)
+    rows = np.flatnonzero(loopback & (keys.high[count:] == 0))
+    holders[count + rows] = index.whole(holders[rows])
+
+
+def _responders(batch: FlowBatch) -> npt.NDArray[np.intp]:
+    """Ends, numbered as in `_keys`, that may answer on their port: both where it is not known which end began."""
+    role = batch.column("role")
+    local, remote = np.flatnonzero(role != Role.CLIENT), np.flatnonzero(role != Role.SERVER)
+    return np.concatenate((local, remote + batch.count))
+
+
+def _entity_columns(index: Index, holders: Numbers, services: Numbers) -> tuple[Columns, list[Entity]]:
+    """Turn target numbers into indexes into a list of only the entities that the batch speaks of."""
+    used = np.zeros(len(index) + 1, np.bool_)
+    used[holders] = True
+    used[services] = True
+    used[NOBODY] = False
+    targets = np.flatnonzero(used)
+    position = np.full(len(index) + 1, NO_INDEX, np.uint32)
+    position[targets] = np.arange(len(targets), dtype=np.uint32)
+    count = len(holders) // 2
+    entity, service = position[holders], position[services]
+    columns = {
+        "local_entity": entity[:count],
+        "remote_entity": entity[count:],
+        "local_service": service[:count],
+        "remote_service": service[count:],
+    }
+    return columns, index.entities(targets.tolist())

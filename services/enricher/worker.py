@@ -1,0 +1,164 @@
+"""Takes raw batches from the bus, joins them with the index, and passes them on.
+
+A raw batch is acknowledged once all that came of it is stored. Killed at any moment before, it is done again by whoever gets it
+next, under the same message ids, so the stream keeps one copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import numpy as np
+import structlog
+
+from proto.columns import Resolution
+from proto.errors import DecodeError, ProtoError
+from proto.flow_batch import FlowBatch, Part, decode, encode_parts
+from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id
+from services.enricher.index import Index
+from services.enricher.join import join
+from services.enricher.settings import EnricherSettings
+from services.runtime.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
+from services.runtime.errors import PermissionDeniedError, Stopping
+from services.runtime.telemetry import Telemetry
+
+logger = structlog.get_logger()
+
+SERVICE: Final = "enricher"
+_MAX_ACK_PENDING: Final = 1024
+"""Raw batches that all replicas together may hold. A constant: replicas that differ in it would change it to and fro."""
+_FIRST_WAIT_SECONDS: Final = 0.05
+_LONGEST_WAIT_SECONDS: Final = 5.0
+_SIGNS_OF_LIFE: Final = 3
+"""How often within `ack_wait_seconds` a batch in work says so."""
+
+
+class Worker:
+    """The enricher's work. `index` gives the index as it is now, None where there is none."""
+
+    def __init__(self, bus: Bus, settings: EnricherSettings, telemetry: Telemetry, index: Callable[[], Index | None]) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._index = index
+        self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
+        self._ends = telemetry.counter("wirespan.enricher.ends", "Ends of records by what is known of them", "{end}")
+        self._dead = telemetry.counter("wirespan.enricher.dead", "Messages given up, by reason", "{message}")
+        self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
+        self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
+        self._stopping = asyncio.Event()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until told to stop; then finish what is in work. A batch that waits for room is given back."""
+        self._stopping = stopping
+        slots = asyncio.Semaphore(self._settings.concurrent_batches)
+        deliveries = self._bus.consume(
+            RAW_STREAM,
+            ENRICHER_DURABLE,
+            max_ack_pending=_MAX_ACK_PENDING,
+            ack_wait_seconds=self._settings.ack_wait_seconds,
+            batch=self._settings.concurrent_batches,
+        )
+        closing = asyncio.create_task(self._close(deliveries), name="stop consuming")
+        try:
+            async with deliveries, asyncio.TaskGroup() as batches:
+                await slots.acquire()
+                async for delivery in deliveries:
+                    batches.create_task(self._work(delivery, slots))
+                    await slots.acquire()
+        finally:
+            closing.cancel()
+
+    async def _close(self, deliveries: Consumption) -> None:
+        await self._stopping.wait()
+        await deliveries.aclose()
+
+    async def _work(self, delivery: Delivery, slots: asyncio.Semaphore) -> None:
+        try:
+            async with self._alive(delivery):
+                await self._enrich(delivery)
+        except Stopping:
+            await delivery.nak()
+        finally:
+            slots.release()
+
+    @asynccontextmanager
+    async def _alive(self, delivery: Delivery) -> AsyncIterator[None]:
+        """Keep the batch ours while the block runs, however long the bus refuses."""
+
+        async def say_so() -> None:
+            while True:
+                await asyncio.sleep(self._settings.ack_wait_seconds / _SIGNS_OF_LIFE)
+                await delivery.in_progress()
+
+        task = asyncio.create_task(say_so())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _enrich(self, delivery: Delivery) -> None:
+        """Bring one raw batch to its end: stored enriched, or dead. Raises Stopping where it is neither."""
+        if delivery.attempts > 1:
+            self._redelivered.add(1)
+        try:
+            raw = decode(delivery.data)
+        except DecodeError as error:
+            await self._give_up(delivery, "undecodable", str(error), None)
+            return
+        batch, stored = join(raw, self._index()), 0
+        try:
+            for part in encode_parts(batch):
+                await self._store(enriched_subject(batch.node), part, delivery)
+                stored = part.end
+        except PublishRefusedError as error:
+            if isinstance(error.__cause__, PermissionDeniedError):
+                raise
+            await self._give_up(delivery, "refused", str(error), batch.count - stored)
+            return
+        except ProtoError as error:
+            await self._give_up(delivery, "too_large", str(error), batch.count - stored)
+            return
+        await delivery.ack()
+        self._count(batch)
+
+    async def _store(self, subject: str, part: Part, delivery: Delivery) -> None:
+        """Store a part; wait while the stream is full. Raises Stopping where the service is to end first."""
+        wait_seconds = _FIRST_WAIT_SECONDS
+        message_id = part_id(delivery.message_id, part.first, part.end)
+        while True:
+            try:
+                await self._bus.publish(subject, part.message, message_id=message_id)
+            except StreamFullError:
+                self._full_waits.add(1)
+            else:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds * random.uniform(0.5, 1.0)):  # noqa: S311 - only spreads replicas out
+                    await self._stopping.wait()
+                raise Stopping("told to stop while the stream was full")
+            wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
+
+    async def _give_up(self, delivery: Delivery, reason: str, detail: str, records: int | None) -> None:
+        """Put a message that can never be passed on where people can look at it, and go on."""
+        self._dead.add(1, {"reason": reason})
+        logger.warning("batch.given_up", reason=reason, detail=detail, subject=delivery.subject, message_id=delivery.message_id)
+        try:
+            await self._bus.dead_letter(SERVICE, delivery, reason=reason, detail=detail, records=records)
+        except PublishRefusedError as error:
+            if isinstance(error.__cause__, PermissionDeniedError):
+                raise
+            self._dead.add(1, {"reason": "dead_letter_refused"})
+            logger.exception("dead_letter.refused", message_id=delivery.message_id, bytes=len(delivery.data))
+            await delivery.ack()
+
+    def _count(self, batch: FlowBatch) -> None:
+        self._records.add(batch.count)
+        for side in ("local", "remote"):
+            counts = np.bincount(batch.column(f"{side}_resolution"), minlength=len(Resolution)).tolist()
+            for resolution in Resolution:
+                if counts[resolution]:
+                    self._ends.add(counts[resolution], {"side": side, "resolution": resolution.name.lower()})

@@ -1,0 +1,313 @@
+"""Every attribute that a flow span and its resource carry: the one table.
+
+The encoder writes what is here and docs/attributes.md is made from it (`python -m services.exporter.attributes`).
+
+Three sorts of span attribute, by how their values come about:
+
+- `INTEGERS`: blocks of int attributes that are present together, each computed as a column for all rows at once.
+- `WORDS`: computed once per distinct combination of a record's small facts (`Facts`), of which a batch holds few.
+- `END` and `PEER`: what is known of the ends, computed once per distinct address and entity (`pieces`, `entities`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+from proto.columns import RESPONSE_TIME_BUCKETS
+from proto.flow_batch import Array, AttributeValue
+from services.exporter.facts import ICMP, PORTS, TCP, Facts
+from services.exporter.records import Records
+from services.exporter.spans import Mask
+
+Values: TypeAlias = Callable[[Records], Array]
+"""A column of unsigned integers: (rows,), or (rows, n) for an array of n."""
+
+STABLE: Final = "OpenTelemetry, stable"
+DEVELOPMENT: Final = "OpenTelemetry, development"
+DEPRECATED: Final = "OpenTelemetry, deprecated"
+MERMIN: Final = "Mermin"
+OURS: Final = "Wirespan"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A row of the table."""
+
+    name: str
+    convention: str
+    meaning: str
+    presence: str = "always"
+    type: str = "string"
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Word(Attribute):
+    """A span attribute computed from a record's small facts; absent where that gives None."""
+
+    value: Callable[[Facts], AttributeValue | None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A span attribute computed as a column; the block that holds it says when it is present."""
+
+    name: str
+    convention: str
+    meaning: str
+    unit: str
+    values: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Int attributes that a span carries all of or none of."""
+
+    presence: str
+    present: Callable[[Records], Mask] | None
+    """None: always."""
+    attributes: tuple[Integer, ...]
+
+
+_ICMP_ONLY: Final = "ICMP, ICMPv6"
+_FLAGS_SEEN: Final = "TCP, where any was seen"
+_TAGS: Final = "their names, from bit 0: `fin`, `syn`, `rst`, `psh`, `ack`, `urg`, `ece`, `cwr`"
+
+WORDS: Final = (
+    Word("network.transport", STABLE, "`tcp`, `udp`, `icmp`, `icmpv6`, `sctp` ...; `ip_protocol_<n>` for what has no name here",
+         value=lambda facts: facts.transport_name),
+    Word("network.type", STABLE, "`ipv4` or `ipv6`", value=lambda facts: "ipv4" if facts.ipv4 else "ipv6"),
+    Word("flow.direction", MERMIN, "whether the resource is the source (`forward`) or the destination (`reverse`); `unknown` "
+         "where nobody saw which end began, and the local end stands as the source", value=lambda facts: facts.direction),
+    Word("flow.observer", OURS, "whose socket saw the packets: `client`, `server`, `unknown`; `capture` for a capture file, "
+         "which stands at neither end", value=lambda facts: facts.observer),
+    Word("flow.end_reason", MERMIN, "why the record was made: `end_of_flow`, `idle_timeout`, `active_timeout`, `shutdown`, "
+         "`table_pressure`", "where known", value=lambda facts: facts.end_reason),
+    Word("flow.connection.state", MERMIN, "TCP state at the record's end: `syn_sent`, `syn_received`, `established`, `closed`",
+         "where known", value=lambda facts: facts.connection_state),
+    Word("flow.connection.outcome", OURS, "what became of the connection so far: `half_open`, `established`, `refused` (a SYN "
+         "answered by RST), `timeout` (a SYN never answered), `reset`, `closed`", "where known",
+         value=lambda facts: facts.connection_outcome),
+    Word("error.type", STABLE, "`connection_refused`, `timeout` or `connection_reset`; the span's status is then ERROR",
+         "the connection failed", value=lambda facts: facts.error[0] if facts.error else None),
+    Word("flow.tcp.closed_by", OURS, "which end sent the first FIN or the RST: `source` or `destination`", "once one was seen",
+         value=lambda facts: facts.closed_by),
+    Word("flow.tcp.flags.bits", MERMIN, "TCP flags from source to destination over the flow's life; bit 0 is FIN", _FLAGS_SEEN,
+         "int", "bits", value=lambda facts: facts.flags(facts.forward)),
+    Word("flow.tcp.flags.tags", MERMIN, _TAGS, _FLAGS_SEEN, "string[]", value=lambda facts: facts.tags(facts.forward)),
+    Word("flow.reverse.tcp.flags.bits", MERMIN, "as flow.tcp.flags.bits, from destination to source", _FLAGS_SEEN,
+         "int", "bits", value=lambda facts: facts.flags(facts.reverse)),
+    Word("flow.reverse.tcp.flags.tags", MERMIN, _TAGS, _FLAGS_SEEN, "string[]", value=lambda facts: facts.tags(facts.reverse)),
+    Word("flow.icmp.type.id", MERMIN, "type of the first message", _ICMP_ONLY, "int",
+         value=lambda facts: facts.icmp(facts.forward)),
+    Word("flow.icmp.type.name", MERMIN, "its name, such as `echo_request`", f"{_ICMP_ONLY}: the common types",
+         value=lambda facts: facts.icmp_type_name),
+    Word("flow.icmp.code.id", MERMIN, "code of the first message", _ICMP_ONLY, "int",
+         value=lambda facts: facts.icmp(facts.reverse)),
+)  # fmt: skip
+
+
+def _column(name: str) -> Values:
+    return lambda records: records.column(name)
+
+
+def _forward(name: str) -> Values:
+    return lambda records: records.forward(name)
+
+
+def _reverse(name: str) -> Values:
+    return lambda records: records.reverse(name)
+
+
+def _elapsed(since: str, until: str) -> Values:
+    return lambda records: records.elapsed(since, until)
+
+
+def _answered(records: Records, told_by_source: Mask) -> Mask:
+    tcp: Mask = records.column("transport") == TCP
+    return tcp & records.nonzero("responses") & records.has_initiator() & told_by_source
+
+
+INTEGERS: Final = (
+    Integers("always", None, (
+        Integer("flow.bytes.delta", MERMIN, "IP bytes from source to destination in this record", "bytes", _forward("bytes")),
+        Integer("flow.bytes.total", MERMIN, "the same since the flow began", "bytes", _forward("bytes_total")),
+        Integer("flow.packets.delta", MERMIN, "packets from source to destination in this record", "packets",
+                _forward("packets")),
+        Integer("flow.packets.total", MERMIN, "the same since the flow began", "packets", _forward("packets_total")),
+        Integer("flow.reverse.bytes.delta", MERMIN, "IP bytes from destination to source in this record", "bytes",
+                _reverse("bytes")),
+        Integer("flow.reverse.bytes.total", MERMIN, "the same since the flow began", "bytes", _reverse("bytes_total")),
+        Integer("flow.reverse.packets.delta", MERMIN, "packets from destination to source in this record", "packets",
+                _reverse("packets")),
+        Integer("flow.reverse.packets.total", MERMIN, "the same since the flow began", "packets", _reverse("packets_total")),
+        Integer("flow.payload.bytes.delta", OURS, "bytes after the transport's header, from source to destination, in this "
+                "record", "bytes", _forward("payload_bytes")),
+        Integer("flow.reverse.payload.bytes.delta", OURS, "the same from destination to source", "bytes",
+                _reverse("payload_bytes")),
+        Integer("flow.record", OURS, "number of this record within its flow, from 0", "", _column("record")),
+    )),
+    Integers("TCP, UDP, SCTP, DCCP, UDP-Lite", lambda records: records.transport_in(PORTS), (
+        Integer("source.port", DEVELOPMENT, "port of the source", "", lambda records: records.source("port")),
+        Integer("destination.port", DEVELOPMENT, "port of the destination", "", lambda records: records.destination("port")),
+        Integer("network.local.port", STABLE, "port of the resource's end", "", lambda records: records.told("port")),
+        Integer("network.peer.port", STABLE, "port of the other end", "", lambda records: records.peer("port")),
+    )),
+    Integers("an ICMP or ICMPv6 echo", lambda records: records.transport_in(ICMP) & records.nonzero("local_port"), (
+        Integer("flow.icmp.echo.id", OURS, "the echo's identifier", "", _column("local_port")),
+    )),
+    Integers("records after a flow's first", lambda records: records.nonzero("record"), (
+        Integer("flow.start", OURS, "the flow's first packet, Unix time; a first record's span begins there", "ns",
+                _column("flow_start_unix_ns")),
+    )),
+    Integers("the record that holds the SYN-ACK, the SYN seen",
+             lambda records: records.nonzero("syn_unix_ns") & records.happened_here("syn_ack_unix_ns"), (
+        Integer("flow.tcp.handshake.latency", MERMIN, "first SYN to first SYN-ACK: the network's round trip at the client, the "
+                "host's own delay at the server", "ns", _elapsed("syn_unix_ns", "syn_ack_unix_ns")),
+    )),
+    Integers("the record that holds the handshake's ACK, the SYN seen",
+             lambda records: records.nonzero("syn_unix_ns") & records.happened_here("handshake_ack_unix_ns"), (
+        Integer("flow.tcp.connect.time", OURS, "first SYN to the ACK that completes the handshake, lost SYNs and their waits "
+                "included", "ns", _elapsed("syn_unix_ns", "handshake_ack_unix_ns")),
+    )),
+    Integers("the record that holds the handshake's ACK, the SYN-ACK seen",
+             lambda records: records.nonzero("syn_ack_unix_ns") & records.happened_here("handshake_ack_unix_ns"), (
+        Integer("flow.tcp.handshake.ack_latency", OURS, "first SYN-ACK to the ACK that completes the handshake: the network's "
+                "round trip at the server", "ns", _elapsed("syn_ack_unix_ns", "handshake_ack_unix_ns")),
+    )),
+    Integers("where either is not 0", lambda records: records.nonzero("syn_repeats", "syn_ack_repeats"), (
+        Integer("flow.tcp.syn_repeats", OURS, "SYNs after the first, since the flow began", "packets", _column("syn_repeats")),
+        Integer("flow.tcp.syn_ack_repeats", OURS, "SYN-ACKs after the first, since the flow began", "packets",
+                _column("syn_ack_repeats")),
+    )),
+    Integers("where either is not 0", lambda records: records.nonzero("tx_retransmits", "rx_retransmits"), (
+        Integer("flow.tcp.retransmits", OURS, "segments from source to destination in this record whose payload had been seen "
+                "before", "packets", _forward("retransmits")),
+        Integer("flow.reverse.tcp.retransmits", OURS, "the same from destination to source", "packets",
+                _reverse("retransmits")),
+    )),
+    Integers("a request was answered", lambda records: records.nonzero("responses"), (
+        Integer("flow.response.count", OURS, "requests answered in this record", "", _column("responses")),
+        Integer("flow.response.time", OURS, "mean response time: from a request's last byte to its response's first", "ns",
+                Records.mean_response_time),
+        Integer("flow.response.time_max", OURS, "longest response time", "ns", _column("response_time_max_ns")),
+        Integer("flow.response.time_sum", OURS, "sum of the response times", "ns", _column("response_time_sum_ns")),
+        Integer("flow.response.time_histogram", OURS, f"{RESPONSE_TIME_BUCKETS} counts: element i counts response times in "
+                "[16 us * 2**i, 16 us * 2**(i+1)), the first also what is shorter, the last what is longer", "",
+                _column("response_time_histogram")),
+    )),
+    Integers("TCP, a request was answered, told by the client's end",
+             lambda records: _answered(records, records.told_by_source()), (
+        Integer("flow.tcp.rndtrip.latency", MERMIN, "flow.response.time", "ns", Records.mean_response_time),
+    )),
+    Integers("TCP, a request was answered, told by the server's end",
+             lambda records: _answered(records, ~records.told_by_source()), (
+        Integer("flow.tcp.svc.latency", MERMIN, "flow.response.time", "ns", Records.mean_response_time),
+    )),
+)  # fmt: skip
+
+_KNOWN: Final = "the index knows the end"
+_NAMED: Final = "kind CLIENT, where there is a name"
+
+END: Final = (
+    Attribute("{end}.address", DEVELOPMENT, "IP address; IPv6 as RFC 5952 writes it"),
+    Attribute("flow.{end}.resolution", OURS, "`external`: the index was complete and holds nobody at that address then; "
+              "`unresolved`: the index could not answer in time", "one of the two"),
+    Attribute("{end}.service.name", OURS, "`service.name` of the workload, as its own SDK would have it", _KNOWN),
+    Attribute("{end}.service.namespace", OURS, "its `service.namespace`", _KNOWN),
+    Attribute("{end}.k8s.namespace.name", MERMIN, "its namespace", _KNOWN),
+    Attribute("{end}.k8s.pod.name, .uid", MERMIN, "the pod", "the end is a pod"),
+    Attribute("{end}.k8s.<kind>.name, .uid", MERMIN, "what owns the pod: `deployment`, `statefulset`, `daemonset`, `job` ...",
+              "the pod is owned"),
+    Attribute("{end}.k8s.node.name, .uid", MERMIN, "the node that the end is or runs on", "the end is a pod or a node"),
+    Attribute("{end}.k8s.service.name, .uid", MERMIN, "the Service that the end serves on that port", "there is one"),
+    Attribute("{end}.*", MERMIN, "every other attribute of the entity, under the end's name", _KNOWN, "any"),
+)  # fmt: skip
+"""Attributes of each end; `{end}` is `source` (the initiator) or `destination` (the responder)."""
+
+PEER: Final = (
+    Attribute("network.local.address", STABLE, "IP address of the resource's end"),
+    Attribute("network.peer.address", STABLE, "IP address of the other end"),
+    Attribute("service.peer.name", DEVELOPMENT, "`service.name` of the destination: its workload's or else its Service's",
+              _NAMED),
+    Attribute("service.peer.namespace", DEVELOPMENT, "its `service.namespace`, else its Kubernetes namespace", _NAMED),
+    Attribute("peer.service", DEPRECATED, "service.peer.name, under the name that Tempo's service graph reads; `external` "
+              "for an address outside the cluster, so that the edge is drawn and no address becomes a series",
+              "kind CLIENT, where there is a name or the address is external"),
+)  # fmt: skip
+
+RESOURCE: Final = (
+    Attribute("service.name", STABLE, "the workload's; `unknown_service` where there is none"),
+    Attribute("service.namespace", STABLE, "the workload's", _KNOWN),
+    Attribute("k8s.*", STABLE, "everything that the index says of the entity, under its own name", _KNOWN),
+    Attribute("k8s.pod.uid", STABLE, "the pod, known from the socket's cgroup even before the index knows it",
+              "a pod's socket"),
+    Attribute("k8s.cluster.name", STABLE, "the cluster's name as it is set", "set, and the end is of the cluster"),
+    Attribute("container.id", STABLE, "the container that owns the socket", "a container's socket"),
+    Attribute("host.name", STABLE, "the node that captured", "seen at a socket"),
+    Attribute("telemetry.distro.name", STABLE, "`wirespan`"),
+    Attribute("telemetry.distro.version", STABLE, "Wirespan's version"),
+)  # fmt: skip
+
+
+_INTRODUCTION: Final = """\
+# Attributes
+
+Every span that Wirespan exports is one record of one flow. `source.*` is the end that began the connection, `destination.*` the
+end that answered it, whoever saw the packets; what has no `reverse` in its name counts from source to destination. The resource
+is the workload at the end whose span it is. Times are nanoseconds, as integers.
+
+The conventions: OpenTelemetry's [semantic conventions](https://opentelemetry.io/docs/specs/semconv/) 1.44.0; the `flow.*` and
+`source.k8s.*` vocabulary that Mermin published; Wirespan's own. `client.*` and `server.*` are left out: they would say again
+what `source.*` and `destination.*` say. So is a zero or an unknown where absence says the same.
+
+## The span
+
+- **Name**: the transport, and the destination's `service.name` where it is known: `tcp redis`, `udp kube-dns`, `tcp`. It names
+  a class of connections, never an address or a port, for backends make a series of each service and span name.
+- **Kind**: a flow's first record is CLIENT at the source's end and SERVER at the destination's; its later records, and flows
+  whose beginning nobody saw, are INTERNAL.
+- **Parent**: a later record's is its flow's first record. A server's first record's is the client's span of the connection,
+  where the handshake was seen at a socket and the client is a pod or node of the cluster.
+- **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset; else unset.
+- **Ids** are derived from the record and the cluster's name, never drawn by lot: a span sent again overwrites itself.
+- **Point of view**: a socket's own end. A capture file stands at neither end: its spans are told by the end that is a workload
+  of the cluster; where both are or neither is, by the source.
+"""
+
+
+def markdown() -> str:
+    """Return docs/attributes.md."""
+    integers = [
+        Attribute(row.name, row.convention, row.meaning, block.presence, _type(row), row.unit)
+        for block in INTEGERS
+        for row in block.attributes
+    ]
+    ends = [replace(row, name=row.name.format(end="source")) for row in END]
+    parts = [_INTRODUCTION]
+    for title, rows in (
+        ("Of the flow", WORDS),
+        ("Counts and times", integers),
+        ("Of the ends: `source`, and the same for `destination`", ends),
+        ("From the resource's point of view", PEER),
+        ("The resource", RESOURCE),
+    ):
+        parts += [f"\n## {title}\n\n", *_table(rows)]
+    return "".join(parts)
+
+
+def _type(attribute: Integer) -> str:
+    return "int[]" if attribute.name.endswith("histogram") else "int"
+
+
+def _table(rows: Sequence[Attribute]) -> Iterator[str]:
+    yield "| attribute | type | unit | meaning | present | convention |\n|---|---|---|---|---|---|\n"
+    for row in rows:
+        yield f"| `{row.name}` | {row.type} | {row.unit} | {row.meaning} | {row.presence} | {row.convention} |\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

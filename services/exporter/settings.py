@@ -1,0 +1,44 @@
+"""Settings of the exporter. Where spans go over the network is said by the standard OTEL_EXPORTER_OTLP_* variables
+(`otlp_environment.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from services.runtime.settings import ClusterSettings, ServiceSettings
+
+
+class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the exporter can be told."""
+
+    cluster: ClusterSettings = ClusterSettings()
+    output_file: Annotated[
+        Path | None, Meta(description="file to append spans to as OTLP/JSON lines, instead of sending them over the network")
+    ] = None
+    max_request_bytes: Annotated[
+        int, Meta(ge=4096, description="most bytes of spans in one request, before compression; many servers take 4 MiB")
+    ] = 3_500_000
+    concurrency: Annotated[int, Meta(ge=1, le=1000, description="most requests in flight at a time")] = 8
+    bytes_in_flight: Annotated[int, Meta(ge=1, description="most bytes of requests in flight at a time")] = 32 << 20
+    first_backoff_seconds: Annotated[
+        float, Meta(gt=0, description="wait after a first failed attempt where the backend asks for none; doubles each time")
+    ] = 1.0
+    longest_backoff_seconds: Annotated[float, Meta(gt=0, description="longest wait between attempts of our own choosing")] = (
+        30.0
+    )
+    concurrent_batches: Annotated[
+        int, Meta(ge=1, le=1000, description="most batches taken from the bus and not yet acknowledged, per exporter")
+    ] = 16
+    batch_bytes: Annotated[
+        int, Meta(ge=1, description="no more batches are taken from the bus while those in hand have this many bytes")
+    ] = 16 << 20
+    max_ack_pending: Annotated[
+        int, Meta(ge=1, description="most batches in hand of all exporters together; the same for all of them")
+    ] = 1024
+    ack_wait_seconds: Annotated[
+        float, Meta(ge=1, description="silence after which a batch is given to another exporter; the same for all of them")
+    ] = 30.0

@@ -1,0 +1,218 @@
+"""From the bus to the backend, one batch at a time, many side by side.
+
+A batch is acknowledged when each of its spans is accounted for: the backend has it, or it is in a dead letter that says why.
+Until then it stays in the stream, and every way to fail ends there: a stop gives it back, a crash lets the bus deliver it
+again. Span ids are derived from the records, so a span that is sent twice is the same span.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import Final
+
+from proto.errors import DecodeError
+from proto.flow_batch import FlowBatch, decode, encode
+from proto.subjects import ENRICHED_STREAM, EXPORTER_DURABLE
+from services.exporter.delivery import Delivery, RareLog, Refused
+from services.exporter.encoder import Request, SpanEncoder
+from services.exporter.settings import ExporterSettings
+from services.runtime import bus as runtime_bus
+from services.runtime.errors import BusError
+from services.runtime.telemetry import Telemetry
+
+SERVICE: Final = "exporter"
+_DRAIN_SHARE: Final = 0.8
+"""Of the drain time, for what is in flight; the rest is for giving back what did not make it."""
+_LAG_SECONDS: Final = 10.0
+_GIVE_BACK_SECONDS: Final = 5.0
+"""How long a batch rests in the stream after a failure of our own."""
+
+
+class Worker:
+    """Exports the stream of enriched batches."""
+
+    def __init__(
+        self,
+        bus: runtime_bus.Bus,
+        delivery: Delivery,
+        encoder: SpanEncoder,
+        settings: ExporterSettings,
+        telemetry: Telemetry,
+        *,
+        encoding: Executor,
+    ) -> None:
+        self._bus = bus
+        self._delivery = delivery
+        self._encoder = encoder
+        self._encoding = encoding
+        self._settings = settings
+        self._in_hand: dict[asyncio.Task[None], int] = {}
+        self._finished = asyncio.Event()
+        self._log = RareLog()
+        self._records = telemetry.counter(
+            "wirespan.exporter.records", "Records taken from the bus, repeats included", "{record}"
+        )
+        self._batches = telemetry.counter("wirespan.exporter.batches", "Batches settled and acknowledged", "{batch}")
+        self._dead = telemetry.counter("wirespan.exporter.dead_letters", "Dead letters written", "{message}")
+        self._given_back = telemetry.counter("wirespan.exporter.batches.given_back", "Batches returned to the bus", "{batch}")
+        self._pending = 0
+        telemetry.gauge(
+            "wirespan.exporter.batches.pending",
+            "Batches in the stream that no exporter has yet",
+            "{batch}",
+            lambda: self._pending,
+        )
+        telemetry.gauge("wirespan.exporter.batches.in_hand", "Batches being worked on", "{batch}", lambda: len(self._in_hand))
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Export until `stopping` is set; then finish what is in hand as far as the drain time allows; give back the rest."""
+        settings = self._settings
+        consumption = self._bus.consume(
+            ENRICHED_STREAM,
+            EXPORTER_DURABLE,
+            max_ack_pending=settings.max_ack_pending,
+            ack_wait_seconds=settings.ack_wait_seconds,
+            batch=settings.concurrent_batches,
+        )
+        intake = asyncio.create_task(self._take(consumption))
+        lag = asyncio.create_task(self._watch_lag())
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({intake, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if intake.done():
+                intake.result()
+        finally:
+            for task in (stop, lag, intake):
+                task.cancel()
+            await consumption.aclose()
+            await self._drain()
+
+    async def _take(self, consumption: runtime_bus.Consumption) -> None:
+        """Start a task for each batch, with no more in hand than the settings allow."""
+        while True:
+            await self._room()
+            try:
+                delivery = await anext(consumption)
+            except StopAsyncIteration:
+                return
+            task = asyncio.create_task(self._settle(delivery))
+            self._in_hand[task] = len(delivery.data)
+            task.add_done_callback(self._on_settled)
+
+    async def _room(self) -> None:
+        settings = self._settings
+        while len(self._in_hand) >= settings.concurrent_batches or sum(self._in_hand.values()) >= settings.batch_bytes:
+            self._finished.clear()
+            await self._finished.wait()
+
+    async def _watch_lag(self) -> None:
+        while True:
+            with contextlib.suppress(BusError):  # the next look may say more
+                self._pending = (await self._bus.consumer_state(ENRICHED_STREAM, EXPORTER_DURABLE)).pending
+            await asyncio.sleep(_LAG_SECONDS)
+
+    def _on_settled(self, task: asyncio.Task[None]) -> None:
+        del self._in_hand[task]
+        self._finished.set()
+
+    async def _drain(self) -> None:
+        if self._in_hand:
+            await asyncio.wait(self._in_hand, timeout=self._settings.drain_seconds * _DRAIN_SHARE)
+        for task in self._in_hand:
+            task.cancel()
+        if self._in_hand:
+            await asyncio.wait(self._in_hand)
+
+    async def _settle(self, delivery: runtime_bus.Delivery) -> None:
+        """Bring one batch to its end: acknowledged, or given back."""
+        try:
+            async with _kept(delivery, self._settings.ack_wait_seconds):
+                await self._export(delivery)
+        except asyncio.CancelledError:
+            self._given_back.add(1, {"reason": "stopping"})
+            await delivery.nak()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is not lost and the others go on
+            sequence, attempts = delivery.stream_sequence, delivery.attempts
+            self._log.error("batch.given_back", stream_sequence=sequence, attempts=attempts, exc_info=error)
+            self._given_back.add(1, {"reason": "error"})
+            await delivery.nak(_GIVE_BACK_SECONDS)
+        else:
+            self._batches.add(1)
+
+    async def _export(self, delivery: runtime_bus.Delivery) -> None:
+        try:
+            batch = decode(delivery.data)
+        except DecodeError as error:
+            await self._bury(delivery, "undecodable", str(error), None)
+            return
+        self._records.add(batch.count)
+        try:
+            requests = await self._encode(batch)
+        except Exception as error:  # noqa: BLE001 - a batch that breaks the encoder must not hold up the stream
+            self._log.error("batch.not_encoded", stream_sequence=delivery.stream_sequence, exc_info=error)
+            await self._bury(delivery, "unencodable", f"{type(error).__name__}: {error}", batch.count)
+            return
+        async with asyncio.TaskGroup() as group:
+            for request in requests:
+                group.create_task(self._account_for(delivery, request))
+        await delivery.ack()
+
+    async def _encode(self, batch: FlowBatch) -> list[Request]:
+        # In the one thread for encoding: the encoder's caches are not made for two at a time, and the event loop stays free.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._encoding, self._encoder.encode_requests, batch, self._settings.max_request_bytes
+        )
+
+    async def _account_for(self, delivery: runtime_bus.Delivery, request: Request) -> None:
+        """Return once each span of the request is at the backend or in a dead letter."""
+        delivered = await self._delivery.deliver(request)
+        for refused in delivered.refused:
+            await self._bury_refused(delivery, refused)
+
+    async def _bury(self, delivery: runtime_bus.Delivery, reason: str, detail: str, records: int | None) -> None:
+        """Make the whole message a dead letter and acknowledge it."""
+        self._log.error("batch.buried", reason=reason, detail=detail, message_id=delivery.message_id)
+        await self._bus.dead_letter(SERVICE, delivery, reason=reason, detail=detail, records=records)
+        self._dead.add(1, {"reason": reason})
+
+    async def _bury_refused(self, delivery: runtime_bus.Delivery, refused: Refused) -> None:
+        """Make a dead letter of the records of one request. The batch itself is acknowledged later, once, as a whole."""
+        rows = refused.request.rows
+        payload = (
+            encode(refused.request.batch.take(rows)) if refused.request.spans < refused.request.batch.count else delivery.data
+        )
+        # The same rows refused again, after a redelivery, are the same dead letter: the stream stores it once.
+        digest = hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
+        await self._bus.dead_letter_payload(
+            SERVICE,
+            payload,
+            message_id=f"{delivery.message_id}/{digest}",
+            subject=delivery.subject,
+            reason=refused.reason,
+            detail=refused.detail,
+            records=refused.spans,
+        )
+        self._dead.add(1, {"reason": refused.reason})
+
+
+@asynccontextmanager
+async def _kept(delivery: runtime_bus.Delivery, ack_wait_seconds: float) -> AsyncIterator[None]:
+    """Tell the bus, for as long as the block runs, that the delivery is being worked on."""
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(ack_wait_seconds / 3)
+            await delivery.in_progress()
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()

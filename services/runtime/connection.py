@@ -1,0 +1,308 @@
+"""One logical connection to NATS that outlives its sockets.
+
+nats-py's own reconnection is off: it gives up for good on several answers of a server, sends again what it had buffered, and
+waits without limit for a silent peer's socket to close. Here every socket has a client of its own. When it is lost, whoever
+waits for an answer is told at once, the next client is made, and subscriptions are made again on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as ClientSubscription
+from nats.nuid import NUID
+
+from services.runtime.errors import DisconnectedError, PermissionDeniedError, PublishRefusedError, RequestTimeoutError
+from services.runtime.settings import NatsSettings
+
+logger = structlog.get_logger()
+
+NO_RESPONDERS: Final = 503
+
+_PENDING_BYTES: Final = 64 << 20
+"""What nats-py may buffer. Never reached: `send` waits earlier, because nats-py swallows a cancellation at this limit."""
+_HIGH_WATER_BYTES: Final = 8 << 20
+_HIGH_WATER_POLL_SECONDS: Final = 0.01
+_FLUSH_SECONDS: Final = 2
+_CLOSED_POLL_SECONDS: Final = 5.0
+_MOST_REASONS: Final = 16
+"""Different reasons that are logged between two connections."""
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+_NO_PERMISSION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a subscription received."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def status(self) -> int:
+        """The server's status (404, 408, 409, 503 ...), 0 for a message with content."""
+        return int(self.headers.get("Status", "0"))
+
+    @property
+    def description(self) -> str:
+        """What the server says of its status."""
+        return self.headers.get("Description", "")
+
+
+Callback = Callable[[Message], Awaitable[None]]
+
+
+class Subscription:
+    """Interest in a subject that is renewed on every new socket."""
+
+    def __init__(self, connection: Connection, subject: str, callback: Callback) -> None:
+        self._connection = connection
+        self.subject = subject
+        self._callback = callback
+        self._current: ClientSubscription | None = None
+
+    async def renew(self, client: Client) -> None:
+        """Subscribe on a new client."""
+        self._current = await client.subscribe(self.subject, cb=self._received)
+
+    async def close(self) -> None:
+        """End the interest, once the callback has seen every message that was on its way."""
+        self._connection.forget(self)
+        current, self._current = self._current, None
+        if current is not None and self._connection.connected:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    await current.drain()  # type: ignore[no-untyped-call]
+
+    async def _received(self, msg: Msg) -> None:
+        await self._callback(Message(msg.subject, msg.reply, msg.data, msg.headers or _NO_HEADERS))
+
+
+class _OneSocketClient(Client):
+    """nats-py's client, which ends with its socket, at once."""
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
+        # What is buffered has waited for a `flush`, or is sent again under its id on the next socket. nats-py would write it
+        # now and wait for a peer that may never read.
+        self._pending = []
+        self._pending_data_size = 0
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await super()._close(status, do_cbs)
+
+
+class Connection:
+    """Sends, asks and subscribes over whichever socket there is. Made by `Bus`; `run` keeps it alive."""
+
+    def __init__(self, settings: NatsSettings, *, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._client: Client | None = None
+        self._connected = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._subscriptions: list[Subscription] = []
+        self._answers: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._tokens = itertools.count()
+        self._inbox = self.new_inbox()
+        self._said: set[str] = set()
+        self.generation = 0
+        """How many sockets there have been."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket now."""
+        return self._connected.is_set()
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of headers and payload that the server takes in one message; 1 MiB before it has said so."""
+        return self._client.max_payload if self._client is not None else 1 << 20
+
+    def new_inbox(self) -> str:
+        """Return a subject that nobody else uses."""
+        return f"{self._settings.inbox_prefix}.{NUID().next().decode()}"
+
+    async def wait_connected(self) -> None:
+        """Return once there is a socket."""
+        await self._connected.wait()
+
+    async def send(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Give a message to the socket. Nothing says that it arrived.
+
+        Raises DisconnectedError, or PublishRefusedError where the message is larger than the server takes.
+        """
+        client = self._client
+        if client is None:
+            raise DisconnectedError("not connected")
+        size = len(payload) + sum(len(name) + len(value.encode()) + 4 for name, value in (headers or {}).items()) + 12
+        if size > client.max_payload:
+            raise PublishRefusedError(0, f"{size} bytes, the server takes {client.max_payload} in one message")
+        while client.pending_data_size > _HIGH_WATER_BYTES and not client.is_closed:  # noqa: ASYNC110 - nats-py has no event
+            await asyncio.sleep(_HIGH_WATER_POLL_SECONDS)
+        try:
+            await client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
+        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError, OSError) as error:
+            raise DisconnectedError("the connection was lost") from error
+
+    async def request(
+        self, subject: str, payload: bytes = b"", *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Message:
+        """Send a message and return the answer, whatever its status.
+
+        Raises DisconnectedError where there is no connection or it is lost meanwhile, RequestTimeoutError,
+        PermissionDeniedError, PublishRefusedError where the message is larger than the server takes.
+        """
+        token = str(next(self._tokens))
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[token] = (subject, answer)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self.send(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+                return await answer
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"no answer on {subject!r} within {timeout_seconds} s") from error
+        finally:
+            del self._answers[token]
+            answer.cancel()
+
+    async def subscribe(self, subject: str, callback: Callback) -> Subscription:
+        """Have `callback` awaited with every message on `subject`, in order, over every socket to come."""
+        subscription = Subscription(self, subject, callback)
+        self._subscriptions.append(subscription)
+        if self._client is not None:
+            with contextlib.suppress(nats.errors.ConnectionClosedError):
+                await subscription.renew(self._client)
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """Do not make this subscription again."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    async def run(self) -> None:
+        """Keep a socket open until cancelled."""
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+        while True:
+            client = _OneSocketClient()
+            try:
+                await self._open(client)
+                await self._until_lost(client)
+            except Exception as error:  # noqa: BLE001 - whatever the client library trips over, there is another try
+                await self._on_error(error)
+                await asyncio.sleep(self._wait_seconds())
+            finally:
+                self._disconnect()
+                await self._close(client)
+
+    async def _open(self, client: Client) -> None:
+        self._lost = asyncio.Event()
+        await client.connect(**self._options())
+        for subscription in self._subscriptions:
+            await subscription.renew(client)
+        # The server has seen the subscriptions before anybody sends something that is answered there.
+        await client.flush(timeout=_FLUSH_SECONDS)
+        self._client = client
+        self.generation += 1
+        self._said.clear()
+        self._connected.set()
+        url = client.connected_url
+        logger.info("bus.connected", server=f"{url.hostname}:{url.port}" if url else None, connection=self.generation)
+
+    async def _until_lost(self, client: Client) -> None:
+        while not client.is_closed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSED_POLL_SECONDS):
+                    await self._lost.wait()
+        logger.warning("bus.disconnected", error=str(client.last_error or "closed by the server"))
+
+    async def _close(self, client: Client) -> None:
+        """Flush what is buffered, unless the socket is lost or the server takes too long, then close."""
+        if client.is_connected:
+            lost: asyncio.Future[Any] = asyncio.ensure_future(self._lost.wait())
+            flush: asyncio.Future[Any] = asyncio.ensure_future(client.flush(timeout=_FLUSH_SECONDS))
+            await asyncio.wait({lost, flush}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (lost, flush):
+                task.cancel()
+            await asyncio.gather(lost, flush, return_exceptions=True)
+        with contextlib.suppress(nats.errors.Error, OSError, AssertionError):
+            await client.close()
+
+    def _disconnect(self) -> None:
+        self._client = None
+        self._connected.clear()
+        for _subject, answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(DisconnectedError("the connection was lost"))
+
+    async def _answered(self, message: Message) -> None:
+        _subject, answer = self._answers.get(message.subject.rpartition(".")[2], (None, None))
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    async def _on_closed(self) -> None:
+        self._lost.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        """Say each different reason once until there is a connection. A refused publish fails whoever waits for its answer."""
+        refused = _NO_PERMISSION.search(str(error))
+        if refused:
+            for subject, answer in self._answers.values():
+                if subject == refused[1] and not answer.done():
+                    answer.set_exception(PermissionDeniedError(subject))
+        text = str(error) or type(error).__name__
+        if text not in self._said and len(self._said) < _MOST_REASONS:
+            self._said.add(text)
+            logger.warning("bus.failed", error=text)
+
+    def _wait_seconds(self) -> float:
+        return self._settings.reconnect_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - only spreads clients out
+
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "servers": [url.strip() for url in settings.url.split(",") if url.strip()],
+            "name": self._name,
+            "allow_reconnect": False,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": self._wait_seconds(),
+            "connect_timeout": settings.connect_timeout_seconds,
+            "ping_interval": settings.ping_interval_seconds,
+            "max_outstanding_pings": 2,
+            "pending_size": _PENDING_BYTES,
+            "error_cb": self._on_error,
+            "closed_cb": self._on_closed,
+            "user": settings.user,
+            "password": settings.password,
+            "token": settings.token,
+            "tls_handshake_first": settings.tls_first,
+            "user_credentials": str(settings.creds_file) if settings.creds_file else None,
+            "nkeys_seed": str(settings.nkey_file) if settings.nkey_file else None,
+        }
+        if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
+            options["tls"] = _tls_context(settings)
+        return options
+
+
+def _tls_context(settings: NatsSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.tls_ca)
+    if settings.tls_cert is not None:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    return context

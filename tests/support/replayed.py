@@ -1,0 +1,77 @@
+"""Runs captures through the replay source and the flow table, and gives their records as plain Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from proto.columns import RAW, End, Outcome, Reason, Role
+from services.capture.flow_table import FlowTable, FlowTableSettings
+from services.capture.replay_source import ReplaySource, replay
+from tests.support.pcap import write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from services.capture.flow_table import Emission
+    from tests.support.pcap import Frame
+
+_ENUMS = {"reason": Reason, "role": Role, "outcome": Outcome, "closed_by": End}
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Every record of some captures, column -> value each, and the counters at the end."""
+
+    records: list[dict[str, Any]]
+    counters: dict[str, int]
+
+    @property
+    def only(self) -> dict[str, Any]:
+        """The record, where there is one."""
+        (record,) = self.records
+        return record
+
+    def total(self, what: str) -> int:
+        """Sum of `tx_<what>` and `rx_<what>` over all records."""
+        return sum(record[f"tx_{what}"] + record[f"rx_{what}"] for record in self.records)
+
+
+def rows(emission: Emission) -> list[dict[str, Any]]:
+    """The records of an emission."""
+    lists = {column.name: emission.columns[column.name].tolist() for column in RAW}
+    return [
+        {name: _ENUMS.get(name, lambda value: value)(values[row]) for name, values in lists.items()}
+        for row in range(len(emission))
+    ]
+
+
+def replay_files(files: Iterable[Path], *, capacity: int = 1024, settings: FlowTableSettings | None = None) -> Replayed:
+    """Replay files and accept every record; the totals of records and counters must agree."""
+    records: list[dict[str, Any]] = []
+    with ReplaySource(list(files), capacity) as source:
+        table = FlowTable(source, settings)
+        for emission in replay(source, table):
+            records += rows(emission)
+            table.accept(emission)
+        counters = source.counters
+        assert source.used_slots == 0
+        assert source.file_bytes_read == source.file_bytes_total
+    replayed = Replayed(records, counters)
+    check_totals(replayed)
+    return replayed
+
+
+def check_totals(replayed: Replayed) -> None:
+    """Every packet and byte of the files is in a record, or in a counter that says what it was."""
+    counters = replayed.counters
+    assert counters["packets"] == sum(value for name, value in counters.items() if name.endswith("_packets"))
+    assert counters["bytes"] == sum(value for name, value in counters.items() if name.endswith("_bytes"))
+    assert counters["flow_packets"] == replayed.total("packets")
+    assert counters["flow_bytes"] == replayed.total("bytes")
+
+
+def replay_frames(folder: Path, frames: Iterable[Frame], **how: Any) -> Replayed:
+    """Replay frames as one Ethernet capture."""
+    return replay_files([write(folder / "frames.pcap", frames)], **how)

@@ -1,0 +1,218 @@
+"""Other people's programs that the end-to-end tests run against: built once from pinned versions, kept in a cache folder.
+
+`python -m tests.support.tools` builds what is missing and prints one line for each. A tool that cannot be had here (no Go, a
+module that the registry does not give out, a build that fails) is left out with its reason, and its tests are skipped with it.
+The folder is `WIRESPAN_TOOLS_CACHE`, or `~/.cache/wirespan-tools`. A tool is there when its folder is: folders are renamed
+into place when complete, so a build that was interrupted is begun again. A failure is remembered within the process only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+BUILD_SECONDS: Final = 900
+_ROOT: Final = Path(__file__).parents[2]
+_COLLECTOR: Final = "0.165.0"
+_COLLECTOR_STABLE: Final = "1.71.0"
+"""The Collector's modules of stable API, of the same release."""
+_CONTRIB: Final = "github.com/open-telemetry/opentelemetry-collector-contrib"
+_failures: dict[str, str] = {}
+
+
+class ToolUnavailableError(Exception):
+    """The tool cannot be had on this machine now; the message is the reason, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program of a pinned version. `build(folder)` leaves its executable in `folder` under the tool's name."""
+
+    name: str
+    version: str
+    build: Callable[[Path], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept once built."""
+        return cache_folder() / f"{self.name}-{self.version}"
+
+
+def cache_folder() -> Path:
+    """The folder that the tools are kept in; it need not exist."""
+    configured = os.environ.get("WIRESPAN_TOOLS_CACHE")
+    return Path(configured) if configured else Path.home() / ".cache" / "wirespan-tools"
+
+
+def tool(name: str) -> Path:
+    """Return the executable of a tool, built now if it is not in the cache. Raises ToolUnavailableError."""
+    wanted = TOOLS[name]
+    if name in _failures:
+        raise ToolUnavailableError(_failures[name])
+    if not wanted.folder.exists():
+        with _locked(wanted):
+            if not wanted.folder.exists():
+                _build(wanted)
+    return wanted.folder / name
+
+
+def build_seconds(name: str) -> float:
+    """How long the build of a tool in the cache took."""
+    seconds: float = json.loads((TOOLS[name].folder / "built.json").read_text())["seconds"]
+    return seconds
+
+
+@contextmanager
+def _locked(wanted: Tool) -> Iterator[None]:
+    """One process builds a tool, others that want it wait."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with Path(f"{wanted.folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(wanted: Tool) -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f".{wanted.name}-") as scratch:
+        folder = Path(scratch, "built")
+        folder.mkdir()
+        try:
+            wanted.build(folder)
+        except ToolUnavailableError as error:
+            _failures[wanted.name] = str(error)
+            raise
+        marker = {"tool": wanted.name, "version": wanted.version, "seconds": round(time.monotonic() - began, 1)}
+        (folder / "built.json").write_text(json.dumps(marker) + "\n")
+        folder.rename(wanted.folder)
+
+
+def _run(*command: str | Path, folder: Path | None = None, **environment: str) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_SECONDS,
+        )
+    except FileNotFoundError:
+        raise ToolUnavailableError(f"{command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise ToolUnavailableError(f"{Path(command[0]).name} took longer than {BUILD_SECONDS} s") from None
+    if done.returncode:
+        raise ToolUnavailableError(_reason(f"{done.stdout}\n{done.stderr}") or f"{command[0]} ended with {done.returncode}")
+
+
+def _reason(output: str) -> str:
+    """What a failed build said, without what it said while all was well, on one line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if "go: downloading" not in line and "\tINFO\t" not in line]
+    return " ".join(" ".join(telling[-3:]).split())[-400:]
+
+
+def _go_install(name: str, package: str) -> Callable[[Path], None]:
+    """A command out of a Go module."""
+
+    def build(folder: Path) -> None:
+        _run("go", "install", "-trimpath", package, GOBIN=str(folder), GOFLAGS="-buildvcs=false")
+        if not (folder / name).exists():
+            raise ToolUnavailableError(f"{package} did not build {name}")
+
+    return build
+
+
+def _collector(name: str, **components: tuple[str, ...]) -> Tool:
+    """A distribution of the OpenTelemetry Collector with these components, by its own builder."""
+
+    def build(folder: Path) -> None:
+        # First, for a reason that can be understood: the builder's own message is about what follows from a missing module.
+        for module in (module for modules in components.values() for module in modules):
+            _run("go", "mod", "download", module.replace(" ", "@"), folder=folder)
+        sources = folder.parent / "sources"
+        manifest = {
+            "dist": {"name": name, "output_path": str(sources), "version": _COLLECTOR},
+            **{kind: [{"gomod": module} for module in modules] for kind, modules in components.items()},
+        }
+        config = folder.parent / "builder.json"  # JSON is YAML
+        config.write_text(json.dumps(manifest))
+        # -e: `go mod tidy` shall not fail over a module that only the tests of a component import.
+        _run(tool("builder"), "--config", config, GOFLAGS="-e -buildvcs=false")
+        shutil.move(sources / name, folder / name)
+
+    digest = hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()
+    return Tool(name, f"{_COLLECTOR}-{digest[:6]}", build)
+
+
+def _flowdump(folder: Path) -> None:
+    """Our own reader in Go."""
+    _run(
+        "go",
+        "build",
+        "-trimpath",
+        "-o",
+        folder / "flowdump",
+        "./cmd/flowdump",
+        folder=_ROOT / "proto" / "go",
+        GOFLAGS="-buildvcs=false",
+    )
+
+
+def _source_version(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"}):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_OTLP: Final = f"go.opentelemetry.io/collector/receiver/otlpreceiver v{_COLLECTOR}"
+_FILE: Final = f"{_CONTRIB}/exporter/fileexporter v{_COLLECTOR}"
+_DEBUG: Final = f"go.opentelemetry.io/collector/exporter/debugexporter v{_COLLECTOR}"
+_JSON_FILE: Final = f"{_CONTRIB}/receiver/otlpjsonfilereceiver v{_COLLECTOR}"
+_PROVIDERS: Final = tuple(
+    f"go.opentelemetry.io/collector/confmap/provider/{name}provider v{_COLLECTOR_STABLE}" for name in ("env", "file")
+)
+
+TOOLS: Final = {
+    made.name: made
+    for made in (
+        Tool("flowdump", _source_version(_ROOT / "proto" / "go"), _flowdump),
+        Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
+        Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
+        _collector("otelcol", receivers=(_OTLP,), exporters=(_FILE, _DEBUG), providers=_PROVIDERS),
+        _collector("otelcol-json", receivers=(_JSON_FILE,), exporters=(_FILE,), providers=_PROVIDERS),
+    )
+}
+"""The tools by name, those that others are built with first."""
+
+
+def main() -> int:
+    """Build what is missing and say what is there; 0 also where a tool cannot be had, for its tests are skipped."""
+    for name, wanted in TOOLS.items():
+        cached = wanted.folder.exists()
+        try:
+            tool(name)
+        except ToolUnavailableError as error:
+            state = f"not available: {error}"
+        else:
+            state = f"{'in the cache, built' if cached else 'built'} in {build_seconds(name):.0f} s"
+        sys.stdout.write(f"{name} {wanted.version}: {state}\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

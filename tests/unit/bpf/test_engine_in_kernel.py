@@ -1,0 +1,74 @@
+"""The same engine in the kernel: it compiles with our own headers, passes the verifier and gives what replay gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bpf
+from services.capture.flow_layout import FLOW, Disposition
+from services.capture.replay_source import ReplaySource
+from tests.support.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, udp, write
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+HOSTS = {"id", "generation", "state"}
+"""Members that the host fills."""
+
+
+def in_kernel(frames, client_ends):
+    """Run frames through the kernel's engine; those from `client_ends` (IPv4 bytes) leave, the others arrive."""
+    if os.geteuid() != 0:
+        pytest.skip("loading a program needs root")
+    if not Path(SYSTEM_PYTHON).exists():
+        pytest.skip(f"{SYSTEM_PYTHON} is not there; the distribution's bcc belongs to it")
+    packets = [[f.time_ns, "egress" if f.data[26:30] in client_ends else "ingress", f.data.hex()] for f in frames]
+    command = [SYSTEM_PYTHON, Path(__file__).with_name("engine_tap_host.py"), bpf.SOURCE_DIRECTORY]
+    result = subprocess.run(command, input=json.dumps(packets), capture_output=True, text=True, check=False)
+    if result.returncode == 77:
+        pytest.skip(result.stderr.strip())
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    flows = np.frombuffer(bytes.fromhex("".join(answer["flows"])), FLOW)
+    return flows[np.argsort(flows["first_ns"])], answer["dispositions"]
+
+
+def in_replay(frames, path):
+    """The same of the replay library."""
+    with ReplaySource([write(path, frames)], 64) as source:
+        source.open_next_file()
+        source.advance(2**63)
+        used = source.slots[: source.high_slot]
+        counters = source.counters
+    dispositions = [counters[f"{kind.name.lower()}_packets"] for kind in Disposition]
+    return used[np.argsort(used["first_ns"])], dispositions
+
+
+def test_kernel_and_replay_agree_on_every_member(tmp_path):
+    """A talk of every kind, packet by packet through both hosts: equal slots, equal dispositions."""
+    web = Conversation().handshake(client_isn=2**32 - 3)
+    web.tcp(1, "client", ACK, seq=2**32 - 2, ack=5001, payload=b"GET / HTTP").tcp(
+        1.2, "client", ACK, seq=2**32 - 2, payload=b"GET"
+    )
+    web.tcp(1.5, "server", ACK, seq=5001, ack=8, payload=bytes(100)).tcp(2, "server", FIN | ACK, seq=5101, ack=8)
+    web.tcp(2.1, "client", FIN | ACK, seq=8, ack=5102).tcp(2.2, "server", ACK, seq=5102, ack=9)
+    refused = Conversation(client_port=40001).tcp(3, "client", SYN, seq=1).tcp(4, "client", SYN, seq=1)
+    refused.tcp(4.1, "server", RST | ACK, ack=2)
+    names = Conversation(client_port=40002, server_port=53).udp(5, "client", b"?").udp(5.02, "server", b"!")
+    ping = Conversation().icmp(6, "client", icmp(8, identifier=3)).icmp(6.004, "server", icmp(0, identifier=3))
+    odd = [
+        ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2), total=900)),
+        ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2), fragment=5)),
+    ]
+    frames = web.frames + refused.frames + names.frames + ping.frames + [Frame(web.frames[0].time_ns, data) for data in odd]
+    kernel, kernel_dispositions = in_kernel(frames, {bytes([10, 0, 0, 1])})
+    library, library_dispositions = in_replay(frames, tmp_path / "frames.pcap")
+    assert len(kernel) == len(library) == 4
+    for member in set(FLOW.names) - HOSTS:
+        assert kernel[member].tolist() == library[member].tolist(), member
+    assert kernel_dispositions == library_dispositions
+    assert kernel_dispositions[Disposition.MALFORMED] == kernel_dispositions[Disposition.FRAGMENT] == 1

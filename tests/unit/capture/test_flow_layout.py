@@ -1,0 +1,103 @@
+"""The numpy mirror of `struct flow` is the one the C compiler lays out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import bpf
+from proto import columns
+from services.capture import flow_layout, replay_source
+
+PROGRAM = """
+#include <linux/types.h>
+#include <stddef.h>
+#include <stdio.h>
+typedef const void *frame_source;
+static int parse_load(frame_source s, __u32 o, void *t, __u32 n) { (void)s; (void)o; (void)t; return (int)n; }
+#include "parse.h"
+int main(void) {
+"""
+
+
+@pytest.fixture
+def printed(tmp_path):
+    """Run C statements that print `name value` lines after parse.h; returns them as a dict."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler `cc`")
+
+    def run(statements):
+        source = tmp_path / "layout.c"
+        source.write_text(PROGRAM + "\n".join(statements) + "\nreturn 0; }\n")
+        subprocess.run([compiler, f"-I{bpf.SOURCE_DIRECTORY}", "-o", tmp_path / "layout", source], check=True)
+        output = subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True).stdout
+        return {name: int(value) for name, value in (line.split() for line in output.splitlines())}
+
+    return run
+
+
+def c_member(name):
+    """The C spelling of a mirror member."""
+    side = re.fullmatch(r"(tx|rx)_(.*)", name)
+    return f"sides[{0 if side[1] == 'tx' else 1}].{side[2]}" if side else name
+
+
+def test_every_member_lies_where_the_compiler_puts_it(printed):
+    """Offsets and sizes of all members, and the size of a slot."""
+    lines = ['printf("size %zu\\n", sizeof(struct flow));']
+    for name in flow_layout.MEMBERS:
+        member = c_member(name)
+        lines.append(f'printf("{name}.offset %zu\\n", offsetof(struct flow, {member}));')
+        lines.append(f'printf("{name}.size %zu\\n", sizeof(((struct flow *)0)->{member}));')
+    expected = {"size": flow_layout.FLOW.itemsize}
+    for name in flow_layout.MEMBERS:
+        dtype, offset = flow_layout.FLOW.fields[name]
+        expected |= {f"{name}.offset": offset, f"{name}.size": dtype.itemsize}
+    assert printed(lines) == expected
+    assert expected["size"] <= 384
+    assert expected["size"] % 8 == 0
+
+
+def test_no_member_is_left_out():
+    """Every member of the C structs but padding has its mirror."""
+    source = (bpf.SOURCE_DIRECTORY / "flow.h").read_text()
+    members = {}
+    for struct in ("flow_side", "flow"):
+        body = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", source, re.MULTILINE | re.DOTALL)[1]
+        members[struct] = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE)) - {"pad"}
+    expected = members["flow"] | {f"{side}_{name}" for side in ("tx", "rx") for name in members["flow_side"]}
+    assert set(flow_layout.MEMBERS) == expected
+
+
+def test_numbers_have_the_same_names(printed):
+    """Enums of C, of the wire and of capture agree."""
+    pairs = {
+        "FLOW_ROLE": columns.Role,
+        "FLOW_OUTCOME": columns.Outcome,
+        "FLOW_END": columns.End,
+        "PACKET": flow_layout.Disposition,
+    }
+    expected = {f"{prefix}_{member.name}": int(member) for prefix, enum in pairs.items() for member in enum}
+    expected |= {"FLOW_" + state.name: int(state) for state in flow_layout.State}
+    expected |= {
+        "FLOW_KNOWN_ISN": flow_layout.KNOWN_ISN,
+        "FLOW_RESPONSE_TIME_BUCKETS": columns.RESPONSE_TIME_BUCKETS,
+        "PACKET_DISPOSITIONS": len(flow_layout.Disposition),
+    }
+    assert printed(f'printf("{name} %d\\n", (int){name});' for name in expected) == expected
+    assert 2 * printed(['printf("unit %d\\n", FLOW_RESPONSE_TIME_UNIT_NS);'])["unit"] == columns.RESPONSE_TIME_FIRST_BOUND_NS
+
+
+def test_the_replay_library_stops_for_the_reasons_python_knows():
+    """`enum replay_stop` in order, and as many counters as `struct replay_counters` has."""
+    source = (bpf.SOURCE_DIRECTORY / "replay.c").read_text()
+    stops = re.findall(r"^\s+REPLAY_(\w+),", source, re.MULTILINE)
+    assert stops == ["UNTIL", "PACKETS", "END", "TABLE_FULL", "CUT"]
+    assert [stop.name.removesuffix("_OF_FILE") for stop in replay_source.Stop] == stops
+    body = re.search(r"^struct replay_counters \{\n(.*?)^\};", source, re.MULTILINE | re.DOTALL)[1]
+    names = re.findall(r"^\s+__u64 (\w+)", body, re.MULTILINE)
+    assert [name for name, *_ in replay_source._Counters._fields_] == names

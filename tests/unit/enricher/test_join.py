@@ -1,0 +1,110 @@
+"""Joining whole batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from proto.columns import ENRICHED, NO_INDEX, Resolution, Role
+from proto.flow_batch import FlowBatch, decode, encode
+from services.enricher.cluster import Cluster
+from services.enricher.index import Index
+from services.enricher.join import join
+from services.enricher.snapshot import read_snapshot
+from tests.support.batches import fixed_batch, flow_batches
+from tests.unit.enricher.objects_as_json import at, batch_of, cluster_of, endpoint_slice, flow, name_at, node, pod, service
+
+BUNDLED = Path(__file__).parents[2] / "data" / "cluster.json"
+ADDED = {column.name for column in ENRICHED}
+
+
+def bundled_index() -> Index:
+    """The index of the cluster that comes with the project."""
+    cluster = Cluster(name="demo")
+    for obj in read_snapshot(BUNDLED).objects:
+        cluster.feed(obj)
+    return cluster.compile()
+
+
+INDEX = cluster_of(
+    pod("zero", "0.0.0.0"),
+    node("node-a", "::"),
+    service("web", "10.96.0.1", ports=[{"port": 80, "nodePort": 30080}]),
+    endpoint_slice("web", ["::", "::1"], 1, 2),
+).compile()
+
+
+@given(flow_batches())
+def test_any_batch_is_joined_and_decodes_again(batch: FlowBatch) -> None:
+    """Whatever a batch holds, it is joined: its columns stay the same arrays, and the message is a valid one."""
+    for index in (INDEX, None):
+        enriched = join(batch, index)
+        assert all(enriched.columns[name] is array for name, array in batch.columns.items() if name not in ADDED)
+        again = decode(encode(enriched))
+        assert again.count == batch.count
+        assert again.entities is not None
+        used = {int(each) for name in ADDED if "resolution" not in name for each in again.column(name)} - {NO_INDEX}
+        assert used == set(range(len(again.entities)))
+        assert Resolution.NONE not in again.column("remote_resolution").tolist()
+
+
+def test_columns_of_a_newer_capture_are_carried_along() -> None:
+    """What this version does not know goes through it untouched, and so does everything beside the columns."""
+    raw = batch_of(flow("10.0.0.1:1", "10.0.0.2:80"))
+    raw = replace(raw, columns={**raw.columns, "tx_quic_spins": np.array([7], "<u4")}, counters={"arp": 3})
+    enriched = decode(encode(join(raw, INDEX)))
+    assert enriched.columns["tx_quic_spins"].tolist() == [7]
+    assert (enriched.counters, enriched.sequence, enriched.interval) == (raw.counters, raw.sequence, raw.interval)
+
+
+def test_without_an_index_every_end_is_unresolved() -> None:
+    """Nothing is called external that nobody has looked for."""
+    enriched = join(fixed_batch(), None)
+    assert enriched.entities == []
+    for side in ("local", "remote"):
+        assert enriched.column(f"{side}_resolution").tolist() == [Resolution.UNRESOLVED] * 3
+        assert enriched.column(f"{side}_entity").tolist() == [NO_INDEX] * 3
+
+
+def test_an_entity_is_listed_once_and_only_if_it_is_spoken_of() -> None:
+    """The list of entities is a dictionary: a thousand records of two pods carry two."""
+    index = cluster_of(*(pod(f"cart-{each}", f"10.0.0.{each}") for each in range(1, 50))).compile()
+    enriched = join(batch_of(*(flow("10.0.0.1:1", "10.0.0.2:80") for _ in range(1000))), index)
+    assert [entity.attributes["k8s.pod.name"] for entity in enriched.entities or ()] == ["cart-1", "cart-2"]
+
+
+def test_an_empty_batch_and_an_empty_index() -> None:
+    """Neither has anything to say, and that is no error."""
+    nothing = FlowBatch("n", "e", 0, 0, (0, 0), {})
+    assert join(nothing, INDEX).count == 0
+    nobody = join(batch_of(flow("10.0.0.1:1", "10.0.0.2:80")), Cluster().compile())
+    assert nobody.column("local_resolution").tolist() == [Resolution.EXTERNAL]
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "names"),
+    [
+        ("10.42.0.10:40012", "10.43.20.12:80", ("frontend-7d9c6b5f4-q7m4z", "payments", "payments")),
+        ("10.42.0.12:40016", "10.42.1.11:6379", ("cart-6f8d4c9b7-h5t2w", "redis-0", "redis")),
+        ("[fd42::11]:40011", "[fd42::12]:8080", ("frontend-7d9c6b5f4-x2k8p", "cart-6f8d4c9b7-h5t2w", "cart")),
+        ("10.42.0.1:40013", "10.42.0.12:8080", ("worker-a", "cart-6f8d4c9b7-h5t2w", "cart")),
+        ("203.0.113.10:50001", "10.42.0.13:80", ("", "ingress-nginx-controller-5c7b9d8f6-w9s4d", "ingress-nginx-controller")),
+        ("10.42.0.11:40021", "198.51.100.99:443", ("frontend-7d9c6b5f4-x2k8p", "", "")),
+    ],
+)
+def test_conversations_of_the_bundled_capture(local: str, remote: str, names: tuple[str, str, str]) -> None:
+    """The addresses of the bundled capture are who its description says they are."""
+    batch = join(batch_of(flow(local, remote)), bundled_index())
+    assert (name_at(batch, "local_entity"), name_at(batch, "remote_entity"), name_at(batch, "remote_service")) == names
+
+
+def test_the_workload_behind_a_cluster_ip_gives_its_name() -> None:
+    """A span to a ClusterIP can name the service that the workload's own SDK reports as."""
+    batch = join(batch_of(flow("10.42.0.10:40030", "10.43.0.10:53", transport=17, role=Role.CLIENT)), bundled_index())
+    entity = at(batch, "remote_service")
+    assert entity is not None
+    assert (entity.attributes["k8s.service.name"], entity.attributes["service.name"]) == ("kube-dns", "coredns")

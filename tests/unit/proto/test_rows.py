@@ -1,0 +1,89 @@
+"""A batch as people read it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from hypothesis import given
+
+from proto.columns import ENRICHED, RAW, Outcome
+from proto.flow_batch import Entity, FlowBatch, decode, encode
+from proto.rows import address_text, rows
+from tests.support.batches import fixed_batch, flow_batches
+
+
+def _batch(count: int = 1, **fields) -> FlowBatch:
+    columns = {name: np.asarray(values) for name, values in fields.pop("columns", {}).items()}
+    return FlowBatch(node="node-a", epoch="e", sequence=7, count=count, interval=(1, 2), columns=columns, **fields)
+
+
+@given(flow_batches())
+def test_any_batch_becomes_strict_json(batch) -> None:
+    """Whatever a batch holds, each record is one JSON object that any parser reads."""
+    shown = list(rows(decode(encode(batch))))
+    assert len(shown) == batch.count
+    for row in shown:
+        json.dumps(row, allow_nan=False)
+
+
+def test_keys_are_the_same_whether_a_column_was_sent_or_not() -> None:
+    """A filter written for one batch works on every batch of its kind."""
+    (empty,) = rows(_batch())
+    assert list(empty) == ["node", "epoch", "sequence", *(column.name for column in RAW)]
+    (enriched,) = rows(_batch(entities=[]))
+    assert list(enriched) == list(empty) + [column.name for column in ENRICHED]
+    assert [list(row) for row in rows(fixed_batch())] == [list(enriched)] * 3
+
+
+def test_addresses_are_text() -> None:
+    """IPv4 is dotted, IPv6 is written as RFC 5952 recommends."""
+    assert address_text(bytes(10) + b"\xff\xff\x0a\x00\x00\x05") == "10.0.0.5"
+    assert address_text(bytes.fromhex("20010db8000000000001000000000001")) == "2001:db8::1:0:0:1"
+    assert address_text(bytes(16)) == "::"
+
+
+def test_numbers_become_names() -> None:
+    """Enumerations and transports are shown by name, a number without a name as it is."""
+    shown = list(rows(_batch(3, columns={"transport": [6, 58, 253], "outcome": [Outcome.REFUSED, Outcome.HALF_OPEN, 99]})))
+    assert [row["transport"] for row in shown] == ["tcp", "icmpv6", 253]
+    assert [row["outcome"] for row in shown] == ["refused", "half_open", 99]
+
+
+def test_index_columns_hold_what_they_point_at() -> None:
+    """A container or an entity stands in the record itself; nothing pointed at is null."""
+    pod = Entity("k8s.pod", {"k8s.pod.name": "redis-0"})
+    batch = _batch(
+        2,
+        columns={
+            "local_container": np.array([0, 0xFFFF_FFFF], "<u4"),
+            "remote_entity": np.array([0xFFFF_FFFF, 0], "<u4"),
+        },
+        containers=[{"pod_uid": "7d0c"}],
+        entities=[pod],
+    )
+    first, second = rows(batch)
+    assert (first["local_container"], first["remote_entity"]) == ({"pod_uid": "7d0c"}, None)
+    assert (second["local_container"], second["remote_entity"]) == (None, {"type": "k8s.pod", "k8s.pod.name": "redis-0"})
+
+
+def test_unknown_columns_are_shown_as_they_are() -> None:
+    """What a newer writer adds is visible to an older reader, and cannot pass for what the batch says of itself."""
+    columns = {
+        "new_count": np.array([3], "<u4"),
+        "new_bytes": np.frombuffer(b"\x01\x02", "|V2"),
+        "new_ratio": np.array([[0.5, np.nan]], "<f8"),
+        "node": np.array([9], "<u4"),
+    }
+    (row,) = rows(_batch(columns=columns))
+    assert list(row)[-3:] == ["new_count", "new_bytes", "new_ratio"]
+    assert (row["new_count"], row["new_bytes"], row["new_ratio"], row["node"]) == (3, "0102", [0.5, None], "node-a")
+
+
+def test_times_and_histograms_keep_every_digit() -> None:
+    """Times are integers in nanoseconds, a histogram is a list with one count per bucket."""
+    histogram = np.arange(20, dtype="<u4").reshape(1, 20)
+    columns = {"start_unix_ns": np.array([1_700_000_000_123_456_789], "<u8"), "response_time_histogram": histogram}
+    (row,) = rows(_batch(columns=columns))
+    assert row["start_unix_ns"] == 1_700_000_000_123_456_789
+    assert row["response_time_histogram"] == list(range(20))
