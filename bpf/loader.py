@@ -18,7 +18,9 @@ import struct
 import sys
 import tempfile
 
-PROGRAMS = ("tap_ingress", "tap_egress", "tap_nothing")
+PROGRAMS = ("tap_ingress", "tap_egress", "tap_release", "tap_nothing")
+OPTIONAL_PROGRAMS = ("tap_release",)
+CGROUP_INET_SOCK_RELEASE = 34
 MAPS = (
     "slots",
     "slot_counts",
@@ -98,8 +100,14 @@ def load_programs(bcc, module):
     for name in PROGRAMS:
         with CapturedStderr() as printed:
             try:
-                programs[name] = module.load_func(name, bcc.BPF.CGROUP_SKB).fd
+                if name == "tap_release":
+                    function = module.load_func(name, bcc.BPF.CGROUP_SOCK, attach_type=CGROUP_INET_SOCK_RELEASE)
+                else:
+                    function = module.load_func(name, bcc.BPF.CGROUP_SKB)
+                programs[name] = function.fd
             except Exception as error:  # bcc raises nothing narrower
+                if name in OPTIONAL_PROGRAMS:
+                    continue
                 detail = f"{error}\n{printed.text()}"
                 if "not permitted" in detail and "prohibited for" not in detail and "processed" not in detail:
                     raise LoadError("not_permitted", detail, CAPABILITIES) from None

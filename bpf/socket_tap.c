@@ -63,7 +63,7 @@ struct socket_facts {
     __u32 retransmits; /* segments, over the socket's life */
     __u32 lost;        /* segments the kernel holds for lost now */
     __u32 congestion_window;
-    __u32 pad;
+    __u32 closed; /* the application has closed the socket */
 };
 
 struct slot {
@@ -508,6 +508,18 @@ FLOW_INLINE void count_segment(struct flow *flow, const struct packet *packet, i
     flow_moment(flow, packet);
 }
 
+/*
+ * A socket that its application has closed is gone once its FIN is acknowledged: the kernel then keeps the connection without a
+ * socket (FIN-WAIT-2 and TIME-WAIT), and no program sees the other end's FIN and the ACK to it. For this end it is closed.
+ */
+FLOW_INLINE void settle_closed(struct flow *flow)
+{
+    const struct flow_side *own = &flow->sides[FLOW_TX];
+
+    if (own->tcp_flags & TCP_FIN && flow->outcome == FLOW_OUTCOME_ESTABLISHED && own->acknowledged == own->next_sequence)
+        flow->outcome = FLOW_OUTCOME_CLOSED;
+}
+
 /* Add a TCP packet to the flow of its socket. Returns 0 where it opens a connection. */
 FLOW_INLINE int tap_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct slot *slot, const __u8 *tcp, __u32 offset, int from)
 {
@@ -528,6 +540,8 @@ FLOW_INLINE int tap_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct s
     packet.time_ns = packet_time(skb, flow, is_timed_tcp(flow, &packet, from), from == FLOW_TX);
     count_segment(flow, &packet, from);
     flow_tcp(flow, &packet, from);
+    if (from == FLOW_RX && slot->socket.closed)
+        settle_closed(flow);
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || packet.tcp_flags & (TCP_FIN | TCP_RST))
         read_socket(&slot->socket, sk, packet.time_ns);
     return 1;
@@ -612,6 +626,17 @@ int tap_ingress(struct __sk_buff *skb)
 int tap_egress(struct __sk_buff *skb)
 {
     return tap(skb, FLOW_TX);
+}
+
+/* The application closes a socket. Kernels before 5.12 cannot load it; a closed connection then ends a minute later. */
+int tap_release(struct bpf_sock *sk)
+{
+    slot_reference *stored = slot_of_socket.sk_storage_get(sk, 0, 0);
+    struct slot *slot = stored ? slot_at(*stored) : NULL;
+
+    if (slot)
+        slot->socket.closed = 1;
+    return 1;
 }
 
 /* The baseline of the benchmarks. */

@@ -34,6 +34,7 @@ NOEXIST: Final = 1
 
 CGROUP_INET_INGRESS: Final = 0
 CGROUP_INET_EGRESS: Final = 1
+CGROUP_INET_SOCK_RELEASE: Final = 34
 
 _ATTRIBUTE_BYTES: Final = 128
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -195,7 +195,10 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             for program, kind in (
                 ("tap_ingress", bpf_syscall.CGROUP_INET_INGRESS),
                 ("tap_egress", bpf_syscall.CGROUP_INET_EGRESS),
+                ("tap_release", bpf_syscall.CGROUP_INET_SOCK_RELEASE),
             ):
+                if program not in self._loaded.programs:
+                    continue  # this kernel does not take it
                 self._links.append(bpf_syscall.link_create(self._loaded.programs[program], root, kind))
         except OSError:
             self.detach()
