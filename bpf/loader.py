@@ -144,7 +144,13 @@ def load(source, headers, flags):
     bcc = import_bcc(headers)
     module = compile_source(bcc, source, flags)
     programs = load_programs(bcc, module)
-    maps = {name: module[name].map_fd for name in MAPS if name not in OPTIONAL_MAPS or name.encode() in module}
+    maps = {}
+    for name in MAPS:
+        try:
+            maps[name] = module[name].map_fd
+        except KeyError:
+            if name not in OPTIONAL_MAPS:
+                raise
     message = {
         "bcc": bcc.__version__,
         "python": platform.python_version(),
