@@ -460,13 +460,27 @@ def test_rules_leave_flows_out_and_count_them(pods) -> None:
 
 
 def test_other_transports_have_flows(live, pods) -> None:
-    """An echo request and its reply are one flow at each end."""
-    client_pod, _ = pods
-    client_pod.namespace.run("ping", "-c", "3", "-i", "0.01", "-W", "5", pods[1].addresses[0]) if _has("ping") else pytest.skip("no ping")
-    high = live.tap.high_slot
-    rows = live.tap.slots[:high]
-    echoes = rows[(rows["transport"] == 1) & (rows["state"] == State.LIVE)]
-    assert [(int(row["tx_packets"]), int(row["rx_packets"])) for row in echoes if row["role"] == Role.CLIENT] == [(3, 3)]
+    """An echo request and its reply are one flow at each end; so are packets of a transport that has no ports."""
+    client_pod, server_pod = pods
+    with client_pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as echo:
+        echo.settimeout(WAIT_SECONDS)
+        for _ in range(3):
+            echo.sendto(b"\x08\0" + (0xFFFF - 0x0800 - 0x1234).to_bytes(2, "big") + b"\x12\x34\0\0", (server_pod.addresses[0], 0))
+            echo.recv(100)
+        high = live.tap.high_slot
+        rows = live.tap.slots[:high]
+        (mine,) = rows[(rows["transport"] == 1) & (rows["state"] == State.LIVE) & (rows["role"] == Role.CLIENT)]
+        assert (int(mine["tx_packets"]), int(mine["rx_packets"]), int(mine["local_port"])) == (3, 3, 0x1234)
+        assert mine["responses"] == 3
+    with client_pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, 253) as sender:
+        receiver = server_pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, 253)
+        with receiver:
+            receiver.settimeout(WAIT_SECONDS)
+            sender.sendto(b"experimental", (server_pod.addresses[0], 0))
+            receiver.recv(100)
+        high = live.tap.high_slot
+        rows = live.tap.slots[:high]
+        assert [int(row["tx_bytes"] + row["rx_bytes"]) for row in rows[rows["transport"] == 253]] == [32, 32]
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
@@ -502,7 +516,3 @@ def test_the_verifier_has_little_to_do(live) -> None:
 def _own_cgroup() -> str:
     (line,) = [line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
     return line.removeprefix("0::/")
-
-
-def _has(program: str) -> bool:
-    return any(Path(folder, program).exists() for folder in os.environ["PATH"].split(":"))
