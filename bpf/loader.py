@@ -9,7 +9,6 @@ reads it needs neither bcc nor LLVM, which take 120 MB. Only the standard librar
 
 import array
 import ctypes
-import errno
 import json
 import os
 import platform
@@ -35,6 +34,7 @@ MAPS = (
 OPTIONAL_MAPS = ("allowed_networks", "denied_networks", "port_rules")
 OBJ_GET_INFO_BY_FD = 15
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+CAPABILITY_BITS = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
 CAPABILITIES = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN, where the container runtime is older)"
 
 
@@ -58,6 +58,14 @@ def import_bcc(headers):
     if not hasattr(bcc, "BPF"):
         raise LoadError("bcc_missing", f"{bcc.__file__} is another package of that name", "apt-get install python3-bpfcc")
     return bcc
+
+
+def has_capabilities():
+    """Return whether this process has what loading needs. The kernel's own answer is as often EINVAL as EPERM."""
+    with open("/proc/self/status") as status:
+        effective = int(next(line for line in status if line.startswith("CapEff:")).split()[1], 16)
+    held = {name for name, bit in CAPABILITY_BITS.items() if effective >> bit & 1}
+    return "SYS_ADMIN" in held or held >= {"BPF", "PERFMON", "NET_ADMIN"}
 
 
 class CapturedStderr:
@@ -86,10 +94,8 @@ def compile_source(bcc, source, flags):
         try:
             return bcc.BPF(src_file=source, cflags=flags)
         except Exception as error:  # bcc raises nothing narrower
-            text = printed.text()
-            denied = ctypes.get_errno() in (errno.EPERM, errno.EACCES) or "not permitted" in text
-            detail = text or str(error)
-    if denied or os.geteuid() and not detail.count("error:"):
+            detail = printed.text() or str(error)
+    if not has_capabilities() or "not permitted" in detail:
         raise LoadError("not_permitted", detail, CAPABILITIES)
     raise LoadError("compile_failed", detail, "the message is the compiler's; a map may also be too large for memory")
 
@@ -109,7 +115,7 @@ def load_programs(bcc, module):
                 if name in OPTIONAL_PROGRAMS:
                     continue
                 detail = f"{error}\n{printed.text()}"
-                if "not permitted" in detail and "prohibited for" not in detail and "processed" not in detail:
+                if not has_capabilities() or "not permitted" in detail:
                     raise LoadError("not_permitted", detail, CAPABILITIES) from None
                 raise LoadError("load_failed", detail, "the message is the kernel's verifier's; it needs Linux 5.10") from None
     return programs
@@ -144,7 +150,13 @@ def load(source, headers, flags):
     bcc = import_bcc(headers)
     module = compile_source(bcc, source, flags)
     programs = load_programs(bcc, module)
-    maps = {name: module[name].map_fd for name in MAPS if name not in OPTIONAL_MAPS or name.encode() in module}
+    maps = {}
+    for name in MAPS:
+        try:
+            maps[name] = module[name].map_fd
+        except KeyError:
+            if name not in OPTIONAL_MAPS:
+                raise
     message = {
         "bcc": bcc.__version__,
         "python": platform.python_version(),

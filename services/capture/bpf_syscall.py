@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ MAP_CREATE: Final = 0
 MAP_LOOKUP_ELEM: Final = 1
 MAP_UPDATE_ELEM: Final = 2
 MAP_DELETE_ELEM: Final = 3
+PROG_GET_FD_BY_ID: Final = 13
 OBJ_GET_INFO_BY_FD: Final = 15
 MAP_LOOKUP_BATCH: Final = 24
 MAP_DELETE_BATCH: Final = 27
@@ -97,6 +99,22 @@ class ProgramStatistics:
     run_count: int
     verified_instructions: int
     """Instructions the verifier went through (kernel >= 5.16, else 0)."""
+
+
+def program_id(program_fd: int) -> int:
+    """Return the number that the kernel knows the program by, as bpftool shows it."""
+    info = ctypes.create_string_buffer(8)
+    _bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program_fd, len(info), _address(info)))
+    return int.from_bytes(info.raw[4:], sys.byteorder)
+
+
+def program_exists(program: int) -> bool:
+    """Whether the kernel has a program of this number. Raises OSError where it may not be asked."""
+    try:
+        os.close(_bpf(PROG_GET_FD_BY_ID, struct.pack("=I", program)))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def program_statistics(program_fd: int) -> ProgramStatistics:

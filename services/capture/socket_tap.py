@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterable, Set
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -70,12 +71,18 @@ class SocketTap(AbstractContextManager["SocketTap"]):
     """
 
     def __init__(
-        self, *, capacity: int = DEFAULT_CAPACITY, cgroup_root: Path | None = None, rules: TapRules | None = None
+        self,
+        *,
+        capacity: int = DEFAULT_CAPACITY,
+        cgroup_root: Path | None = None,
+        rules: TapRules | None = None,
+        excluded: Iterable[tuple[str, int]] = (),
     ) -> None:
         self.capacity: int = capacity
         """Number of slots."""
         self._cgroup_root = cgroup_root
         self._rules = rules or TapRules()
+        self._excluded = set(excluded)
         self._stack = ExitStack()
         self._links: list[int] = []
         self._released = 0
@@ -95,6 +102,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             self._counts: npt.NDArray[Any] = np.frombuffer(counts, SLOT_COUNTS, 1)
             self._map(min(_FIRST_MAPPED, self.capacity))
             self._write_rules()
+            for endpoint in self._excluded:
+                bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
             self._attach()
             self._stack = self._stack.pop_all()
@@ -169,13 +178,22 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._push(slots[order], generations[order].astype(np.uint64))
         self._released += len(slots)
 
-    def exclude(self, address: str, port: int) -> None:
-        """Keep no flow that begins from now on and has this endpoint, at either end: a connection of capture's own."""
-        bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(address, port), b"\1")
+    def exclude(self, endpoints: Set[tuple[str, int]]) -> None:
+        """Keep no flow with one of these endpoints (address, port) at either end: capture's own connections.
 
-    def include(self, address: str, port: int) -> None:
-        """Undo `exclude`."""
-        bpf_syscall.delete(self._maps["excluded_endpoints"], _endpoint(address, port))
+        They replace those of the last call. Flows that such an endpoint has now give their last record.
+        """
+        for address, port in self._excluded - endpoints:
+            bpf_syscall.delete(self._maps["excluded_endpoints"], _endpoint(address, port))
+        added = endpoints - self._excluded
+        self._excluded = set(endpoints)
+        for address, port in added:
+            bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(address, port), b"\1")
+            high = self.high_slot
+            rows = self._slots[:high]
+            local = (rows["local_port"] == port) & (rows["local_address"] == np.void(_mapped(address)))
+            remote = (rows["remote_port"] == port) & (rows["remote_address"] == np.void(_mapped(address)))
+            self.retire(np.flatnonzero((local | remote) & (rows["state"] == State.LIVE)).astype(np.uint32))
 
     @property
     def counters(self) -> dict[str, int]:
