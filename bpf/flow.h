@@ -88,6 +88,14 @@ enum flow_known {
     FLOW_KNOWN_ISN = 1,
     FLOW_KNOWN_NEXT = 2,
     FLOW_KNOWN_ACKNOWLEDGED = 4,
+    FLOW_KNOWN_HEADER = 8,
+};
+
+/* What a host that keeps precise times makes of payload below the highest byte sent; packet.late. */
+enum packet_late {
+    LATE_UNJUDGED,
+    LATE_REORDERED, /* overtaken on its way */
+    LATE_REPEATED,  /* sent again */
 };
 
 #define FLOW_RESPONSE_TIME_BUCKETS 20
@@ -104,6 +112,7 @@ struct packet {
     __u32 sequence;
     __u32 acknowledgment;
     __u32 fragment_id;
+    __u32 transport_offset; /* of the transport header in the frame */
     __u16 source_port; /* ICMP queries: the identifier, in both */
     __u16 destination_port;
     __u16 window;
@@ -115,21 +124,41 @@ struct packet {
     __u8 hop_limit;
     __u8 more_fragments;
     __u8 fragment_protocol; /* IPv4: part of what identifies a datagram (RFC 791); IPv6: 0, it is not (RFC 8200 4.5) */
-    __u8 pad[2];
+    __u8 late;
+    __u8 window_scale; /* of a SYN, plus 1; 0: it has none, or the host does not read options */
+    __u8 pad[4];
 };
 
-/* One direction of a flow. Seams: out-of-order segments, duplicate ACKs, zero windows, ECN-CE, DSCP and TTL belong here. */
+/* One direction of a flow. What is marked "deep" is written by flow_deep.h, and so 0 in the socket tap. */
 struct flow_side {
     __u64 bytes;
     __u64 packets;
     __u64 payload_bytes;
+    __u64 rtt_sum_ns; /* deep: round trips from this side's data to the other end's acknowledgment */
     __u32 initial_sequence;
-    __u32 next_sequence; /* behind the highest byte sent */
-    __u32 acknowledged;  /* highest acknowledgment the other end gave */
-    __u32 retransmits;   /* segments */
+    __u32 next_sequence;        /* behind the highest byte sent */
+    __u32 acknowledged;         /* highest acknowledgment the other end gave */
+    __u32 retransmits;          /* segments */
+    __u32 retransmit_bytes;     /* of them, payload that had been sent before */
+    __u32 spurious_retransmits; /* of them, segments that had been acknowledged */
+    __u32 out_of_order;         /* segments */
+    __u32 duplicate_acks;
+    __u32 ecn_ce;
+    __u32 rtt_samples; /* deep */
+    __u32 rtt_min_ns;  /* deep */
+    __u32 rtt_max_ns;  /* deep */
+    __u16 zero_windows;
+    __u16 window_full; /* deep */
+    __u16 keep_alives;
+    __u16 window; /* as it stands in the last header */
     __u8 tcp_flags;
     __u8 known;
-    __u8 pad[6];
+    __u8 traffic_class; /* of the first packet */
+    __u8 hop_limit;     /* of the first packet */
+    __u8 fins;
+    __u8 resets;
+    __u8 duplicate_run; /* duplicate ACKs in a row */
+    __u8 pad;
 };
 
 /*
@@ -166,14 +195,22 @@ struct flow {
     __u64 request_ns; /* last byte of the request that waits for its response; 0: none waits */
     __u64 response_time_sum_ns;
     __u64 response_time_max_ns; /* interval */
+    __u64 request_transfer_sum_ns;  /* deep */
+    __u64 response_transfer_sum_ns; /* deep */
+    __u32 request_transfer_max_us;  /* deep */
+    __u32 response_transfer_max_us; /* deep */
+    __u16 icmp_errors;              /* deep: ICMP errors that quote a packet of this flow */
+    __u8 icmp_error_type;           /* deep: of the last one */
+    __u8 icmp_error_code;
+    __u8 pad2[4];
     struct flow_side sides[2];
     __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
 };
 
-_Static_assert(sizeof(struct packet) == 80, "struct packet has no hole");
-_Static_assert(sizeof(struct flow_side) == 48, "struct flow_side has no hole");
+_Static_assert(sizeof(struct packet) == 88, "struct packet has no hole");
+_Static_assert(sizeof(struct flow_side) == 96, "struct flow_side has no hole");
 _Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
-_Static_assert(sizeof(struct flow) == 320, "struct flow has no hole; services/capture/flow_layout.py mirrors it");
+_Static_assert(sizeof(struct flow) == 448, "struct flow has no hole; services/capture/flow_layout.py mirrors it");
 
 /* Sequence numbers wrap: a lies after b when it is less than half the circle ahead (RFC 9293 3.4). */
 FLOW_INLINE int sequence_after(__u32 a, __u32 b)
@@ -184,6 +221,12 @@ FLOW_INLINE int sequence_after(__u32 a, __u32 b)
 FLOW_INLINE void count_saturating(__u16 *counter)
 {
     if (*counter != 0xffff)
+        *counter += 1;
+}
+
+FLOW_INLINE void count_few(__u8 *counter)
+{
+    if (*counter != 0xff)
         *counter += 1;
 }
 
@@ -203,6 +246,12 @@ FLOW_INLINE enum icmp_part icmp_part(__u8 transport, __u8 type)
     if (type == 0 || type == 14 || type == 16 || type == 18)
         return ICMP_REPLY;
     return ICMP_MESSAGE;
+}
+
+/* Destination unreachable, packet too big, time exceeded, parameter problem: they quote the packet they are about. */
+FLOW_INLINE int icmp_is_error(__u8 transport, __u8 type)
+{
+    return transport == TRANSPORT_ICMPV6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
 }
 
 /* What of type and code is part of the flow key: the same for a query and its reply. */
@@ -269,8 +318,8 @@ FLOW_INLINE __u32 response_time_bucket(__u64 time_ns)
 
 /*
  * Exchanges: a request is what the client sends after the server's last payload; the response time runs from its last byte to
- * the server's first. Only payload not seen before counts, so that a repeat neither asks nor answers. Seams: transfer times of
- * request and response, and the request's `traceparent`.
+ * the server's first. Only payload not seen before counts, so that a repeat neither asks nor answers. Seam: the request's
+ * `traceparent`.
  */
 FLOW_INLINE void flow_exchange(struct flow *flow, const struct packet *packet, int from)
 {
@@ -395,40 +444,95 @@ FLOW_INLINE void tcp_rst(struct flow *flow, int from)
 }
 
 /*
- * Follow the sender's sequence numbers. Returns whether the segment carries payload not sent before. A payload that ends at or
- * below the highest byte sent is a retransmission; a single byte below it when all is acknowledged is a keep-alive (RFC 9293
- * 3.8.4). Seams: a packet that arrives below the highest byte for the first time is out of order, not repeated; RTT samples
- * come from `acknowledged` moving past a remembered `next_sequence`.
+ * A probe of a connection that carries nothing new: a segment of at most one byte just below the highest byte sent, where all
+ * of that was acknowledged (RFC 9293 3.8.4).
+ */
+FLOW_INLINE int tcp_is_keep_alive(const struct flow_side *own, const struct packet *packet)
+{
+    return packet->payload_bytes <= 1 && own->known & FLOW_KNOWN_NEXT && packet->sequence + 1 == own->next_sequence &&
+           own->known & FLOW_KNOWN_ACKNOWLEDGED && own->acknowledged == own->next_sequence &&
+           !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
+}
+
+/*
+ * Payload that begins below the highest byte sent was sent before, or was overtaken. A sender's own socket overtakes nothing. At
+ * the receiver's, what is acknowledged was there before, and what its two duplicate ACKs asked for was sent again (RFC 5681
+ * 3.2); the rest is taken for overtaken, unless the host has judged by time.
+ */
+FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+    __u32 overlap = own->next_sequence - begin;
+    int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED && !sequence_after(end, own->acknowledged);
+    int reordered = packet->late == LATE_REORDERED;
+
+    if (packet->late == LATE_UNJUDGED)
+        reordered = from == FLOW_RX && !acknowledged && !(peer->duplicate_run >= 2 && own->acknowledged == begin);
+    if (reordered) {
+        FLOW_ADD(own->out_of_order, packet->segments);
+        return;
+    }
+    FLOW_ADD(own->retransmits, packet->segments);
+    FLOW_ADD(own->retransmit_bytes, overlap < packet->payload_bytes ? overlap : packet->payload_bytes);
+    if (acknowledged)
+        FLOW_ADD(own->spurious_retransmits, packet->segments);
+}
+
+/*
+ * Follow the sender's sequence numbers. Returns whether the segment carries payload not sent before. A byte sent into a closed
+ * window is a probe, and as good as not sent (RFC 9293 3.8.6.1).
  */
 FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int from)
 {
     struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
     __u32 begin = packet->sequence + !!(packet->tcp_flags & TCP_SYN);
     __u32 end = begin + packet->payload_bytes;
     __u32 next = end + !!(packet->tcp_flags & TCP_FIN);
-    int repeated = own->known & FLOW_KNOWN_NEXT && packet->payload_bytes && !sequence_after(end, own->next_sequence);
+    int fresh = packet->payload_bytes != 0;
 
-    if (repeated) {
-        int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED && own->acknowledged == own->next_sequence;
-
-        if (!(packet->payload_bytes == 1 && end == own->next_sequence && acknowledged))
-            FLOW_ADD(own->retransmits, packet->segments);
+    if (own->known & FLOW_KNOWN_NEXT) {
+        if (sequence_after(own->next_sequence, begin)) {
+            fresh = fresh && sequence_after(end, own->next_sequence);
+            if (tcp_is_keep_alive(own, packet))
+                own->keep_alives += 1;
+            else if (packet->payload_bytes)
+                tcp_late(flow, packet, from, begin, end);
+        } else if (packet->payload_bytes == 1 && begin == own->next_sequence && !peer->window &&
+                   own->known & FLOW_KNOWN_ACKNOWLEDGED) {
+            return 0;
+        }
     }
     if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence)) {
         own->next_sequence = next;
         own->known |= FLOW_KNOWN_NEXT;
     }
-    return packet->payload_bytes && !repeated;
+    return fresh;
 }
 
+/*
+ * Follow the receiver's acknowledgments and window. A duplicate ACK is RFC 5681's: it repeats the highest acknowledgment and the
+ * window, carries nothing, and more than it acknowledges was sent.
+ */
 FLOW_INLINE void tcp_acknowledge(struct flow *flow, const struct packet *packet, int from)
 {
+    struct flow_side *own = &flow->sides[from & 1];
     struct flow_side *peer = &flow->sides[!from];
 
     if (!(peer->known & FLOW_KNOWN_ACKNOWLEDGED) || sequence_after(packet->acknowledgment, peer->acknowledged)) {
         peer->acknowledged = packet->acknowledgment;
         peer->known |= FLOW_KNOWN_ACKNOWLEDGED;
+        own->duplicate_run = 0;
+    } else if (!packet->payload_bytes && packet->acknowledgment == peer->acknowledged && packet->window == own->window &&
+               packet->window && packet->sequence == own->next_sequence && peer->next_sequence != peer->acknowledged &&
+               !(packet->tcp_flags & (TCP_SYN | TCP_FIN))) {
+        FLOW_ADD(own->duplicate_acks, 1);
+        count_few(&own->duplicate_run);
     }
+    if (!packet->window && !(packet->tcp_flags & (TCP_SYN | TCP_FIN)))
+        own->zero_windows += 1;
+    own->window = packet->window;
 }
 
 FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int from)
@@ -437,14 +541,17 @@ FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int fr
 
     if (flags & TCP_RST) {
         /* Its sequence number and payload are no part of the stream. */
+        count_few(&flow->sides[from & 1].resets);
         tcp_rst(flow, from);
     } else {
         if (flags & TCP_SYN)
             tcp_syn(flow, packet, from);
         else if (flow->outcome == FLOW_OUTCOME_HALF_OPEN)
             tcp_completes(flow, packet, from);
-        if (flags & TCP_FIN && !(flags & TCP_SYN))
+        if (flags & TCP_FIN && !(flags & TCP_SYN)) {
+            count_few(&flow->sides[from & 1].fins);
             tcp_fin(flow, from);
+        }
         if (flags & TCP_ACK)
             tcp_acknowledge(flow, packet, from);
         if (tcp_sequence(flow, packet, from))
@@ -472,6 +579,18 @@ FLOW_INLINE void flow_moment(struct flow *flow, const struct packet *packet)
         flow->first_ns = packet->time_ns;
 }
 
+/* What an IP header says: DSCP, hop limit, and whether a router held the packet's path for congested (RFC 3168). */
+FLOW_INLINE void flow_header(struct flow_side *own, const struct packet *packet)
+{
+    if ((packet->traffic_class & 3) == 3)
+        FLOW_ADD(own->ecn_ce, packet->segments);
+    if (!(own->known & FLOW_KNOWN_HEADER)) {
+        own->traffic_class = packet->traffic_class;
+        own->hop_limit = packet->hop_limit;
+        own->known |= FLOW_KNOWN_HEADER;
+    }
+}
+
 /* What every packet adds, of any transport; all that a fragment without a transport header adds. */
 FLOW_INLINE void flow_count(struct flow *flow, const struct packet *packet, int from)
 {
@@ -486,6 +605,7 @@ FLOW_INLINE void flow_count(struct flow *flow, const struct packet *packet, int 
 FLOW_INLINE void flow_add(struct flow *flow, const struct packet *packet, int from)
 {
     flow_count(flow, packet, from);
+    flow_header(&flow->sides[from & 1], packet);
     switch (flow->transport) {
     case TRANSPORT_TCP:
         flow_tcp(flow, packet, from);

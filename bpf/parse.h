@@ -7,6 +7,8 @@
  *     static int parse_load(frame_source source, __u32 offset, void *target, __u32 size)
  * which copies bytes and returns 0, or not 0 where they are not there.
  *
+ * PARSE_TCP_OPTIONS, defined, has it look for a SYN's window scale: a loop over its options.
+ *
  * A packet's byte count is its IP length, from the IP header, however little of it was captured.
  */
 #ifndef WIRESPAN_PARSE_H
@@ -79,6 +81,28 @@ FLOW_INLINE void map_ipv4(__u8 *address, const __u8 *ipv4)
     __builtin_memcpy(address + 12, ipv4, 4);
 }
 
+#ifdef PARSE_TCP_OPTIONS
+/* The window scale option (RFC 7323 2.2), at most 14, plus 1; 0 where there is none. */
+FLOW_INLINE __u8 parse_window_scale(frame_source source, __u32 offset, __u32 end)
+{
+    __u8 option[3];
+    __u32 size;
+
+    while (offset < end && !parse_load(source, offset, option, 1) && option[0]) {
+        size = 1;
+        if (option[0] != 1) {
+            if (parse_load(source, offset, option, 2) || option[1] < 2)
+                return 0;
+            size = option[1];
+        }
+        if (option[0] == 3 && size == 3 && end - offset >= 3 && !parse_load(source, offset, option, 3))
+            return (__u8)((option[2] > 14 ? 14 : option[2]) + 1);
+        offset += size;
+    }
+    return 0;
+}
+#endif
+
 FLOW_INLINE enum packet_disposition parse_tcp(frame_source source, __u32 offset, __u32 length, struct packet *packet)
 {
     __u8 header[20];
@@ -98,6 +122,10 @@ FLOW_INLINE enum packet_disposition parse_tcp(frame_source source, __u32 offset,
     packet->tcp_flags = header[13];
     packet->window = load_be16(header + 14);
     packet->payload_bytes = length - header_bytes;
+#ifdef PARSE_TCP_OPTIONS
+    if (packet->tcp_flags & TCP_SYN)
+        packet->window_scale = parse_window_scale(source, offset + (__u32)sizeof(header), offset + header_bytes);
+#endif
     return PACKET_FLOW;
 }
 
@@ -160,6 +188,7 @@ FLOW_INLINE enum packet_disposition parse_icmp(frame_source source, __u32 offset
 /* `length` is what the IP header leaves to the transport. Tunnels (seam) are flows of their outer protocol. */
 FLOW_INLINE enum packet_disposition parse_transport(frame_source source, __u32 offset, __u32 length, struct packet *packet)
 {
+    packet->transport_offset = offset;
     switch (packet->transport) {
     case TRANSPORT_TCP:
         return parse_tcp(source, offset, length, packet);

@@ -29,6 +29,8 @@ static inline int parse_load(frame_source source, __u32 offset, void *target, __
     return 0;
 }
 
+#define PARSE_TCP_OPTIONS
+#include "flow_deep.h"
 #include "parse.h"
 
 #define NO_SLOT         0xffffffffu
@@ -83,6 +85,7 @@ struct replay {
     struct replay_counters counters; /* first: the caller reads it through the handle */
     struct flow *slots;
     struct link *links;
+    struct flow_trace *traces; /* of the slots */
     __u32 *buckets;
     struct fragment *fragments;
     __u32 capacity;
@@ -184,6 +187,7 @@ static void release_slot(struct replay *replay, __u32 slot)
         return;
     retire_slot(replay, slot);
     memset(flow, 0, sizeof(*flow));
+    memset(&replay->traces[slot], 0, sizeof(*replay->traces));
     flow->generation = generation + 1;
     replay->links[slot].next = replay->free_slot;
     replay->free_slot = slot;
@@ -273,17 +277,66 @@ static enum packet_disposition count_fragment(struct replay *replay, const struc
     return PACKET_FLOW;
 }
 
+/*
+ * An ICMP error quotes the packet that it is about, at least up to its ports (RFC 792, 4443 2.4): note it on that packet's flow.
+ * The error itself is counted in its own.
+ */
+static void attach_error(struct replay *replay, const struct frame *frame, const struct packet *packet)
+{
+    __u32 at = packet->transport_offset + 8;
+    struct packet quoted = {.transport = 0};
+    __u8 header[PARSE_IPV6_HEADER_BYTES];
+    __u8 ports[4];
+    struct flow *flow;
+    __u32 slot;
+    int from;
+
+    if (!icmp_is_error(packet->transport, packet->icmp_type) || parse_load(frame, at, header, 20))
+        return;
+    if (packet->transport == TRANSPORT_ICMP) {
+        if (header[0] >> 4 != 4 || load_be16(header + 6) & 0x1fff)
+            return;
+        quoted.transport = header[9];
+        map_ipv4(quoted.source_address, header + 12);
+        map_ipv4(quoted.destination_address, header + 16);
+        at += (header[0] & 15) * 4u;
+    } else {
+        if (header[0] >> 4 != 6 || parse_load(frame, at, header, sizeof(header)))
+            return;
+        quoted.transport = header[6];
+        memcpy(quoted.source_address, header + 8, 16);
+        memcpy(quoted.destination_address, header + 24, 16);
+        at += (__u32)sizeof(header);
+    }
+    if (quoted.transport != TRANSPORT_TCP && quoted.transport != TRANSPORT_UDP && quoted.transport != TRANSPORT_SCTP)
+        return;
+    if (parse_load(frame, at, ports, sizeof(ports)))
+        return;
+    quoted.source_port = load_be16(ports);
+    quoted.destination_port = load_be16(ports + 2);
+    slot = find_slot(replay, &quoted, hash_packet(replay, &quoted), &from);
+    if (slot == NO_SLOT)
+        return;
+    flow = &replay->slots[slot];
+    flow->icmp_errors += 1;
+    flow->icmp_error_type = packet->icmp_type;
+    flow->icmp_error_code = packet->icmp_code;
+}
+
 /* Returns 0 where there is no slot for it; then nothing but a retired flow has changed, and the packet can come again. */
-static int count_packet(struct replay *replay, const struct packet *packet)
+static int count_packet(struct replay *replay, struct packet *packet)
 {
     __u32 hash = hash_packet(replay, packet);
     int from = FLOW_TX;
     __u32 slot = find_slot(replay, packet, hash, &from);
     struct flow *flow;
 
-    if (slot != NO_SLOT && flow_update(&replay->slots[slot], packet, from) == FLOW_RENEW) {
+    if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
         retire_slot(replay, slot);
         slot = NO_SLOT;
+    } else if (slot != NO_SLOT) {
+        flow_deepen(&replay->slots[slot], &replay->traces[slot], packet, from);
+        flow_add(&replay->slots[slot], packet, from);
     }
     if (slot == NO_SLOT) {
         slot = take_slot(replay, hash);
@@ -293,7 +346,9 @@ static int count_packet(struct replay *replay, const struct packet *packet)
         flow = &replay->slots[slot];
         flow->state = FLOW_LIVE;
         flow->id = ++replay->counters.flows;
-        flow_begin(flow, packet, from);
+        flow_open(flow, packet, from);
+        flow_deepen(flow, &replay->traces[slot], packet, from);
+        flow_add(flow, packet, from);
     }
     if (packet->more_fragments)
         remember_fragment(replay, packet, slot, from);
@@ -332,6 +387,8 @@ static int take_packet(struct replay *replay, __u64 time_ns)
         disposition = count_fragment(replay, &packet);
     else if (disposition == PACKET_FLOW && !count_packet(replay, &packet))
         return 0;
+    if (disposition == PACKET_FLOW && (packet.transport == TRANSPORT_ICMP || packet.transport == TRANSPORT_ICMPV6))
+        attach_error(replay, &frame, &packet);
     counters->packets++;
     counters->bytes += wire_bytes;
     counters->disposition_packets[disposition]++;
@@ -355,6 +412,7 @@ void replay_close(struct replay *replay)
     if (replay->file)
         pcap_close(replay->file);
     free(replay->links);
+    free(replay->traces);
     free(replay->buckets);
     free(replay->fragments);
     free(replay);
@@ -378,7 +436,8 @@ struct replay *replay_new(struct flow *slots, __u32 capacity)
     replay->links = calloc(capacity, sizeof(*replay->links));
     replay->buckets = malloc((size_t)capacity * sizeof(*replay->buckets));
     replay->fragments = calloc(FRAGMENTS, sizeof(*replay->fragments));
-    if (!replay->links || !replay->buckets || !replay->fragments ||
+    replay->traces = calloc(capacity, sizeof(*replay->traces));
+    if (!replay->links || !replay->traces || !replay->buckets || !replay->fragments ||
             getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;

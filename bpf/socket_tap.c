@@ -71,7 +71,7 @@ struct slot {
     struct socket_facts socket;
 };
 
-_Static_assert(sizeof(struct slot) == 360, "services/capture/slot_layout.py mirrors it");
+_Static_assert(sizeof(struct slot) == 488, "services/capture/slot_layout.py mirrors it");
 
 struct flow_key {
     __u8 local_address[16];
@@ -520,6 +520,13 @@ FLOW_INLINE void settle_closed(struct flow *flow)
         flow->outcome = FLOW_OUTCOME_CLOSED;
 }
 
+/* Traffic class and hop limit of an IP header whose length, `offset`, tells its version. */
+FLOW_INLINE void read_header(struct packet *packet, const __u8 *ip, __u32 offset)
+{
+    packet->traffic_class = offset == 20 ? ip[1] : (__u8)(ip[0] << 4 | ip[1] >> 4);
+    packet->hop_limit = offset == 20 ? ip[8] : ip[7];
+}
+
 /* Add a TCP packet to the flow of its socket. Returns 0 where it opens a connection. */
 FLOW_INLINE int tap_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct slot *slot, const __u8 *tcp, __u32 offset, int from)
 {
@@ -531,14 +538,18 @@ FLOW_INLINE int tap_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct s
     if (packet.tcp_flags & TCP_SYN)
         return 0;
     packet.transport = TRANSPORT_TCP;
+    packet.late = LATE_UNJUDGED;
     packet.segments = 1;
     packet.ip_bytes = skb->len;
     packet.payload_bytes = packet.ip_bytes - offset - (tcp[12] >> 4) * 4u;
     packet.sequence = bpf_ntohl(*(const __be32 *)(tcp + 4));
     packet.acknowledgment = bpf_ntohl(*(const __be32 *)(tcp + 8));
+    packet.window = bpf_ntohs(*(const __be16 *)(tcp + 14));
+    read_header(&packet, tcp - offset, offset);
     count_segments(skb, &packet);
     packet.time_ns = packet_time(skb, flow, is_timed_tcp(flow, &packet, from), from == FLOW_TX);
     count_segment(flow, &packet, from);
+    flow_header(&flow->sides[from & 1], &packet);
     flow_tcp(flow, &packet, from);
     if (from == FLOW_RX && slot->socket.closed)
         settle_closed(flow);
@@ -548,7 +559,7 @@ FLOW_INLINE int tap_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct s
 }
 
 /* Add a datagram to the flow of its socket. Returns 0 where it goes elsewhere: a connected socket may send to anyone. */
-FLOW_INLINE int tap_datagram(struct __sk_buff *skb, struct slot *slot, __u32 offset, int from)
+FLOW_INLINE int tap_datagram(struct __sk_buff *skb, struct slot *slot, const __u8 *ip, __u32 offset, int from)
 {
     struct flow *flow = &slot->flow;
     struct packet packet;
@@ -557,9 +568,11 @@ FLOW_INLINE int tap_datagram(struct __sk_buff *skb, struct slot *slot, __u32 off
     packet.segments = 1;
     packet.ip_bytes = skb->len;
     packet.payload_bytes = packet.ip_bytes - offset - 8;
+    read_header(&packet, ip, offset);
     count_segments(skb, &packet);
     packet.time_ns = packet_time(skb, flow, is_timed_datagram(flow, from), 0);
     flow_count(flow, &packet, from);
+    flow_header(&flow->sides[from & 1], &packet);
     flow_exchange(flow, &packet, from);
     return 1;
 }
@@ -584,7 +597,7 @@ FLOW_INLINE int tap_connected(struct __sk_buff *skb, struct bpf_sock *sk, struct
             return 0;
         if (bpf_ntohs(*(const __be16 *)(ip + (from == FLOW_TX ? 22 : 20))) != slot->flow.remote_port)
             return 0;
-        return tap_datagram(skb, slot, 20, from);
+        return tap_datagram(skb, slot, ip, 20, from);
     }
     if (ip[0] >> 4 != 6 || ip[6] != transport || ip + 48 > end)
         return 0;
@@ -595,7 +608,7 @@ FLOW_INLINE int tap_connected(struct __sk_buff *skb, struct bpf_sock *sk, struct
         return 0;
     if (bpf_ntohs(*(const __be16 *)(ip + (from == FLOW_TX ? 42 : 40))) != slot->flow.remote_port)
         return 0;
-    return tap_datagram(skb, slot, 40, from);
+    return tap_datagram(skb, slot, ip, 40, from);
 }
 
 FLOW_INLINE int tap(struct __sk_buff *skb, int from)

@@ -43,8 +43,8 @@ class Disposition(enum.IntEnum):
     UNKNOWN_LINK = 6
 
 
-_SIDE_BYTES: Final = 48
-_TX: Final = 144
+_SIDE_BYTES: Final = 96
+_TX: Final = 176
 _RX: Final = _TX + _SIDE_BYTES
 
 _MEMBERS: Final[dict[str, tuple[int, str]]] = {
@@ -75,6 +75,13 @@ _MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "request_ns": (120, "<u8"),
     "response_time_sum_ns": (128, "<u8"),
     "response_time_max_ns": (136, "<u8"),
+    "request_transfer_sum_ns": (144, "<u8"),
+    "response_transfer_sum_ns": (152, "<u8"),
+    "request_transfer_max_us": (160, "<u4"),
+    "response_transfer_max_us": (164, "<u4"),
+    "icmp_errors": (168, "<u2"),
+    "icmp_error_type": (170, "|u1"),
+    "icmp_error_code": (171, "|u1"),
     "response_time_histogram": (_RX + _SIDE_BYTES, f"({RESPONSE_TIME_BUCKETS},)<u4"),
 }
 
@@ -82,12 +89,30 @@ _SIDE_MEMBERS: Final = {
     "bytes": (0, "<u8"),
     "packets": (8, "<u8"),
     "payload_bytes": (16, "<u8"),
-    "initial_sequence": (24, "<u4"),
-    "next_sequence": (28, "<u4"),
-    "acknowledged": (32, "<u4"),
-    "retransmits": (36, "<u4"),
-    "tcp_flags": (40, "|u1"),
-    "known": (41, "|u1"),
+    "rtt_sum_ns": (24, "<u8"),
+    "initial_sequence": (32, "<u4"),
+    "next_sequence": (36, "<u4"),
+    "acknowledged": (40, "<u4"),
+    "retransmits": (44, "<u4"),
+    "retransmit_bytes": (48, "<u4"),
+    "spurious_retransmits": (52, "<u4"),
+    "out_of_order": (56, "<u4"),
+    "duplicate_acks": (60, "<u4"),
+    "ecn_ce": (64, "<u4"),
+    "rtt_samples": (68, "<u4"),
+    "rtt_min_ns": (72, "<u4"),
+    "rtt_max_ns": (76, "<u4"),
+    "zero_windows": (80, "<u2"),
+    "window_full": (82, "<u2"),
+    "keep_alives": (84, "<u2"),
+    "window": (86, "<u2"),
+    "tcp_flags": (88, "|u1"),
+    "known": (89, "|u1"),
+    "traffic_class": (90, "|u1"),
+    "hop_limit": (91, "|u1"),
+    "fins": (92, "|u1"),
+    "resets": (93, "|u1"),
+    "duplicate_run": (94, "|u1"),
 }
 
 MEMBERS: Final = _MEMBERS | {
@@ -102,7 +127,7 @@ FLOW: Final = np.dtype(
         "names": list(MEMBERS),
         "offsets": [offset for offset, _ in MEMBERS.values()],
         "formats": [dtype for _, dtype in MEMBERS.values()],
-        "itemsize": 320,
+        "itemsize": 448,
     }
 )
 

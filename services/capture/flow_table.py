@@ -45,6 +45,24 @@ _DELTAS: Final[dict[str, str]] = {
     "responses": "<u4",
     "response_time_sum_ns": "<u8",
     "response_time_histogram": f"({RESPONSE_TIME_BUCKETS},)<u4",
+    "request_transfer_sum_ns": "<u8",
+    "response_transfer_sum_ns": "<u8",
+    "icmp_errors": "<u2",
+} | {
+    f"{way}_{name}": dtype
+    for name, dtype in (
+        ("retransmit_bytes", "<u4"),
+        ("spurious_retransmits", "<u4"),
+        ("out_of_order", "<u4"),
+        ("duplicate_acks", "<u4"),
+        ("zero_windows", "<u2"),
+        ("window_full", "<u2"),
+        ("keep_alives", "<u2"),
+        ("rtt_samples", "<u4"),
+        ("rtt_sum_ns", "<u8"),
+        ("ecn_ce", "<u4"),
+    )
+    for way in ("tx", "rx")
 }
 """Columns that are a member's growth since the last accepted record; they wrap as the member does."""
 
@@ -77,6 +95,12 @@ _STATE_COLUMNS: Final[dict[str, str]] = {
     "rx_bytes_total": "rx_bytes",
     "tx_packets_total": "tx_packets",
     "rx_packets_total": "rx_packets",
+    "icmp_error_type": "icmp_error_type",
+    "icmp_error_code": "icmp_error_code",
+} | {
+    f"{way}_{name}": f"{way}_{name}"
+    for name in ("fins", "resets", "rtt_min_ns", "rtt_max_ns", "traffic_class", "hop_limit")
+    for way in ("tx", "rx")
 }
 """Columns that are a member as it stands."""
 
@@ -137,8 +161,8 @@ class FlowTableSettings:
     """Share of used slots above which the longest idle flows are evicted."""
     low_occupancy: float = 0.85
     """Share of used slots to evict down to."""
-    max_rows: int = 1200
-    """Records per emission: what stays below 512 KiB as a message with every column filled (about 330 bytes each)."""
+    max_rows: int = 950
+    """Records per emission: what stays below 512 KiB as a message with every column filled (about 480 bytes each)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -301,6 +325,9 @@ class FlowTable:
             "outcome": self._outcome(rows, reasons, now_ns),
             "response_time_max_ns": np.maximum(np.where(moved, rows["response_time_max_ns"], 0), self._carried_max_ns[due]),
         }
+        filled["request_waits"] = rows["request_ns"] != 0
+        for what in ("request", "response"):
+            filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
         filled |= {name: rows[name] - accepted[name] for name in _DELTAS}
         filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
         return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items() if name in filled}

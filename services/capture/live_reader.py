@@ -23,7 +23,7 @@ from services.capture.flow_table import Emission, FlowTable, FlowTableSettings
 from services.capture.live_records import LiveClock, finish
 from services.capture.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
 
-_LARGEST_ROWS: Final = 1200
+_LARGEST_ROWS: Final = 950
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

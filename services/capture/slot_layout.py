@@ -14,13 +14,13 @@ import numpy.typing as npt
 from services.capture.flow_layout import FLOW, MEMBERS, Slots
 
 _SOCKET_MEMBERS: Final[dict[str, tuple[int, str]]] = {
-    "cgroup_id": (320, "<u8"),
-    "socket_read_ns": (328, "<u8"),
-    "srtt_us": (336, "<u4"),
-    "min_rtt_us": (340, "<u4"),
-    "socket_retransmits": (344, "<u4"),
-    "lost": (348, "<u4"),
-    "congestion_window": (352, "<u4"),
+    "cgroup_id": (FLOW.itemsize, "<u8"),
+    "socket_read_ns": (FLOW.itemsize + 8, "<u8"),
+    "srtt_us": (FLOW.itemsize + 16, "<u4"),
+    "min_rtt_us": (FLOW.itemsize + 20, "<u4"),
+    "socket_retransmits": (FLOW.itemsize + 24, "<u4"),
+    "lost": (FLOW.itemsize + 28, "<u4"),
+    "congestion_window": (FLOW.itemsize + 32, "<u4"),
 }
 _ALL: Final = MEMBERS | _SOCKET_MEMBERS
 

@@ -4,7 +4,7 @@ The programs fill slots; this side says which flows end and gives slots back. Th
 ends, however it ends, because their links are descriptors of this process.
 
 The slots are mapped as far as they were ever used, so that memory shown for this process follows the number of flows; the
-kernel allocates, and a memory limit counts, all of them from the beginning (360 bytes a slot, and about 100 more for its key).
+kernel allocates, and a memory limit counts, all of them from the beginning (488 bytes a slot, and about 100 more for its key).
 """
 
 from __future__ import annotations
@@ -305,5 +305,3 @@ def _possible_cpus() -> int:
     """How many CPUs the kernel has room for, which per-CPU maps have values for."""
     last = Path("/sys/devices/system/cpu/possible").read_text().strip().rpartition("-")[2].rpartition(",")[2]
     return int(last) + 1
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,11 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     )
 
 
-def fixed_batch() -> FlowBatch:
-    """Three records with every column of v1 filled, each value different from its neighbours'."""
+def fixed_batch(filled: Sequence[Column] = RAW + ENRICHED) -> FlowBatch:
+    """Three records with the columns `filled`, each value different from its neighbours'."""
     count = 3
     columns: dict[str, Array] = {}
-    for number, column in enumerate(RAW + ENRICHED, start=1):
+    for number, column in enumerate(filled, start=1):
         dtype = column.numpy_dtype
         if column.enum is not None:
             members = list(column.enum)

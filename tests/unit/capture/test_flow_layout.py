@@ -58,7 +58,7 @@ def test_every_member_lies_where_the_compiler_puts_it(printed):
         dtype, offset = flow_layout.FLOW.fields[name]
         expected |= {f"{name}.offset": offset, f"{name}.size": dtype.itemsize}
     assert printed(lines) == expected
-    assert expected["size"] <= 384
+    assert expected["size"] <= 448
     assert expected["size"] % 8 == 0
 
 
@@ -68,7 +68,7 @@ def test_no_member_is_left_out():
     members = {}
     for struct in ("flow_side", "flow"):
         body = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", source, re.MULTILINE | re.DOTALL)[1]
-        members[struct] = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE)) - {"pad"}
+        members[struct] = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE)) - {"pad", "pad2"}
     expected = members["flow"] | {f"{side}_{name}" for side in ("tx", "rx") for name in members["flow_side"]}
     assert set(flow_layout.MEMBERS) == expected
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from proto.columns import RAW, Outcome, Reason
+from proto.columns import Outcome, Reason
 from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flow_table import FlowTable
 from services.capture.replay_source import ReplaySource, Stop, replay
@@ -134,7 +134,7 @@ def test_the_same_files_give_the_same_records(tmp_path):
             table = FlowTable(source)
             for emission in replay(source, table):
                 assert (np.diff(emission.columns["flow_id"].astype(np.int64)) > 0).all()
-                chunks.append(b"".join(emission.columns[column.name].tobytes() for column in RAW))
+                chunks.append(b"".join(column.tobytes() for column in emission.columns.values()))
                 table.accept(emission)
         return chunks
 
