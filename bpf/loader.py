@@ -7,6 +7,8 @@ something fails, `{"error": <what>, "detail": <text>, "advice": <what to do>}` w
 reads it needs neither bcc nor LLVM, which take 120 MB. Only the standard library and bcc are imported here.
 """
 
+from __future__ import annotations
+
 import array
 import ctypes
 import json
@@ -16,6 +18,8 @@ import socket
 import struct
 import sys
 import tempfile
+from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("tap_ingress", "tap_egress", "tap_release", "tap_nothing")
 OPTIONAL_PROGRAMS = ("tap_release",)
@@ -41,16 +45,16 @@ CAPABILITIES = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN, 
 class LoadError(Exception):
     """What failed, the text that says more, and what to do."""
 
-    def __init__(self, error, detail, advice):
+    def __init__(self, error: str, detail: str, advice: str) -> None:
         super().__init__(error)
         self.message = {"error": error, "detail": detail, "advice": advice}
 
 
-def import_bcc(headers):
+def import_bcc(headers: str) -> Any:
     """Return the module; it reads where headers lie when it first compiles. Raises LoadError."""
     os.environ["BCC_KERNEL_SOURCE"] = headers
     try:
-        import bcc
+        import bcc  # noqa: PLC0415 - what it is missing for is told in words
     except ImportError as error:
         raise LoadError("bcc_missing", str(error), "apt-get install python3-bpfcc") from None
     except OSError as error:
@@ -60,10 +64,10 @@ def import_bcc(headers):
     return bcc
 
 
-def has_capabilities():
+def has_capabilities() -> bool:
     """Return whether this process has what loading needs. The kernel's own answer is as often EINVAL as EPERM."""
-    with open("/proc/self/status") as status:
-        effective = int(next(line for line in status if line.startswith("CapEff:")).split()[1], 16)
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
     held = {name for name, bit in CAPABILITY_BITS.items() if effective >> bit & 1}
     return "SYS_ADMIN" in held or held >= {"BPF", "PERFMON", "NET_ADMIN"}
 
@@ -71,36 +75,36 @@ def has_capabilities():
 class CapturedStderr:
     """What the compiler and the verifier print goes to descriptor 2: this collects it."""
 
-    def __enter__(self):
+    def __enter__(self) -> CapturedStderr:
         self.file = tempfile.TemporaryFile()
         self.saved = os.dup(2)
         os.dup2(self.file.fileno(), 2)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         os.dup2(self.saved, 2)
         os.close(self.saved)
 
-    def text(self):
+    def text(self) -> str:
         """Return the end of what was printed: the verifier says last what it does not like."""
         size = self.file.seek(0, os.SEEK_END)
         self.file.seek(max(0, size - 4000))
         return self.file.read().decode(errors="replace").strip()
 
 
-def compile_source(bcc, source, flags):
+def compile_source(bcc: Any, source: str, flags: list[str]) -> Any:
     """Return the compiled module, its maps made. Raises LoadError."""
     with CapturedStderr() as printed:
         try:
             return bcc.BPF(src_file=source, cflags=flags)
-        except Exception as error:  # bcc raises nothing narrower
+        except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             detail = printed.text() or str(error)
     if not has_capabilities() or "not permitted" in detail:
         raise LoadError("not_permitted", detail, CAPABILITIES)
     raise LoadError("compile_failed", detail, "the message is the compiler's; a map may also be too large for memory")
 
 
-def load_programs(bcc, module):
+def load_programs(bcc: Any, module: Any) -> dict[str, int]:
     """Return name -> descriptor. Raises LoadError."""
     programs = {}
     for name in PROGRAMS:
@@ -111,7 +115,7 @@ def load_programs(bcc, module):
                 else:
                     function = module.load_func(name, bcc.BPF.CGROUP_SKB)
                 programs[name] = function.fd
-            except Exception as error:  # bcc raises nothing narrower
+            except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
                 if name in OPTIONAL_PROGRAMS:
                     continue
                 detail = f"{error}\n{printed.text()}"
@@ -121,7 +125,7 @@ def load_programs(bcc, module):
     return programs
 
 
-def information(descriptor, size):
+def information(descriptor: int, size: int) -> bytes:
     """Return the bytes of a program's or map's `struct bpf_*_info`."""
     libc = ctypes.CDLL(None, use_errno=True)
     info = ctypes.create_string_buffer(size)
@@ -131,13 +135,13 @@ def information(descriptor, size):
     return info.raw
 
 
-def describe_map(descriptor):
+def describe_map(descriptor: int) -> dict[str, int]:
     """Return a map's sizes, from `struct bpf_map_info`."""
     _, _, key_bytes, value_bytes, entries = struct.unpack_from("=IIIII", information(descriptor, 88))
     return {"key_bytes": key_bytes, "value_bytes": value_bytes, "max_entries": entries}
 
 
-def describe_program(descriptor):
+def describe_program(descriptor: int) -> dict[str, int]:
     """Return a program's length and what the verifier went through, from `struct bpf_prog_info`; 0 where it does not tell."""
     info = information(descriptor, 232)
     _, _, jited_bytes, translated_bytes = struct.unpack_from("=II8xII", info)
@@ -145,7 +149,7 @@ def describe_program(descriptor):
     return {"instructions": translated_bytes // 8, "jited_bytes": jited_bytes, "verified_instructions": verified}
 
 
-def load(source, headers, flags):
+def load(source: str, headers: str, flags: list[str]) -> tuple[dict[str, Any], list[int], Any]:
     """Return the message and its descriptors. Raises LoadError."""
     bcc = import_bcc(headers)
     module = compile_source(bcc, source, flags)
@@ -167,7 +171,7 @@ def load(source, headers, flags):
     return message, [*programs.values(), *maps.values()], module
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     """Load what the arguments say and send it. Returns the exit status."""
     channel = socket.socket(fileno=int(arguments[0]))
     try:

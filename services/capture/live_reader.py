@@ -11,9 +11,9 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from proto.columns import Observer, Reason
 from proto.flow_batch import MAX_BATCH_BYTES, FlowBatch, encode
@@ -34,7 +34,7 @@ class LiveOptions:
     """Flows open at the same time."""
     drain_interval_seconds: float = 1.0
     """How often the table is looked at."""
-    rules: TapRules = TapRules()
+    rules: TapRules = field(default_factory=TapRules)
     cgroup_root: Path | None = None
     """Where the host's cgroup2 tree is mounted; found where it is None."""
 
@@ -68,7 +68,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self.merged_records = 0
         """Records in them."""
 
-    def __enter__(self) -> LiveReader:
+    def __enter__(self) -> Self:
         with self._stack:
             root = self._options.cgroup_root or find_root()
             self._cgroups = self._stack.enter_context(CgroupIndex(root))
@@ -113,7 +113,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
 
     @property
     def counters(self) -> dict[str, int]:
-        """What goes with every batch: packets and bytes that are in no flow, and the table's state. Cumulative but for the last."""
+        """What goes with every batch: packets and bytes that are in no flow, cumulative, and the table's state."""
         return self.tap.counters | {
             "refused_batches": self.refused_batches,
             "merged_records": self.merged_records,
@@ -144,11 +144,11 @@ class LiveReader(AbstractContextManager["LiveReader"]):
 def own_endpoints() -> set[tuple[str, int]]:
     """Return the local address and port of every TCP connection that this process has now."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+            if not str(descriptor.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(name))) as own:
+            with socket.socket(fileno=os.dup(int(descriptor.name))) as own:
                 if own.family in {socket.AF_INET, socket.AF_INET6} and own.type == socket.SOCK_STREAM:
                     own.getpeername()
                     address, port = own.getsockname()[:2]

@@ -73,7 +73,7 @@ class LivePublisher:
                     await self._publish_due(group, None)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stopping.wait(), interval_seconds)
-            while await self._publish_last():
+            while await self._publish_last():  # noqa: ASYNC110 - a full stream tells nobody when it has room
                 await asyncio.sleep(_RETRY_SECONDS)
             left = False
         except BaseExceptionGroup as errors:
@@ -132,7 +132,12 @@ def _show(telemetry: Telemetry, reader: LiveReader, publisher: LivePublisher) ->
         ("records", "Records in batches that the bus has stored", "{record}", lambda: publisher.records),
         ("batches", "Batches that the bus has stored", "{batch}", lambda: publisher.batches),
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: reader.refused_batches),
-        ("merged", "Records that a full stream refused; they merged into later ones", "{record}", lambda: reader.merged_records),
+        (
+            "merged",
+            "Records that a full stream refused; they merged into later ones",
+            "{record}",
+            lambda: reader.merged_records,
+        ),
     )
     for name, description, unit, read in figures:
         telemetry.cumulative(f"wirespan.capture.{name}", description, unit, read)

@@ -4,19 +4,20 @@ The programs fill slots; this side says which flows end and gives slots back. Th
 ends, however it ends, because their links are descriptors of this process.
 
 The slots are mapped as far as they were ever used, so that memory shown for this process follows the number of flows; the
-kernel allocates, and a memory limit counts, all of them from the beginning (488 bytes a slot, and about 100 more for its key).
+kernel allocates, and a memory limit counts, all of them from the beginning (488 bytes a slot, and about 120 more for its key).
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -55,9 +56,8 @@ class TapRules:
     def defines(self) -> list[str]:
         """Return what bpf/socket_tap.c is compiled with."""
         found = [] if self.loopback else ["EXCLUDE_LOOPBACK"]
-        for name in ("allow_networks", "deny_networks", "allow_ports", "deny_ports"):
-            if getattr(self, name):
-                found.append(name.upper())
+        listed = ("allow_networks", "deny_networks", "allow_ports", "deny_ports")
+        found.extend(name.upper() for name in listed if getattr(self, name))
         if self.transports:
             found.append(f"KEEP_TRANSPORT(n)=({'||'.join(f'(n)=={int(number)}' for number in self.transports)})")
         return found
@@ -90,7 +90,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._lowest = capacity
         self._retired = np.zeros(capacity, np.bool_)
 
-    def __enter__(self) -> SocketTap:
+    def __enter__(self) -> Self:
         with self._stack:
             self._loaded = load_tap([f"SLOTS={self.capacity}", *self._rules.defines()])
             self._stack.callback(self._loaded.close)
@@ -148,13 +148,14 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         return max(int(counts["asked"]) - int(counts["refused"]) - int(counts["returned"]) - self._released, 0)
 
     def retire(self, slots: Indexes) -> None:
-        """Let no packet reach these slots any more; returns when no program is at them (5 to 20 ms, if there is one to wait for)."""
+        """Let no packet reach these slots any more; returns when no program is at them, after 5 to 20 ms."""
         slots = slots[~self._retired[slots]]
         if not len(slots):
             return
         rows = self._slots
-        # A slot that a program retired has no key of its own any more: the key means the connection that took its place.
-        live = slots[rows["state"][slots] == State.LIVE]
+        state = rows["state"][slots]
+        live = slots[state == State.LIVE]
+        self._delete_stale_keys(slots[state == State.RETIRED])
         bpf_syscall.delete_all(self._maps["flows_by_key"], keys_of(rows[live]))
         raced = live[rows["state"][live] != State.LIVE]
         rows["state"][live] = State.RETIRED
@@ -178,7 +179,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._push(slots[order], generations[order].astype(np.uint64))
         self._released += len(slots)
 
-    def exclude(self, endpoints: Set[tuple[str, int]]) -> None:
+    def exclude(self, endpoints: AbstractSet[tuple[str, int]]) -> None:
         """Keep no flow with one of these endpoints (address, port) at either end: capture's own connections.
 
         They replace those of the last call. Flows that such an endpoint has now give their last record.
@@ -239,8 +240,10 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, slots * SLOT.itemsize).reshape(slots, -1)
 
     def _look_at_stack(self) -> None:
-        """Learn how far slots were used. Slots come off the stack from low to high, so its least depth tells; it only falls
-        between two releases, but for slots that a program gives back at once, which may hide as many."""
+        """Learn how far slots were used. They come off the stack from low to high, so its least depth tells.
+
+        It only falls between two releases, but for slots that a program gives back at once: those are taken for used.
+        """
         counts = self._counts[0]
         returned = int(counts["returned"])
         depth = self.capacity + self._released - int(counts["asked"]) + int(counts["refused"]) + self._returned
@@ -252,6 +255,15 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def _push(self, slots: Indexes, generations: Any) -> None:
         bpf_syscall.push_all(self._maps["free_slots"], generations << np.uint64(32) | slots.astype(np.uint64))
+
+    def _delete_stale_keys(self, renewed: Indexes) -> None:
+        """Delete the keys of slots that a program retired, unless they mean the connection that took their place already."""
+        keys = keys_of(self._slots[renewed])
+        references = self._slots["generation"][renewed].astype(np.uint64) << np.uint64(32) | renewed
+        for key, reference in zip(keys, references, strict=True):
+            content = bpf_syscall.lookup(self._maps["flows_by_key"], key.tobytes(), reference.nbytes)
+            if content == reference.tobytes():
+                bpf_syscall.delete(self._maps["flows_by_key"], key.tobytes())
 
     def _restore_keys(self, raced: Indexes) -> None:
         """Publish again what took these slots' place while their keys were being deleted: the deleted key may be its."""

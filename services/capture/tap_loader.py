@@ -110,7 +110,9 @@ def _load(defines: Sequence[str], python: Path, timeout_seconds: float, source: 
     return _loaded(message, descriptors)
 
 
-def _receive(channel: socket.socket, child: subprocess.Popen[bytes], timeout_seconds: float) -> tuple[dict[str, Any], list[int]]:
+def _receive(
+    channel: socket.socket, child: subprocess.Popen[bytes], timeout_seconds: float
+) -> tuple[dict[str, Any], list[int]]:
     """Return the child's message and the descriptors that came with it. Raises TapLoadError where there is none."""
     channel.settimeout(timeout_seconds)
     descriptors = array.array("i")
@@ -118,7 +120,9 @@ def _receive(channel: socket.socket, child: subprocess.Popen[bytes], timeout_sec
         space = socket.CMSG_SPACE(_MAX_DESCRIPTORS * descriptors.itemsize)
         data, ancillary, _, _ = channel.recvmsg(_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
     except TimeoutError as error:
-        raise TapLoadError("loader_timed_out", f"no answer for {timeout_seconds:g} s", "the machine may be overloaded") from error
+        raise TapLoadError(
+            "loader_timed_out", f"no answer for {timeout_seconds:g} s", "the machine may be overloaded"
+        ) from error
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(5)
