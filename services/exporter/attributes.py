@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+import numpy as np
+
 from proto.columns import RESPONSE_TIME_BUCKETS
 from proto.flow_batch import Array, AttributeValue
 from services.exporter.facts import ICMP, PORTS, TCP, Facts
@@ -122,6 +124,42 @@ def _reverse(name: str) -> Values:
     return lambda records: records.reverse(name)
 
 
+def _both(name: str) -> Callable[[Records], Mask]:
+    return lambda records: records.nonzero(f"tx_{name}", f"rx_{name}")
+
+
+def _pair(name: str, column: str, meaning: str, unit: str = "packets", convention: str = OURS) -> Integers:
+    """A count of each direction, present where either is not 0."""
+    return Integers("where either is not 0", _both(column), (
+        Integer(f"flow.{name}", convention, meaning, unit, _forward(column)),
+        Integer(f"flow.reverse.{name}", convention, "the same from destination to source", unit, _reverse(column)),
+    ))  # fmt: skip
+
+
+def _some(values: Values) -> Callable[[Records], Mask]:
+    return lambda records: values(records) != 0
+
+
+def _round_trips(prefix: str, way: Callable[[str], Values], of: str) -> Integers:
+    """Round trips of one direction's data."""
+    return Integers(f"a capture file, a round trip from {of}'s data was measured", _some(way("rtt_samples")), (
+        Integer(f"{prefix}.tcp.rtt.count", OURS, f"round trips from the {of}'s data to its acknowledgment, in this record", "",
+                way("rtt_samples")),
+        Integer(f"{prefix}.tcp.rtt.mean", OURS, "their mean", "ns",
+                lambda records: way("rtt_sum_ns")(records) // np.maximum(way("rtt_samples")(records), 1)),
+        Integer(f"{prefix}.tcp.rtt.min", OURS, "the shortest since the flow began", "ns", way("rtt_min_ns")),
+        Integer(f"{prefix}.tcp.rtt.max", OURS, "the longest since the flow began", "ns", way("rtt_max_ns")),
+    ))  # fmt: skip
+
+
+def _dscp(way: Callable[[str], Values]) -> Values:
+    return lambda records: way("traffic_class")(records) >> np.uint8(2)
+
+
+def _ecn(way: Callable[[str], Values]) -> Values:
+    return lambda records: way("traffic_class")(records) & np.uint8(3)
+
+
 def _elapsed(since: str, until: str) -> Values:
     return lambda records: records.elapsed(since, until)
 
@@ -188,6 +226,62 @@ INTEGERS: Final = (
                 "before", "packets", _forward("retransmits")),
         Integer("flow.reverse.tcp.retransmits", OURS, "the same from destination to source", "packets",
                 _reverse("retransmits")),
+    )),
+    _pair("tcp.retransmit_bytes", "retransmit_bytes", "payload from source to destination in this record that had been "
+          "seen before", "bytes"),
+    _pair("tcp.spurious_retransmits", "spurious_retransmits", "of flow.tcp.retransmits, segments that had been acknowledged"),
+    _pair("tcp.out_of_order", "out_of_order", "segments from source to destination in this record that were overtaken"),
+    _pair("tcp.duplicate_acks", "duplicate_acks", "duplicate ACKs from source to destination in this record"),
+    _pair("tcp.zero_window", "zero_windows", "segments from source to destination in this record that close the "
+          "source's window"),
+    _pair("tcp.window_full", "window_full", "segments from source to destination in this record that fill the destination's "
+          "window; capture files only"),
+    _pair("tcp.keep_alives", "keep_alives", "keep-alives from source to destination in this record"),
+    _pair("tcp.fins", "fins", "FINs from source to destination since the flow began"),
+    _pair("tcp.resets", "resets", "RSTs from source to destination since the flow began"),
+    _round_trips("flow", _forward, "source"),
+    _round_trips("flow.reverse", _reverse, "destination"),
+    Integers("where not 0", _some(_dscp(_forward)), (
+        Integer("flow.ip.dscp.id", MERMIN, "DSCP of the first packet from source to destination", "", _dscp(_forward)),
+    )),
+    Integers("where not 0", _some(_dscp(_reverse)), (
+        Integer("flow.reverse.ip.dscp.id", MERMIN, "the same from destination to source", "", _dscp(_reverse)),
+    )),
+    Integers("where not 0", _some(_ecn(_forward)), (
+        Integer("flow.ip.ecn.id", MERMIN, "ECN of the first packet from source to destination", "", _ecn(_forward)),
+    )),
+    Integers("where not 0", _some(_ecn(_reverse)), (
+        Integer("flow.reverse.ip.ecn.id", MERMIN, "the same from destination to source", "", _ecn(_reverse)),
+    )),
+    Integers("where not 0", _some(_forward("hop_limit")), (
+        Integer("flow.ip.ttl", MERMIN, "TTL or hop limit of the first packet from source to destination", "",
+                _forward("hop_limit")),
+    )),
+    Integers("where not 0", _some(_reverse("hop_limit")), (
+        Integer("flow.reverse.ip.ttl", MERMIN, "the same from destination to source", "", _reverse("hop_limit")),
+    )),
+    _pair("ip.ecn.ce", "ecn_ce", "packets from source to destination in this record that arrived marked "
+          "Congestion Experienced"),
+    Integers("a capture file, an ICMP error quotes the flow", lambda records: records.nonzero("icmp_errors"), (
+        Integer("flow.icmp.errors", OURS, "ICMP errors in this record that quote a packet of the flow", "packets",
+                _column("icmp_errors")),
+        Integer("flow.icmp.error.type.id", OURS, "type of the last of them", "", _column("icmp_error_type")),
+        Integer("flow.icmp.error.code.id", OURS, "code of the last of them", "", _column("icmp_error_code")),
+    )),
+    Integers("a request has no response yet", lambda records: records.nonzero("request_waits"), (
+        Integer("flow.request.unanswered", OURS, "1: a request has no response yet; in a flow's last record, it never had one",
+                "", _column("request_waits")),
+    )),
+    Integers("a capture file, where either is not 0",
+             lambda records: records.nonzero("request_transfer_sum_ns", "response_transfer_sum_ns"), (
+        Integer("flow.request.transfer_time", OURS, "sum over this record's requests of first byte to last", "ns",
+                _column("request_transfer_sum_ns")),
+        Integer("flow.request.transfer_time_max", OURS, "the longest since the flow began", "ns",
+                _column("request_transfer_max_ns")),
+        Integer("flow.response.transfer_time", OURS, "sum over this record's responses of first byte to last", "ns",
+                _column("response_transfer_sum_ns")),
+        Integer("flow.response.transfer_time_max", OURS, "the longest since the flow began", "ns",
+                _column("response_transfer_max_ns")),
     )),
     Integers("a request was answered", lambda records: records.nonzero("responses"), (
         Integer("flow.response.count", OURS, "requests answered in this record", "", _column("responses")),

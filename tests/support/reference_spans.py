@@ -67,6 +67,21 @@ def text(address: bytes) -> str:
     return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else parsed.compressed
 
 
+_PAIRS = {
+    "tcp.retransmit_bytes": "retransmit_bytes",
+    "tcp.spurious_retransmits": "spurious_retransmits",
+    "tcp.out_of_order": "out_of_order",
+    "tcp.duplicate_acks": "duplicate_acks",
+    "tcp.zero_window": "zero_windows",
+    "tcp.window_full": "window_full",
+    "tcp.keep_alives": "keep_alives",
+    "tcp.fins": "fins",
+    "tcp.resets": "resets",
+    "ip.ecn.ce": "ecn_ce",
+}
+"""Counts of both directions that are there where either is not 0: attribute -> column."""
+
+
 class Row:
     """One record of a batch as a span."""
 
@@ -184,7 +199,14 @@ class Row:
 
     def attributes(self) -> dict[str, Any]:
         """The span's attributes."""
-        found = {**self._who(), **self._words_of_state(), **self._counts(), **self._handshake(), **self._responses()}
+        found = {
+            **self._who(),
+            **self._words_of_state(),
+            **self._counts(),
+            **self._requests(),
+            **self._handshake(),
+            **self._responses(),
+        }
         return {
             name: min(value, INT64_MAX) if type(value) is int else value for name, value in found.items() if value is not None
         }
@@ -252,8 +274,36 @@ class Row:
             out[f"{prefix}payload.bytes.delta"] = self[f"{way}_payload_bytes"]
             if self["tx_retransmits"] or self["rx_retransmits"]:
                 out[f"{prefix}tcp.retransmits"] = self[f"{way}_retransmits"]
+            out |= self._path(prefix, way)
         if self["record"]:
             out["flow.start"] = self["flow_start_unix_ns"]
+        return out
+
+    def _path(self, prefix: str, way: str) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, column in _PAIRS.items():
+            if self[f"tx_{column}"] or self[f"rx_{column}"]:
+                out[f"{prefix}{name}"] = self[f"{way}_{column}"]
+        if samples := self[f"{way}_rtt_samples"]:
+            out[f"{prefix}tcp.rtt.count"] = samples
+            out[f"{prefix}tcp.rtt.mean"] = self[f"{way}_rtt_sum_ns"] // samples
+            out[f"{prefix}tcp.rtt.min"] = self[f"{way}_rtt_min_ns"]
+            out[f"{prefix}tcp.rtt.max"] = self[f"{way}_rtt_max_ns"]
+        out[f"{prefix}ip.dscp.id"] = self[f"{way}_traffic_class"] >> 2 or None
+        out[f"{prefix}ip.ecn.id"] = self[f"{way}_traffic_class"] & 3 or None
+        out[f"{prefix}ip.ttl"] = self[f"{way}_hop_limit"] or None
+        return out
+
+    def _requests(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        if self["icmp_errors"]:
+            out["flow.icmp.errors"] = self["icmp_errors"]
+            out["flow.icmp.error.type.id"], out["flow.icmp.error.code.id"] = self["icmp_error_type"], self["icmp_error_code"]
+        out["flow.request.unanswered"] = self["request_waits"] or None
+        if self["request_transfer_sum_ns"] or self["response_transfer_sum_ns"]:
+            for what in ("request", "response"):
+                out[f"flow.{what}.transfer_time"] = self[f"{what}_transfer_sum_ns"]
+                out[f"flow.{what}.transfer_time_max"] = self[f"{what}_transfer_max_ns"]
         return out
 
     def _handshake(self) -> dict[str, Any]:
