@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-e2e check format docs bench clean
+.PHONY: help setup setup-test run test test-e2e check format docs accuracy fuzz bench clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,18 @@ format: ## format Python and C
 
 docs: ## write the generated parts of the documents
 	$(BIN)/python -m tests.support.generated_docs
+
+FUZZ_RUNS ?= 10000000
+FUZZ := $(HOME)/.cache/wirespan-fuzz
+
+fuzz: setup-test ## fuzz the flow engine under sanitizers, FUZZ_RUNS executions (needs clang and its fuzzing library)
+	@mkdir -p $(FUZZ)
+	clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/fuzz bpf/fuzz.c -lpcap
+	$(BIN)/python -m tests.support.fuzz_seeds $(FUZZ)/corpus
+	cd $(FUZZ) && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus
+
+accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over the captures in WIRESPAN_PCAPS
+	$(BIN)/python -m tests.support.accuracy
 
 bench: setup-test ## benchmarks, as ratios to a baseline of the same run
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; done

@@ -12,7 +12,7 @@
 #include "flow.h"
 
 /* Wireshark's tcp.analysis: how far behind the highest byte an overtaken segment may be where no round trip is known. */
-#define DEEP_REORDERING_NS      3000000u
+#define DEEP_REORDERING_NS 3000000u
 /* Wireshark's tcp.analysis: a fast retransmission follows the last duplicate ACK this closely. */
 #define DEEP_FAST_RETRANSMIT_NS 20000000u
 
@@ -32,6 +32,7 @@ struct trace_side {
 /* What a flow's deep measures need and no record holds; zeroed with the slot. */
 struct flow_trace {
     struct trace_side sides[2];
+    __u64 syn_ns; /* the last SYN: an earlier one that was lost says nothing of the path */
     __u64 request_begin_ns;
     __u64 response_begin_ns; /* 0: no response is under way */
     __u64 response_last_ns;
@@ -47,10 +48,12 @@ FLOW_INLINE __u32 deep_narrow(__u64 value)
     return value > 0xffffffffu ? 0xffffffffu : (__u32)value;
 }
 
-/* The first round trip: SYN to the ACK that completes the handshake. */
-FLOW_INLINE __u64 deep_first_rtt(const struct flow *flow)
+/* The first round trip: the last SYN to the ACK that completes the handshake. */
+FLOW_INLINE __u64 deep_first_rtt(const struct flow *flow, const struct flow_trace *trace)
 {
-    return flow->syn_ns && flow->handshake_ack_ns ? deep_elapsed(flow->syn_ns, flow->handshake_ack_ns) : DEEP_REORDERING_NS;
+    if (!trace->syn_ns || !flow->handshake_ack_ns)
+        return DEEP_REORDERING_NS;
+    return deep_elapsed(trace->syn_ns, flow->handshake_ack_ns);
 }
 
 /*
@@ -66,7 +69,8 @@ FLOW_INLINE __u8 deep_late(const struct flow *flow, const struct flow_trace *tra
     if (peer->duplicate_run >= 2 && own->acknowledged == packet->sequence &&
             deep_elapsed(trace->sides[!from].acknowledged_ns, packet->time_ns) < DEEP_FAST_RETRANSMIT_NS)
         return LATE_REPEATED;
-    if (deep_elapsed(trace->sides[from & 1].highest_ns, packet->time_ns) < deep_first_rtt(flow) && end != own->next_sequence)
+    if (deep_elapsed(trace->sides[from & 1].highest_ns, packet->time_ns) < deep_first_rtt(flow, trace) &&
+            end != own->next_sequence)
         return LATE_REORDERED;
     return LATE_REPEATED;
 }
@@ -141,6 +145,8 @@ FLOW_INLINE void deep_tcp(struct flow *flow, struct flow_trace *trace, struct pa
         deep_acknowledged(&flow->sides[!from], &trace->sides[!from], packet);
         traced->acknowledged_ns = packet->time_ns;
     }
+    if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+        trace->syn_ns = packet->time_ns;
     deep_window(trace, packet, from);
     if (packet->payload_bytes && !(packet->tcp_flags & TCP_SYN))
         deep_payload(flow, trace, packet, from);

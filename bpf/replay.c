@@ -33,8 +33,10 @@ static inline int parse_load(frame_source source, __u32 offset, void *target, __
 #include "flow_deep.h"
 #include "parse.h"
 
-#define NO_SLOT         0xffffffffu
-#define FRAGMENTS       4096u
+#define NO_SLOT 0xffffffffu
+#ifndef FRAGMENTS
+#define FRAGMENTS 4096u
+#endif
 #define FRAGMENT_TTL_NS 30000000000ull /* how long a receiver waits for a datagram's rest: Linux's ipfrag_time */
 #define LAST_SECOND     9223372036ll   /* of what signed nanoseconds can hold */
 

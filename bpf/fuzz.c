@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * A libFuzzer target over parse.h, flow.h, flow_deep.h and replay's tables: `make fuzz`.
+ *
+ * An input is a link type's number (an index into link_types), then packets: two bytes of captured length, one of what the wire
+ * had more, one of time since the packet before (in 2^k ns, above 128 backwards), then the captured bytes. A table that is full
+ * gives up a slot. After each input the counters must add up, and no flow may hold more than was counted.
+ */
+#define FRAGMENTS 16u
+#include "replay.c"
+
+#define CAPACITY 16u
+
+static const int link_types[] = {LINK_ETHERNET, LINK_RAW, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL, LINK_LOOP};
+
+static struct flow slots[CAPACITY];
+static struct replay *replay;
+
+static void begin_again(void)
+{
+    __u32 index;
+
+    memset(slots, 0, sizeof(slots));
+    memset(replay->traces, 0, CAPACITY * sizeof(*replay->traces));
+    memset(replay->fragments, 0, FRAGMENTS * sizeof(*replay->fragments));
+    memset(&replay->counters, 0, sizeof(replay->counters));
+    memset(replay->seeds, 0x5a, sizeof(replay->seeds));
+    for (index = 0; index < CAPACITY; index++)
+        replay->buckets[index] = NO_SLOT;
+    replay->free_slot = NO_SLOT;
+}
+
+static void check(__u64 lost_bytes)
+{
+    const struct replay_counters *counters = &replay->counters;
+    __u64 bytes = counters->link_bytes;
+    __u64 packets = 0;
+    __u64 held = lost_bytes;
+    int kind;
+    __u32 index;
+
+    for (kind = 0; kind < PACKET_DISPOSITIONS; kind++) {
+        packets += counters->disposition_packets[kind];
+        bytes += counters->disposition_bytes[kind];
+    }
+    for (index = 0; index < CAPACITY; index++)
+        held += slots[index].sides[FLOW_TX].bytes + slots[index].sides[FLOW_RX].bytes;
+    if (packets != counters->packets || bytes != counters->bytes || held != counters->disposition_bytes[PACKET_FLOW])
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
+{
+    struct pcap_pkthdr header = {.caplen = 0};
+    __u64 time_ns = 1700000000000000000ull;
+    __u64 lost_bytes = 0;
+    __u32 next = 0;
+    __u32 captured;
+    __u8 *copy;
+
+    if (!replay)
+        replay = replay_new(slots, CAPACITY);
+    if (!replay || !size)
+        return 0;
+    begin_again();
+    replay->link_type = link_types[data[0] % (sizeof(link_types) / sizeof(link_types[0]))];
+    for (data++, size--; size >= 4; data += captured, size -= captured) {
+        captured = (__u32)(data[0] << 8 | data[1]);
+        header.len = captured + data[2];
+        time_ns += data[3] & 128 ? -(1ull << (data[3] & 31)) : 1ull << (data[3] & 63) % 40;
+        data += 4;
+        size -= 4;
+        if (captured > size)
+            captured = (__u32)size;
+        header.caplen = captured;
+        /* Memory of its own, so that one byte too far is seen. */
+        copy = malloc(captured ? captured : 1);
+        if (!copy)
+            return 0;
+        memcpy(copy, data, captured);
+        replay->header = &header;
+        replay->bytes = copy;
+        while (!take_packet(replay, time_ns)) {
+            next = (next + 7) % CAPACITY;
+            lost_bytes += slots[next].sides[FLOW_TX].bytes + slots[next].sides[FLOW_RX].bytes;
+            replay_retire(replay, &next, 1);
+            replay_release(replay, &next, 1);
+        }
+        free(copy);
+    }
+    replay->header = NULL;
+    check(lost_bytes);
+    return 0;
+}

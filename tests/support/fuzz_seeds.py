@@ -1,0 +1,71 @@
+"""Inputs of bpf/fuzz.c from packets of our own making: `python -m tests.support.fuzz_seeds FOLDER`."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.support import pcap
+from tests.support.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
+
+_LINKS = (pcap.ETHERNET, pcap.RAW, pcap.SLL, pcap.SLL2, pcap.NULL, pcap.LOOP)
+"""In the order of link_types in bpf/fuzz.c."""
+
+
+def fuzz_input(frames: Iterable[Frame], link_index: int = 0) -> bytes:
+    """Frames as bpf/fuzz.c reads them, a millisecond apart."""
+    parts = [bytes([link_index])]
+    for frame in frames:
+        more = min(max((frame.wire_bytes or 0) - len(frame.data), 0), 255)
+        parts.append(struct.pack("!HBB", len(frame.data), more, 20) + frame.data)
+    return b"".join(parts)
+
+
+def seeds() -> Iterator[bytes]:
+    """Conversations and headers that reach every part of the engine."""
+    talk = Conversation().tcp(0, "client", SYN, seq=1, options=b"\1\3\3\7")
+    talk.tcp(0, "server", SYN | ACK, seq=9, ack=2, options=b"\2\4\5\xb4\3\3\2")
+    talk.tcp(0, "client", ACK, seq=2, ack=10).tcp(0, "client", PSH | ACK, seq=2, ack=10, payload=b"abc")
+    talk.tcp(0, "client", PSH | ACK, seq=2, ack=10, payload=b"abc").tcp(0, "server", ACK, seq=10, ack=5, window=0)
+    talk.tcp(0, "server", ACK, seq=13, ack=5, payload=b"xyz").tcp(0, "server", ACK, seq=10, ack=5, payload=b"uvw")
+    for _ in range(4):
+        talk.tcp(0, "client", ACK, seq=5, ack=10)
+    talk.tcp(0, "client", ACK, seq=4, ack=16).tcp(0, "server", FIN | ACK, seq=16, ack=5).tcp(0, "client", RST, seq=5)
+    six = Conversation("2001:db8::1", "2001:db8::2").handshake().icmp(1, "client", icmp(128, identifier=2))
+    asked = ip("10.0.0.1", "10.0.0.2", 17, udp(40000, 53, b"?"))
+    chain = bytes([43, 0]) + bytes(6) + bytes([44, 1]) + bytes(14) + struct.pack("!BBHI", 17, 0, 1, 9)
+    v6 = ("2001:db8::1", "2001:db8::2")
+    odd = [
+        asked,
+        ip("10.0.0.2", "10.0.0.1", 1, icmp(3, 3, payload=asked)),
+        ip(*v6[::-1], 58, icmp(1, 4, payload=ip(*v6, 17, udp(1, 2)))),
+        ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2, bytes(16)), fragment=0x2000, identification=9),
+        ip("10.0.0.1", "10.0.0.2", 17, bytes(16), fragment=2, identification=9),
+        ip(*v6, 0, udp(5, 6, b"data"), extensions=chain),
+        ip("10.0.0.1", "10.0.0.2", 6, tcp(1, 2, SYN, options=bytes(20)), options=bytes(8)),
+        ip(*v6, 132, bytes(20)),
+    ]
+    frames = talk.frames + six.frames + [Frame(pcap.START, ethernet(packet)) for packet in odd]
+    yield fuzz_input(frames)
+    yield fuzz_input(
+        [Frame(pcap.START, ethernet(odd[6], tags=(0x88A8, 0x8100))), Frame(0, ethernet(bytes(28), ethertype=0x806))]
+    )
+    for index, link_type in enumerate(_LINKS):
+        yield fuzz_input([Frame(0, link(link_type, frame.data[14:])) for frame in frames], index)
+    for frame in frames:
+        yield fuzz_input([frame])
+
+
+def write(folder: Path) -> int:
+    """Write every seed into a folder; returns how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for count, seed in enumerate(seeds(), start=1):
+        (folder / f"seed-{count:03}").write_bytes(seed)
+    return count
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{write(Path(sys.argv[1]))} seeds\n")
