@@ -1,0 +1,33 @@
+"""docs/metrics.md defines every column that capture fills, and no other."""
+
+import re
+from pathlib import Path
+
+from proto.columns import RAW
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+EXAMPLES = {"tx_x", "rx_x", "tx_", "rx_"}
+
+
+def test_every_column_is_defined_once():
+    """The first cells of the tables hold each raw column exactly once."""
+    named = []
+    for line in DOCUMENT.read_text().splitlines():
+        if line.startswith("| `"):
+            named += re.findall(r"`(\w+)`", line.split("|")[1])
+    assert sorted(named) == sorted(column.name for column in RAW)
+
+
+def test_no_name_is_unknown():
+    """Every name in the text is a column."""
+    named = set(re.findall(r"`([a-z]\w+)`", DOCUMENT.read_text()))
+    assert named - EXAMPLES <= {column.name for column in RAW}
+
+
+def test_what_is_said_to_be_of_replay_only_says_so():
+    """A column without a live value says in its meaning, or in its pair's, that capture files alone have it."""
+    for line in DOCUMENT.read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 4 and cells[3] == "-" and cells[4] == "yes":
+            meanings = [column.meaning for column in RAW if f"`{column.name}`" in cells[1]]
+            assert any("capture files only" in meaning for meaning in meanings), cells[1]
