@@ -3,8 +3,8 @@
     python -m tests.bench.bench_socket_tap [--rounds N] [--flows 1000,10000,100000]
 
 Needs root. Packets: the kernel's own measure (kernel.bpf_stats_enabled) of both programs, in turns with an empty one in the
-same run; each figure is the least of the rounds, because whatever else the machine does only adds. It holds the clock readings of
-the measure itself. Flows: a fresh process per size; a tick is one drain of a table in which nothing, or everything, is due.
+same run; each figure is the least of the rounds, because whatever else the machine does only adds. It holds the clock readings
+of the measure itself. Flows: a fresh process per size; a tick is one drain of a table in which nothing, or everything, is due.
 """
 
 from __future__ import annotations

@@ -303,10 +303,11 @@ def test_ports_that_are_used_again_are_another_connection(live, pods) -> None:
     client_pod, server_pod = pods
     with listen(server_pod, server_pod.addresses[0]) as server:
         port = server.getsockname()[1]
+        mine = 0
         for attempt in range(2):
             client = client_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            client.bind((client_pod.addresses[0], 0 if attempt == 0 else mine))
+            client.bind((client_pod.addresses[0], mine))
             client.connect(server.getsockname())
             mine = client.getsockname()[1]
             accepted, _ = server.accept()
@@ -536,10 +537,10 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(TapLoadError) as no_python:
         load_tap(python=tmp_path / "python")
     assert no_python.value.reason == "no_system_python"
+    wrapper = tmp_path / "unprivileged"
+    wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all --inh-caps=-all {SYSTEM_PYTHON} "$@"\n')
+    wrapper.chmod(0o755)
     with pytest.raises(TapLoadError) as denied:
-        wrapper = tmp_path / "unprivileged"
-        wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all --inh-caps=-all {SYSTEM_PYTHON} "$@"\n')
-        wrapper.chmod(0o755)
         load_tap(python=wrapper)
     assert denied.value.reason == "not_permitted"
     assert "CAP_BPF" in denied.value.advice
