@@ -75,7 +75,7 @@ def has_capabilities() -> bool:
 class CapturedStderr:
     """What the compiler and the verifier print goes to descriptor 2: this collects it."""
 
-    def __enter__(self) -> CapturedStderr:
+    def __enter__(self) -> CapturedStderr:  # noqa: PYI034 - Self is newer than some system Pythons
         self.file = tempfile.TemporaryFile()
         self.saved = os.dup(2)
         os.dup2(self.file.fileno(), 2)

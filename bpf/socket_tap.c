@@ -528,7 +528,8 @@ FLOW_INLINE void read_header(struct packet *packet, const __u8 *ip, __u32 offset
 }
 
 /* Add a TCP packet to the flow of its socket. Returns 0 where it opens a connection. */
-FLOW_INLINE int tap_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct slot *slot, const __u8 *tcp, __u32 offset, int from)
+FLOW_INLINE int tap_segment(
+        struct __sk_buff *skb, struct bpf_sock *sk, struct slot *slot, const __u8 *tcp, __u32 offset, int from)
 {
     struct flow *flow = &slot->flow;
     struct packet packet;

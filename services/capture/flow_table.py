@@ -172,7 +172,7 @@ class Emission:
     slots: Indexes
     """Handle of each record's flow."""
     columns: dict[str, Array]
-    """The columns of proto.columns.RAW that are made of the flow alone; a host may know more of its sockets."""
+    """Every column of proto.columns.RAW."""
     now_unix_ns: int
     """When it was collected, on the packets' clock."""
     final: npt.NDArray[np.bool_] = field(repr=False)
@@ -330,7 +330,7 @@ class FlowTable:
             filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
         filled |= {name: rows[name] - accepted[name] for name in _DELTAS}
         filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
-        return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items() if name in filled}
+        return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items()}
 
     def _outcome(self, rows: Slots, reasons: Array, now_ns: int) -> Array:
         """Return outcomes; silence is what the engine cannot see: a SYN that was given up on has timed out."""

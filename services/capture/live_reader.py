@@ -9,15 +9,15 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
 from proto.columns import Observer, Reason
-from proto.flow_batch import MAX_BATCH_BYTES, FlowBatch, encode
-from proto.subjects import batch_id
+from proto.flow_batch import FlowBatch, encode_parts
+from proto.subjects import batch_id, part_id
 from services.capture.cgroups import CgroupIndex, find_root
 from services.capture.flow_table import Emission, FlowTable, FlowTableSettings
 from services.capture.live_records import LiveClock, finish
@@ -39,17 +39,24 @@ class LiveOptions:
     """Where the host's cgroup2 tree is mounted; found where it is None."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LiveBatch:
-    """A message for the bus, and what it settles."""
+@dataclass(frozen=True, slots=True)
+class LiveMessage:
+    """A message for the bus."""
 
     message_id: str
     message: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveBatch:
+    """Messages for the bus, nearly always one, and what they settle together."""
+
+    messages: Sequence[LiveMessage]
     emission: Emission
 
     @property
     def records(self) -> int:
-        """Records in the message."""
+        """Records in the messages."""
         return len(self.emission)
 
 
@@ -124,21 +131,23 @@ class LiveReader(AbstractContextManager["LiveReader"]):
 
     def _batch(self, emission: Emission, now_unix_ns: int, counters: dict[str, int]) -> LiveBatch:
         records = finish(emission, self.tap.slots, self._clock, self._cgroups)
-        sequence = self._sequence
-        self._sequence += 1
         batch = FlowBatch(
             node=self._node,
             epoch=self._epoch,
-            sequence=sequence,
+            sequence=self._sequence,
             count=len(emission),
             interval=(min(self._last_unix_ns, now_unix_ns), now_unix_ns),
             columns=records.columns,
             containers=records.containers,
             counters=counters,
         )
-        message = encode(batch)
-        assert len(message) <= 2 * MAX_BATCH_BYTES, "max_rows keeps batches small"  # noqa: S101
-        return LiveBatch(batch_id(self._node, self._epoch, sequence), message, emission)
+        self._sequence += 1
+        message_id = batch_id(self._node, self._epoch, batch.sequence)
+        parts = list(encode_parts(batch))
+        if len(parts) == 1:
+            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission)
+        # Containers with very long names: one batch, several messages.
+        return LiveBatch([LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts], emission)
 
 
 def own_endpoints() -> set[tuple[str, int]]:

@@ -112,18 +112,31 @@ class LivePublisher:
 
     async def _store(self, batch: LiveBatch) -> None:
         try:
-            await self._bus.publish(self._subject, batch.message, message_id=batch.message_id)
-        except StreamFullError as refused:
-            logger.debug("batch.refused", message_id=batch.message_id, error=str(refused))
+            stored = await self._publish(batch)
             async with self._reading:
-                self._reader.refuse(batch)
-        else:
-            async with self._reading:
-                self._reader.accept(batch)
-            self.records += batch.records
-            self.batches += 1
+                if stored:
+                    self._reader.accept(batch)
+                else:
+                    self._reader.refuse(batch)
         finally:
             self._window.release()
+        if stored:
+            self.records += batch.records
+            self.batches += len(batch.messages)
+
+    async def _publish(self, batch: LiveBatch) -> bool:
+        """Return whether the batch is stored: all of it, or nothing. Once a part is, the rest waits for room."""
+        for number, part in enumerate(batch.messages):
+            while True:
+                try:
+                    await self._bus.publish(self._subject, part.message, message_id=part.message_id)
+                    break
+                except StreamFullError as refused:
+                    logger.debug("batch.refused", message_id=part.message_id, error=str(refused))
+                    if number == 0:
+                        return False
+                    await asyncio.sleep(_RETRY_SECONDS)
+        return True
 
 
 def _show(telemetry: Telemetry, reader: LiveReader, publisher: LivePublisher) -> None:

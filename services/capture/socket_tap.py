@@ -132,7 +132,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     @property
     def slots(self) -> Slots:
-        """The slots up to at least `high_slot`; ask again after that has been asked for."""
+        """The slots up to at least `high_slot`; ask again, because more may be in use."""
+        self._look_at_stack()
         return self._slots
 
     @property

@@ -23,6 +23,10 @@ _IMAGE: Final = re.compile(r"(?:[^/@]+/)*[^/:@]+(?::(?P<tag>\w[\w.-]{0,127}))?(?
 _WORKLOAD_ATTRIBUTES: Final = (*OWNER_ATTRIBUTES.values(), OWNER_KIND, OWNER_NAME)
 _POD_ONLY_OWNERS: Final = frozenset(("k8s.replicaset.name", "k8s.job.name"))
 
+NODE_SERVICE_NAME: Final = "kubernetes-node"
+"""`service.name` of what runs on a node outside any pod. One name for all nodes: backends keep a series for each pair of
+services, and which node it was says `k8s.node.name`."""
+
 
 class EntityFactory:
     """Describes targets. An entity is made once and is the same object until something that it says has changed."""
@@ -134,6 +138,7 @@ def node_attributes(node: Node) -> dict[str, str]:
         "k8s.node.name": metadata.name,
         "k8s.node.uid": metadata.uid or "",
         "host.name": metadata.label("kubernetes.io/hostname") or metadata.name,
+        "service.name": NODE_SERVICE_NAME,
     }
     return {name: value for name, value in attributes.items() if value}
 

@@ -1,6 +1,6 @@
 """Every attribute that a flow span and its resource carry: the one table.
 
-The encoder writes what is here and docs/attributes.md is made from it (`python -m services.exporter.attributes`).
+The encoder writes what is here and docs/attributes.md is made from it (`make docs`).
 
 Three sorts of span attribute, by how their values come about:
 
@@ -11,7 +11,6 @@ Three sorts of span attribute, by how their values come about:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
@@ -401,7 +400,3 @@ def _table(rows: Sequence[Attribute]) -> Iterator[str]:
     yield "| attribute | type | unit | meaning | present | convention |\n|---|---|---|---|---|---|\n"
     for row in rows:
         yield f"| `{row.name}` | {row.type} | {row.unit} | {row.meaning} | {row.presence} | {row.convention} |\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())

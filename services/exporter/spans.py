@@ -17,9 +17,9 @@ key=b"wirespan.trace.v1", 40 bytes); all arithmetic is modulo 2**64:
 - An id of zero is not valid in OTLP: low becomes 1.
 
 Span id, 64 bits: a(b(a(low ^ seed[4]) ^ high) ^ (side << 32 | record number)), and 1 where that is 0. The last step is a
-bijection, so two records of one side never share an id within their trace. Captures may have seen one connection at several
-points, before and after a translation or on both nodes, so for them b(...) is b(b(...) ^ start of the flow): the same file gives
-the same ids, another point others.
+bijection, so two records of one side never share an id within their trace. Capture files may have seen one connection at
+several points, before and after a translation or on both nodes, so for them b(...) is b(b(...) ^ start of the flow): the same
+file gives the same ids, another point others.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ _URL_PASSWORD: Final = re.compile(r"(//)[^/@\s]+@")
 
 
 class Variable(NamedTuple):
-    """One line of a table of settings."""
+    """One environment variable, as a table of settings shows it."""
 
-    variable: str
+    name: str
     type: str
     default: str
     description: str

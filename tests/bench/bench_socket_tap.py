@@ -3,8 +3,8 @@
     python -m tests.bench.bench_socket_tap [--rounds N] [--flows 1000,10000,100000]
 
 Needs root. Packets: the kernel's own measure (kernel.bpf_stats_enabled) of both programs, in turns with an empty one in the
-same run; each figure is the least of the rounds, because whatever else the machine does only adds. It holds the clock readings of
-the measure itself. Flows: a fresh process per size; a tick is one drain of a table in which nothing, or everything, is due.
+same run; each figure is the least of the rounds, because whatever else the machine does only adds. It holds the clock readings
+of the measure itself. Flows: a fresh process per size; a tick is one drain of a table in which nothing, or everything, is due.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ def measure(loaded: LoadedTap, rounds: int) -> None:
             for link in links:
                 os.close(link)
     os.close(root)
-    print(f"{'ns per packet':32}{'empty':>8}{'receive':>9}{'':8}{'send':>8}{'':8}{'both':>8}")
+    _say(f"{'ns per packet':32}{'empty':>8}{'receive':>9}{'':8}{'send':>8}{'':8}{'both':>8}")
     for label in LOADS:
         empty, receive, send = (min(found[label, name]) for name in ("tap_nothing", "tap_ingress", "tap_egress"))
         both = (receive + send) / 2
-        print(
+        _say(
             f"{label:32}{empty:8.1f}{receive:9.1f}{receive / empty:7.2f}x{send:8.1f}{send / empty:7.2f}x"
             f"{both:8.1f}{both / empty:7.2f}x"
         )
@@ -158,14 +158,17 @@ def flows(count: int) -> None:
             _, last_cpu = _tick(
                 lambda: [table.accept(each) for each in table.drain(begun + 32_000_000_000, Reason.SHUTDOWN)], 1
             )
-            print(
+            _say(
                 f"{made:8} flows: tick with nothing due {idle_cpu * 1e3:7.2f} ms CPU ({idle * 1e3:.2f} ms), all due "
                 f"{due_cpu * 1e6 / made:6.2f} us a record, all ended {last_cpu * 1e6 / made:6.2f} us a record"
             )
             for label, memory in (("empty", empty), ("full", full), ("all reported", touched)):
-                print(
-                    f"          RSS {label:13}" + "  ".join(f"{name} {size / 1024:6.1f} MiB" for name, size in memory.items())
-                )
+                _say(f"          RSS {label:13}" + "  ".join(f"{name} {size / 1024:6.1f} MiB" for name, size in memory.items()))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _make_flows(receiver: socket.socket, count: int) -> int:
@@ -244,7 +247,7 @@ def main() -> None:
     loaded = load_tap([f"SLOTS={SLOTS}"])
     bpf_syscall.push_all(loaded.maps["free_slots"], _references())
     for name, program in loaded.program_descriptions.items():
-        print(f"{name:12} {program.instructions} instructions, {program.verified_instructions} verified")
+        _say(f"{name:12} {program.instructions} instructions, {program.verified_instructions} verified")
     with statistics():
         measure(loaded, arguments.rounds)
     for count in arguments.flows.split(","):

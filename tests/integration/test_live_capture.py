@@ -48,8 +48,10 @@ async def stored(bus) -> list[FlowBatch]:
 
 def of_port(batches: list[FlowBatch], port: int) -> dict[str, np.ndarray]:
     """The records of flows with this port, all batches together."""
-    names = ("role", "record", "outcome", "observer", "tx_payload_bytes", "rx_payload_bytes", "flow_start_unix_ns", "start_unix_ns",
-             "smoothed_rtt_ns", "flow_id", "local_container", "end_unix_ns")  # fmt: skip
+    names = (
+        "role", "record", "outcome", "observer", "tx_payload_bytes", "rx_payload_bytes", "flow_start_unix_ns",
+        "start_unix_ns", "end_unix_ns", "smoothed_rtt_ns", "flow_id", "local_container",
+    )  # fmt: skip
     columns = {name: np.concatenate([batch.column(name) for batch in batches]) for name in names}
     ports = [np.concatenate([batch.column(name) for batch in batches]) for name in ("local_port", "remote_port")]
     mine = (ports[0] == port) | (ports[1] == port)
@@ -59,7 +61,7 @@ def of_port(batches: list[FlowBatch], port: int) -> dict[str, np.ndarray]:
 async def until(condition) -> None:
     """Return once the condition holds."""
     async with asyncio.timeout(20):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - a stream tells nobody that it has grown
             await asyncio.sleep(0.02)
 
 

@@ -303,10 +303,11 @@ def test_ports_that_are_used_again_are_another_connection(live, pods) -> None:
     client_pod, server_pod = pods
     with listen(server_pod, server_pod.addresses[0]) as server:
         port = server.getsockname()[1]
+        mine = 0
         for attempt in range(2):
             client = client_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            client.bind((client_pod.addresses[0], 0 if attempt == 0 else mine))
+            client.bind((client_pod.addresses[0], mine))
             client.connect(server.getsockname())
             mine = client.getsockname()[1]
             accepted, _ = server.accept()
@@ -429,6 +430,46 @@ def test_a_table_that_is_too_small_adds_up(pods) -> None:
         stack.close()
 
 
+RACE = """
+import os, mmap, socket, struct, sys
+count, first_port = 1500, 12000
+shared = mmap.mmap(-1, 4096)
+def meet(me, at, number):
+    struct.pack_into("I", shared, at + 64 * me, number)
+    while struct.unpack_from("I", shared, at + 64 - 64 * me)[0] < number:
+        pass
+def side(me):
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[me]})
+    for number in range(1, count + 1):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.settimeout(10)
+            own.bind((f"127.9.9.{2 + me}", first_port + number))
+            meet(me, 0, number)
+            own.sendto(b"x", (f"127.9.9.{3 - me}", first_port + number))
+            own.recv(10)
+        meet(me, 128, number)
+other = os.fork()
+side(0 if other else 1)
+sys.exit(os.waitpid(other, 0)[1] if other else 0)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_two_processors_that_begin_one_flow_at_once_make_one() -> None:
+    """A socket sends its first datagram while its first one arrives: one flow holds both, and no slot is lost."""
+    with SocketTap(capacity=8192, rules=TapRules(loopback=True, allow_networks=("127.9.9.0/24",))) as tap:
+        subprocess.run([sys.executable, "-c", RACE], check=True, timeout=60)
+        live = Live(tap)
+        rows = tap.slots
+        rows = rows[rows["state"] == State.LIVE]
+        assert len(rows) == tap.used_slots == 3000
+        assert (rows["tx_packets"] == 1).all()
+        assert (rows["rx_packets"] == 1).all()
+        live.finish(0)
+        assert tap.used_slots == 0
+        assert len(keys(tap)) == 0
+
+
 def test_no_key_outlives_its_flow(pods) -> None:
     """Ports that are used again while the table is full, too: once all flows are reported the index is empty."""
     client_pod, server_pod = pods
@@ -536,10 +577,10 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(TapLoadError) as no_python:
         load_tap(python=tmp_path / "python")
     assert no_python.value.reason == "no_system_python"
+    wrapper = tmp_path / "unprivileged"
+    wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all --inh-caps=-all {SYSTEM_PYTHON} "$@"\n')
+    wrapper.chmod(0o755)
     with pytest.raises(TapLoadError) as denied:
-        wrapper = tmp_path / "unprivileged"
-        wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all --inh-caps=-all {SYSTEM_PYTHON} "$@"\n')
-        wrapper.chmod(0o755)
         load_tap(python=wrapper)
     assert denied.value.reason == "not_permitted"
     assert "CAP_BPF" in denied.value.advice

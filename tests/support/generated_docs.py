@@ -7,7 +7,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from proto.columns import ENRICHED, RAW, Column
+from services.capture.settings import CaptureSettings
+from services.enricher.settings import EnricherSettings
+from services.exporter import attributes
+from services.exporter.otlp_environment import VARIABLES
+from services.exporter.settings import ExporterSettings
+from services.runtime.settings import describe
 from tests.data.scenario import conversation_table
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +32,52 @@ def column_table(columns: tuple[Column, ...]) -> str:
     return "\n".join(lines)
 
 
+SERVICES: dict[str, type[msgspec.Struct]] = {
+    "capture": CaptureSettings,
+    "enricher": EnricherSettings,
+    "exporter": ExporterSettings,
+}
+
+
+def settings_table(service: str) -> str:
+    """A service's own settings as a Markdown table; with `groups`, those that services share, each once."""
+    own = service != "groups"
+    variables = {
+        variable.name: variable
+        for name, struct_type in SERVICES.items()
+        for variable in describe(struct_type, f"WIRESPAN_{name.upper()}_")
+        if (variable.name.startswith(f"WIRESPAN_{service.upper()}_") if own else not _is_own(variable.name))
+    }
+    lines = ["| variable | type | default | meaning |", "|---|---|---|---|"]
+    for variable in variables.values():
+        default = f"`{variable.default}`" if variable.default not in {"", "required"} else variable.default
+        lines.append(f"| `{variable.name}` | {variable.type} | {default} | {variable.description} |")
+    return "\n".join(lines)
+
+
+def _is_own(variable: str) -> bool:
+    return any(variable.startswith(f"WIRESPAN_{service.upper()}_") for service in SERVICES)
+
+
+def otlp_table() -> str:
+    """The OpenTelemetry variables of the exporter as a Markdown table."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, (default, meaning) in VARIABLES.items():
+        lines.append(f"| `OTEL_EXPORTER_OTLP_TRACES_{name}` | {default} | {meaning} |")
+    return "\n".join(lines)
+
+
+WHOLE: dict[str, Callable[[], str]] = {"docs/attributes.md": attributes.markdown}
+"""Documents that are made from code altogether."""
+
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "raw columns"): lambda: column_table(RAW),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
+    ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
+    ("docs/configuration.md", "capture"): lambda: settings_table("capture"),
+    ("docs/configuration.md", "enricher"): lambda: settings_table("enricher"),
+    ("docs/configuration.md", "exporter"): lambda: settings_table("exporter"),
+    ("docs/configuration.md", "otlp"): otlp_table,
     ("tests/data/README.md", "conversations"): conversation_table,
 }
 """What stands between the two marks of (document, section)."""
@@ -40,8 +91,15 @@ def with_section(text: str, section: str, content: str) -> str:
     return mark.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
 
 
+def documents() -> list[str]:
+    """Every document that is generated or has generated sections."""
+    return sorted({*WHOLE, *(name for name, _ in SECTIONS)})
+
+
 def current(document: str) -> str:
-    """Return the document's text with all its generated sections made anew."""
+    """Return the document's text with all that is generated made anew."""
+    if document in WHOLE:
+        return WHOLE[document]()
     text = (ROOT / document).read_text()
     for (name, section), content in SECTIONS.items():
         if name == document:
@@ -50,8 +108,8 @@ def current(document: str) -> str:
 
 
 def main() -> None:
-    """Write every document that has generated sections."""
-    for document in sorted({name for name, _ in SECTIONS}):
+    """Write every document anew."""
+    for document in documents():
         (ROOT / document).write_text(current(document))
         sys.stdout.write(f"{document}\n")
 

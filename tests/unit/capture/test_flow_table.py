@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from proto.columns import NO_INDEX, RAW, Observer, Outcome, Reason
+from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
 from proto.flow_batch import MAX_BATCH_BYTES, FlowBatch, encode
 from services.capture.flow_table import FlowTable, FlowTableSettings
 from services.capture.replay_source import ReplaySource
@@ -103,17 +103,33 @@ def test_a_flow_that_stands_still_gives_no_active_record(table_of):
     assert table.source.used_slots == 0
 
 
-def test_the_last_record_carries_an_outcome_that_changed_in_silence(table_of):
-    """A handshake under way gives no active record; given up, its one record says timeout."""
+def test_a_handshake_gives_its_first_record_when_it_is_over(table_of):
+    """A SYN repeated past the active interval and never answered is one record, which says timeout.
+
+    Before, its trace is not known: the second sequence number that the trace id is made of may still come.
+    """
     talk = Conversation()
     for second in (0, 1, 3, 7, 15, 29):
         talk.tcp(second, "client", SYN, seq=5)
     table = table_of(talk.frames)
-    assert table.accepted(30) == table.accepted(70) == []
-    (last,) = table.accepted(29 + 1.5 * 29)
-    assert (last["outcome"], last["reason"], last["record"]) == (Outcome.TIMEOUT, Reason.IDLE_TIMEOUT, 0)
-    assert (last["tx_packets"], last["tx_packets_total"], last["syn_repeats"]) == (6, 6, 5)
-    assert (last["start_unix_ns"], last["end_unix_ns"]) == (START, START + 29 * SECOND)
+    assert table.accepted(30) == []
+    assert table.accepted(70) == []
+    (record,) = table.accepted(29 + 1.5 * 29)
+    assert (record["outcome"], record["reason"], record["record"]) == (Outcome.TIMEOUT, Reason.IDLE_TIMEOUT, 0)
+    assert (record["tx_packets"], record["syn_repeats"]) == (6, 5)
+
+
+def test_the_last_record_carries_an_outcome_that_changed_in_silence(table_of):
+    """A connection reset after its active record gives a last record without packets that says so."""
+    talk = Conversation().handshake().tcp(1, "client", ACK, seq=1001, ack=5001)
+    table = table_of(talk.frames)
+    (first,) = table.accepted(31)
+    assert (first["outcome"], first["reason"]) == (Outcome.ESTABLISHED, Reason.ACTIVE_TIMEOUT)
+    table.source.slots["outcome"][:1], table.source.slots["closed_by"][:1] = Outcome.RESET, End.REMOTE
+    (last,) = table.accepted(40)
+    assert (last["outcome"], last["closed_by"], last["record"]) == (Outcome.RESET, End.REMOTE, 1)
+    assert (last["tx_packets"], last["tx_packets_total"]) == (0, first["tx_packets_total"])
+    assert last["start_unix_ns"] == last["end_unix_ns"]
 
 
 @pytest.mark.parametrize(("waited", "outcome"), [(0.5, Outcome.HALF_OPEN), (4, Outcome.TIMEOUT)])

@@ -79,6 +79,7 @@ def test_a_node_says_what_it_is_and_where() -> None:
         "k8s.node.name": "node-a",
         "k8s.node.uid": "uid-node-a",
         "host.name": "a.example.com",
+        "service.name": "kubernetes-node",
         "cloud.availability_zone": "z1",
     }
 

@@ -1,25 +1,17 @@
-"""The table of attributes is complete, and the document is made from it."""
+"""The table of attributes is complete."""
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
 from proto.flow_batch import Entity
-from services.exporter.attributes import END, INTEGERS, PEER, RESOURCE, WORDS, markdown
+from services.exporter.attributes import END, INTEGERS, PEER, RESOURCE, WORDS
 from services.exporter.entities import Origin, end_attributes, resource_attributes, service_name
 from services.exporter.facts import Facts
 from services.exporter.pieces import address_text, peer_attributes
 from tests.support.batches import flow_batches
 from tests.support.reference_spans import reference_spans
-
-DOCUMENT = Path(__file__).parents[3] / "docs" / "attributes.md"
-
-
-def test_the_document_is_current():
-    """docs/attributes.md is what `python -m services.exporter.attributes` prints."""
-    assert DOCUMENT.read_text() == markdown()
 
 
 def test_names_stand_once_and_follow_the_rules():

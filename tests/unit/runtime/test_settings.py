@@ -144,7 +144,7 @@ def test_faults_of_the_file_name_its_place(tmp_path: Path) -> None:
 
 def test_every_variable_is_described() -> None:
     """The table of settings has name, type, default and meaning of every variable, the groups' too."""
-    rows = {row.variable: row for row in describe(SampleSettings, PREFIX)}
+    rows = {row.name: row for row in describe(SampleSettings, PREFIX)}
 
     assert rows["WIRESPAN_SAMPLE_NAME"][1:] == ("text", "required", "a name")
     assert rows["WIRESPAN_SAMPLE_MODE"][1:] == ("`fast` or `safe`", "safe", "which way")
