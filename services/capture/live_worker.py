@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import structlog
 
 from proto.columns import Reason
 from proto.subjects import raw_subject
-from services.capture.live_reader import LiveBatch, LiveOptions, LiveReader
+from services.capture.errors import CaptureError
+from services.capture.live_reader import LiveBatch, LiveReader
+from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
 from services.runtime.bus import Bus, StreamFullError, connect
 from services.runtime.health import Health, serve
@@ -30,39 +32,63 @@ _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
 
 
-async def run(settings: CaptureSettings, options: LiveOptions, lifecycle: Lifecycle) -> None:
+async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
     """Capture until the service is to stop, then have every flow's last record stored.
 
     Raises TapLoadError, NoCgroup2Error or OSError where the node cannot be captured; PublishRefusedError where the bus will
     never take a batch.
     """
+    report = ProgressReport(settings.progress_file)
+    try:
+        await _capture(settings, lifecycle, report)
+    except (CaptureError, OSError) as error:
+        report.progress.error = str(error)
+        raise
+    finally:
+        report.write()
+
+
+async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: ProgressReport) -> None:
+    options = settings.live
     reader = LiveReader(node=settings.node_name, epoch=settings.epoch, options=options, table=settings.flow_table)
     with Telemetry("capture", settings.telemetry) as telemetry:
         async with connect(settings.nats, name=f"wirespan-capture {settings.node_name}") as bus:
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
-            with reader:
-                publisher = LivePublisher(reader, bus, raw_subject(settings.node_name))
+            async with _attached(reader):
+                publisher = LivePublisher(reader, bus, raw_subject(settings.node_name), report.progress)
                 health = Health(lifecycle)
                 health.check("bus", lambda: bus.connected)
-                _show(telemetry, reader, publisher)
+                _show(telemetry, reader, report.progress)
                 async with serve(settings.health, health, telemetry):
+                    lifecycle.start("progress", report.keep_writing())
                     logger.info("capture.started", capacity=options.capacity)
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
-    logger.info("capture.ended", records=publisher.records, batches=publisher.batches)
+    report.progress.finished = True
+    logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
+
+
+@contextlib.asynccontextmanager
+async def _attached(reader: LiveReader) -> AsyncIterator[None]:
+    """Load and attach in a thread: compiling takes half a second, in which the bus has to be answered."""
+    await asyncio.to_thread(reader.__enter__)
+    try:
+        yield
+    finally:
+        reader.__exit__(None, None, None)
 
 
 class LivePublisher:
     """Moves batches from the reader to the bus and settles them."""
 
-    def __init__(self, reader: LiveReader, bus: Bus, subject: str) -> None:
+    def __init__(self, reader: LiveReader, bus: Bus, subject: str, progress: Progress) -> None:
         self._reader = reader
         self._bus = bus
         self._subject = subject
+        self._progress = progress
         self._window = asyncio.Semaphore(_WINDOW)
+        self._flow_packets = 0
+        self._flow_bytes = 0
         self._reading = asyncio.Lock()  # the reader is not for two threads at once
-        self.records = 0
-        """Records in batches that are stored."""
-        self.batches = 0
 
     async def run(self, interval_seconds: float, stopping: asyncio.Event) -> None:
         """Publish every `interval_seconds` until `stopping`, then what is left; cut off, it says how much is abandoned."""
@@ -121,8 +147,19 @@ class LivePublisher:
         finally:
             self._window.release()
         if stored:
-            self.records += batch.records
-            self.batches += len(batch.messages)
+            self._count(batch)
+
+    def _count(self, batch: LiveBatch) -> None:
+        progress, columns = self._progress, batch.emission.columns
+        progress.records += batch.records
+        progress.batches += len(batch.messages)
+        progress.flows += int((columns["record"] == 0).sum())
+        self._flow_packets += int(columns["tx_packets"].sum() + columns["rx_packets"].sum())
+        self._flow_bytes += int(columns["tx_bytes"].sum() + columns["rx_bytes"].sum())
+        progress.counters = self._reader.counters | {"flow_packets": self._flow_packets, "flow_bytes": self._flow_bytes}
+        progress.packets = sum(number for name, number in progress.counters.items() if name.endswith("_packets"))
+        progress.bytes = sum(number for name, number in progress.counters.items() if name.endswith("_bytes"))
+        progress.refused_waits = self._reader.refused_batches
 
     async def _publish(self, batch: LiveBatch) -> bool:
         """Return whether the batch is stored: all of it, or nothing. Once a part is, the rest waits for room."""
@@ -139,11 +176,11 @@ class LivePublisher:
         return True
 
 
-def _show(telemetry: Telemetry, reader: LiveReader, publisher: LivePublisher) -> None:
+def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
     """Make the ledger's figures metrics."""
     figures: tuple[tuple[str, str, str, Callable[[], int]], ...] = (
-        ("records", "Records in batches that the bus has stored", "{record}", lambda: publisher.records),
-        ("batches", "Batches that the bus has stored", "{batch}", lambda: publisher.batches),
+        ("records", "Records in batches that the bus has stored", "{record}", lambda: progress.records),
+        ("batches", "Batches that the bus has stored", "{batch}", lambda: progress.batches),
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: reader.refused_batches),
         (
             "merged",
@@ -154,3 +191,14 @@ def _show(telemetry: Telemetry, reader: LiveReader, publisher: LivePublisher) ->
     )
     for name, description, unit, read in figures:
         telemetry.cumulative(f"wirespan.capture.{name}", description, unit, read)
+
+    def packets() -> list[tuple[int, dict[str, str]]]:
+        return [
+            (number, {"kind": name.removesuffix("_packets")})
+            for name, number in progress.counters.items()
+            if name.endswith("_packets")
+        ]
+
+    telemetry.cumulative("wirespan.capture.packets", "Packets seen, by what they are", "{packet}", packets)
+    telemetry.gauge("wirespan.capture.slots.used", "Slots of the flow table in use", "{slot}", lambda: reader.tap.used_slots)
+    telemetry.gauge("wirespan.capture.slots", "Slots of the flow table", "{slot}", lambda: reader.tap.capacity)

@@ -15,6 +15,7 @@ from services.capture.cgroups import NoCgroup2Error, find_root
 from services.capture.flow_table import FlowTableSettings
 from services.capture.live_reader import LiveOptions, LiveReader
 from services.capture.live_worker import LivePublisher
+from services.capture.progress import Progress
 from services.capture.socket_tap import TapRules
 from services.capture.tap_loader import SYSTEM_PYTHON
 from services.runtime.bus import connect
@@ -121,7 +122,8 @@ async def test_connections_of_this_machine_are_published_once(nats_server) -> No
     async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
         await bus.ensure_streams()
         with LiveReader(node="here", epoch="e", options=options(), table=table) as reader, Peers() as peers:
-            publisher = LivePublisher(reader, bus, "flows.raw.here")
+            progress = Progress()
+            publisher = LivePublisher(reader, bus, "flows.raw.here", progress)
             stopping = asyncio.Event()
             running = asyncio.create_task(publisher.run(0.1, stopping))
             port = peers.port
@@ -154,6 +156,8 @@ async def test_connections_of_this_machine_are_published_once(nats_server) -> No
     assert len(of_port(batches, nats_server.port)["record"]) == 0
     assert batches[-1].counters["unattributed_tcp_packets"] == 0
     assert batches[-1].counters["excluded_packets"] > 0
+    assert progress.records == sum(batch.count for batch in batches)
+    assert progress.packets == sum(number for name, number in progress.counters.items() if name.endswith("_packets"))
 
 
 async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
@@ -162,7 +166,8 @@ async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
     async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
         await bus.ensure_streams(StreamSettings(raw_bytes=1))
         with LiveReader(node="here", epoch="e", options=options(), table=table) as reader, Peers() as peers:
-            publisher = LivePublisher(reader, bus, "flows.raw.here")
+            progress = Progress()
+            publisher = LivePublisher(reader, bus, "flows.raw.here", progress)
             stopping = asyncio.Event()
             running = asyncio.create_task(publisher.run(0.05, stopping))
             port = peers.port
@@ -172,7 +177,7 @@ async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
                 return reader.refused_batches >= 3
 
             await until(refused)
-            assert publisher.records == 0
+            assert progress.records == 0
             await bus.ensure_streams()
             peers.close()
             stopping.set()
