@@ -57,7 +57,7 @@ FLOW_INLINE __u64 deep_first_rtt(const struct flow *flow, const struct flow_trac
 }
 
 /*
- * Late payload, by Wireshark's rules: what two duplicate ACKs have just asked for was sent again; what comes within a round trip
+ * Late payload, by Wireshark's rules: what was acknowledged, or two duplicate ACKs have just asked for, was sent again; what comes within a round trip
  * behind the highest byte, and is not the last thing sent, was overtaken; the rest was sent again.
  */
 FLOW_INLINE __u8 deep_late(const struct flow *flow, const struct flow_trace *trace, const struct packet *packet, int from)
@@ -66,6 +66,8 @@ FLOW_INLINE __u8 deep_late(const struct flow *flow, const struct flow_trace *tra
     const struct flow_side *peer = &flow->sides[!from];
     __u32 end = packet->sequence + packet->payload_bytes + !!(packet->tcp_flags & TCP_FIN);
 
+    if (own->known & FLOW_KNOWN_ACKNOWLEDGED && !sequence_after(packet->sequence + packet->payload_bytes, own->acknowledged))
+        return LATE_REPEATED;
     if (peer->duplicate_run >= 2 && own->acknowledged == packet->sequence &&
             deep_elapsed(trace->sides[!from].acknowledged_ns, packet->time_ns) < DEEP_FAST_RETRANSMIT_NS)
         return LATE_REPEATED;

@@ -40,7 +40,7 @@ class Replayed:
 
 def rows(emission: Emission) -> list[dict[str, Any]]:
     """The records of an emission."""
-    lists = {column.name: emission.columns[column.name].tolist() for column in RAW if column.name in emission.columns}
+    lists = {column.name: emission.columns[column.name].tolist() for column in RAW}
     return [
         {name: _ENUMS.get(name, lambda value: value)(values[row]) for name, values in lists.items()}
         for row in range(len(emission))

@@ -1,0 +1,55 @@
+"""The socket tap's measures of the path under real loss, beside the kernel's own figures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from proto.columns import Role
+from services.capture.flow_layout import State
+from services.capture.socket_tap import SocketTap
+from tests.kernel.test_socket_tap import reason_to_skip
+from tests.support.lossy_path import lossy_path, transfers
+
+CONNECTIONS = 10
+
+pytestmark = [
+    pytest.mark.xdist_group("socket_tap"),
+    pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or ""),
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("iptables") is None, reason="needs root and iptables"),
+]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The slots of both ends of every connection through a router that loses 3 %."""
+    with SocketTap() as tap, lossy_path(0.03) as (client, server):
+        transfers(client, server, count=CONNECTIONS, size=150_000)
+        tap.detach()
+        used = tap.slots[: tap.high_slot]
+        return used[(used["state"] == State.LIVE) & ((used["local_port"] == 8080) | (used["remote_port"] == 8080))].copy()
+
+
+def test_a_sender_sees_only_retransmissions(rows):
+    """What a socket sends below its highest byte was sent before; it overtakes nothing. The kernel counts the same."""
+    servers = rows[rows["role"] == Role.SERVER]
+    assert len(servers) == CONNECTIONS
+    assert not servers["tx_out_of_order"].any()
+    sent, kernels = int(servers["tx_retransmits"].sum()), int(servers["socket_retransmits"].sum())
+    assert sent > 0
+    # The kernel's figure has SYN-ACKs and FINs too, and is read at a FIN for the last time.
+    assert abs(sent - kernels) <= 2 + kernels // 10
+    assert (servers["tx_retransmit_bytes"] >= servers["tx_retransmits"]).all()
+
+
+def test_a_receiver_sees_what_the_loss_left(rows):
+    """It asks with duplicate ACKs, which the sender gets most of; what fills a hole is late, one way or the other."""
+    clients, servers = (rows[rows["role"] == role] for role in (Role.CLIENT, Role.SERVER))
+    asked, heard = int(clients["tx_duplicate_acks"].sum()), int(servers["rx_duplicate_acks"].sum())
+    assert asked >= heard > 0
+    late = clients["rx_retransmits"].astype(np.int64) + clients["rx_out_of_order"]
+    assert late.sum() > 0
+    assert not clients["rx_zero_windows"].any()
