@@ -49,7 +49,7 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
     a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket knows is there where the
     batch has it. Columns that the schema does not know come last and as they are, raw bytes in hexadecimal.
     """
-    known = RAW
+    known: tuple[Column, ...] = RAW
     if any(column.name in batch.columns for column in SOCKET):
         known += SOCKET
     if batch.entities is not None:
