@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW, Column
+from proto.columns import ENRICHED, NO_INDEX, RAW, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 _names = st.text(max_size=12)
@@ -64,7 +64,7 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     )
 
 
-def fixed_batch(filled: Sequence[Column] = tuple(COLUMNS.values())) -> FlowBatch:
+def fixed_batch(filled: Sequence[Column] = RAW + ENRICHED) -> FlowBatch:
     """Three records with the columns `filled`, each value different from its neighbours'."""
     count = 3
     columns: dict[str, Array] = {}
