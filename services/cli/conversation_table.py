@@ -79,7 +79,7 @@ def _slowest(each: Conversation) -> Text:
 
 def _totals(conversations: Sequence[Conversation], *, hidden: int) -> Text:
     if not conversations:
-        return Text("no records yet: a connection is shown when it has ended, a long one every 30 s", style="dim")
+        return Text("no records yet: a connection is shown when it has ended, a long one now and then before", style="dim")
     failures = sum(each.failures for each in conversations)
     retransmits = sum(each.retransmits for each in conversations)
     line = Text(

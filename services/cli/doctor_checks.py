@@ -27,6 +27,10 @@ DEADLINE_SECONDS: Final = 12.0
 """For all checks together; each has shorter limits of its own."""
 
 
+_LOADING: Final = frozenset({"bcc", "load"})
+"""Checks that start a child: half a second each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One line of the report."""
@@ -81,6 +85,34 @@ def run(looks: Mapping[str, Callable[[], Finding]], *, deadline_seconds: float =
     started = {name: _start(name, look) for name, look in looks.items()}
     for name, answer in started.items():
         yield Check(name, _finding(answer, until, deadline_seconds))
+
+
+def why_not_live(looks: Mapping[str, Callable[[], Finding]] | None = None) -> Finding | None:
+    """Return the first of the checks that live capture needs and that failed; None where it can work.
+
+    `looks` are those checks; None asks this machine. What only reads comes first: nothing is compiled where that fails.
+    """
+    looks = _needed_for_live() if looks is None else looks
+    reading = {name: look for name, look in looks.items() if name not in _LOADING}
+    loading = {name: look for name, look in looks.items() if name in _LOADING}
+    for stage in (reading, loading):
+        for check in list(run(stage)):
+            if check.finding.status is Status.FAIL:
+                return check.finding
+    return None
+
+
+def _needed_for_live() -> dict[str, Callable[[], Finding]]:
+    release = platform.release()
+    return {
+        "kernel": lambda: check_kernel(release),
+        "architecture": lambda: check_architecture(platform.machine()),
+        "capabilities": check_capabilities,
+        "cgroup2": check_cgroup2,
+        "memlock": lambda: check_memlock(release),
+        "bcc": check_bcc,
+        "load": check_load,
+    }
 
 
 def needed_and_missing(report: list[Check]) -> list[str]:

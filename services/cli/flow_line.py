@@ -23,11 +23,12 @@ OUTCOME_STYLES: Final = {
 _ENDS_WIDTH: Final = 56
 
 
-def flow_line(view: FlowView) -> Text:
+def flow_line(view: FlowView, *, again: bool = False) -> Text:
     """Return the record as one line:
     time, source -> destination, transport, outcome, bytes each way, then only what there is to say.
 
     `<>` in place of the arrow: nobody saw who began. The time is that of the record's last packet, in the local time zone.
+    `again`: the other end of the connection has told of it too, so that this line is its second telling and says so.
     """
     at = datetime.fromtimestamp(view.end_unix_ns / 1e9).astimezone()
     line = Text(no_wrap=True)
@@ -44,8 +45,16 @@ def flow_line(view: FlowView) -> Text:
         line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
     if view.retransmits:
         line.append(f"  {units.counted(view.retransmits, 'retransmission')}", style="yellow")
+    if again:
+        line.append(f"  again, as {_teller(view)} saw it", style="dim")
     line.rstrip()
     return line
+
+
+def _teller(view: FlowView) -> str:
+    if not view.directed:
+        return "the other end"
+    return "the client" if view.local_is_source else "the server"
 
 
 def _response(view: FlowView) -> str:

@@ -5,7 +5,7 @@ The wire says local and remote, after the socket that saw the packets; people as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,10 @@ _WORKLOAD_NAMES: Final = (
     "service.name",
 )
 """Attributes that name a workload, the one people speak of first: the deployment, not one of its pods."""
+_LOCAL_NAMES: Final = ("service.name", "host.name")
+"""Of what runs on a host outside any pod: the unit or the container, not the host that it shares with all others."""
+_BOTH_ISNS: Final = 3
+"""`isn_seen` of a connection whose handshake was seen."""
 
 _ICMP: Final = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo", 11: "time exceeded"}
 _ICMPV6: Final = {
@@ -63,6 +67,10 @@ class FlowView:
 
     flow: tuple[str, str, int]
     """Identity of the flow: node, epoch, flow id."""
+    connection: Hashable
+    """Identity of the connection: the same in the records of the sockets at its two ends, once both have seen its handshake."""
+    seen_at: tuple[str, int]
+    """Address and port of the local end."""
     first: bool
     """This is the flow's first record."""
     end_unix_ns: int
@@ -70,6 +78,8 @@ class FlowView:
     destination: Peer
     directed: bool
     """It is known who began; else source is merely the local end."""
+    local_is_source: bool
+    """The source's end saw this, not the destination's."""
     transport: str
     outcome: str
     bytes_out: int
@@ -81,6 +91,14 @@ class FlowView:
     response_sum_ns: int
     response_max_ns: int
     retransmits: int
+    """Segments sent again by either end, as far as they came by here."""
+    local_retransmits: int
+    """Those that the local end sent again, which its socket sees all of."""
+
+    @property
+    def local(self) -> Peer:
+        """The end that saw this."""
+        return self.source if self.local_is_source else self.destination
 
 
 def flow_views(batch: FlowBatch) -> Iterator[FlowView]:
@@ -98,11 +116,14 @@ def _view(row: Mapping[str, Any]) -> FlowView:
     bytes_out, bytes_in = ("rx_bytes", "tx_bytes") if source == "remote" else ("tx_bytes", "rx_bytes")
     return FlowView(
         flow=(row["node"], row["epoch"], row["flow_id"]),
+        connection=_connection(row),
+        seen_at=(row["local_address"], row["local_port"]),
         first=row["record"] == 0,
         end_unix_ns=row["end_unix_ns"],
         source=_peer(row, source),
         destination=_peer(row, destination),
         directed=row["role"] != "unknown",
+        local_is_source=source == "local",
         transport=_transport(row),
         outcome="" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " "),
         bytes_out=row[bytes_out],
@@ -113,7 +134,19 @@ def _view(row: Mapping[str, Any]) -> FlowView:
         response_sum_ns=row["response_time_sum_ns"],
         response_max_ns=row["response_time_max_ns"],
         retransmits=row["tx_retransmits"] + row["rx_retransmits"],
+        local_retransmits=row["tx_retransmits"],
     )
+
+
+def _connection(row: Mapping[str, Any]) -> Hashable:
+    """What the records of both ends have in common: the initial sequence numbers, which no translation of addresses changes,
+    else addresses and ports. A capture file tells of each connection once.
+    """
+    if row["observer"] != "socket":
+        return row["node"], row["epoch"], row["flow_id"]
+    if row["isn_seen"] == _BOTH_ISNS:
+        return row["transport"], frozenset((row["local_isn"], row["remote_isn"]))
+    return row["transport"], frozenset((row[f"{end}_address"], row[f"{end}_port"]) for end in ("local", "remote"))
 
 
 def _peer(row: Mapping[str, Any], end: str) -> Peer:
@@ -126,9 +159,17 @@ def _workload(entity: Mapping[str, Any] | None) -> str:
     """`namespace/name` of an entity, or its bare name; empty where it has none."""
     if entity is None:
         return ""
-    name = next((entity[key] for key in _WORKLOAD_NAMES if entity.get(key)), "")
+    names = _WORKLOAD_NAMES if _is_of_cluster(entity) else _LOCAL_NAMES
+    name = next((entity[key] for key in names if entity.get(key)), "")
     namespace = entity.get("k8s.namespace.name", "")
     return printable(f"{namespace}/{name}" if namespace and name else str(name))
+
+
+def _is_of_cluster(entity: Mapping[str, Any]) -> bool:
+    """Whether Kubernetes names it: not what runs on a node, or on any other host, as a unit or container of its own."""
+    if entity["type"] == "k8s.node":
+        return not (entity.get("systemd.unit") or entity.get("container.id"))
+    return str(entity["type"]).startswith("k8s.")
 
 
 def _transport(row: Mapping[str, Any]) -> str:

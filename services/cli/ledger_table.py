@@ -15,14 +15,14 @@ _PACKETS: Final = "_packets"
 _IN_FLOWS: Final = "flow_packets"
 
 
-def ledger_table(ledger: Ledger, destination: str) -> Table:
-    """Return the table. Figures that cannot be known yet are said to be so, never guessed."""
+def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Table:
+    """Return the table, of a capture file or of `live` sockets. Figures that cannot be known yet are said to be so."""
     progress = ledger.progress
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim", overflow="fold")
-    table.add_row("packets read", units.count(progress.packets), units.byte_count(progress.bytes))
+    table.add_row("packets seen" if live else "packets read", units.count(progress.packets), units.byte_count(progress.bytes))
     apart = packets_in_no_flow(progress)
     table.add_row("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
     table.add_row("flows", units.count(progress.flows), "")

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
 from services.cli.capture_files import as_setting
 from services.cli.destination import EndpointDestination, FileDestination
+from services.cli.doctor_finding import one_line
 from services.cli.errors import CliError, NotACaptureError, ServiceFailedError
 from services.cli.ledger import CaptureProgress, Ledger, is_of_run, read_dead_letter, read_progress
 from services.cli.nats_server import NatsAddress, start_nats_server
@@ -27,10 +29,13 @@ from services.runtime.errors import BusError
 CAPTURE, ENRICHER, EXPORTER = "capture", "enricher", "exporter"
 NOT_A_CAPTURE: Final = 3
 """Exit status of capture for a file that is no capture file."""
+NOT_TAPPED: Final = 4
+"""Exit status of capture where this node's sockets cannot be tapped."""
 
 _POLL_SECONDS: Final = 0.25
 _LEDGER_SECONDS: Final = 60.0
 _ACK_WAIT_SECONDS: Final = "5"
+_NATS_PORT: Final = 4222
 _SOURCES: Final = str(Path(__file__).parents[2])
 
 
@@ -38,7 +43,8 @@ _SOURCES: Final = str(Path(__file__).parents[2])
 class Plan:
     """What to run."""
 
-    files: Sequence[Path]
+    files: Sequence[Path] = ()
+    """Capture files to replay; without any, this node's sockets are tapped."""
     destination: EndpointDestination | FileDestination
     node: str
     """Name that the records carry, and the last token of their subjects."""
@@ -50,6 +56,11 @@ class Plan:
     cluster_name: str | None = None
     bus: BusSettings | None = None
     """A bus that runs already; None starts one."""
+
+    @property
+    def live(self) -> bool:
+        """Whether sockets are tapped."""
+        return not self.files
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,11 @@ class Pipeline:
         if error.service == CAPTURE and error.exit_code == NOT_A_CAPTURE:
             said = read_progress(self._folder.progress).error or (lines[-1] if lines else str(error))
             return NotACaptureError(said)
+        if error.service == CAPTURE and error.exit_code == NOT_TAPPED:
+            said = read_progress(self._folder.progress).error or (lines[-1] if lines else str(error))
+            refused = CliError(f"this machine's sockets cannot be tapped: {one_line(said)}")
+            refused.notes = ["`wirespan doctor` says what is missing; `wirespan up --demo` replays the bundled capture instead"]
+            return refused
         error.notes = lines
         return error
 
@@ -173,12 +189,12 @@ async def running_pipeline(plan: Plan, *, say: Callable[[str], None]) -> AsyncIt
                 except BusError as error:
                     raise CliError(str(error)) from error
                 environ = _environ(plan, settings if plan.bus is None else None)
-                for command in _commands(plan, folder, environ):
+                for command in _commands(plan, folder, environ, nats):
                     supervisor.start(command)
                 yield Pipeline(plan, folder=folder, supervisor=supervisor, bus=bus, nats=nats)
 
 
-def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str]) -> list[Command]:
+def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: NatsAddress) -> list[Command]:
     """The services, downstream first: who takes is there before who gives."""
     capture = {
         "WIRESPAN_CAPTURE_NODE": plan.node,
@@ -187,12 +203,33 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str]) -> list
         "WIRESPAN_CAPTURE_PROGRESS_FILE": str(folder.progress),
         "WIRESPAN_CAPTURE_EPOCH": plan.epoch,
     }
+    if plan.live:
+        capture |= _live_settings(environ, nats)
     enricher = {"WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(plan.kube_snapshot.absolute())} if plan.kube_snapshot else {}
     return [
         _command(EXPORTER, folder, plan.destination.environ(environ)),
         _command(ENRICHER, folder, {**environ, **enricher}),
-        _command(CAPTURE, folder, {**environ, **capture}, ends=not plan.loop),
+        _command(CAPTURE, folder, {**environ, **capture}, ends=not (plan.loop or plan.live)),
     ]
+
+
+def _live_settings(environ: Mapping[str, str], nats: NatsAddress) -> dict[str, str]:
+    """What a person who looks at one machine wants: more than a node of a cluster needs to tell. Their own settings go first.
+
+    The bus is left out whatever they say, or each batch of records would be traffic to tell of in the next.
+    """
+    denied = [*filter(None, [environ.get("WIRESPAN_CAPTURE_DENY_PORTS")]), *map(str, bus_ports(nats.url))]
+    return {
+        "WIRESPAN_CAPTURE_LOOPBACK": environ.get("WIRESPAN_CAPTURE_LOOPBACK") or "true",
+        "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": environ.get("WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS") or "5",
+        "WIRESPAN_CAPTURE_DENY_PORTS": ",".join(denied),
+    }
+
+
+def bus_ports(urls: str) -> list[int]:
+    """Return the ports in one URL of NATS, or in several separated by commas."""
+    found = (urlsplit(url if "://" in url else f"nats://{url}") for url in urls.replace(" ", "").split(",") if url)
+    return sorted({url.port or _NATS_PORT for url in found})
 
 
 def _command(name: str, folder: RunFolder, environ: Mapping[str, str], *, ends: bool = False) -> Command:
@@ -203,7 +240,7 @@ def _command(name: str, folder: RunFolder, environ: Mapping[str, str], *, ends: 
         environ=environ,
         log_path=folder.log(name),
         ends=ends,
-        fatal_exits=frozenset({2, NOT_A_CAPTURE}),
+        fatal_exits=frozenset({2, NOT_A_CAPTURE, NOT_TAPPED}),
     )
 
 

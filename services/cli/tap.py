@@ -14,6 +14,7 @@ from proto.flow_batch import FlowBatch, decode
 from proto.rows import rows
 from proto.subjects import ENRICHED_SUBJECTS, RAW_SUBJECTS
 from services.cli import interruption, units
+from services.cli.conversations import Tellers
 from services.cli.flow_line import flow_line
 from services.cli.flow_view import flow_views, printable
 from services.cli.interruption import Interruption
@@ -52,13 +53,13 @@ async def _tap(settings: BusSettings, asked: Interruption, *, raw: bool, as_json
 async def _listen(bus: runtime_bus.Bus, watch: runtime_bus.Watch, notes: Console, url: str, *, as_json: bool) -> None:
     await say_while_waiting(bus, notes, url)
     console = Console(highlight=False, soft_wrap=True)
-    told = 0
+    told, tellers = 0, Tellers()
     async for message in watch:
         if watch.dropped > told:
             notes.print(f"{units.counted(watch.dropped - told, 'message')} left out", style="yellow")
             told = watch.dropped
         try:
-            show_batch(decode(message.data), console, as_json=as_json)
+            show_batch(decode(message.data), console, tellers, as_json=as_json)
         except DecodeError as error:
             notes.print(f"{message.subject}: not a FlowBatch: {printable(str(error))}", style="red", markup=False)
 
@@ -73,11 +74,11 @@ async def say_while_waiting(bus: runtime_bus.Bus, notes: Console, url: str) -> N
         await bus.wait_connected()
 
 
-def show_batch(batch: FlowBatch, console: Console, *, as_json: bool) -> None:
-    """Print every record of a batch as one line."""
+def show_batch(batch: FlowBatch, console: Console, tellers: Tellers, *, as_json: bool = False) -> None:
+    """Print every record of a batch as one line; what `tellers` heard from the other end of a connection is said to be so."""
     if as_json:
         for row in rows(batch):
             console.out(json.dumps(row, ensure_ascii=False, separators=(",", ":")), highlight=False)
     else:
         for view in flow_views(batch):
-            console.print(flow_line(view))
+            console.print(flow_line(view, again=tellers.heard_from_other_end(view)))

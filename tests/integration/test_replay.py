@@ -324,7 +324,7 @@ def test_every_capture_can_be_replayed(tmp_path) -> None:
 def test_up_shows_flows_and_stops_when_told(tmp_path) -> None:
     """Without a terminal: one line per record, workloads by name, then the ledger."""
     output = tmp_path / "spans.jsonl"
-    with Run(tmp_path, "up", "--duration", "600", "--output", output) as run:
+    with Run(tmp_path, "up", "--demo", "--duration", "600", "--output", output) as run:
         wait_for(lambda: "shop/" in run.stdout and "closed" in run.stdout)
         pidfds = [os.pidfd_open(pid) for pid in run.children()]
         run.process.send_signal(signal.SIGINT)
@@ -339,7 +339,7 @@ def test_tap_prints_what_passes(tmp_path) -> None:
     """From another terminal, with the URL that `up` prints: JSON with workloads at both ends, until Ctrl-C."""
     folder = tmp_path / "tap"
     folder.mkdir()
-    with Run(tmp_path, "up", "--output", tmp_path / "spans.jsonl") as up:
+    with Run(tmp_path, "up", "--demo", "--output", tmp_path / "spans.jsonl") as up:
         url = wait_for(lambda: re.search(r"--nats-url (\S+)", up.stderr))[1]
         with Run(folder, "tap", "--nats-url", url, "-o", "json") as tap:
             wait_for(lambda: '"k8s.deployment.name":"cart"' in tap.stdout)
@@ -354,5 +354,5 @@ def test_tap_prints_what_passes(tmp_path) -> None:
 
 def test_up_ends_after_its_duration(tmp_path) -> None:
     """For continuous integration: a bounded run that ends well."""
-    with Run(tmp_path, "up", "--duration", "1", "--output", tmp_path / "spans.jsonl") as run:
+    with Run(tmp_path, "up", "--demo", "--duration", "1", "--output", tmp_path / "spans.jsonl") as run:
         assert run.finish() == 0, run.stderr

@@ -98,6 +98,13 @@ def test_input_is_never_overwritten(tmp_path) -> None:
     assert path.stat().st_size == 24
 
 
+def test_up_replays_one_thing() -> None:
+    """The demo is the bundled capture; asked for with another one, neither is taken."""
+    result = wirespan("up", "--demo", "--capture", "c.pcap")
+    assert result.returncode == 2
+    assert result.stderr.count(b"\n") == 1
+
+
 def test_up_says_that_it_needs_a_capture_where_none_is_bundled(tmp_path) -> None:
     """A file that is no capture ends it in one line too."""
     result = wirespan("up", "--capture", str(tmp_path / "none.pcap"), "--output", str(tmp_path / "spans.jsonl"))

@@ -9,15 +9,17 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from proto.columns import Outcome, Role
+from proto.columns import Observer, Outcome, Role
 from proto.flow_batch import Entity
 from services.cli.conversation_table import conversation_table
-from services.cli.conversations import Conversations
+from services.cli.conversations import Conversations, Tellers
 from services.cli.flow_line import flow_line
 from services.cli.flow_view import flow_views, printable
-from tests.unit.cli.flow_records import REMOTE, record_batch
+from tests.unit.cli.flow_records import LOCAL, REMOTE, record_batch
 
 POD = Entity("k8s.pod", {"k8s.pod.name": "web-1", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
+
+UNIT = Entity("systemd.unit", {"host.name": "db-1", "service.name": "redis", "systemd.unit": "redis.service"})
 
 
 def view(**changes):
@@ -42,6 +44,22 @@ def test_workloads_are_named_as_people_speak_of_them() -> None:
     assert (str(named.source), str(named.destination)) == ("shop/web:48112", "[2001:db8::1]:6379")
     service = Entity("k8s.service", {"k8s.service.name": "redis", "k8s.namespace.name": "shop"})
     assert str(view(entities=[service], remote_service=0).destination) == "shop/redis:6379"
+
+
+@pytest.mark.parametrize(
+    ("entity", "name"),
+    [
+        (Entity("systemd.unit", {"host.name": "db-1", "service.name": "redis", "systemd.unit": "redis.service"}), "redis"),
+        (Entity("container", {"host.name": "db-1", "service.name": "cart", "container.id": "ab"}), "cart"),
+        (Entity("host", {"host.name": "db-1", "service.name": "db-1"}), "db-1"),
+        (Entity("host", {"host.name": "db-1"}), "db-1"),
+        (Entity("k8s.node", {"k8s.node.name": "n1", "service.name": "kubelet", "systemd.unit": "kubelet.service"}), "kubelet"),
+        (Entity("k8s.node", {"k8s.node.name": "n1", "service.name": "node"}), "n1"),
+    ],
+)  # fmt: skip
+def test_what_runs_on_a_host_is_named_by_itself(entity, name) -> None:
+    """A unit or a container, not the host that it shares with all others; the host where there is nothing nearer."""
+    assert view(entities=[entity], local_entity=0).source.name == name
 
 
 def test_names_cannot_command_the_terminal() -> None:
@@ -112,6 +130,67 @@ def test_a_flow_counts_once_however_many_records_it_has() -> None:
     (only,) = conversations.current(2.0)
     assert (only.flows, dict(only.outcomes), only.connects, only.retransmits) == (1, {"reset": 1}, 1, 1)
     assert only.bytes_out == 2048
+
+
+def both_ends(**changes):
+    """What the sockets at the two ends of one connection tell of it: the client's view and the server's."""
+    client = {"observer": Observer.SOCKET, "isn_seen": 3, "local_isn": 7, "remote_isn": 9, "flow_id": 1}
+    server = {
+        **client, "flow_id": 2, "role": Role.SERVER, "local_isn": 9, "remote_isn": 7, "tx_bytes": 3_565_158, "rx_bytes": 1024,
+        "local_address": np.void(REMOTE), "local_port": 6379, "remote_address": np.void(LOCAL), "remote_port": 48112,
+    }  # fmt: skip
+    names = {"entities": [POD, Entity("host", {"host.name": "db-1"}), UNIT], "local_entity": 0, "remote_entity": 1}
+    return view(**{**client, **names, **changes}), view(**{**server, **names} | {"local_entity": 2, "remote_entity": 1})
+
+
+def test_a_connection_told_by_both_ends_counts_once() -> None:
+    """As the client's socket tells it, with the name that each end's own socket gives it; whichever record came first."""
+    for views in (both_ends(), reversed(both_ends())):
+        conversations = Conversations()
+        for each in views:
+            conversations.add(0.0, each)
+        (only,) = conversations.current(1.0)
+        assert (only.source, only.destination, only.port, only.flows) == ("shop/web", "redis", 6379, 1)
+        assert (only.bytes_out, only.bytes_in, only.connects, only.responses) == (1024, 3_565_158, 1, 2)
+        assert dict(only.outcomes) == {"closed": 1}
+
+
+def test_ends_are_paired_where_addresses_are_translated() -> None:
+    """A client sees a service's address and the server its own: the sequence numbers are the same."""
+    client, server = both_ends(
+        remote_address=np.void(REMOTE[:-1] + b"\x09"), remote_port=80, tx_retransmits=2, rx_retransmits=1
+    )
+    conversations = Conversations()
+    conversations.add(0.0, client)
+    conversations.add(0.0, server)
+    (only,) = conversations.current(1.0)
+    assert (only.destination, only.port, only.flows, only.retransmits) == ("redis", 80, 1, 2)
+
+
+def test_ends_without_a_handshake_are_paired_by_addresses_and_ports() -> None:
+    """UDP, and TCP that was there before capture; a flow goes by its last record where its first came too early to tell."""
+    early, server = both_ends(isn_seen=1, outcome=Outcome.HALF_OPEN)
+    client, _ = both_ends(record=1)
+    conversations = Conversations()
+    for each in (early, server, client):
+        conversations.add(0.0, each)
+    (only,) = conversations.current(1.0)
+    assert (only.flows, dict(only.outcomes)) == (1, {"closed": 1})
+    udp = {"observer": Observer.SOCKET, "transport": 17, "role": Role.UNKNOWN, "remote_port": 53}
+    conversations = Conversations()
+    conversations.add(0.0, view(**udp))
+    swapped = {"local_address": np.void(REMOTE), "remote_address": np.void(LOCAL), "local_port": 53, "remote_port": 48112}
+    conversations.add(0.0, view(**udp | swapped, flow_id=2))
+    assert [each.flows for each in conversations.current(1.0)] == [1]
+
+
+def test_a_second_telling_says_so() -> None:
+    """In lines both are shown: the one that comes second is marked, and so are its later records; one end alone never is."""
+    client, server = both_ends()
+    tellers = Tellers()
+    assert [tellers.heard_from_other_end(each) for each in (client, server, client, server)] == [False, True, False, True]
+    assert flow_line(server, again=True).plain.endswith("again, as the server saw it")
+    assert "again" not in flow_line(client).plain
 
 
 def test_what_is_older_than_the_window_is_gone() -> None:

@@ -29,6 +29,16 @@ def test_nothing_lost_is_complete() -> None:
     assert "unknown" not in printed(ledger)
 
 
+def test_live_packets_are_seen_and_not_read() -> None:
+    """What capture counts in no flow is said by name there too."""
+    console = Console(file=io.StringIO(), width=120)
+    progress = CaptureProgress(packets=9, counters={"flow_packets": 5, "filtered_packets": 4, "used_slots": 7})
+    console.print(ledger_table(Ledger(progress), "spans.jsonl", live=True))
+    assert "packets seen" in console.file.getvalue()
+    assert "4 filtered" in console.file.getvalue()
+    assert "packets read" not in console.file.getvalue()
+
+
 def test_refused_and_dead_are_taken_from_the_accepted_and_named() -> None:
     """Partial success is refused, everything else is dead, and what is left was accepted."""
     letters = (
