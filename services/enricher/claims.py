@@ -249,6 +249,7 @@ def _after(claim: Claim, contenders: Sequence[Claim]) -> Claim:
         if other.rank == claim.rank
         and other.target != claim.target
         and claim.start_unix_ns < other.end_unix_ns <= claim.start_unix_ns + _START_PRECISION_NS
+        and other.end_unix_ns < claim.end_unix_ns
     ]
     return claim._replace(start_unix_ns=min(claim.end_unix_ns, max(ends))) if ends else claim
 

@@ -43,7 +43,8 @@ _DENIED_WAIT_SECONDS: Final = 60.0
 _MOST_LINE_BYTES: Final = 16 << 20
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 _DENIED: Final = frozenset((403, 404))
-_NO_WATCH_LIST: Final = frozenset((400, 422))
+_NO_WATCH_LIST: Final = frozenset((400, 422, 500, 501))
+"""Old servers know no such watch, and servers over an old etcd (500) have it switched on and cannot."""
 
 
 class State(enum.Enum):

@@ -102,6 +102,11 @@ class KubeApiServer:
         )
         self._until_ready()
 
+    def start_if_stopped(self) -> None:
+        """Start the API server if it does not run."""
+        if "kube-apiserver" not in self._processes:
+            self.start()
+
     def stop(self, *, kill: bool = False) -> None:
         """Stop the API server, not etcd."""
         self._end("kube-apiserver", signal.SIGKILL if kill else signal.SIGTERM)

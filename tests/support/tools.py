@@ -30,6 +30,8 @@ _COLLECTOR: Final = "0.165.0"
 _COLLECTOR_STABLE: Final = "1.71.0"
 """The Collector's modules of stable API, of the same release."""
 _KUBERNETES: Final = "v1.34.1"
+_ETCD: Final = "v3.6.4"
+"""As Kubernetes of that version has it."""
 _CONTRIB: Final = "github.com/open-telemetry/opentelemetry-collector-contrib"
 _failures: dict[str, str] = {}
 
@@ -205,6 +207,18 @@ def _kube_apiserver(folder: Path) -> None:
     _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
 
 
+def _etcd(folder: Path) -> None:
+    """What the API server keeps its objects in: the distribution's may be too old for watches that begin with a list."""
+    sources = folder.parent / "sources"
+    sources.mkdir()
+    (sources / "go.mod").write_text("module wirespan.dev/etcd\ngo 1.24.0\n")
+    package = "go.etcd.io/etcd/server/v3/etcdmain"
+    (sources / "main.go").write_text(f'package main\nimport ("os"; "{package}")\nfunc main() {{ etcdmain.Main(os.Args) }}\n')
+    _run("go", "get", f"go.etcd.io/etcd/server/v3@{_ETCD}", folder=sources, GOFLAGS="-mod=mod")
+    command = ("nice", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", folder / "etcd", ".")
+    _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+
+
 def _source_version(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"}):
@@ -224,6 +238,7 @@ TOOLS: Final = {
     made.name: made
     for made in (
         Tool("flowdump", _source_version(_ROOT / "proto" / "go"), _flowdump),
+        Tool("etcd", _ETCD.removeprefix("v"), _etcd),
         Tool("kube-apiserver", _KUBERNETES.removeprefix("v"), _kube_apiserver),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
         Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
