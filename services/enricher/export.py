@@ -10,6 +10,7 @@ import json
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,24 @@ def objects(api: KubeApi, namespaces: Sequence[str]) -> Iterator[dict[str, Any]]
     ]
     for resource, namespace in asked:
         try:
-            listed = whole_list(api, resource, namespace)
+            listed, _ = whole_list(api, resource, namespace, partial(_slim, resource))
         except ApiRefusedError as error:
             if error.status not in _DENIED:
                 raise
             denied.append(error)
             sys.stderr.write(f"wirespan: left out: {resource.name}{f' in {namespace}' if namespace else ''}: {error}\n")
             continue
-        for page in listed:
-            yield from (_slim(resource, item) for item in page.items or ())
+        yield from listed
     if len(denied) == len(asked):
         raise denied[0]
 
 
-def _slim(resource: Resource, item: msgspec.Raw) -> dict[str, Any]:
-    fields = msgspec.to_builtins(object_decoders[resource].decode(item), str_keys=True)
+def _slim(resource: Resource, item: msgspec.Raw) -> dict[str, Any] | None:
+    try:
+        fields = msgspec.to_builtins(object_decoders[resource].decode(item), str_keys=True)
+    except msgspec.DecodeError as error:
+        sys.stderr.write(f"wirespan: left out: one of {resource.name}: {error}\n")
+        return None
     return {"apiVersion": resource.api_version, "kind": resource.kind, **_without_nothing(fields)}
 
 

@@ -115,7 +115,7 @@ def find_api(source: Source, *, kubeconfig: Path | None, silence_seconds: float)
             config.load_kube_config(named, client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             return None
-    except (config.ConfigException, OSError, ValueError) as error:
+    except Exception as error:  # a kubeconfig of an odd shape raises whatever reading it comes to
         raise KubeConfigError(f"{named or source}: {_one_line(error)}") from error
     return KubeApi(configuration, silence_seconds=silence_seconds)
 

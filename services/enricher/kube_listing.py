@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 import msgspec
 
 from services.enricher.errors import ApiRefusedError, ApiUnreachableError
 from services.enricher.kube_api import KubeApi
 from services.enricher.kube_resources import Page, Resource, page_decoder
+
+_Taken = TypeVar("_Taken")
 
 PAGE_OBJECTS: Final = 500
 GONE: Final = 410
@@ -35,11 +37,24 @@ def pages(api: KubeApi, resource: Resource, namespace: str = "", *, page_objects
         query["continue"] = page.metadata.following
 
 
-def whole_list(api: KubeApi, resource: Resource, namespace: str = "") -> list[Page]:
-    """Return all pages of a list; where they took longer than the server keeps the moment, the list in one piece."""
-    try:
-        return list(pages(api, resource, namespace))
-    except ApiRefusedError as error:
-        if error.status != GONE:
-            raise
-        return list(pages(api, resource, namespace, page_objects=0))
+def whole_list(
+    api: KubeApi, resource: Resource, namespace: str, take: Callable[[msgspec.Raw], _Taken | None]
+) -> tuple[list[_Taken], str]:
+    """Return what `take` makes of each object of a list, None left out, and the list's version.
+
+    The JSON of a page is gone before the next one comes. Where the pages took longer than the server keeps their moment, the
+    list is taken anew in one piece.
+    """
+    for page_objects in (PAGE_OBJECTS, 0):
+        taken: list[_Taken] = []
+        version = ""
+        try:
+            for page in pages(api, resource, namespace, page_objects=page_objects):
+                taken += [made for item in page.items or () if (made := take(item)) is not None]
+                version = page.metadata.resource_version
+        except ApiRefusedError as error:
+            if error.status != GONE or not page_objects:
+                raise
+        else:
+            break
+    return taken, version

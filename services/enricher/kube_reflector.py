@@ -13,7 +13,7 @@ import enum
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -149,9 +149,8 @@ class Reflector(threading.Thread):
 
     def _list(self) -> None:
         began = time.time_ns()
-        listed = whole_list(self._api, self.resource, self.namespace)
-        changes = self._decoded((item, False) for page in listed for item in page.items or ())
-        self._listed(changes, listed[-1].metadata.resource_version, began)
+        changes, version = whole_list(self._api, self.resource, self.namespace, lambda item: self._decoded(item, deleted=False))
+        self._listed(changes, version, began)
 
     def _listed(self, changes: list[Change], version: str, observed_unix_ns: int) -> None:
         self.lists += 1
@@ -196,7 +195,8 @@ class Reflector(threading.Thread):
                     self._followed()
                     initial, changes = None, []
                 continue
-            changes += self._decoded([(frame.object, frame.type == "DELETED")])
+            change = self._decoded(frame.object, deleted=frame.type == "DELETED")
+            changes += [change] if change is not None else []
             version = mark.metadata.resource_version or version
         if initial is not None:
             initial.extend(changes)
@@ -216,17 +216,13 @@ class Reflector(threading.Thread):
         except msgspec.DecodeError as error:
             raise ApiUnreachableError(f"no watch event: {error}") from error
 
-    def _decoded(self, items: Iterable[tuple[msgspec.Raw, bool]]) -> list[Change]:
-        """Objects out of their JSON; those of a wrong shape are counted and left out."""
-        decoder, changes = object_decoders[self.resource], []
-        for item, deleted in items:
-            try:
-                obj: KubeObject = decoder.decode(item)
-            except msgspec.DecodeError:
-                self.malformed += 1
-                continue
-            changes.append(Change(obj, deleted))
-        return changes
+    def _decoded(self, item: msgspec.Raw, *, deleted: bool) -> Change | None:
+        """An object out of its JSON; one of a wrong shape is counted and left out."""
+        try:
+            return Change(object_decoders[self.resource].decode(item), deleted)
+        except msgspec.DecodeError:
+            self.malformed += 1
+            return None
 
     def _followed(self) -> None:
         if self.state is not State.FOLLOWED:

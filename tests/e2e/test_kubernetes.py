@@ -53,7 +53,7 @@ OUTSIDE = "203.0.113.9"
 @pytest.fixture(scope="module")
 def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
     """An API server with a small shop in it."""
-    etcd, binary = Path("/usr/bin/etcd"), needed("kube-apiserver")
+    etcd, binary = needed("etcd"), needed("kube-apiserver")
     with KubeApiServer(binary, etcd, tmp_path_factory.mktemp("kube"), users=(LIMITED, TENANT)) as server:
         server.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shop"}})
         server.create("/api/v1/nodes", node(NODE, "172.18.0.2"))
@@ -81,10 +81,11 @@ def create_workload(server: KubeApiServer) -> None:
     replica_set["metadata"]["ownerReferences"][0] |= {"apiVersion": "apps/v1", "uid": made["metadata"]["uid"]}
     replica_set["spec"] = {"selector": selector, "template": template, "replicas": 1}
     made = server.create(f"{APPS}/replicasets", replica_set)
-    create_pod(server, "cart-0", "10.42.0.10", owner=("ReplicaSet", "cart-odd-name"))
+    behind = create_pod(server, "cart-0", "10.42.0.10", owner=("ReplicaSet", "cart-odd-name"))
     server.create("/api/v1/namespaces/shop/services", service("cart", "10.96.0.10"))
     endpoints = endpoint_slice("cart", [backend("cart-0", "10.42.0.10", ready=True)], 8080)
     endpoints["addressType"] = "IPv4"
+    endpoints["endpoints"][0]["targetRef"]["uid"] = behind["metadata"]["uid"]
     server.create("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices", endpoints)
     create_pod(server, "client-0", "10.42.0.11")
 
@@ -159,6 +160,7 @@ async def test_every_kind_is_followed(kube: KubeApiServer, nats_server: NatsServ
     with enricher(nats_server, kube.kubeconfig(), tmp_path) as process:
         synced = await logged(tmp_path, "index.synced")
         assert synced["objects"] >= 7
+        assert "watch_list.not_offered" not in (tmp_path / "enricher-0.log").read_text()
         await publish(bus, 0, record(0, "10.42.0.11:40000", "10.96.0.10:80"), record(1, "10.42.0.11:40001", "10.42.0.10:8080"))
         await publish(bus, 1, record(2, "10.42.0.11:40002", "172.18.0.2:10250"), record(3, "10.42.0.11:40003", OUTSIDE))
         create_pod(kube, "late-0", "10.42.0.99")
@@ -222,7 +224,7 @@ async def test_an_outage_of_the_api_server(kube: KubeApiServer, nats_server: Nat
     """
     with enricher(nats_server, kube.kubeconfig(), tmp_path, WIRESPAN_KUBE_WAIT_SECONDS="2"):
         await logged(tmp_path, "index.synced")
-        kube.stop()
+        kube.stop(kill=True)
         try:
             await logged(tmp_path, "resource.lost")
             await publish(bus, 0, record(0, "10.42.0.11:40000", "10.42.0.10:8080"), record(1, "10.42.0.11:40001", OUTSIDE))
