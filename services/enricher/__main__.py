@@ -83,7 +83,7 @@ async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: Index
         async with (
             serve(settings.health, health, telemetry),
             connect(settings.nats, name="wirespan-enricher") as bus,
-            _following(source, health, telemetry),
+            _following(source, lifecycle, health, telemetry),
         ):
             health.check("bus", lambda: bus.connected)
             try:
@@ -98,7 +98,9 @@ async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: Index
 
 
 @asynccontextmanager
-async def _following(source: IndexSource | KubeSync, health: Health, telemetry: Telemetry) -> AsyncIterator[None]:
+async def _following(
+    source: IndexSource | KubeSync, lifecycle: Lifecycle, health: Health, telemetry: Telemetry
+) -> AsyncIterator[None]:
     """Follow a live cluster while the block runs."""
     if not isinstance(source, KubeSync):
         yield
@@ -115,6 +117,7 @@ async def _following(source: IndexSource | KubeSync, health: Health, telemetry: 
     for name, description in (("lists", "Whole lists taken"), ("faults", "Requests and watches that failed")):
         telemetry.cumulative(f"wirespan.enricher.kube.{name}", description, "1", partial(source.total, name))
     source.start()
+    lifecycle.start("follow the cluster", source.until_broken())
     try:
         yield
     finally:

@@ -39,7 +39,8 @@ logger = structlog.get_logger()
 _FIRST_WAIT_SECONDS: Final = 0.5
 _PEACE_SECONDS: Final = 10.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
-_DENIED_WAIT_SECONDS: Final = 60.0
+_FIRST_DENIED_WAIT_SECONDS: Final = 5.0
+_LONGEST_DENIED_WAIT_SECONDS: Final = 60.0
 _MOST_LINE_BYTES: Final = 16 << 20
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 _DENIED: Final = frozenset((403, 404))
@@ -97,6 +98,7 @@ class Reflector(threading.Thread):
         self.malformed = 0
         self.lists = 0
         self.faults = 0
+        self._denials = 0
         self._api = api
         self._deliver = deliver
         self._watch_seconds = watch_seconds
@@ -229,6 +231,7 @@ class Reflector(threading.Thread):
             logger.info("resource.followed", resource=self.resource.name, namespace=self.namespace)
         self.state = State.FOLLOWED
         self.failing_since_unix_ns = None
+        self._denials = 0
         self._following_since = time.monotonic()
 
     def _peaceful(self) -> bool:
@@ -248,10 +251,7 @@ class Reflector(threading.Thread):
             self.failing_since_unix_ns = time.time_ns()
         said = {"resource": self.resource.name, "namespace": self.namespace, "detail": str(error)}
         if status in _DENIED:
-            if self.state is not State.DENIED:
-                logger.warning("resource.denied", **said, hint="the service account needs list and watch on it")
-            self.state, self._version = State.DENIED, ""
-            return _DENIED_WAIT_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311 - only spreads requests out
+            return self._denied(said)
         if status == GONE:
             self._version = ""
             logger.info("resource.relisted", **said)
@@ -261,6 +261,17 @@ class Reflector(threading.Thread):
         self._peaceful()
         after = error.retry_after_seconds if isinstance(error, ApiRefusedError) else None
         return max(self._next_wait(), min(after or 0.0, _LONGEST_RETRY_AFTER_SECONDS))
+
+    def _denied(self, said: dict[str, str]) -> float:
+        """Note a denial. A server that has just started denies what it allows a moment later: the first one does not count
+        where the resource has been followed.
+        """
+        self._denials += 1
+        if self.state is not State.DENIED:
+            logger.warning("resource.denied", **said, hint="the service account needs list and watch on it")
+        self.state = State.LOST if self.lists and self._denials == 1 else State.DENIED
+        wait_seconds = min(_FIRST_DENIED_WAIT_SECONDS * (1 << min(self._denials - 1, 8)), _LONGEST_DENIED_WAIT_SECONDS)
+        return wait_seconds * random.uniform(1.0, 1.5)  # noqa: S311 - only spreads requests out
 
     def _next_wait(self) -> float:
         wait_seconds = self._wait_seconds

@@ -26,7 +26,7 @@ from services.enricher.kube_reflector import Change, Reflector, State, Update
 from services.enricher.kube_resources import ADDRESSED, RESOURCES
 from services.enricher.object_meta import KubeObject
 from services.enricher.settings import KubeSettings
-from services.runtime.errors import Stopping
+from services.runtime.errors import Stopping, TaskFailedError
 
 logger = structlog.get_logger()
 
@@ -104,6 +104,14 @@ class KubeSync:
         self._inbox.close()
         await asyncio.to_thread(self._join)
 
+    async def until_broken(self) -> None:
+        """Raise TaskFailedError once a thread has ended that was not told to."""
+        while not self._stopped.is_set():
+            await asyncio.sleep(_IDLE_SECONDS)
+            ended = [thread.name for thread in (self._indexer, *self.reflectors) if not thread.is_alive()]
+            if ended and not self._stopped.is_set():
+                raise TaskFailedError(f"threads have ended: {', '.join(ended)}")
+
     async def until_synced(self, stopping: asyncio.Event) -> None:
         """Return once the index is complete, or `wait_seconds` have passed. Raises Stopping."""
         deadline = time.monotonic() + self._settings.wait_seconds
@@ -135,7 +143,7 @@ class KubeSync:
         if not self.synced:
             return self._began_unix_ns
         # Listed, for a reflector may be followed again between two looks.
-        times = [each.failing_since_unix_ns for each in self.reflectors if each.state is not State.DENIED]
+        times = [each.failing_since_unix_ns for each in self.reflectors if each.lists or each.state is not State.DENIED]
         return min((each for each in times if each is not None), default=None)
 
     def _caught_up_unix_ns(self) -> int:

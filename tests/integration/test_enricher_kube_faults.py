@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from services.enricher.cluster import Cluster
 from services.enricher.errors import ApiUnreachableError, KubeConfigError
+from services.enricher.index import Index
 from services.enricher.kube_api import KubeApi, find_api
 from services.enricher.kube_listing import whole_list
 from services.enricher.kube_reflector import Reflector, State, Update
 from services.enricher.kube_resources import RESOURCES
+from services.enricher.kube_sync import KubeSync
+from services.enricher.settings import KubeSettings
+from services.runtime.errors import TaskFailedError
 from tests.support.hostile_kube_api import HostileKubeApi, Request
 from tests.unit.enricher.objects_as_json import Tree, pod
 
@@ -267,6 +272,55 @@ def test_what_is_no_list_is_no_list(tmp_path: Path) -> None:
         assert api is not None
         with pytest.raises(ApiUnreachableError, match="no list"):
             whole_list(api, PODS, "", bytes)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_thread_that_fails_is_not_missed(tmp_path: Path) -> None:
+    """An indexer that ends by an error of its own ends the service, which would else serve an old index for ever."""
+
+    class Broken(Cluster):
+        def compile(self, *, complete_since_unix_ns: int = 0) -> Index:
+            raise RuntimeError("a fault of the index itself")
+
+    def answer(request: Request) -> None:
+        request.stream(bookmark("9", last=True))
+        request.silence()
+
+    with HostileKubeApi(answer) as server:
+        api = find_api("auto", kubeconfig=server.kubeconfig(tmp_path), silence_seconds=5)
+        assert api is not None
+        sync = KubeSync(api, Broken(), KubeSettings())
+        sync.start()
+        with pytest.raises(TaskFailedError, match="indexer"):
+            await sync.until_broken()
+        await sync.stop()
+    assert not sync.synced
+
+
+async def test_rights_that_are_taken_away_make_the_unknown_unresolved(tmp_path: Path) -> None:
+    """What was known stays, but from the denial on the index does not claim to be complete."""
+
+    def answer(request: Request) -> None:
+        request.stream(bookmark("9", last=True))
+        request.end()
+
+    with HostileKubeApi(answer) as server:
+        api = find_api("auto", kubeconfig=server.kubeconfig(tmp_path), silence_seconds=5)
+        assert api is not None
+        sync = KubeSync(api, Cluster(), KubeSettings(wait_seconds=5, settle_seconds=0))
+        sync.start()
+        try:
+            await sync.until_synced(asyncio.Event())
+            assert sync.synced
+            server.answer = lambda request: request.refuse(403)
+            while sync.total("faults") < len(sync.reflectors):  # noqa: ASYNC110 - counted in other threads
+                await asyncio.sleep(0.02)
+            began = time.time_ns()
+            view = await sync.view(began, asyncio.Event())
+        finally:
+            await sync.stop()
+    assert view.index is not None
+    assert view.complete_until_unix_ns <= began
 
 
 def test_a_kubeconfig_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
