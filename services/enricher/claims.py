@@ -25,8 +25,8 @@ ANY_ADDRESS: Final = bytes(16)
 CLOCK_SKEW_NS: Final = 5_000_000_000
 """How much earlier than a pod's start, known to the second, the clock of its node may put its first packet."""
 
-_START_PRECISION_NS: Final = 1_000_000_000
-"""The API's times are cut off to whole seconds."""
+_START_PRECISION_NS: Final = 2_000_000_000
+"""The API's times are cut off to whole seconds, and the news of an end may take one more to arrive."""
 
 _TRANSPORTS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -240,8 +240,8 @@ def _pieces(claim: Claim) -> Iterator[_Piece]:
 
 
 def _after(claim: Claim, contenders: Sequence[Claim]) -> Claim:
-    """Let a pod that was watched begin only when the one before it had ended, where that is within the second to which its
-    start is known. An end that lies later was merely seen late.
+    """Let a pod that was watched begin only when the one before it had ended, where that is so near that its start
+    may have been after it. An end that lies later was merely seen late.
     """
     ends = [
         other.end_unix_ns

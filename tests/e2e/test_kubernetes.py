@@ -45,7 +45,7 @@ PODS = "/api/v1/namespaces/shop/pods"
 APPS = "/apis/apps/v1/namespaces/shop"
 LIMITED, TENANT = "limited", "tenant"
 ALL_BUT_NODES = (("", "pods"), ("", "services"), ("discovery.k8s.io", "endpointslices"))
-CHURN_SECONDS = 45
+CHURN_SECONDS = 30
 ADDRESSES = 40
 OUTSIDE = "203.0.113.9"
 
