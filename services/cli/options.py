@@ -18,8 +18,8 @@ kube_snapshot_option: Final = click.option(
     "--kube-snapshot",
     metavar="FILE",
     type=_existing_file,
-    help="Cluster to name workloads from: what `kubectl get pods,services,nodes,replicasets,deployments,statefulsets,"
-    "daemonsets,endpointslices -A -o json` prints.",
+    help="Cluster to name workloads from: what `wirespan snapshot` writes, or what `kubectl get pods,services,nodes,"
+    "replicasets,deployments,statefulsets,daemonsets,endpointslices -A -o json` prints.",
 )
 
 cluster_name_option: Final = click.option(

@@ -208,7 +208,8 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
     enricher = {"WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(plan.kube_snapshot.absolute())} if plan.kube_snapshot else {}
     return [
         _command(EXPORTER, folder, plan.destination.environ(environ)),
-        _command(ENRICHER, folder, {**environ, **enricher}),
+        # A capture is not of the cluster that this environment happens to know, unless that is said.
+        _command(ENRICHER, folder, {"WIRESPAN_KUBE_API": "off", **environ, **enricher}),
         _command(CAPTURE, folder, {**environ, **capture}, ends=not (plan.loop or plan.live)),
     ]
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import structlog
 
 from services.enricher.cluster import Cluster
-from services.enricher.errors import SnapshotError
-from services.enricher.index import Index
+from services.enricher.errors import KubeConfigError, SnapshotError
+from services.enricher.index_source import FixedIndex, IndexSource
+from services.enricher.kube_api import find_api
+from services.enricher.kube_sync import KubeSync
 from services.enricher.settings import EnricherSettings
 from services.enricher.snapshot import read_snapshot
 from services.enricher.worker import SERVICE, Worker
@@ -22,54 +28,100 @@ logger = structlog.get_logger()
 
 
 def main() -> int:
-    """Run the enricher; return its exit code. 2: its settings, or the snapshot that they name, cannot be used."""
-    faults: list[SnapshotError] = []
+    """Run the enricher; return its exit code. 2: its settings, or the snapshot or API server that they name, cannot be used."""
+    faults: list[str] = []
 
     async def start(settings: EnricherSettings, lifecycle: Lifecycle) -> None:
         try:
-            index = load_index(settings)
+            source = choose_source(settings)
         except SnapshotError as error:
-            faults.append(error)
-            return
-        await enrich(settings, lifecycle, index)
+            faults.append(f"cannot use the snapshot {error}")
+        except KubeConfigError as error:
+            faults.append(f"cannot reach Kubernetes with {error}")
+        else:
+            await enrich(settings, lifecycle, source)
 
     code = service_main(SERVICE, EnricherSettings, start)
     for fault in faults:
-        sys.stderr.write(f"wirespan-enricher: cannot use the snapshot {fault}\n")
+        sys.stderr.write(f"wirespan-enricher: {fault}\n")
     return 2 if faults else code
 
 
-def load_index(settings: EnricherSettings) -> Index | None:
-    """Return the index of the snapshot that the settings name, None where they name none. Raises SnapshotError."""
-    if settings.kube_snapshot is None:
-        logger.warning("index.absent", hint="WIRESPAN_ENRICHER_KUBE_SNAPSHOT is not set: every end stays unresolved")
-        return None
-    snapshot = read_snapshot(settings.kube_snapshot)
+def choose_source(settings: EnricherSettings) -> IndexSource | KubeSync:
+    """Return where the index comes from: the snapshot, else the live cluster, else nowhere.
+
+    Raises SnapshotError or KubeConfigError where that cannot be used.
+    """
     cluster = Cluster(
         name=settings.cluster.name,
         service_name_from_labels=settings.service_name_from_labels,
         tombstone_seconds=settings.tombstone_seconds,
     )
+    if settings.kube_snapshot is not None:
+        return _from_snapshot(settings.kube_snapshot, cluster)
+    kube = settings.kube
+    api = find_api(kube.api, kubeconfig=kube.kubeconfig, silence_seconds=kube.silence_seconds)
+    if api is None:
+        logger.warning("index.absent", hint="neither a snapshot nor an API server is named: every end stays unresolved")
+        return FixedIndex(None)
+    logger.info("cluster.followed", server=api.host, namespaces=list(kube.namespaces))
+    return KubeSync(api, cluster, kube)
+
+
+def _from_snapshot(path: Path, cluster: Cluster) -> FixedIndex:
+    snapshot = read_snapshot(path)
     for obj in snapshot.objects:
         cluster.feed(obj)
-    index = cluster.compile()
-    logger.info("index.loaded", path=str(settings.kube_snapshot), objects=len(snapshot.objects), skipped=dict(snapshot.skipped))
-    return index
+    logger.info("index.loaded", path=str(path), objects=len(snapshot.objects), skipped=dict(snapshot.skipped))
+    return FixedIndex(cluster.compile())
 
 
-async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, index: Index | None) -> None:
+async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: IndexSource | KubeSync) -> None:
     """Enrich batches until told to stop."""
     health = Health(lifecycle)
-    health.check("index", lambda: index is not None or settings.kube_snapshot is None)
     with Telemetry(SERVICE, settings.telemetry) as telemetry:
-        async with serve(settings.health, health, telemetry), connect(settings.nats, name="wirespan-enricher") as bus:
+        async with (
+            serve(settings.health, health, telemetry),
+            connect(settings.nats, name="wirespan-enricher") as bus,
+            _following(source, lifecycle, health, telemetry),
+        ):
             health.check("bus", lambda: bus.connected)
             try:
                 await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
+                if isinstance(source, KubeSync):
+                    # Until it can name anybody, batches are better left to replicas that can.
+                    await source.until_synced(lifecycle.stopping)
             except Stopping:
                 return
             logger.info("enricher.started", snapshot=str(settings.kube_snapshot or ""))
-            await Worker(bus, settings, telemetry, lambda: index).run(lifecycle.stopping)
+            await Worker(bus, settings, telemetry, source).run(lifecycle.stopping)
+
+
+@asynccontextmanager
+async def _following(
+    source: IndexSource | KubeSync, lifecycle: Lifecycle, health: Health, telemetry: Telemetry
+) -> AsyncIterator[None]:
+    """Follow a live cluster while the block runs."""
+    if not isinstance(source, KubeSync):
+        yield
+        return
+    health.check("kubernetes", lambda: source.synced)
+    telemetry.gauge(
+        "wirespan.enricher.kube.resources",
+        "Resources of the API server by how well they are followed",
+        "{resource}",
+        lambda: [(count, {"state": state.value}) for state, count in source.states().items()],
+    )
+    telemetry.gauge("wirespan.enricher.kube.objects", "Objects known", "{object}", lambda: source.objects)
+    telemetry.gauge("wirespan.enricher.index.compile", "Making of the last index", "s", lambda: source.compile_seconds)
+    for name, description in (("lists", "Whole lists taken"), ("faults", "Requests and watches that failed")):
+        telemetry.cumulative(f"wirespan.enricher.kube.{name}", description, "1", partial(source.total, name))
+    source.start()
+    lifecycle.start("follow the cluster", source.until_broken())
+    try:
+        yield
+    finally:
+        await source.stop()
 
 
 if __name__ == "__main__":

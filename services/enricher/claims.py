@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from services.enricher.object_meta import HEADLESS_LABEL, KubeObject, object_key
 from services.enricher.objects import EndpointSlice, Node, Pod, Service
@@ -24,6 +24,9 @@ FOREVER: Final = 2**64 - 1
 ANY_ADDRESS: Final = bytes(16)
 CLOCK_SKEW_NS: Final = 5_000_000_000
 """How much earlier than a pod's start, known to the second, the clock of its node may put its first packet."""
+
+_START_PRECISION_NS: Final = 2_000_000_000
+"""The API's times are cut off to whole seconds, and the news of an end may take one more to arrive."""
 
 _TRANSPORTS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -51,6 +54,7 @@ class Rank(enum.IntEnum):
     ENDPOINT_AT_ANY_TIME = 12
     HEADLESS_ENDPOINT = 15
     POD_AT_ANY_TIME = 20
+    POD_LEAD = 22
     ENDPOINT = 25
     FINISHED_POD = 30
     SERVICE = 35
@@ -75,7 +79,9 @@ class Key(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A target's claim on a key: with `rank` from `start_unix_ns` to before `end_unix_ns`, else with `outside_rank`."""
+    """A target's claim on a key: with `rank` from `start_unix_ns` to before `end_unix_ns`, for `lead_ns` before that with
+    POD_LEAD, else with `outside_rank`.
+    """
 
     key: Key
     target: Target
@@ -83,6 +89,10 @@ class Claim(NamedTuple):
     start_unix_ns: int = 0
     end_unix_ns: int = FOREVER
     outside_rank: Rank = Rank.NONE
+    lead_ns: int = 0
+
+
+_Piece: TypeAlias = tuple[Rank, int, int, Target]
 
 
 class Interval(NamedTuple):
@@ -126,7 +136,7 @@ def _pod_claims(pod: Pod, observed_unix_ns: int | None) -> Iterator[Claim]:
     if pod.spec.host_network:
         return
     start = unix_ns(pod.status.start_time or pod.metadata.creation_timestamp)
-    start = max(0, start - CLOCK_SKEW_NS) if start and observed_unix_ns is not None else start
+    lead = min(start, CLOCK_SKEW_NS) if observed_unix_ns is not None else 0
     outside = Rank.POD_AT_ANY_TIME
     rank, end = Rank.POD, FOREVER
     if pod.finished:
@@ -135,13 +145,13 @@ def _pod_claims(pod: Pod, observed_unix_ns: int | None) -> Iterator[Claim]:
     outside = outside if observed_unix_ns is None else Rank.NONE
     containers = pod.running_containers
     for address in _packed(pod.addresses):
-        yield Claim(Key(Table.ADDRESS, address), Target(pod.key), rank, start, end, outside)
+        yield Claim(Key(Table.ADDRESS, address), Target(pod.key), rank, start, end, outside, lead)
         if len(containers) == 1:
             continue
         for container in containers:
             for port in container.ports or ():
                 key = _port_key(Table.CONTAINER_PORT, address, port.container_port, port.protocol)
-                yield Claim(key, Target(pod.key, container.name), rank, start, end, outside)
+                yield Claim(key, Target(pod.key, container.name), rank, start, end, outside, lead)
 
 
 @claims.register
@@ -197,10 +207,13 @@ def service_of(endpoints: EndpointSlice) -> tuple[str, Iterator[tuple[str, bool]
 
 def settle(contenders: Sequence[Claim]) -> list[Interval]:
     """Return the intervals, apart from each other and in order of time, for which claims on one key hold."""
-    pieces = [piece for claim in contenders for piece in _pieces(claim)]
-    if len(pieces) == 1:
-        _, start, end, target = pieces[0]
-        return [Interval(start, end, target)]
+    if len(contenders) == 1:
+        _, target, _rank, start, end, outside, lead = contenders[0]
+        if outside:
+            start, end = 0, FOREVER
+        return [Interval(start - lead, end, target)] if start - lead < end else []
+    claims_in_order = [_after(claim, contenders) if claim.lead_ns else claim for claim in contenders]
+    pieces = [piece for claim in claims_in_order for piece in _pieces(claim)]
     cuts = sorted({cut for _, start, end, _ in pieces for cut in (start, end)})
     settled: list[Interval] = []
     for start, end in pairwise(cuts):
@@ -215,13 +228,30 @@ def settle(contenders: Sequence[Claim]) -> list[Interval]:
     return settled
 
 
-def _pieces(claim: Claim) -> Iterator[tuple[Rank, int, int, Target]]:
+def _pieces(claim: Claim) -> Iterator[_Piece]:
     """The claim as (rank, start, end, target) of constant rank."""
-    _, target, rank, start, end, outside = claim
+    _, target, rank, start, end, outside, lead = claim
     if start < end:
         yield rank, start, end, target
+    if lead:
+        yield Rank.POD_LEAD, start - lead, start, target
     if outside:
         yield from ((outside, *part, target) for part in ((0, start), (max(start, end), FOREVER)) if part[0] < part[1])
+
+
+def _after(claim: Claim, contenders: Sequence[Claim]) -> Claim:
+    """Let a pod that was watched begin only when the one before it had ended, where that is so near that its start
+    may have been after it. An end that lies later was merely seen late.
+    """
+    ends = [
+        other.end_unix_ns
+        for other in contenders
+        if other.rank == claim.rank
+        and other.target != claim.target
+        and claim.start_unix_ns < other.end_unix_ns <= claim.start_unix_ns + _START_PRECISION_NS
+        and other.end_unix_ns < claim.end_unix_ns
+    ]
+    return claim._replace(start_unix_ns=min(claim.end_unix_ns, max(ends))) if ends else claim
 
 
 def _packed(addresses: Iterable[str]) -> Iterator[bytes]:

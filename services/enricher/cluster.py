@@ -7,9 +7,11 @@ before, because records arrive after the fact.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterable
 
+from proto.flow_batch import Entity
 from services.enricher.claims import Claim, Key, Rank, Table, Target, claims, service_of, settle
 from services.enricher.entities import EntityFactory
 from services.enricher.index import Index, PodContainers
@@ -21,10 +23,15 @@ _NS_PER_SECOND = 1_000_000_000
 
 
 class Cluster:
-    """Objects by key, what they claim, and what has lately ended."""
+    """Objects by key, what they claim, and what has lately ended.
+
+    One thread may change and compile it while another asks its indexes.
+    """
 
     def __init__(self, *, name: str = "", service_name_from_labels: bool = False, tombstone_seconds: float = 300.0) -> None:
         self._tombstone_ns = round(tombstone_seconds * _NS_PER_SECOND)
+        self._changing = threading.Lock()
+        """Held for one change, or while one entity is described."""
         self._objects: dict[str, KubeObject] = {}
         self._current: dict[str, str] = {}
         """Key of the object that has a name now, by kind/namespace/name."""
@@ -43,12 +50,16 @@ class Cluster:
 
         `observed_unix_ns` is when the change was seen; None says that the object stands for all times, as in a snapshot.
         """
+        with self._changing:
+            self._feed(obj, observed_unix_ns)
+
+    def _feed(self, obj: KubeObject, observed_unix_ns: int | None) -> None:
         name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
         before = self._objects.get(self._current.get(name, obj.key))
         if before == obj and obj.key not in self._removed:
             return
         if before is not None and before.key != obj.key and observed_unix_ns is not None:
-            self.remove(before, observed_unix_ns=observed_unix_ns)
+            self._remove(before, observed_unix_ns)
         self._current[name] = obj.key
         self._objects[obj.key] = obj
         self._removed.pop(obj.key, None)
@@ -59,6 +70,10 @@ class Cluster:
 
     def remove(self, obj: KubeObject, *, observed_unix_ns: int) -> None:
         """Take the news that an object is deleted. One that is not known is nothing to remove."""
+        with self._changing:
+            self._remove(obj, observed_unix_ns)
+
+    def _remove(self, obj: KubeObject, observed_unix_ns: int) -> None:
         name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
         if obj.key not in self._objects or obj.key in self._removed:
             return
@@ -75,9 +90,10 @@ class Cluster:
         oldest = now_unix_ns - self._tombstone_ns
         self._ended = [claim for claim in self._ended if claim.end_unix_ns > oldest]
         gone = [key for key, removed in self._removed.items() if removed <= oldest]
-        for key in gone:
-            del self._objects[key], self._removed[key]
-        self._entities.forget(Target(key) for key in gone)
+        with self._changing:
+            for key in gone:
+                del self._objects[key], self._removed[key]
+            self._entities.forget(Target(key) for key in gone)
 
     def compile(self, *, complete_since_unix_ns: int = 0) -> Index:
         """Return the index of all that is known now. Later changes do not alter it.
@@ -104,7 +120,7 @@ class Cluster:
             kinds=[self._kind(target) for target in targets.listed],
             wholes=[targets.number(Target(target.key)) for target in targets.listed],
             pods=pods,
-            describe=self._entities.describe,
+            describe=self._describe,
             complete_since_unix_ns=complete_since_unix_ns,
         )
 
@@ -129,6 +145,10 @@ class Cluster:
     def _endpoints(self, service_key: str) -> list[tuple[str, bool]]:
         slices = self._slices.get(service_key, {}).values()
         return [endpoint for each in slices for endpoint in service_of(each)[1]]
+
+    def _describe(self, target: Target) -> Entity:
+        with self._changing:
+            return self._entities.describe(target)
 
     def _kind(self, target: Target) -> int:
         obj = self._objects.get(target.key)

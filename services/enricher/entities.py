@@ -68,6 +68,10 @@ class EntityFactory:
                 return Entity("k8s.node", {**node_attributes(node), **zone_attributes(node), **self._cluster})
             case Service() as service:
                 return Entity("k8s.service", self._service(target.key, service.metadata.uid))
+            case None if target.key.startswith("Node/"):  # what is gone for good may still be asked for by an old index
+                return Entity("k8s.node", {"k8s.node.name": target.key.rpartition("/")[2], **self._cluster})
+            case None if not target.key.startswith("Service/"):
+                return Entity("k8s.pod", {"k8s.pod.uid": target.key, **self._cluster})
             case _:  # a service that only its endpoints speak of
                 return Entity("k8s.service", self._service(target.key, None))
 

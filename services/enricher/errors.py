@@ -1,7 +1,10 @@
 """Errors of the enricher.
 
 EnricherError
- └── SnapshotError   a file that should be a snapshot of a cluster and is not
+ ├── SnapshotError          a file that should be a snapshot of a cluster and is not
+ ├── KubeConfigError        a kubeconfig or service account that cannot be used
+ ├── ApiUnreachableError    the API server does not answer, breaks off, or says what nobody understands
+ └── ApiRefusedError        the API server answers with an error
 """
 
 from __future__ import annotations
@@ -20,3 +23,20 @@ class SnapshotError(EnricherError):
         super().__init__(f"{path}: {detail}")
         self.path = path
         self.detail = detail
+
+
+class KubeConfigError(EnricherError):
+    """What says where the API server is cannot be used. `str()` is one line."""
+
+
+class ApiUnreachableError(EnricherError):
+    """The API server gave no answer, or half of one."""
+
+
+class ApiRefusedError(EnricherError):
+    """The API server answered with an HTTP error, or ended a watch with one."""
+
+    def __init__(self, status: int, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(f"{status} {message}")
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
 from proto.flow_batch import Entity, FlowBatch
+from services.enricher.claims import FOREVER
 from services.enricher.index import Index
 from services.enricher.interval_table import NOBODY, Bits, Keys, Numbers, address_words, port_words
 from services.enricher.local_workload import Columns, name_local_workloads
@@ -21,10 +22,11 @@ _IPV4_LOOPBACK: Final = np.uint64(0x7F_FFFF_0000)
 _IPV6_LOOPBACK: Final = np.uint64(1 << 56)
 
 
-def join(batch: FlowBatch, index: Index | None) -> FlowBatch:
+def join(batch: FlowBatch, index: Index | None, *, complete_until_unix_ns: int = FOREVER) -> FlowBatch:
     """Return the batch with the entities at both ends; its other columns are the same arrays.
 
-    A record is resolved for the time at which it starts. Without an index every end is unresolved.
+    A record is resolved for the time at which it starts. Without an index every end is unresolved. After
+    `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of.
     """
     if index is None:
         unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
@@ -44,7 +46,7 @@ def join(batch: FlowBatch, index: Index | None) -> FlowBatch:
     holders[rows] = index.listening_containers(*answering)
     holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
 
-    unresolved = times < index.complete_since_unix_ns
+    unresolved = (times < index.complete_since_unix_ns) | (times > complete_until_unix_ns)
     unresolved[:count] |= contradicted
     resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))
     resolutions[holders != NOBODY] = Resolution.RESOLVED

@@ -5,17 +5,58 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
+from services.enricher.kube_api import Source
 from services.runtime.settings import ClusterSettings, ServiceSettings
+
+
+class KubeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the live cluster is followed."""
+
+    api: Annotated[
+        Source,
+        Meta(
+            description="the API server to follow where no snapshot is given: `auto` is that of the pod's service account, "
+            "else that of the kubeconfig given here or by `KUBECONFIG`, else none; `kubeconfig` reads `~/.kube/config` too"
+        ),
+    ] = "auto"
+    kubeconfig: Annotated[Path | None, Meta(description="kubeconfig file; its current context counts")] = None
+    namespaces: Annotated[
+        tuple[str, ...],
+        Meta(description="follow only these, for a service account that may read no others; else all"),
+    ] = ()
+    wait_seconds: Annotated[
+        float,
+        Meta(ge=0, description="how long records wait for the first lists, or for an API server that was lost, and then pass"),
+    ] = 30.0
+    settle_seconds: Annotated[
+        float,
+        Meta(ge=0, description="how long after a record's start the news of who had its addresses then may take to arrive"),
+    ] = 1.0
+    index_interval_seconds: Annotated[
+        float, Meta(ge=0.05, description="least time between two makings of the index; more where one takes long")
+    ] = 0.5
+    watch_seconds: Annotated[
+        float, Meta(ge=1, description="a watch asks the server to end it after so long, or up to half more")
+    ] = 300.0
+    silence_seconds: Annotated[
+        float, Meta(ge=1, description="a connection to the API server that brings nothing for this long is given up")
+    ] = 150.0
+    longest_backoff_seconds: Annotated[
+        float, Meta(ge=0.5, description="longest wait between attempts where the server asks for none; jittered by half")
+    ] = 30.0
 
 
 class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the enricher can be told. Variables begin with `WIRESPAN_ENRICHER_`, those of groups with `WIRESPAN_<GROUP>_`."""
 
     cluster: ClusterSettings = ClusterSettings()
+    kube: KubeSettings = KubeSettings()
     kube_snapshot: Annotated[
-        Path | None, Meta(description="file of `kubectl get ... -A -o json` to take the cluster's objects from")
+        Path | None,
+        Meta(description="file of `wirespan snapshot` or `kubectl get ... -A -o json`, to use instead of a live cluster"),
     ] = None
     service_name_from_labels: Annotated[
         bool, Meta(description="let `service.name` and `service.version` come from the `app.kubernetes.io/*` labels of pods")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -19,7 +19,7 @@ from proto.columns import Resolution
 from proto.errors import DecodeError, ProtoError
 from proto.flow_batch import FlowBatch, Part, decode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id
-from services.enricher.index import Index
+from services.enricher.index_source import IndexSource
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
 from services.runtime.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
@@ -38,12 +38,12 @@ _SIGNS_OF_LIFE: Final = 3
 
 
 class Worker:
-    """The enricher's work. `index` gives the index as it is now, None where there is none."""
+    """The enricher's work."""
 
-    def __init__(self, bus: Bus, settings: EnricherSettings, telemetry: Telemetry, index: Callable[[], Index | None]) -> None:
+    def __init__(self, bus: Bus, settings: EnricherSettings, telemetry: Telemetry, source: IndexSource) -> None:
         self._bus = bus
         self._settings = settings
-        self._index = index
+        self._source = source
         self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
         self._ends = telemetry.counter("wirespan.enricher.ends", "Ends of records by what is known of them", "{end}")
         self._dead = telemetry.counter("wirespan.enricher.dead", "Messages given up, by reason", "{message}")
@@ -109,7 +109,9 @@ class Worker:
         except DecodeError as error:
             await self._give_up(delivery, "undecodable", str(error), None)
             return
-        batch, stored = join(raw, self._index()), 0
+        latest = int(raw.column("start_unix_ns").max(initial=0))
+        view = await self._source.view(latest, self._stopping)
+        batch, stored = join(raw, view.index, complete_until_unix_ns=view.complete_until_unix_ns), 0
         try:
             for part in encode_parts(batch):
                 await self._store(enriched_subject(batch.node), part, delivery)

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.timeout(60)
 @contextmanager
 def enricher(nats_server: NatsServer, tmp_path: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """An enricher with the bundled snapshot. Its log goes to a file that a failed test shows."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_"))}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBECONFIG"))}
     environ |= {
         "WIRESPAN_NATS_URL": nats_server.url,
         "WIRESPAN_CLUSTER_NAME": "demo",

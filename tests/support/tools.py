@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,9 @@ _ROOT: Final = Path(__file__).parents[2]
 _COLLECTOR: Final = "0.165.0"
 _COLLECTOR_STABLE: Final = "1.71.0"
 """The Collector's modules of stable API, of the same release."""
+_KUBERNETES: Final = "v1.34.1"
+_ETCD: Final = "v3.6.4"
+"""As Kubernetes of that version has it."""
 _CONTRIB: Final = "github.com/open-telemetry/opentelemetry-collector-contrib"
 _failures: dict[str, str] = {}
 
@@ -98,7 +102,8 @@ def _build(wanted: Tool) -> None:
         folder.rename(wanted.folder)
 
 
-def _run(*command: str | Path, folder: Path | None = None, **environment: str) -> None:
+def _run(*command: str | Path, folder: Path | None = None, **environment: str) -> str:
+    """Run a command and return what it printed. Raises ToolUnavailableError."""
     try:
         done = subprocess.run(
             command,
@@ -115,6 +120,7 @@ def _run(*command: str | Path, folder: Path | None = None, **environment: str) -
         raise ToolUnavailableError(f"{Path(command[0]).name} took longer than {BUILD_SECONDS} s") from None
     if done.returncode:
         raise ToolUnavailableError(_reason(f"{done.stdout}\n{done.stderr}") or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
 
 
 def _reason(output: str) -> str:
@@ -171,6 +177,48 @@ def _flowdump(folder: Path) -> None:
     )
 
 
+def _kube_apiserver(folder: Path) -> None:
+    """Kubernetes' API server, built in a module of its own.
+
+    The zip of k8s.io/kubernetes is without the modules that its `go.mod` finds beside it (`staging/`), but each of them is
+    published too, as v0.x.y of Kubernetes v1.x.y.
+    """
+    downloaded = json.loads(_run("go", "mod", "download", "-json", f"k8s.io/kubernetes@{_KUBERNETES}"))
+    staging = re.findall(r"^\s*(k8s\.io/\S+) => \./staging/", Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
+    published = _KUBERNETES.replace("v1.", "v0.", 1)
+    sources = folder.parent / "sources"
+    sources.mkdir()
+    (sources / "go.mod").write_text(
+        "\n".join(
+            (
+                "module wirespan.dev/kube-apiserver",
+                "go 1.24.0",
+                "godebug default=go1.24",
+                f"require k8s.io/kubernetes {_KUBERNETES}",
+                *(f"replace {module} => {module} {published}" for module in staging),
+            )
+        )
+        + "\n"
+    )
+    flags = f"-s -w -X k8s.io/component-base/version.gitVersion={_KUBERNETES}"
+    package = "k8s.io/kubernetes/cmd/kube-apiserver"
+    _run("go", "get", f"{package}@{_KUBERNETES}", folder=sources, GOFLAGS="-mod=mod")
+    command = ("nice", "go", "build", "-trimpath", "-ldflags", flags, "-o", folder / "kube-apiserver", package)
+    _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+
+
+def _etcd(folder: Path) -> None:
+    """What the API server keeps its objects in: the distribution's may be too old for watches that begin with a list."""
+    sources = folder.parent / "sources"
+    sources.mkdir()
+    (sources / "go.mod").write_text("module wirespan.dev/etcd\ngo 1.24.0\n")
+    package = "go.etcd.io/etcd/server/v3/etcdmain"
+    (sources / "main.go").write_text(f'package main\nimport ("os"; "{package}")\nfunc main() {{ etcdmain.Main(os.Args) }}\n')
+    _run("go", "get", f"go.etcd.io/etcd/server/v3@{_ETCD}", folder=sources, GOFLAGS="-mod=mod")
+    command = ("nice", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", folder / "etcd", ".")
+    _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+
+
 def _source_version(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"}):
@@ -190,6 +238,8 @@ TOOLS: Final = {
     made.name: made
     for made in (
         Tool("flowdump", _source_version(_ROOT / "proto" / "go"), _flowdump),
+        Tool("etcd", _ETCD.removeprefix("v"), _etcd),
+        Tool("kube-apiserver", _KUBERNETES.removeprefix("v"), _kube_apiserver),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
         Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
         _collector("otelcol", receivers=(_OTLP,), exporters=(_FILE, _DEBUG), providers=_PROVIDERS),

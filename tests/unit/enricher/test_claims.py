@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.enricher.claims import FOREVER, Claim, Key, Rank, Table, Target, packed_address, settle
+from services.enricher.claims import CLOCK_SKEW_NS, FOREVER, Claim, Key, Rank, Table, Target, packed_address, settle
 
 KEY = Key(Table.ADDRESS, bytes(16))
 
@@ -46,6 +46,38 @@ def test_of_equal_claims_the_later_holds() -> None:
     """A pod that a watch has missed the end of gives way to the one that has its address now."""
     old, new = Claim(KEY, Target("old"), Rank.POD, 10), Claim(KEY, Target("new"), Rank.POD, 20)
     assert settle([new, old]) == [(10, 20, Target("old")), (20, FOREVER, Target("new"))]
+
+
+def test_a_pod_begins_when_the_one_before_it_ended() -> None:
+    """Starts are known to the second: within it the end of the pod before, as it was seen, decides, each time anew."""
+    second = 1_000_000_000
+    first, next_one, last = (
+        Claim(KEY, Target(name), Rank.POD, 50 * second, 50 * second + end, lead_ns=CLOCK_SKEW_NS) if end else
+        Claim(KEY, Target(name), Rank.POD, 50 * second, FOREVER, lead_ns=CLOCK_SKEW_NS)
+        for name, end in (("a", 200), ("b", 500), ("c", 0))
+    )  # fmt: skip
+    assert settle([last, next_one, first])[-3:] == [
+        (50 * second, 50 * second + 200, Target("a")),
+        (50 * second + 200, 50 * second + 500, Target("b")),
+        (50 * second + 500, FOREVER, Target("c")),
+    ]
+
+
+def test_an_end_that_was_seen_late_ends_where_the_next_began() -> None:
+    """A deletion that a watch heard of long after the next pod had the address does not take the next pod's time."""
+    second = 1_000_000_000
+    old = Claim(KEY, Target("old"), Rank.POD, 10 * second, 90 * second, lead_ns=CLOCK_SKEW_NS)
+    new = Claim(KEY, Target("new"), Rank.POD, 50 * second, lead_ns=CLOCK_SKEW_NS)
+    assert settle([old, new]) == [(5 * second, 50 * second, Target("old")), (50 * second, FOREVER, Target("new"))]
+
+
+def test_a_clock_that_is_behind_is_allowed_for_where_nobody_else_was() -> None:
+    """A pod's first packets may bear a time shortly before its start, but not while another pod had the address."""
+    second = 1_000_000_000
+    old = Claim(KEY, Target("old"), Rank.POD, 10 * second, 48 * second, lead_ns=CLOCK_SKEW_NS)
+    new = Claim(KEY, Target("new"), Rank.POD, 50 * second, lead_ns=CLOCK_SKEW_NS)
+    assert settle([old, new]) == [(5 * second, 48 * second, Target("old")), (48 * second, FOREVER, Target("new"))]
+    assert settle([new]) == [(45 * second, FOREVER, Target("new"))]
 
 
 def test_addresses_are_sixteen_bytes() -> None:

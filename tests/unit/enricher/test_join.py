@@ -86,6 +86,16 @@ def test_an_empty_batch_and_an_empty_index() -> None:
     assert nobody.column("local_resolution").tolist() == [Resolution.EXTERNAL]
 
 
+def test_an_address_that_the_index_may_have_missed_is_unresolved() -> None:
+    """After the time up to which the index has the news, nobody is not external; who is known stays known."""
+    row = flow("10.42.0.12:40016", "198.51.100.99:443")
+    late = join(batch_of(row), bundled_index(), complete_until_unix_ns=row["start_unix_ns"] - 1)
+    assert late.column("remote_resolution").tolist() == [Resolution.UNRESOLVED]
+    assert late.column("local_resolution").tolist() == [Resolution.RESOLVED]
+    in_time = join(batch_of(row), bundled_index(), complete_until_unix_ns=row["start_unix_ns"])
+    assert in_time.column("remote_resolution").tolist() == [Resolution.EXTERNAL]
+
+
 @pytest.mark.parametrize(
     ("local", "remote", "names"),
     [
