@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,8 @@ from proto.flow_batch import Array, FlowBatch
 from services.exporter import protobuf_wire as wire
 from services.exporter.attributes import INTEGERS, Integer
 from services.exporter.entities import Origin
-from services.exporter.pieces import Addresses, Column, Pieces, Words, Workloads
+from services.exporter.pieces import Addresses, Pieces, Words, Workloads
+from services.exporter.protobuf_wire import as_void
 from services.exporter.records import Records
 from services.exporter.spans import IdMixer, Mask, Perspective, SpanIds, perspective
 
@@ -117,14 +119,21 @@ class SpanEncoder:
             self._words.column(records),
             *self._addresses.columns(records),
         ]
-        head, fixed = _fixed(records, self._mixer.ids(batch, seen))
-        columns += fixed
-        lengths = np.sum([column.lengths for column in columns], axis=0) + head.shape[1]
+        head, blocks = _fixed(records, self._mixer.ids(batch, seen))
+        fixed = np.full(batch.count, head.shape[1], np.int64)
+        placed = [Block(as_void(head), None, 0)]
+        for present, rows in blocks:
+            at = np.flatnonzero(present)
+            placed.append(Block(as_void(rows), at, fixed[at]))
+            fixed += present * np.int64(rows.shape[1])
+        lengths = fixed.copy()
+        for column in columns:
+            lengths += column.lengths
         wire.write_slots(head, _AT_LENGTH, _LENGTH_BYTES, lengths - 1 - _LENGTH_BYTES)
-        pieces = _interleaved([wire.as_list(head), *(column.pieces for column in columns)])
+        pieces = [_room(fixed), *(column.pieces for column in columns)]
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         resources = [self._resource(batch, numbers, key) for key in keys[starts].tolist()]
-        return _Spans(pieces, 1 + len(columns), np.cumsum(lengths), starts, resources, self._scope, order)
+        return _Spans(pieces, placed, np.cumsum(lengths), starts, resources, self._scope, order)
 
     def _resource(self, batch: FlowBatch, numbers: Array, key: int) -> bytes:
         container_index, at_socket = key >> 1 & 0xFFFFFFFF, key & 1
@@ -140,12 +149,24 @@ class SpanEncoder:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A part of fixed width that some spans have."""
+
+    parts: Array
+    """One opaque value for each span that has it."""
+    at: Array | None
+    """Which spans those are, ascending; None: all of them."""
+    offset: Array | int
+    """Where it begins within each of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Spans:
     """Encoded spans in their resources' order, not yet put together."""
 
-    pieces: Pieces
-    width: int
-    """Pieces of one span."""
+    pieces: list[Pieces]
+    """Columns of what is joined to spans; in the first, room for the blocks."""
+    blocks: list[Block]
     ends: Array
     """Bytes of the spans up to and with each, tags and lengths included."""
     starts: Array
@@ -158,17 +179,41 @@ class _Spans:
 
     def body(self, first: int, end: int) -> bytes:
         """The request that holds spans `first` up to `end`."""
+        width = len(self.pieces)
+        parts = [b""] * ((end - first) * width)
+        for at, column in enumerate(self.pieces):
+            parts[at::width] = column[first:end] if end - first < len(column) else column
+        base = int(self.ends[first - 1]) if first else 0
+        begins = np.concatenate([[0], self.ends[first : end - 1] - base])
         group, last_group = np.searchsorted(self.starts, (first, end - 1), "right").tolist()
         bounds = [first, *self.starts[group:last_group].tolist(), end]
-        ends = self.ends[np.array(bounds) - 1].tolist()
-        ends[0] = ends[0] if first else 0
-        parts = self.pieces[first * self.width : end * self.width]
+        ends = [0, *(self.ends[np.array(bounds[1:]) - 1] - base).tolist()]
+        shift, shifts = 0, []
         for at, resource in enumerate(self.resources[group - 1 : last_group]):
             opening = self._opening(resource, ends[at + 1] - ends[at])
-            begin, stop = ((row - first) * self.width for row in bounds[at : at + 2])
+            begin, stop = ((row - first) * width for row in bounds[at : at + 2])
             parts[begin] = opening + parts[begin]
             parts[stop - 1] += _CLOSING
-        return b"".join(parts)
+            shifts.append(shift + len(opening))
+            shift = shifts[-1] + len(_CLOSING)
+        begins += np.repeat(shifts, np.diff(bounds))
+        # What BytesIO holds it gives away again without a copy.
+        stream = BytesIO(b"".join(parts))
+        self._fill(stream, begins, first, end)
+        return stream.getvalue()
+
+    def _fill(self, stream: BytesIO, begins: Array, first: int, end: int) -> None:
+        """Write the blocks of spans `first` up to `end` into their room; each span begins where `begins` says."""
+        out = np.frombuffer(stream.getbuffer(), np.uint8)
+        for block in self.blocks:
+            # Every byte begins a value: they overlap, and only those are written that do not.
+            places = np.ndarray((len(out) - block.parts.itemsize + 1,), block.parts.dtype, out, 0, (1,))
+            if block.at is None:
+                places[begins] = block.parts[first:end]
+            else:
+                some = slice(*np.searchsorted(block.at, (first, end)).tolist())
+                offset = block.offset[some] if isinstance(block.offset, np.ndarray) else block.offset
+                places[begins[block.at[some] - first] + offset] = block.parts[some]
 
     def runs(self, max_bytes: int) -> Iterator[tuple[int, int]]:
         """Runs of spans whose requests take at most `max_bytes`, or hold a single span."""
@@ -192,10 +237,10 @@ class _Spans:
         return b"\x0a" + wire.varint(length) + resource + scope_spans
 
 
-def _fixed(records: Records, ids: SpanIds) -> tuple[wire.Bytes2D, list[Column]]:
+def _fixed(records: Records, ids: SpanIds) -> tuple[wire.Bytes2D, list[tuple[Mask, wire.Bytes2D]]]:
     """The parts of fixed width: those that every span has, to which only its length is missing, and those that some have.
 
-    Blocks that the same spans have are one piece.
+    What the same spans have is one part.
     """
     everyone = np.ones(records.batch.count, np.bool_)
     groups: dict[bytes, tuple[Mask, list[Integer]]] = {everyone.tobytes(): (everyone, [])}
@@ -206,8 +251,7 @@ def _fixed(records: Records, ids: SpanIds) -> tuple[wire.Bytes2D, list[Column]]:
     head = wire.attribute_rows({row.name: row.values(records) for row in always}, _HEAD)
     _write_head(head, records, ids)
     parts = [(present, _rows(attributes, records, present)) for present, attributes in some if present.any()]
-    parts += _parents(ids)
-    return head, [Column(_spread(rows, present), present * np.int64(rows.shape[1])) for present, rows in parts]
+    return head, [*parts, *_parents(ids)]
 
 
 def _rows(attributes: list[Integer], records: Records, present: Mask) -> wire.Bytes2D:
@@ -235,19 +279,13 @@ def _parents(ids: SpanIds) -> Iterator[tuple[Mask, wire.Bytes2D]]:
         yield present, rows
 
 
-def _spread(rows: wire.Bytes2D, present: Mask) -> Pieces:
-    """One piece per span: the given ones in turn where `present`, nothing elsewhere."""
-    spread = np.full(len(present), b"", object)
-    spread[present] = wire.as_objects(rows)
-    pieces: Pieces = spread.tolist()
+def _room(lengths: Array) -> Pieces:
+    """So many bytes for each row, to be written over."""
+    room = np.empty(int(lengths.max()) + 1, object)
+    for length in np.flatnonzero(np.bincount(lengths)).tolist():
+        room[length] = bytes(length)
+    pieces: Pieces = room[lengths].tolist()
     return pieces
-
-
-def _interleaved(columns: list[Pieces]) -> Pieces:
-    flat = [b""] * (len(columns) * len(columns[0]))
-    for at, column in enumerate(columns):
-        flat[at :: len(columns)] = column
-    return flat
 
 
 def _resource_keys(batch: FlowBatch, seen: Perspective) -> Array:
