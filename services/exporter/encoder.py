@@ -19,6 +19,7 @@ from proto.columns import NO_INDEX, Observer
 from proto.flow_batch import Array, FlowBatch
 from services.exporter import protobuf_wire as wire
 from services.exporter.attributes import INTEGERS, Integer
+from services.exporter.bundle import MOST_BATCHES, Bundle, bundle
 from services.exporter.entities import Origin
 from services.exporter.pieces import Addresses, Pieces, Words, Workloads
 from services.exporter.protobuf_wire import as_void
@@ -31,6 +32,10 @@ SCOPE_NAME: Final = "wirespan"
 _SCHEMA: Final = wire.field(3, SCHEMA_URL.encode())
 _CLOSING: Final = _SCHEMA + _SCHEMA
 """What stands after the spans of a resource: `ScopeSpans.schema_url` and `ResourceSpans.schema_url`."""
+# The key of a resource: whether a socket saw it, then node, container, entity. A message holds far fewer than 2**24 of any.
+_NODE, _CONTAINER, _ENTITY = 1, 13, 37
+_NO_CONTAINER: Final = (1 << 24) - 1
+
 _MOST: Final = 1 << 32
 """More bytes than the spans of a resource ever take."""
 
@@ -51,8 +56,8 @@ class Request:
     body: bytes
     spans: int
     rows: Array
-    """The rows of `batch` that the spans are, in the order of the spans."""
-    batch: FlowBatch
+    """The rows of `bundle` that the spans are, in the order of the spans."""
+    bundle: Bundle
     encoder: SpanEncoder = field(repr=False)
 
     def split(self) -> tuple[Request, Request]:
@@ -60,7 +65,7 @@ class Request:
         if self.spans < 2:
             raise ValueError("a request of one span cannot be split")
         half = self.spans // 2
-        first, second = (self.encoder.request(self.batch, rows) for rows in (self.rows[:half], self.rows[half:]))
+        first, second = (self.encoder.request(self.bundle, rows) for rows in (self.rows[:half], self.rows[half:]))
         return first, second
 
 
@@ -85,31 +90,36 @@ class SpanEncoder:
     def encode(self, batch: FlowBatch, rows: slice | Array | None = None) -> bytes:
         """Return an `ExportTraceServiceRequest` with one span per row, grouped by resource; empty for no rows."""
         chosen = batch if rows is None else batch.take(rows)
-        return self._spans(chosen).body(0, chosen.count) if chosen.count else b""
+        return self._spans(bundle([chosen])).body(0, chosen.count) if chosen.count else b""
 
-    def request(self, batch: FlowBatch, rows: Array) -> Request:
-        """Return the request for some rows (an index array) of a batch."""
-        spans = self._spans(batch.take(rows))
-        return Request(spans.body(0, len(rows)), len(rows), rows[spans.order], batch, self)
+    def request(self, whole: Bundle, rows: Array) -> Request:
+        """Return the request for some rows (an index array) of a bundle."""
+        spans = self._spans(whole.take(rows))
+        return Request(spans.body(0, len(rows)), len(rows), rows[spans.order], whole, self)
 
     def encode_requests(self, batch: FlowBatch, max_bytes: int) -> list[Request]:
         """Return the batch as requests of at most `max_bytes`; a span that is larger by itself is a request by itself."""
-        if not batch.count:
+        return self.encode_bundle(bundle([batch]), max_bytes)
+
+    def encode_bundle(self, whole: Bundle, max_bytes: int) -> list[Request]:
+        """Return several batches as requests of at most `max_bytes`; one request may hold spans of several batches."""
+        if not whole.batch.count:
             return []
-        spans = self._spans(batch)
+        spans = self._spans(whole)
         return [
-            Request(spans.body(first, end), end - first, spans.order[first:end], batch, self)
+            Request(spans.body(first, end), end - first, spans.order[first:end], whole, self)
             for first, end in spans.runs(max_bytes)
         ]
 
-    def _spans(self, batch: FlowBatch) -> _Spans:
+    def _spans(self, whole: Bundle) -> _Spans:
         with self._lock:
-            return self._encoded(batch)
+            return self._encoded(whole)
 
-    def _encoded(self, batch: FlowBatch) -> _Spans:
+    def _encoded(self, whole: Bundle) -> _Spans:
+        batch = whole.batch
         numbers = self._workloads.numbers(batch)
         seen = perspective(batch)
-        keys = _resource_keys(batch, seen)
+        keys = _resource_keys(whole, seen)
         order = np.argsort(keys, kind="stable")
         if (order[1:] < order[:-1]).any():
             batch, seen, keys = batch.take(order), seen.take(order), keys[order]
@@ -132,20 +142,20 @@ class SpanEncoder:
         wire.write_slots(head, _AT_LENGTH, _LENGTH_BYTES, lengths - 1 - _LENGTH_BYTES)
         pieces = [_room(fixed), *(column.pieces for column in columns)]
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
-        resources = [self._resource(batch, numbers, key) for key in keys[starts].tolist()]
+        resources = [self._resource(whole, numbers, key) for key in keys[starts].tolist()]
         return _Spans(pieces, placed, np.cumsum(lengths), starts, resources, self._scope, order)
 
-    def _resource(self, batch: FlowBatch, numbers: Array, key: int) -> bytes:
-        container_index, at_socket = key >> 1 & 0xFFFFFFFF, key & 1
-        container = batch.containers[container_index] if container_index != NO_INDEX else {}
+    def _resource(self, whole: Bundle, numbers: Array, key: int) -> bytes:
+        container_number, at_socket = key >> _CONTAINER & _NO_CONTAINER, key & 1
+        container = whole.batch.containers[container_number] if container_number != _NO_CONTAINER else {}
         origin = Origin(
             self._cluster_name,
             self._version,
-            batch.node if at_socket else "",
+            whole.nodes[key >> _NODE & MOST_BATCHES - 1] if at_socket else "",
             container.get("pod_uid", ""),
             container.get("container_id", ""),
         )
-        return self._workloads.resource(int(numbers[key >> 33]), origin)
+        return self._workloads.resource(int(numbers[key >> _ENTITY]), origin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,13 +298,16 @@ def _room(lengths: Array) -> Pieces:
     return pieces
 
 
-def _resource_keys(batch: FlowBatch, seen: Perspective) -> Array:
-    """What tells resources apart, in one int64: entity, container and whether a socket saw it."""
+def _resource_keys(whole: Bundle, seen: Perspective) -> Array:
+    """What tells resources apart, in one int64: entity, container, node and whether a socket saw it."""
+    batch = whole.batch
     at_socket = batch.column("observer") != Observer.CAPTURE
     entity = np.where(seen.told_by_local, batch.column("local_entity"), batch.column("remote_entity"))
     container = np.where(at_socket, batch.column("local_container"), np.uint32(NO_INDEX))
     last = len(batch.entities or ())
-    key: Array = np.minimum(entity, last).astype(np.int64) << 33 | container.astype(np.int64) << 1 | at_socket
+    key: Array = np.minimum(entity, last).astype(np.int64) << _ENTITY
+    key |= np.minimum(container, _NO_CONTAINER).astype(np.int64) << _CONTAINER
+    key |= np.where(at_socket, whole.node << _NODE | 1, 0)
     return key
 
 
