@@ -98,7 +98,8 @@ def _build(wanted: Tool) -> None:
         folder.rename(wanted.folder)
 
 
-def _run(*command: str | Path, folder: Path | None = None, **environment: str) -> None:
+def _run(*command: str | Path, folder: Path | None = None, **environment: str) -> str:
+    """Run a command and return what it printed."""
     try:
         done = subprocess.run(
             command,
@@ -115,6 +116,7 @@ def _run(*command: str | Path, folder: Path | None = None, **environment: str) -
         raise ToolUnavailableError(f"{Path(command[0]).name} took longer than {BUILD_SECONDS} s") from None
     if done.returncode:
         raise ToolUnavailableError(_reason(f"{done.stdout}\n{done.stderr}") or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
 
 
 def _reason(output: str) -> str:
@@ -131,6 +133,21 @@ def _go_install(name: str, package: str) -> Callable[[Path], None]:
         _run("go", "install", "-trimpath", package, GOBIN=str(folder), GOFLAGS="-buildvcs=false")
         if not (folder / name).exists():
             raise ToolUnavailableError(f"{package} did not build {name}")
+
+    return build
+
+
+def _go_build(name: str, module: str, package: str, *options: str) -> Callable[[Path], None]:
+    """A command of a Go module that says what replaces some of its dependencies, for which `go install` refuses it."""
+
+    def build(folder: Path) -> None:
+        found = _run("go", "mod", "download", "-json", module, folder=folder)
+        sources = folder.parent / "sources"
+        shutil.copytree(json.loads(found)["Dir"], sources)
+        for path in (sources, *sources.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)  # the module cache is read-only
+        flags = ("-trimpath", "-mod=mod", *options)
+        _run("go", "build", *flags, "-o", folder / name, package, folder=sources, GOFLAGS="-buildvcs=false")
 
     return build
 
@@ -178,6 +195,7 @@ def _source_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+_JAEGER: Final = "v1.76.0"
 _OTLP: Final = f"go.opentelemetry.io/collector/receiver/otlpreceiver v{_COLLECTOR}"
 _FILE: Final = f"{_CONTRIB}/exporter/fileexporter v{_COLLECTOR}"
 _DEBUG: Final = f"go.opentelemetry.io/collector/exporter/debugexporter v{_COLLECTOR}"
@@ -192,6 +210,11 @@ TOOLS: Final = {
         Tool("flowdump", _source_version(_ROOT / "proto" / "go"), _flowdump),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
         Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
+        Tool(
+            "jaeger",
+            _JAEGER,
+            _go_build("jaeger", f"github.com/jaegertracing/jaeger@{_JAEGER}", "./cmd/jaeger", "-ldflags=-s -w"),
+        ),
         _collector("otelcol", receivers=(_OTLP,), exporters=(_FILE, _DEBUG), providers=_PROVIDERS),
         _collector("otelcol-json", receivers=(_JSON_FILE,), exporters=(_FILE,), providers=_PROVIDERS),
     )
