@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from proto.flow_batch import Array, FlowBatch
 
 MOST_BATCHES: Final = 1 << 12
 """More batches than a bundle ever has; their nodes are numbered."""
+
+Row = TypeVar("Row")
 
 _ENTITY_COLUMNS: Final = ("local_entity", "remote_entity", "local_service", "remote_service")
 
@@ -51,9 +53,12 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     first_rows = np.cumsum([0, *counts[:-1]])
     if len(batches) == 1:
         return Bundle(batches[0], (batches[0].node,), np.zeros(counts[0], np.int64), batches, first_rows)
-    entities, entity_maps = _united([batch.entities or () for batch in batches], lambda entity: entity.packed)
-    containers, container_maps = _united([batch.containers for batch in batches], lambda row: tuple(sorted(row.items())))
-    nodes, node_maps = _united([(batch.node,) for batch in batches], lambda node: node)
+    tables = [batch.entities or () for batch in batches]
+    entities, entity_maps = _united(tables, [[entity.packed for entity in table] for table in tables])
+    owners = [[(row.get("pod_uid"), row.get("container_id")) for row in batch.containers] for batch in batches]
+    containers, container_maps = _united([batch.containers for batch in batches], owners)
+    names = [(batch.node,) for batch in batches]
+    nodes, node_maps = _united(names, names)
     renumbered = dict.fromkeys(_ENTITY_COLUMNS, entity_maps) | {"local_container": container_maps}
     columns = {}
     for name in sorted({name for batch in batches for name in batch.columns if name in COLUMNS}):
@@ -66,18 +71,17 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     return Bundle(whole, nodes, node, batches, first_rows)
 
 
-def _united(tables: Sequence[Sequence[Any]], identity: Any) -> tuple[list[Any], list[Array]]:
-    """Return the rows of all tables, equal ones once, and for each table where its rows went."""
+def _united(tables: Sequence[Sequence[Row]], keys: Sequence[Sequence[Hashable]]) -> tuple[list[Row], list[Array]]:
+    """Return the rows of all tables, those of equal keys once, and for each table where its rows went."""
     places: dict[Hashable, int] = {}
-    rows: list[Any] = []
+    rows: list[Row] = []
     maps = []
-    for table in tables:
-        numbers = []
-        for row in table:
-            place = places.setdefault(identity(row), len(rows))
-            if place == len(rows):
-                rows.append(row)
-            numbers.append(place)
+    for table, names in zip(tables, keys, strict=True):
+        numbers = [places.setdefault(name, len(places)) for name in names]
+        if len(places) > len(rows):
+            for place, row in zip(numbers, table, strict=True):
+                if place == len(rows):
+                    rows.append(row)
         maps.append(np.array([*numbers, NO_INDEX], "<u4"))
     return rows, maps
 
