@@ -453,15 +453,11 @@ FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int fr
     flow->sides[from & 1].tcp_flags |= flags;
 }
 
-/* What every packet adds, of any transport; all that a fragment without a transport header adds. */
-FLOW_INLINE void flow_count(struct flow *flow, const struct packet *packet, int from)
+/* A packet's place in time; what is marked "interval" begins again where the reader has taken a record. */
+FLOW_INLINE void flow_moment(struct flow *flow, const struct packet *packet)
 {
-    struct flow_side *own = &flow->sides[from & 1];
     __u32 taken = flow->taken;
 
-    FLOW_ADD(own->bytes, packet->ip_bytes);
-    FLOW_ADD(own->packets, packet->segments);
-    FLOW_ADD(own->payload_bytes, packet->payload_bytes);
     if (flow->interval != taken) {
         flow->interval = taken;
         flow->interval_first_ns = packet->time_ns;
@@ -474,6 +470,17 @@ FLOW_INLINE void flow_count(struct flow *flow, const struct packet *packet, int 
         flow->last_ns = packet->time_ns;
     if (packet->time_ns < flow->first_ns)
         flow->first_ns = packet->time_ns;
+}
+
+/* What every packet adds, of any transport; all that a fragment without a transport header adds. */
+FLOW_INLINE void flow_count(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+
+    FLOW_ADD(own->bytes, packet->ip_bytes);
+    FLOW_ADD(own->packets, packet->segments);
+    FLOW_ADD(own->payload_bytes, packet->payload_bytes);
+    flow_moment(flow, packet);
 }
 
 FLOW_INLINE void flow_add(struct flow *flow, const struct packet *packet, int from)
@@ -503,8 +510,8 @@ FLOW_INLINE enum flow_verdict flow_update(struct flow *flow, const struct packet
     return FLOW_COUNTED;
 }
 
-/* Make a zeroed slot the flow of `packet` and add the packet. The host sets id, generation and state. */
-FLOW_INLINE void flow_begin(struct flow *flow, const struct packet *packet, int from)
+/* Make a zeroed slot the flow of `packet`, without adding it. The host sets id, generation and state. */
+FLOW_INLINE void flow_open(struct flow *flow, const struct packet *packet, int from)
 {
     int tx = from == FLOW_TX;
 
@@ -515,6 +522,7 @@ FLOW_INLINE void flow_begin(struct flow *flow, const struct packet *packet, int 
     flow->transport = packet->transport;
     flow->icmp_type = packet->icmp_type;
     flow->icmp_code = packet->icmp_code;
+    flow->last_ns = packet->time_ns;
     flow->first_ns = packet->time_ns;
     flow->interval_first_ns = packet->time_ns;
     switch (packet->transport) {
@@ -534,6 +542,12 @@ FLOW_INLINE void flow_begin(struct flow *flow, const struct packet *packet, int 
     default: /* TCP tells by its SYN; the others do not tell */
         break;
     }
+}
+
+/* As flow_open, and add the packet. */
+FLOW_INLINE void flow_begin(struct flow *flow, const struct packet *packet, int from)
+{
+    flow_open(flow, packet, from);
     flow_add(flow, packet, from);
 }
 

@@ -185,6 +185,15 @@ RAW: Final = (
 )
 """Columns that capture fills."""
 
+SOCKET: Final = (
+    Column("smoothed_rtt_ns", "<u8", _STATE, "ns", "round-trip time, smoothed (RFC 6298 SRTT)"),
+    Column("min_rtt_ns", "<u8", _STATE, "ns", "least round-trip time that the kernel remembers: of the last 5 minutes"),
+    Column("socket_retransmits", "<u4", _STATE, "packets", "segments the socket has sent again since it was opened"),
+    Column("lost_segments", "<u4", _STATE, "packets", "segments in flight that the kernel holds for lost"),
+    Column("congestion_window", "<u4", _STATE, "packets", "segments that may be in flight"),
+)
+"""Columns that capture adds of TCP where it stands at the socket: what the kernel says of it. 0 where it was not asked."""
+
 ENRICHED: Final = (
     Column("local_entity", "<u4", _CONSTANT, "", "index into `entities`: who is local", default=NO_INDEX),
     Column("remote_entity", "<u4", _CONSTANT, "", "index into `entities`: who is remote", default=NO_INDEX),
@@ -195,5 +204,5 @@ ENRICHED: Final = (
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + ENRICHED}
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + ENRICHED}
 """Every column of schema v1 by name."""

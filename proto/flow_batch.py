@@ -156,7 +156,11 @@ def encode_parts(batch: FlowBatch, limit: int = MAX_BATCH_BYTES, first: int = 0)
         yield Part(first, first + batch.count, message)
         return
     if batch.count <= 1:
-        raise ProtoError(f"one record takes {len(message)} bytes, the limit is {limit}")
+        message = encode(_compact(batch))
+        if len(message) > limit:
+            raise ProtoError(f"one record takes {len(message)} bytes, the limit is {limit}")
+        yield Part(first, first + batch.count, message)
+        return
     half = batch.count // 2
     for rows in (slice(0, half), slice(half, batch.count)):
         yield from encode_parts(_compact(batch.take(rows)), limit, first + rows.start)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.nats_server import NatsServer
+
+# A machine under load is slow now and then, which is no finding. Where a change is judged, every run draws the same examples.
+hypothesis.settings.register_profile("everywhere", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("everywhere")
 
 
 @pytest.fixture

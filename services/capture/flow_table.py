@@ -187,6 +187,10 @@ class FlowTable:
         Reads each flow when its emission is asked for. Now must not go backwards, unless the table was drained finally before.
         """
         due, reasons = self._due(now_unix_ns, final)
+        last = reasons != Reason.ACTIVE_TIMEOUT
+        # All at once: a host may have to wait for what is at the slots.
+        self._host.retire(due[last])
+        self._final_reason[due[last]] = reasons[last]
         for first in range(0, len(due), self._settings.max_rows):
             rows = slice(first, first + self._settings.max_rows)
             emission = self._emit(due[rows], reasons[rows], now_unix_ns)
@@ -267,8 +271,6 @@ class FlowTable:
 
     def _emit(self, due: Indexes, reasons: Array, now_ns: int) -> Emission:
         final = reasons != Reason.ACTIVE_TIMEOUT
-        self._host.retire(due[final])
-        self._final_reason[due[final]] = reasons[final]
         rows = self._host.slots[due]
         columns = self._columns(due, rows, reasons, now_ns)
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0

@@ -84,7 +84,7 @@ class ReplayReader:
         self._source.close()
 
     def _begin_pass(self) -> None:
-        self._source = ReplaySource(self._settings.replay_files, self._settings.max_flows)
+        self._source = ReplaySource(self._settings.replay_files, self._settings.replay_capacity)
         self._table = FlowTable(self._source, self._settings.flow_table)
         self._emissions = replay(self._source, self._table)
         self._last_now_unix_ns = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from services.capture.flow_table import FlowTableSettings
+from services.capture.live_reader import LiveOptions
+from services.capture.replay_source import DEFAULT_CAPACITY as REPLAY_CAPACITY
+from services.capture.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY
+from services.capture.socket_tap import TapRules
 from services.runtime.settings import ServiceSettings
 
 _FLOWS = FlowTableSettings()
@@ -26,7 +31,10 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         ),
     ] = ""
     replay_files: Annotated[
-        tuple[Path, ...], Meta(description="capture files (pcap, pcapng) to read, separated by commas")
+        tuple[Path, ...],
+        Meta(
+            description="capture files (pcap, pcapng) to read, separated by commas; without any, this node's sockets are tapped"
+        ),
     ] = ()
     replay_loop: Annotated[
         bool, Meta(description="read the files again and again, at the speed of their clock, as if it happened now")
@@ -35,8 +43,32 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         Path | None, Meta(description="JSON file that says how far the replay is; replaced atomically")
     ] = None
     max_flows: Annotated[
-        int, Meta(ge=1024, le=1 << 24, description="flows open at the same time; beyond it the longest idle ones end")
-    ] = 1 << 20
+        int | None,
+        Meta(
+            ge=1024,
+            le=1 << 24,
+            description=f"flows open at the same time ({LIVE_CAPACITY} live, {REPLAY_CAPACITY} in a replay); beyond it the "
+            "longest idle ones end, and live, the packets of those that find no place are counted as unattributed",
+        ),
+    ] = None
+    drain_interval_seconds: Annotated[float, Meta(gt=0, le=60, description="live: how often the flows are looked at")] = 1.0
+    cgroup_root: Annotated[
+        Path | None, Meta(description="live: where the host's cgroup2 tree is mounted; found in /proc/mounts where it is empty")
+    ] = None
+    loopback: Annotated[bool, Meta(description="live: keep connections of 127.0.0.0/8 and ::1 too")] = False
+    allow_networks: Annotated[
+        tuple[str, ...], Meta(description="live: keep only flows whose remote address is in one of these (CIDR)")
+    ] = ()
+    deny_networks: Annotated[
+        tuple[str, ...], Meta(description="live: keep no flow whose remote address is in one of these (CIDR)")
+    ] = ()
+    allow_ports: Annotated[
+        tuple[int, ...], Meta(description="live: keep only flows that have one of these ports at an end")
+    ] = ()
+    deny_ports: Annotated[tuple[int, ...], Meta(description="live: keep no flow that has one of these ports at an end")] = ()
+    transports: Annotated[
+        tuple[int, ...], Meta(description="live: keep only these IANA protocol numbers (6 is TCP, 17 UDP)")
+    ] = ()
     active_interval_seconds: Annotated[
         float, Meta(gt=0, description="a flow that lives and moves gives a record this often")
     ] = _FLOWS.active_interval_seconds
@@ -51,14 +83,37 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     ] = _FLOWS.udp_idle_seconds
 
     def __post_init__(self) -> None:
-        """Refuse what cannot start. Raises ValueError."""
-        if not self.replay_files:
-            raise ValueError("replay_files must name at least one capture file")
+        """Refuse networks that are none. Raises ValueError."""
+        for network in (*self.allow_networks, *self.deny_networks):
+            ipaddress.ip_network(network)
 
     @property
     def node_name(self) -> str:
         """The node's name in every batch."""
         return self.node or socket.gethostname()
+
+    @property
+    def replay_capacity(self) -> int:
+        """Flows that a replay holds open at the same time."""
+        return self.max_flows or REPLAY_CAPACITY
+
+    @property
+    def live(self) -> LiveOptions:
+        """How this node's sockets are tapped."""
+        rules = TapRules(
+            loopback=self.loopback,
+            allow_networks=self.allow_networks,
+            deny_networks=self.deny_networks,
+            allow_ports=self.allow_ports,
+            deny_ports=self.deny_ports,
+            transports=self.transports,
+        )
+        return LiveOptions(
+            capacity=self.max_flows or LIVE_CAPACITY,
+            drain_interval_seconds=self.drain_interval_seconds,
+            rules=rules,
+            cgroup_root=self.cgroup_root,
+        )
 
     @property
     def flow_table(self) -> FlowTableSettings:

@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "up": ("services.cli.up", "up", "Show live flows; their spans go to a backend or a file."),
     "replay": ("services.cli.replay", "replay", "Turn capture files into spans and account for every packet."),
     "tap": ("services.cli.tap", "tap", "Print flow records live, as they pass on the bus."),
+    "doctor": ("services.cli.doctor", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
     "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),
 }
 """Name of each subcommand: module, attribute, one line of help."""

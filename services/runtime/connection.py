@@ -13,7 +13,7 @@ import itertools
 import random
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _HIGH_WATER_BYTES: Final = 8 << 20
 _HIGH_WATER_POLL_SECONDS: Final = 0.01
 _FLUSH_SECONDS: Final = 2
 _CLOSED_POLL_SECONDS: Final = 5.0
+_CANCEL_AGAIN_SECONDS: Final = 0.1
 _MOST_REASONS: Final = 16
 """Different reasons that are logged between two connections."""
 _NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -100,9 +101,11 @@ class _OneSocketClient(Client):
         # now and wait for a peer that may never read.
         self._pending = []
         self._pending_data_size = 0
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        # Nor is the end of the socket awaited: after a TLS handshake that was cut off, asyncio never reports it.
+        transport, self._transport = self._transport, None
+        for writer in (getattr(transport, name, None) for name in ("_io_writer", "_bare_io_writer")):
+            if writer is not None:
+                writer.transport.abort()
         with contextlib.suppress(OSError):
             await super()._close(status, do_cbs)
 
@@ -214,7 +217,7 @@ class Connection:
 
     async def _open(self, client: Client) -> None:
         self._lost = asyncio.Event()
-        await client.connect(**self._options())
+        await _cancellable(client.connect(**self._options()))
         for subscription in self._subscriptions:
             await subscription.renew(client)
         # The server has seen the subscriptions before anybody sends something that is answered there.
@@ -265,7 +268,8 @@ class Connection:
         refused = _NO_PERMISSION.search(str(error))
         if refused:
             for subject, answer in self._answers.values():
-                if subject == refused[1] and not answer.done():
+                # nats-py gives the server's words in lower case.
+                if subject.lower() == refused[1].lower() and not answer.done():
                     answer.set_exception(PermissionDeniedError(subject))
         text = str(error) or type(error).__name__
         if text not in self._said and len(self._said) < _MOST_REASONS:
@@ -299,6 +303,24 @@ class Connection:
         if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
             options["tls"] = _tls_context(settings)
         return options
+
+
+async def _cancellable(attempt: Coroutine[Any, Any, None]) -> None:
+    """Await nats-py's attempt to connect such that a cancellation ends it.
+
+    It goes from server to server with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes together with
+    an answer.
+    """
+    task = asyncio.ensure_future(attempt)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    task.result()
 
 
 def _tls_context(settings: NatsSettings) -> ssl.SSLContext:

@@ -42,11 +42,11 @@ def test_times_of_flows_can_be_set() -> None:
     [
         ("EPOCH", "a/b", "WIRESPAN_CAPTURE_EPOCH='a/b': expected `str` matching regex"),
         ("MAX_FLOWS", "1", "WIRESPAN_CAPTURE_MAX_FLOWS='1': expected `int` >= 1024"),
-        ("REPLAY_FILES", "", "WIRESPAN_CAPTURE_*: replay_files must name at least one capture file"),
+        ("ALLOW_PORTS", "http", "WIRESPAN_CAPTURE_ALLOW_PORTS='http': expected `int`"),
     ],
 )
 def test_what_cannot_work_is_refused(variable: str, value: str, fault: str) -> None:
-    """A character that message ids give a meaning, a table too small, nothing to read."""
+    """A character that message ids give a meaning, a table too small, a port that is no number."""
     environ = {"WIRESPAN_CAPTURE_REPLAY_FILES": "a", f"WIRESPAN_CAPTURE_{variable}": value}
     with pytest.raises(SettingsError) as error:
         load(CaptureSettings, prefix=PREFIX, environ=environ)

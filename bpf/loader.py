@@ -1,0 +1,188 @@
+"""Compiles and loads the socket tap; run by the system's Python, which has bcc, and gone within a second.
+
+    /usr/bin/python3 -I loader.py <socket fd> <source.c> <include directory> [-D...]
+
+Sends one datagram over the socket: a line of JSON and, with SCM_RIGHTS, the descriptors it names, in its order. Or, where
+something fails, `{"error": <what>, "detail": <text>, "advice": <what to do>}` without descriptors, and exits with 1. Whoever
+reads it needs neither bcc nor LLVM, which take 120 MB. Only the standard library and bcc are imported here.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import os
+import platform
+import socket
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = ("tap_ingress", "tap_egress", "tap_release", "tap_nothing")
+OPTIONAL_PROGRAMS = ("tap_release",)
+CGROUP_INET_SOCK_RELEASE = 34
+MAPS = (
+    "slots",
+    "slot_counts",
+    "flows_by_key",
+    "tap_counters",
+    "excluded_endpoints",
+    "free_slots",
+    "allowed_networks",
+    "denied_networks",
+    "port_rules",
+)
+OPTIONAL_MAPS = ("allowed_networks", "denied_networks", "port_rules")
+OBJ_GET_INFO_BY_FD = 15
+SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+CAPABILITY_BITS = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
+CAPABILITIES = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN, where the container runtime is older)"
+
+
+class LoadError(Exception):
+    """What failed, the text that says more, and what to do."""
+
+    def __init__(self, error: str, detail: str, advice: str) -> None:
+        super().__init__(error)
+        self.message = {"error": error, "detail": detail, "advice": advice}
+
+
+def import_bcc(headers: str) -> Any:
+    """Return the module; it reads where headers lie when it first compiles. Raises LoadError."""
+    os.environ["BCC_KERNEL_SOURCE"] = headers
+    try:
+        import bcc  # noqa: PLC0415 - what it is missing for is told in words
+    except ImportError as error:
+        raise LoadError("bcc_missing", str(error), "apt-get install python3-bpfcc") from None
+    except OSError as error:
+        raise LoadError("bcc_broken", str(error), "apt-get install --reinstall python3-bpfcc libbpfcc") from None
+    if not hasattr(bcc, "BPF"):
+        raise LoadError("bcc_missing", f"{bcc.__file__} is another package of that name", "apt-get install python3-bpfcc")
+    return bcc
+
+
+def has_capabilities() -> bool:
+    """Return whether this process has what loading needs. The kernel's own answer is as often EINVAL as EPERM."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    held = {name for name, bit in CAPABILITY_BITS.items() if effective >> bit & 1}
+    return "SYS_ADMIN" in held or held >= {"BPF", "PERFMON", "NET_ADMIN"}
+
+
+class CapturedStderr:
+    """What the compiler and the verifier print goes to descriptor 2: this collects it."""
+
+    def __enter__(self) -> CapturedStderr:  # noqa: PYI034 - Self is newer than some system Pythons
+        self.file = tempfile.TemporaryFile()
+        self.saved = os.dup(2)
+        os.dup2(self.file.fileno(), 2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self.saved, 2)
+        os.close(self.saved)
+
+    def text(self) -> str:
+        """Return the end of what was printed: the verifier says last what it does not like."""
+        size = self.file.seek(0, os.SEEK_END)
+        self.file.seek(max(0, size - 4000))
+        return self.file.read().decode(errors="replace").strip()
+
+
+def compile_source(bcc: Any, source: str, flags: list[str]) -> Any:
+    """Return the compiled module, its maps made. Raises LoadError."""
+    with CapturedStderr() as printed:
+        try:
+            return bcc.BPF(src_file=source, cflags=flags)
+        except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
+            detail = printed.text() or str(error)
+    if not has_capabilities() or "not permitted" in detail:
+        raise LoadError("not_permitted", detail, CAPABILITIES)
+    raise LoadError("compile_failed", detail, "the message is the compiler's; a map may also be too large for memory")
+
+
+def load_programs(bcc: Any, module: Any) -> dict[str, int]:
+    """Return name -> descriptor. Raises LoadError."""
+    programs = {}
+    for name in PROGRAMS:
+        with CapturedStderr() as printed:
+            try:
+                if name == "tap_release":
+                    function = module.load_func(name, bcc.BPF.CGROUP_SOCK, attach_type=CGROUP_INET_SOCK_RELEASE)
+                else:
+                    function = module.load_func(name, bcc.BPF.CGROUP_SKB)
+                programs[name] = function.fd
+            except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
+                if name in OPTIONAL_PROGRAMS:
+                    continue
+                detail = f"{error}\n{printed.text()}"
+                if not has_capabilities() or "not permitted" in detail:
+                    raise LoadError("not_permitted", detail, CAPABILITIES) from None
+                raise LoadError("load_failed", detail, "the message is the kernel's verifier's; it needs Linux 5.10") from None
+    return programs
+
+
+def information(descriptor: int, size: int) -> bytes:
+    """Return the bytes of a program's or map's `struct bpf_*_info`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    info = ctypes.create_string_buffer(size)
+    attribute = ctypes.create_string_buffer(struct.pack("=IIQ", descriptor, size, ctypes.addressof(info)), 128)
+    if libc.syscall(SYSCALL_NUMBERS[platform.machine()], OBJ_GET_INFO_BY_FD, attribute, 128) < 0:
+        raise OSError(ctypes.get_errno(), "BPF_OBJ_GET_INFO_BY_FD")
+    return info.raw
+
+
+def describe_map(descriptor: int) -> dict[str, int]:
+    """Return a map's sizes, from `struct bpf_map_info`."""
+    _, _, key_bytes, value_bytes, entries = struct.unpack_from("=IIIII", information(descriptor, 88))
+    return {"key_bytes": key_bytes, "value_bytes": value_bytes, "max_entries": entries}
+
+
+def describe_program(descriptor: int) -> dict[str, int]:
+    """Return a program's length and what the verifier went through, from `struct bpf_prog_info`; 0 where it does not tell."""
+    info = information(descriptor, 232)
+    _, _, jited_bytes, translated_bytes = struct.unpack_from("=II8xII", info)
+    (verified,) = struct.unpack_from("=I", info, 216)
+    return {"instructions": translated_bytes // 8, "jited_bytes": jited_bytes, "verified_instructions": verified}
+
+
+def load(source: str, headers: str, flags: list[str]) -> tuple[dict[str, Any], list[int], Any]:
+    """Return the message and its descriptors. Raises LoadError."""
+    bcc = import_bcc(headers)
+    module = compile_source(bcc, source, flags)
+    programs = load_programs(bcc, module)
+    maps = {}
+    for name in MAPS:
+        try:
+            maps[name] = module[name].map_fd
+        except KeyError:
+            if name not in OPTIONAL_MAPS:
+                raise
+    message = {
+        "bcc": bcc.__version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "programs": {name: describe_program(descriptor) for name, descriptor in programs.items()},
+        "maps": {name: describe_map(descriptor) for name, descriptor in maps.items()},
+    }
+    return message, [*programs.values(), *maps.values()], module
+
+
+def main(arguments: list[str]) -> int:
+    """Load what the arguments say and send it. Returns the exit status."""
+    channel = socket.socket(fileno=int(arguments[0]))
+    try:
+        message, descriptors, _keep = load(arguments[1], arguments[2], arguments[3:])
+    except LoadError as error:
+        channel.send(json.dumps(error.message).encode())
+        return 1
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    channel.sendmsg([json.dumps(message).encode()], rights)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

