@@ -36,7 +36,7 @@ from tests.support.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
 RECORDS, STOCK_SPANS = 300_000, 10_240
-SIZES = (1250, 50)
+SIZES = (625, 50)
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -62,9 +62,9 @@ async def fill(bus: Bus, rows: int) -> int:
         decode(part.message) for seed in range(8) for part in encode_parts(node_batch(rows, seed).take(slice(None)), 400_000)
     ]
     if rows < 500:  # as an enricher writes them: with the entities that they name and no others
-        drawn, limit = (rows, 400_000) if rows > 500 else (2 * rows, 60_000)
-    # Split as an enricher splits: each part has the entities that it names and no others. The limit halves small ones.
-    kinds = [decode(part.message) for seed in range(8) for part in encode_parts(node_batch(drawn, seed), limit)]
+        limit = 400_000 if rows > 500 else 60_000
+    # Split in halves, as an enricher splits: each has the entities that it names and no others.
+    kinds = [decode(part.message) for seed in range(8) for part in encode_parts(node_batch(2 * rows, seed), limit)]
     stored = number = 0
     while stored < RECORDS:
         messages = []
