@@ -8,11 +8,12 @@ the message.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +30,8 @@ Array: TypeAlias = npt.NDArray[Any]
 AttributeValue: TypeAlias = str | int | float | bool | list[str]
 
 _DTYPE: Final = re.compile(r"(\([1-9][0-9]{0,2},\))?(\|u1|\|i1|\|V[1-9][0-9]?|<[uif][248])")
+_SECTIONS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
     "entities": ("local_entity", "remote_entity", "local_service", "remote_service"),
@@ -163,12 +166,16 @@ def encode_parts(batch: FlowBatch, limit: int = MAX_BATCH_BYTES, first: int = 0)
         yield from encode_parts(_compact(batch.take(rows)), limit, first + rows.start)
 
 
-def decode(message: bytes) -> FlowBatch:
-    """Return the FlowBatch in `message`; its arrays are views of the message. Raises DecodeError for anything else."""
+def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -> FlowBatch:
+    """Return the FlowBatch in `message`; its arrays are views of the message. Raises DecodeError for anything else.
+
+    `known` is for who reads many: entities by their bytes. Those that are in it are not read again, new ones are added.
+    """
     if len(message) > MAX_DECODE_BYTES:
         raise DecodeError(f"{len(message)} bytes, more than the {MAX_DECODE_BYTES} a reader accepts")
+    packed = None if known is None else _packed_entities(message)
     try:
-        tree = msgpack.unpackb(message)
+        tree = msgpack.unpackb(message) if packed is None else packed[0]
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"not msgpack: {error}") from error
     if not isinstance(tree, dict):
@@ -178,7 +185,10 @@ def decode(message: bytes) -> FlowBatch:
     count = _integer(tree, "count", maximum=MAX_DECODE_BYTES)
     columns = _columns(_typed(tree, "columns", dict), _typed(tree, "types", dict), count)
     containers = [_string_map("containers", row) for row in _typed(tree, "containers", list, [])]
-    entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
+    if known is not None and packed is not None:
+        entities: list[Entity] | None = [known.get(row) or _learnt(row, known) for row in packed[1]]
+    else:
+        entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
     _check_indexes(columns, "containers", len(containers))
     _check_indexes(columns, "entities", len(entities or ()))
     return FlowBatch(
@@ -286,6 +296,26 @@ def _counters(value: dict[Any, Any]) -> dict[str, int]:
     if any(type(name) is not str or type(number) is not int for name, number in value.items()):
         raise DecodeError("'counters' is not a map of names to integers")
     return value
+
+
+def _packed_entities(message: bytes) -> tuple[dict[str, Any], list[bytes]] | None:
+    """Return the message without its entities, and each of those as it is; None for a message that is not so made up."""
+    try:
+        sections = _SECTIONS.decode(message)
+        rows = [bytes(row) for row in _ROWS.decode(sections.pop("entities"))]
+        return {name: msgpack.unpackb(section) for name, section in sections.items()}, rows
+    except (KeyError, ValueError, TypeError, msgspec.MsgspecError, msgpack.exceptions.UnpackException):
+        return None
+
+
+def _learnt(row: bytes, known: MutableMapping[bytes, Entity]) -> Entity:
+    try:
+        entity = _entity(msgpack.unpackb(row))
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise DecodeError(f"not msgpack: {error}") from error
+    object.__setattr__(entity, "_packed", row)
+    known[row] = entity
+    return entity
 
 
 def _entity(value: Any) -> Entity:

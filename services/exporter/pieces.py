@@ -5,9 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
-import msgspec
 import numpy as np
 
 from proto.columns import Resolution
@@ -15,7 +14,7 @@ from proto.flow_batch import Array, AttributeValue, Entity, FlowBatch
 from services.exporter.attributes import WORDS
 from services.exporter.entities import EXTERNAL_PEER, Origin, end_attributes, resource_attributes, service_name
 from services.exporter.facts import facts, facts_key, transport_name
-from services.exporter.protobuf_wire import RESOURCE_ATTRIBUTES, as_list, attribute, field
+from services.exporter.protobuf_wire import RESOURCE_ATTRIBUTES, attribute, field
 from services.exporter.records import Records
 from services.exporter.spans import Kind
 
@@ -37,9 +36,11 @@ _ENDS: Final = ("source", "destination")
 _CLIENT, _NAMED = 1 << 8, 1 << 9
 _RESOLUTION, _SERVICE, _ENTITY = 10, 12, 36
 
-_CONTENT: Final = msgspec.msgpack.Encoder()
-
-Key = TypeVar("Key")
+_SLOT_BITS: Final = 16
+_FIRST_SIZE: Final = 1024
+_NO_KEY: Final = np.uint64(2**64 - 1)
+_SPREADING: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 over the golden ratio: the high bits of multiples lie far apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,26 +52,65 @@ class Column:
     """Bytes of each piece."""
 
 
-class Table(dict[Key, bytes], Generic[Key]):
-    """Bytes by key, made when first asked for."""
+class Table:
+    """Bytes by key, made when first asked for. A key is a few words, each below 2**64 and the last below 2**64 - 1.
 
-    def __init__(self, make: Callable[[Key], bytes]) -> None:
-        super().__init__()
+    Rows find their entry by columns: each key has one slot that may remember its entry's number. A row whose key is not in its
+    slot, because it is new or because another key has the same slot, is looked up by itself.
+    """
+
+    def __init__(self, make: Callable[[tuple[int, ...]], bytes], words: int = 1) -> None:
         self._make = make
+        self._words = words
+        self.clear()
 
-    def __missing__(self, key: Key) -> bytes:
-        value = self[key] = self._make(key)
-        return value
+    def __len__(self) -> int:
+        return len(self._numbers)
 
-    def column(self, keys: list[Key]) -> Column:
-        """Return the bytes of each key."""
-        pieces = list(map(self.__getitem__, keys))
-        return Column(pieces, np.fromiter(map(len, pieces), np.int64, len(pieces)))
+    def clear(self) -> None:
+        """Start anew."""
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._pieces = np.empty(_FIRST_SIZE, object)
+        self._lengths = np.zeros(_FIRST_SIZE, np.int64)
+        self._slot_keys = [np.full(1 << _SLOT_BITS, _NO_KEY, np.uint64) for _ in range(self._words)]
+        self._slot_numbers = np.zeros(1 << _SLOT_BITS, np.int64)
 
     def bound(self) -> None:
         """Start anew if there are too many."""
         if len(self) > CACHE_LIMIT:
             self.clear()
+
+    def column(self, *key: Array) -> Column:
+        """Return the bytes of each row's key, given as one uint64 array per word."""
+        mixed = key[0]
+        for word in key[1:]:
+            mixed = (mixed ^ mixed >> np.uint64(32)) * _SPREADING ^ word
+        slots = (mixed * _SPREADING) >> np.uint64(64 - _SLOT_BITS)
+        numbers = self._slot_numbers[slots]
+        strange = self._slot_keys[-1][slots] != key[-1]
+        for kept, word in zip(self._slot_keys[:-1], key, strict=False):
+            strange |= kept[slots] != word
+        missed = np.flatnonzero(strange)
+        if len(missed):
+            wanted = [word[missed] for word in key]
+            numbers[missed] = [self._number(one) for one in zip(*(word.tolist() for word in wanted), strict=True)]
+            places = slots[missed]
+            for kept, word in zip(self._slot_keys, wanted, strict=True):
+                kept[places] = word
+            self._slot_numbers[places] = numbers[missed]
+        return Column(self._pieces[numbers].tolist(), self._lengths[numbers])
+
+    def _number(self, key: tuple[int, ...]) -> int:
+        number = self._numbers.get(key)
+        if number is None:
+            piece = self._make(key)
+            number = len(self._numbers)
+            if number == len(self._pieces):
+                self._pieces = np.concatenate([self._pieces, np.empty(number, object)])
+                self._lengths = np.concatenate([self._lengths, np.zeros(number, np.int64)])
+            self._pieces[number], self._lengths[number] = piece, len(piece)
+            self._numbers[key] = number
+        return number
 
 
 class Words:
@@ -82,14 +122,14 @@ class Words:
     def column(self, records: Records) -> Column:
         """Return each record's piece."""
         self._table.bound()
-        return self._table.column(facts_key(records).tolist())
+        return self._table.column(facts_key(records).view(np.uint64))
 
 
 class Addresses:
     """`source.address` and `destination.address`, and the same by the resource's point of view."""
 
     def __init__(self) -> None:
-        self._table = Table(_address_attributes)
+        self._table = Table(_address_attributes, words=3)
 
     def columns(self, records: Records) -> tuple[Column, Column]:
         """Return the pieces of each record's source and of its destination."""
@@ -99,10 +139,8 @@ class Addresses:
         return self._end(records.source("address"), 0, told_by_source), destination
 
     def _end(self, address: Array, end: int, is_resource: Array) -> Column:
-        keys = np.empty((len(address), 17), np.uint8)
-        keys[:, :16] = np.ascontiguousarray(address).view(np.uint8).reshape(-1, 16)
-        keys[:, 16] = is_resource * 2 + end
-        return self._table.column(as_list(keys))
+        halves = np.ascontiguousarray(address).view("<u8").reshape(-1, 2)
+        return self._table.column(halves[:, 0], halves[:, 1], (is_resource * 2 + end).astype(np.uint64))
 
 
 class Workloads:
@@ -136,10 +174,9 @@ class Workloads:
         return numbers
 
     def _number(self, entity: Entity) -> int:
-        content = _CONTENT.encode(entity)
-        number = self._numbers.get(content)
+        number = self._numbers.get(entity.packed)
         if number is None:
-            number = self._numbers[content] = len(self._entities)
+            number = self._numbers[entity.packed] = len(self._entities)
             self._entities.append(entity)
         return number
 
@@ -148,7 +185,7 @@ class Workloads:
         source, destination = _end_key(records.source, numbers), _end_key(records.destination, numbers)
         destination |= records.column("transport")
         destination |= np.where(records.seen.kind == Kind.CLIENT, _CLIENT, 0) | np.where(records.has_initiator(), _NAMED, 0)
-        return self._sources.column(source.tolist()), self._destinations.column(destination.tolist())
+        return self._sources.column(source.view(np.uint64)), self._destinations.column(destination.view(np.uint64))
 
     def resource(self, number: int, origin: Origin) -> bytes:
         """Return `ResourceSpans.resource` of an entity's spans."""
@@ -159,7 +196,7 @@ class Workloads:
             self._resources[key] = field(1, b"".join(fields))
         return self._resources[key]
 
-    def _caches(self) -> tuple[dict[Any, Any], ...]:
+    def _caches(self) -> tuple[dict[Any, Any] | Table, ...]:
         return self._numbers, self._sources, self._destinations, self._resources
 
     def _forget(self) -> None:
@@ -167,11 +204,11 @@ class Workloads:
             cache.clear()
         del self._entities[1:]
 
-    def _make_source(self, key: int) -> bytes:
-        return self._attributes(0, key)
+    def _make_source(self, key: tuple[int, ...]) -> bytes:
+        return self._attributes(0, key[0])
 
-    def _make_destination(self, key: int) -> bytes:
-        return self._peer(key) + self._attributes(1, key)
+    def _make_destination(self, key: tuple[int, ...]) -> bytes:
+        return self._peer(key[0]) + self._attributes(1, key[0])
 
     def _attributes(self, end: int, key: int) -> bytes:
         attributes = end_attributes(_ENDS[end], *self._entities_of(key))
@@ -210,8 +247,8 @@ def address_text(address: bytes) -> str:
     return ipaddress.IPv6Address(address).compressed
 
 
-def _words(key: int) -> bytes:
-    known = facts(key)
+def _words(key: tuple[int, ...]) -> bytes:
+    known = facts(key[0])
     values = ((word.name, word.value(known)) for word in WORDS)
     out = b"".join(attribute(name, value) for name, value in values if value is not None)
     if known.error:
@@ -219,10 +256,11 @@ def _words(key: int) -> bytes:
     return out
 
 
-def _address_attributes(key: bytes) -> bytes:
-    text = address_text(key[:16])
-    own = "network.local.address" if key[16] & 2 else "network.peer.address"
-    return attribute(f"{_ENDS[key[16] & 1]}.address", text) + attribute(own, text)
+def _address_attributes(key: tuple[int, ...]) -> bytes:
+    first, last, which = key
+    text = address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little"))
+    own = "network.local.address" if which & 2 else "network.peer.address"
+    return attribute(f"{_ENDS[which & 1]}.address", text) + attribute(own, text)
 
 
 def _end_key(end: Callable[[str], Array], numbers: Array) -> Array:

@@ -72,40 +72,48 @@ def attribute(name: str, value: AttributeValue, number: int = SPAN_ATTRIBUTES) -
     return field(number, field(1, name.encode()) + field(2, any_value(value)))
 
 
-def write_slots(rows: Bytes2D, offset: int, width: int, values: Array) -> None:
-    """Write one value per row as a varint of `width` bytes at `offset`.
+def write_slots(rows: Bytes2D, offset: int, width: int, values: Array, step: int = 0) -> None:
+    """Write one value per row as a varint of `width` bytes at `offset`; of values (rows, n), n of them, `step` bytes apart."""
+    slots = as_slots(width, values)
+    put(rows, offset, f"<u{min(width, 8)}", slots, step)
+    if width == _WIDEST:
+        put(rows, offset + 8, "u1", values >> np.uint64(56), step)
+
+
+def as_slots(width: int, values: Array) -> Array:
+    """Return values as varints of `width` bytes in machine words; of nine bytes, the first eight.
 
     Seven-bit groups are moved into bytes by halves, a word at a time.
     """
     match width:
         case 1:
-            put(rows, offset, "u1", values)
+            return values.astype(np.uint8)
         case 2:
             x: Array = values.astype(np.uint16)
-            put(rows, offset, "<u2", x & 0x7F | (x & 0x3F80) << 1 | 0x80)
+            return x & 0x7F | (x & 0x3F80) << 1 | 0x80
         case 4:
             x = values.astype(np.uint32)
             x = x & 0x3FFF | (x & 0x0FFFC000) << 2
-            put(rows, offset, "<u4", x & 0x007F007F | (x & 0x3F803F80) << 1 | 0x00808080)
+            return x & 0x007F007F | (x & 0x3F803F80) << 1 | 0x00808080
         case 8:
-            put(rows, offset, "<u8", _spread(values) | np.uint64(0x0080808080808080))
+            return _spread(values) | np.uint64(0x0080808080808080)
         case _:
-            put(rows, offset, "<u8", _spread(values) | np.uint64(0x8080808080808080))
-            put(rows, offset + 8, "u1", values >> np.uint64(56))
+            return _spread(values) | np.uint64(0x8080808080808080)
 
 
 def _spread(values: Array) -> Array:
     """The low 56 bits of each value, seven to a byte."""
     u8 = np.uint64
-    x = values.astype(u8)
+    x = values.astype(u8, copy=False)
     x = x & u8(0x0FFFFFFF) | (x & u8(0x00FFFFFFF0000000)) << u8(4)
     x = x & u8(0x00003FFF00003FFF) | (x & u8(0x0FFFC0000FFFC000)) << u8(2)
     return x & u8(0x007F007F007F007F) | (x & u8(0x3F803F803F803F80)) << u8(1)
 
 
-def put(rows: Bytes2D, offset: int, dtype: str, values: Array) -> None:
-    """Write one machine word of type `dtype` per row at `offset`."""
-    np.ndarray(len(rows), dtype, rows, offset, (rows.strides[0],))[...] = values
+def put(rows: Bytes2D, offset: int, dtype: str, values: Array, step: int = 0) -> None:
+    """Write one machine word of type `dtype` per row at `offset`; of values (rows, n), n of them, `step` bytes apart."""
+    strides = (rows.strides[0], step)[: values.ndim]
+    np.ndarray(values.shape, dtype, rows, offset, strides)[...] = values
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ class Template:
 
     data: bytes
     offsets: tuple[int, ...]
-    """Where each slot begins."""
+    """Where the slot of each attribute begins, of an array its first."""
 
     def rows(self, count: int) -> Bytes2D:
         """Return `count` copies as a (count, length) array."""
@@ -128,17 +136,48 @@ def attribute_rows(columns: Mapping[str, Array], prefix: bytes = b"") -> Bytes2D
 
     A column of shape (rows, n) is an array of ints. What does not fit into int64 becomes the largest int64.
     """
-    bits = tuple(int(values.max()).bit_length() for values in columns.values())
-    widths = tuple(next((width for limit, width in _WIDTHS if size <= limit), _WIDEST) for size in bits)
+    count = len(next(iter(columns.values())))
+    single = [name for name, values in columns.items() if values.ndim == 1]
+    stacked = np.empty((len(single), count), np.uint64)
+    for row, name in zip(stacked, single, strict=True):
+        row[...] = columns[name]
+    largest = dict(zip(single, stacked.max(axis=1).tolist(), strict=True))
+    largest |= {name: int(values.max()) for name, values in columns.items() if values.ndim == 2}
+    if any(value > MAX_INT64 for value in largest.values()):
+        np.minimum(stacked, np.uint64(MAX_INT64), out=stacked)
+    widths = tuple(_width(largest[name]) for name in columns)
     sizes = tuple(values.shape[1] if values.ndim == 2 else 0 for values in columns.values())
     template = _attributes_template(tuple(columns), sizes, widths, prefix)
-    rows = template.rows(len(next(iter(columns.values()))))
-    offsets = iter(template.offsets)
-    for values, width, bit in zip(columns.values(), widths, bits, strict=True):
-        fitting = values if bit < 64 else np.minimum(values, np.uint64(MAX_INT64))
-        for column in fitting.T if values.ndim == 2 else (fitting,):
-            write_slots(rows, next(offsets), width, column)
+    rows = template.rows(count)
+    slots = dict(zip(columns, zip(template.offsets, widths, strict=True), strict=True))
+    _write_single(rows, stacked, [slots[name] for name in single])
+    for (name, values), size in zip(columns.items(), sizes, strict=True):
+        if size:
+            offset, width = slots[name]
+            fitting = np.minimum(values, np.uint64(MAX_INT64)) if largest[name] > MAX_INT64 else values
+            write_slots(rows, offset, width, fitting, _array_step(width))
     return rows
+
+
+def _width(largest: int) -> int:
+    size = largest.bit_length()
+    return next((width for limit, width in _WIDTHS if size <= limit), _WIDEST)
+
+
+def _write_single(rows: Bytes2D, values: Array, slots: list[tuple[int, int]]) -> None:
+    """Write columns, one to a row of `values`, to their (offset, width); all of one width are converted at once."""
+    for width in {width for _, width in slots}:
+        at = [index for index, slot in enumerate(slots) if slot[1] == width]
+        chosen = values if len(at) == len(slots) else values[at]
+        for index, words in zip(at, as_slots(width, chosen), strict=True):
+            put(rows, slots[index][0], f"<u{min(width, 8)}", words)
+            if width == _WIDEST:
+                put(rows, slots[index][0] + 8, "u1", values[index] >> np.uint64(56))
+
+
+def _array_step(width: int) -> int:
+    """Bytes from one value of an array of ints to the next."""
+    return len(field(1, b"\x18" + bytes(width)))
 
 
 @lru_cache(maxsize=4096)
@@ -149,22 +188,10 @@ def _attributes_template(names: tuple[str, ...], sizes: tuple[int, ...], widths:
         item = b"\x18" + bytes(width)
         items = field(1, item) * size
         data += field(SPAN_ATTRIBUTES, field(1, name.encode()) + field(2, field(5, items) if size else item))
-        step = len(items) // size if size else 0
-        first = len(data) - (step * (size - 1) if size else 0) - width
-        offsets += [first + step * at for at in range(size or 1)]
+        offsets.append(len(data) - _array_step(width) * max(size - 1, 0) - width)
     return Template(bytes(data), tuple(offsets))
 
 
-def as_list(rows: Bytes2D) -> list[bytes]:
-    """Return each row as bytes."""
-    pieces: list[bytes] = _as_void(rows).tolist()
-    return pieces
-
-
-def as_objects(rows: Bytes2D) -> Array:
-    """Return each row as bytes, in an array of objects."""
-    return _as_void(rows).astype(object)
-
-
-def _as_void(rows: Bytes2D) -> Array:
+def as_void(rows: Bytes2D) -> Array:
+    """Return each row as one opaque value."""
     return rows.view(f"V{rows.shape[1]}").ravel()

@@ -32,7 +32,7 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     )
     concurrent_batches: Annotated[
         int, Meta(ge=1, le=1000, description="most batches taken from the bus and not yet acknowledged, per exporter")
-    ] = 16
+    ] = 64
     batch_bytes: Annotated[
         int, Meta(ge=1, description="no more batches are taken from the bus while those in hand have this many bytes")
     ] = 16 << 20

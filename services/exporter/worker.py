@@ -3,6 +3,8 @@
 A batch is acknowledged when each of its spans is accounted for: the backend has it, or it is in a dead letter that says why.
 Until then it stays in the stream, and every way to fail ends there: a stop gives it back, a crash lets the bus deliver it
 again. Span ids are derived from the records, so a span that is sent twice is the same span.
+
+Batches that wait while others are encoded are encoded together (`encoding_queue`): their spans share requests.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Final
 
-from proto.errors import DecodeError
-from proto.flow_batch import FlowBatch, decode, encode
+import numpy as np
+
+from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import ENRICHED_STREAM, EXPORTER_DURABLE
 from services.exporter.delivery import Delivery, RareLog, Refused
-from services.exporter.encoder import Request, SpanEncoder
+from services.exporter.encoder import SpanEncoder
+from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
 from services.exporter.settings import ExporterSettings
 from services.runtime import bus as runtime_bus
 from services.runtime.errors import BusError
@@ -48,8 +52,8 @@ class Worker:
     ) -> None:
         self._bus = bus
         self._delivery = delivery
-        self._encoder = encoder
-        self._encoding = encoding
+        self._encoding_queue = EncodingQueue(encoder, settings.max_request_bytes, encoding)
+        self._requests: set[asyncio.Task[None]] = set()
         self._settings = settings
         self._in_hand: dict[asyncio.Task[None], int] = {}
         self._finished = asyncio.Event()
@@ -127,6 +131,10 @@ class Worker:
             task.cancel()
         if self._in_hand:
             await asyncio.wait(self._in_hand)
+        for request in self._requests:
+            request.cancel()
+        if self._requests:
+            await asyncio.wait(self._requests)
 
     async def _settle(self, delivery: runtime_bus.Delivery) -> None:
         """Bring one batch to its end: acknowledged, or given back."""
@@ -146,35 +154,34 @@ class Worker:
             self._batches.add(1)
 
     async def _export(self, delivery: runtime_bus.Delivery) -> None:
-        try:
-            batch = decode(delivery.data)
-        except DecodeError as error:
-            await self._bury(delivery, "undecodable", str(error), None)
+        encoded = await self._encoding_queue.encoded(delivery)
+        if isinstance(encoded, Unfit):
+            await self._bury(delivery, encoded.reason, encoded.detail, encoded.records)
             return
-        self._records.add(batch.count)
-        try:
-            requests = await self._encode(batch)
-        except Exception as error:  # noqa: BLE001 - a batch that breaks the encoder must not hold up the stream
-            self._log.error("batch.not_encoded", stream_sequence=delivery.stream_sequence, exc_info=error)
-            await self._bury(delivery, "unencodable", f"{type(error).__name__}: {error}", batch.count)
-            return
-        async with asyncio.TaskGroup() as group:
-            for request in requests:
-                group.create_task(self._account_for(delivery, request))
+        self._records.add(encoded.records)
+        # Shielded: other batches have spans in the same requests.
+        await asyncio.gather(*(asyncio.shield(self._sending(request)) for request in encoded.requests))
         await delivery.ack()
 
-    async def _encode(self, batch: FlowBatch) -> list[Request]:
-        # In the one thread for encoding: the encoder's caches are not made for two at a time, and the event loop stays free.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._encoding, self._encoder.encode_requests, batch, self._settings.max_request_bytes
-        )
+    def _sending(self, shared: SharedRequest) -> asyncio.Task[None]:
+        """The one task that sends a request, whoever of those with spans in it asks first."""
+        if shared.task is None:
+            shared.task = asyncio.create_task(self._account_for(shared))
+            self._requests.add(shared.task)
+            shared.task.add_done_callback(self._requests.discard)
+        return shared.task
 
-    async def _account_for(self, delivery: runtime_bus.Delivery, request: Request) -> None:
+    async def _account_for(self, shared: SharedRequest) -> None:
         """Return once each span of the request is at the backend or in a dead letter."""
-        delivered = await self._delivery.deliver(request)
+        delivered = await self._delivery.deliver(shared.request)
         for refused in delivered.refused:
-            await self._bury_refused(delivery, refused)
+            left = refused.spans
+            for number, rows in refused.request.bundle.by_source(refused.request.rows):
+                # Which of its spans a backend refused it does not say: their number is shared out, every row is kept.
+                records = min(left, len(rows))
+                left -= records
+                source = refused.request.bundle.sources[number]
+                await self._bury_refused(shared.deliveries[number], source, np.sort(rows), records, refused)
 
     async def _bury(self, delivery: runtime_bus.Delivery, reason: str, detail: str, records: int | None) -> None:
         """Make the whole message a dead letter and acknowledge it."""
@@ -182,12 +189,11 @@ class Worker:
         await self._bus.dead_letter(SERVICE, delivery, reason=reason, detail=detail, records=records)
         self._dead.add(1, {"reason": reason})
 
-    async def _bury_refused(self, delivery: runtime_bus.Delivery, refused: Refused) -> None:
-        """Make a dead letter of the records of one request. The batch itself is acknowledged later, once, as a whole."""
-        rows = refused.request.rows
-        payload = (
-            encode(refused.request.batch.take(rows)) if refused.request.spans < refused.request.batch.count else delivery.data
-        )
+    async def _bury_refused(
+        self, delivery: runtime_bus.Delivery, batch: FlowBatch, rows: Array, records: int, refused: Refused
+    ) -> None:
+        """Make a dead letter of some of a batch's records. The batch itself is acknowledged later, once, as a whole."""
+        payload = encode(batch.take(rows)) if len(rows) < batch.count else delivery.data
         # The same rows refused again, after a redelivery, are the same dead letter: the stream stores it once.
         digest = hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
         await self._bus.dead_letter_payload(
@@ -197,7 +203,7 @@ class Worker:
             subject=delivery.subject,
             reason=refused.reason,
             detail=refused.detail,
-            records=refused.spans,
+            records=records,
         )
         self._dead.add(1, {"reason": refused.reason})
 

@@ -48,6 +48,12 @@ def otelcol_json() -> Path:
 
 
 @pytest.fixture(scope="session")
+def jaeger() -> Path:
+    """Jaeger, all of it in one process."""
+    return needed("jaeger")
+
+
+@pytest.fixture(scope="session")
 def flowdump() -> Path:
     """Our own reader in Go."""
     return needed("flowdump")

@@ -188,8 +188,14 @@ async def test_backend_away_for_a_while(bus: Bus, otlp_receiver: OtlpReceiver, e
     assert exporter.end() == 0, exporter.log
 
 
-async def test_killed_in_the_middle(bus: Bus, otlp_receiver: OtlpReceiver, exporter: Exporter):
-    """Killed with some batches acknowledged, some taken but not acknowledged, some under way: a new process completes it."""
+async def test_killed_in_the_middle(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):
+    """Killed with some requests accepted, some taken without an answer, some under way: a new process completes it."""
+    exporter = Exporter(
+        nats_server.url,
+        tmp_path,
+        OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint,
+        WIRESPAN_EXPORTER_MAX_REQUEST_BYTES="20000",
+    )
     otlp_receiver.script(Accept(), Accept(), TakeAndDrop(), Accept(), TakeAndDrop(), Accept())
     otlp_receiver.default = Stall()
     expected = await publish_all(bus)
@@ -203,6 +209,27 @@ async def test_killed_in_the_middle(bus: Bus, otlp_receiver: OtlpReceiver, expor
     assert_all_arrived(otlp_receiver, expected)
     assert not await dead_letters(bus)
     assert exporter.end() == 0, exporter.log
+
+
+async def test_batches_share_requests_and_not_their_fate(bus: Bus, otlp_receiver: OtlpReceiver, exporter: Exporter):
+    """What waits in the stream is sent together, in fewer requests than batches; what is rejected of it is a dead letter
+    per batch, under the batch's own subject, and together they are the records that are lost.
+    """
+    batches = [enriched_batch(SPANS_EACH, sequence=number, node=f"node-{number % 3}") for number in range(BATCHES)]
+    otlp_receiver.script(*[Refuse(grpc.StatusCode.UNAVAILABLE), Refuse(grpc.StatusCode.INVALID_ARGUMENT, "no such tenant")] * 2)
+    await asyncio.gather(*(publish(bus, batch) for batch in batches))
+    exporter.start()
+    await until_all_settled(bus)
+    letters = await dead_letters(bus)
+    dead = [decode(letter.data) for letter in letters]
+    encoder = SpanEncoder(cluster_name="")
+    expected = {span_id for batch in batches for span_id in span_ids(encoder.encode(batch))}
+    lost = {span_id for batch in dead for span_id in span_ids(encoder.encode(batch))}
+    assert len({request.body for request in otlp_receiver.requests}) < BATCHES
+    assert [letter.headers[SUBJECT_HEADER] for letter in letters] == [enriched_subject(batch.node) for batch in dead]
+    assert sum(int(letter.headers[RECORDS_HEADER]) for letter in letters) == len(lost) > 0
+    assert set(otlp_receiver.spans) == expected - lost
+    assert not otlp_receiver.conflicts
 
 
 async def test_a_message_delivered_again_changes_nothing(bus: Bus, otlp_receiver: OtlpReceiver, exporter: Exporter):
@@ -363,10 +390,14 @@ async def test_stopping_gives_back_what_does_not_make_it(
     assert_all_arrived(otlp_receiver, expected)
 
 
-async def test_the_bus_goes_away_and_comes_back(
-    bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, exporter: Exporter
-):
+async def test_the_bus_goes_away_and_comes_back(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):
     """The server is killed while requests are under way and started again: everything is settled."""
+    exporter = Exporter(
+        nats_server.url,
+        tmp_path,
+        OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint,
+        WIRESPAN_EXPORTER_MAX_REQUEST_BYTES="20000",
+    )
     otlp_receiver.script(*[Accept()] * 5)
     otlp_receiver.default = Stall()
     expected = await publish_all(bus)
@@ -378,6 +409,7 @@ async def test_the_bus_goes_away_and_comes_back(
     nats_server.start()
     await bus.wait_connected()
     await until_all_settled(bus)
+    exporter.close()
     assert_all_arrived(otlp_receiver, expected)
     assert not await dead_letters(bus)
 

@@ -141,6 +141,21 @@ def _go_install(name: str, package: str) -> Callable[[Path], None]:
     return build
 
 
+def _go_build(name: str, module: str, package: str, *options: str) -> Callable[[Path], None]:
+    """A command of a Go module that says what replaces some of its dependencies, for which `go install` refuses it."""
+
+    def build(folder: Path) -> None:
+        found = _run("go", "mod", "download", "-json", module, folder=folder)
+        sources = folder.parent / "sources"
+        shutil.copytree(json.loads(found)["Dir"], sources)
+        for path in (sources, *sources.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)  # the module cache is read-only
+        flags = ("-trimpath", "-mod=mod", *options)
+        _run("go", "build", *flags, "-o", folder / name, package, folder=sources, GOFLAGS="-buildvcs=false")
+
+    return build
+
+
 def _collector(name: str, **components: tuple[str, ...]) -> Tool:
     """A distribution of the OpenTelemetry Collector with these components, by its own builder."""
 
@@ -226,6 +241,7 @@ def _source_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+_JAEGER: Final = "v1.76.0"
 _OTLP: Final = f"go.opentelemetry.io/collector/receiver/otlpreceiver v{_COLLECTOR}"
 _FILE: Final = f"{_CONTRIB}/exporter/fileexporter v{_COLLECTOR}"
 _DEBUG: Final = f"go.opentelemetry.io/collector/exporter/debugexporter v{_COLLECTOR}"
@@ -242,6 +258,11 @@ TOOLS: Final = {
         Tool("kube-apiserver", _KUBERNETES.removeprefix("v"), _kube_apiserver),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
         Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
+        Tool(
+            "jaeger",
+            _JAEGER,
+            _go_build("jaeger", f"github.com/jaegertracing/jaeger@{_JAEGER}", "./cmd/jaeger", "-ldflags=-s -w"),
+        ),
         _collector("otelcol", receivers=(_OTLP,), exporters=(_FILE, _DEBUG), providers=_PROVIDERS),
         _collector("otelcol-json", receivers=(_JSON_FILE,), exporters=(_FILE,), providers=_PROVIDERS),
     )

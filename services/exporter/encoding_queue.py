@@ -1,0 +1,139 @@
+"""Batches wait their turn for the one thread that encodes. What has gathered by then is encoded together.
+
+Under light load a batch is encoded as it comes. Under load, and the more so the smaller the batches are, many become one
+bundle, whose cost hardly grows with their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from proto.errors import DecodeError
+from proto.flow_batch import Entity, FlowBatch, decode
+from services.exporter.bundle import MOST_BATCHES, bundle
+from services.exporter.encoder import Request, SpanEncoder
+from services.exporter.pieces import CACHE_LIMIT
+from services.runtime.bus import Delivery
+
+logger = structlog.get_logger()
+
+BUNDLE_BYTES: Final = 1 << 20
+"""No batch joins a bundle that has this many bytes: beyond it nothing is saved, and the first would wait for the last."""
+
+
+@dataclass(slots=True, eq=False)
+class SharedRequest:
+    """A request with spans of one or more batches."""
+
+    request: Request
+    deliveries: list[Delivery]
+    """Whence each source of the request's bundle came."""
+    task: asyncio.Task[None] | None = None
+    """Sends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One batch's share of what was encoded."""
+
+    records: int
+    requests: list[SharedRequest] = field(default_factory=list)
+    """All that have spans of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A message that cannot become spans."""
+
+    reason: str
+    detail: str
+    records: int | None = None
+
+
+class EncodingQueue:
+    """Turns deliveries into requests, together with whatever else waits."""
+
+    def __init__(self, encoder: SpanEncoder, max_request_bytes: int, thread: Executor) -> None:
+        self._encoder = encoder
+        self._max_request_bytes = max_request_bytes
+        self._thread = thread
+        self._waiting: deque[tuple[Delivery, asyncio.Future[Encoded | Unfit]]] = deque()
+        self._known: dict[bytes, Entity] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    async def encoded(self, delivery: Delivery) -> Encoded | Unfit:
+        """Return the requests that have spans of the delivery's batch."""
+        future: asyncio.Future[Encoded | Unfit] = asyncio.get_running_loop().create_future()
+        self._waiting.append((delivery, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while taken := self._take():
+                deliveries = [delivery for delivery, _ in taken]
+                results = await loop.run_in_executor(self._thread, self._encode, deliveries)
+                for (_, future), result in zip(taken, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+        finally:
+            self._running = None
+
+    def _take(self) -> list[tuple[Delivery, asyncio.Future[Encoded | Unfit]]]:
+        """Take the next batches from the queue, as many as make a bundle. Those that nobody awaits any more are left out."""
+        taken: list[tuple[Delivery, asyncio.Future[Encoded | Unfit]]] = []
+        size = 0
+        while self._waiting and size < BUNDLE_BYTES and len(taken) < MOST_BATCHES:
+            delivery, future = self._waiting.popleft()
+            if not future.done():
+                taken.append((delivery, future))
+                size += len(delivery.data)
+        return taken
+
+    def _encode(self, deliveries: list[Delivery]) -> list[Encoded | Unfit]:
+        """What each delivery becomes. Runs in the encoding thread and raises nothing."""
+        results: list[Encoded | Unfit] = []
+        fit: list[tuple[Delivery, FlowBatch, Encoded]] = []
+        if len(self._known) > CACHE_LIMIT:
+            self._known.clear()
+        for delivery in deliveries:
+            try:
+                batch = decode(delivery.data, self._known)
+            except DecodeError as error:
+                results.append(Unfit("undecodable", str(error)))
+            else:
+                results.append(encoded := Encoded(batch.count))
+                fit.append((delivery, batch, encoded))
+        try:
+            self._encode_together(fit)
+        except Exception:  # noqa: BLE001 - one of them breaks the encoder: it must not take the others along
+            alone = {id(encoded): self._encode_alone(one, batch, encoded) for one, batch, encoded in fit}
+            results = [alone.get(id(result), result) for result in results]
+        return results
+
+    def _encode_together(self, fit: list[tuple[Delivery, FlowBatch, Encoded]]) -> None:
+        if not fit:
+            return
+        whole = bundle([batch for _, batch, _ in fit])
+        deliveries = [delivery for delivery, _, _ in fit]
+        for request in self._encoder.encode_bundle(whole, self._max_request_bytes):
+            shared = SharedRequest(request, deliveries)
+            for number, _ in whole.by_source(request.rows):
+                fit[number][2].requests.append(shared)
+
+    def _encode_alone(self, delivery: Delivery, batch: FlowBatch, encoded: Encoded) -> Encoded | Unfit:
+        try:
+            encoded.requests.clear()
+            self._encode_together([(delivery, batch, encoded)])
+        except Exception as error:
+            logger.error("batch.not_encoded", stream_sequence=delivery.stream_sequence, exc_info=error)  # noqa: TRY400
+            return Unfit("unencodable", f"{type(error).__name__}: {error}", batch.count)
+        return encoded

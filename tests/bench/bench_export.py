@@ -1,0 +1,143 @@
+"""How fast enriched batches leave NATS for an OTLP/gRPC backend, against the SDK's OTLPSpanExporter to the same backend.
+
+Run as `python -m tests.bench.bench_export`. A real nats-server, the exporter as a process of its own, and a backend in a third
+process that counts bytes and answers. On a machine of few cores the three share them: the processor time of the exporter is
+what says how much one core of it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent import futures
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import grpc
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from dataclasses import replace
+
+from proto.flow_batch import decode, encode, encode_parts
+from proto.subjects import ENRICHED_STREAM, enriched_subject
+from services.exporter.encoder import SpanEncoder
+from services.runtime.bus import Bus, connect
+from services.runtime.settings import NatsSettings
+from tests.bench.bench_encoder import node_batch, readable_spans
+from tests.support.nats_server import NatsServer
+
+ROOT = Path(__file__).parents[2]
+RECORDS, STOCK_SPANS = 300_000, 10_240
+SIZES = (625, 50)
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+
+def backend(pipe: Connection) -> None:
+    """Take requests without reading them; say the port."""
+
+    def accept(_body: bytes, _context: grpc.ServicerContext) -> bytes:
+        return b""
+
+    options = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
+    handlers = {"Export": grpc.unary_unary_rpc_method_handler(accept)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(EXPORT.split("/")[1], handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    pipe.send(port)
+    pipe.recv()
+
+
+async def fill(bus: Bus, rows: int) -> int:
+    """Put records into the stream in batches of so many rows; return how many."""
+    kinds = [
+        decode(part.message) for seed in range(8) for part in encode_parts(node_batch(rows, seed).take(slice(None)), 400_000)
+    ]
+    if rows < 500:  # as an enricher writes them: with the entities that they name and no others
+        limit = 400_000 if rows > 500 else 60_000
+    # Split in halves, as an enricher splits: each has the entities that it names and no others.
+    kinds = [decode(part.message) for seed in range(8) for part in encode_parts(node_batch(2 * rows, seed), limit)]
+    stored = number = 0
+    while stored < RECORDS:
+        messages = []
+        for _ in range(50):
+            batch = kinds[number % len(kinds)]
+            message = encode(replace(batch, sequence=number))
+            messages.append(bus.publish(enriched_subject(batch.node), message, message_id=str(number)))
+            stored += batch.count
+            number += 1
+        await asyncio.gather(*messages)
+    return stored
+
+
+async def ours(nats_url: str, port: int, rows: int) -> tuple[float, float, int]:
+    """Wall-clock seconds and processor seconds of the exporter, and the spans it sent."""
+    async with connect(NatsSettings(url=nats_url), name="bench") as bus:
+        await bus.ensure_streams()
+        spans = await fill(bus, rows)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WIRESPAN_"))}
+        environ |= {"WIRESPAN_NATS_URL": nats_url, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+        environ["WIRESPAN_LOG_LEVEL"] = "error"
+        before = (await bus.stream_state(ENRICHED_STREAM)).messages
+        exporter = subprocess.Popen([sys.executable, "-m", "services.exporter"], cwd=ROOT, env=environ)  # noqa: ASYNC220 - begins at once
+        try:
+            while (await bus.stream_state(ENRICHED_STREAM)).messages == before:  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0.005)
+            began, used, left = time.monotonic(), processor_seconds(exporter.pid), before
+            while left:
+                await asyncio.sleep(0.02)
+                left = (await bus.stream_state(ENRICHED_STREAM)).messages
+            return time.monotonic() - began, processor_seconds(exporter.pid) - used, spans
+        finally:
+            exporter.terminate()
+            exporter.wait()
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stock(port: int) -> tuple[float, float]:
+    """Wall-clock and processor seconds a span of the SDK's exporter, in its usual batches of 512."""
+    spans = readable_spans(SpanEncoder(cluster_name="bench").encode(node_batch(2048)))
+    exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{port}", insecure=True)
+    began, used = time.monotonic(), time.process_time()
+    for first in range(0, STOCK_SPANS, 512):
+        assert exporter.export(spans[first % 2048 : first % 2048 + 512]) is SpanExportResult.SUCCESS
+    took = (time.monotonic() - began) / STOCK_SPANS, (time.process_time() - used) / STOCK_SPANS
+    exporter.shutdown()
+    return took
+
+
+def main() -> None:
+    """Measure and print."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=backend, args=(there,))
+    process.start()
+    try:
+        port = here.recv()
+        wall_stock, processor_stock = stock(port)
+        sys.stdout.write(f"OTLPSpanExporter: {1 / wall_stock:,.0f} spans/s, {1 / processor_stock:,.0f} a processor second\n")
+        for rows in SIZES:
+            with tempfile.TemporaryDirectory() as folder, NatsServer(Path(folder)) as server:
+                wall, processor, spans = asyncio.run(ours(server.url, port, rows))
+            line = f"{spans / wall:,.0f} spans/s, {spans / processor:,.0f} a processor second"
+            ratio = f"{spans / wall * wall_stock:.0f}x, {spans / processor * processor_stock:.0f}x"
+            sys.stdout.write(f"exporter, batches of {rows}: {line} ({ratio})\n")
+    finally:
+        here.send(None)
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
