@@ -60,7 +60,7 @@ done
 stamp=$({ "$python" --version; pwd; cat requirements.lock pyproject.toml hatch_build.py bpf/*.c bpf/*.h; } | sha256sum | cut -c1-16)
 if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
   say "installing the Python packages of requirements.lock into .venv"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  [ -x .venv/bin/pip ] || "$python" -m venv .venv
   .venv/bin/python -m pip install -q --disable-pip-version-check "$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
   .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.lock
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable .
