@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW, Column
+from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW, SOCKET, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 TRANSPORTS: Final = {
@@ -46,10 +46,14 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
 
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
-    a map of strings for a container, `{"type": ..., **attributes}` for an entity. Columns that the schema does not know come
-    last and as they are, raw bytes in hexadecimal.
+    a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket knows is there where the
+    batch has it. Columns that the schema does not know come last and as they are, raw bytes in hexadecimal.
     """
-    known = RAW + ENRICHED if batch.entities is not None else RAW
+    known = RAW
+    if any(column.name in batch.columns for column in SOCKET):
+        known += SOCKET
+    if batch.entities is not None:
+        known += ENRICHED
     values = {column.name: _known_values(batch, column) for column in known}
     for name, array in batch.columns.items():
         if name not in COLUMNS and name not in _BATCH_KEYS:

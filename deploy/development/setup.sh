@@ -18,11 +18,11 @@ need gcc command -v "${CC:-cc}"
 need libpcap-dev has_header pcap.h
 need libc6-dev has_header stdio.h
 need python3-venv python3 -c 'import ensurepip, venv'
+need python3-bpfcc /usr/bin/python3 -c 'import bcc'
 if wants test; then
   need tshark command -v tshark
   need iproute2 command -v ip
   need iptables command -v iptables
-  need python3-bpfcc /usr/bin/python3 -c 'import bcc'
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
@@ -39,6 +39,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     for package in "${missing[@]}"; do
       case $package in
         gcc | libc6-dev | libpcap-dev) say "  $package: reading capture files needs it (elsewhere: a C compiler and libpcap's headers)" ;;
+        python3-bpfcc) say "  $package: live capture needs it; without it a capture file is replayed" ;;
         python3-venv) say "  $package: the virtual environment needs it" ;;
         *) say "  $package: the tests that use it will be skipped" ;;
       esac

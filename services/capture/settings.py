@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -80,6 +81,11 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     udp_idle_seconds: Annotated[
         float, Meta(gt=0, description="a UDP flow without a packet for this long has ended; so for all other transports")
     ] = _FLOWS.udp_idle_seconds
+
+    def __post_init__(self) -> None:
+        """Refuse networks that are none. Raises ValueError."""
+        for network in (*self.allow_networks, *self.deny_networks):
+            ipaddress.ip_network(network)
 
     @property
     def node_name(self) -> str:

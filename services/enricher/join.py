@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,7 @@ from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.enricher.index import Index
 from services.enricher.interval_table import NOBODY, Bits, Keys, Numbers, address_words, port_words
-
-Columns: TypeAlias = dict[str, npt.NDArray[Any]]
+from services.enricher.local_workload import Columns, name_local_workloads
 
 _ADDED: Final = frozenset(column.name for column in ENRICHED)
 _IPV4_LOOPBACK_MASK: Final = np.uint64(0xFF_FFFF_FFFF)
@@ -29,7 +28,9 @@ def join(batch: FlowBatch, index: Index | None) -> FlowBatch:
     """
     if index is None:
         unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
-        return _enriched(batch, {"local_resolution": unknown, "remote_resolution": unknown}, [])
+        nobody = np.full(batch.count, NO_INDEX, np.uint32)
+        columns = {"local_entity": nobody, "remote_entity": nobody}
+        return _enriched(batch, columns | {"local_resolution": unknown, "remote_resolution": unknown}, [])
     count = batch.count
     times = np.tile(batch.column("start_unix_ns"), 2)
     keys = _keys(batch)
@@ -53,6 +54,7 @@ def join(batch: FlowBatch, index: Index | None) -> FlowBatch:
 
 
 def _enriched(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> FlowBatch:
+    name_local_workloads(batch, columns, entities)
     raw = {name: array for name, array in batch.columns.items() if name not in _ADDED}
     return replace(batch, columns=raw | columns, entities=entities)
 

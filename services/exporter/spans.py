@@ -39,8 +39,10 @@ from proto.flow_batch import Array, FlowBatch
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-CLUSTER_ENTITY_TYPES: Final = frozenset({"k8s.pod", "k8s.node"})
-"""Entities of this cluster that own sockets: where there is one of these, there is or will be a span told by it."""
+CLUSTER_ENTITY_TYPES: Final = frozenset({"k8s.pod", "k8s.node", "host"})
+"""Entities that own sockets where capture runs: where there is one of these, there is or will be a span told by it. A `host` is
+the remote end of a connection within one machine that is no node.
+"""
 
 FLAG_SAMPLED: Final = 0x001
 FLAG_HAS_IS_REMOTE: Final = 0x100

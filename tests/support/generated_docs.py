@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from proto.columns import ENRICHED, RAW, Column
+from proto.columns import ENRICHED, RAW, SOCKET, Column
 from services.capture.settings import CaptureSettings
 from services.enricher.settings import EnricherSettings
 from services.exporter import attributes
@@ -72,6 +72,7 @@ WHOLE: dict[str, Callable[[], str]] = {"docs/attributes.md": attributes.markdown
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "raw columns"): lambda: column_table(RAW),
+    ("proto/README.md", "socket columns"): lambda: column_table(SOCKET),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
     ("docs/configuration.md", "capture"): lambda: settings_table("capture"),

@@ -116,7 +116,7 @@ class Row:
     def in_cluster(self, end: str) -> bool:
         """Whether an end is a pod or node."""
         entity = self.entity(f"{end}_entity")
-        return entity is not None and entity.type in ("k8s.pod", "k8s.node")
+        return entity is not None and entity.type in ("k8s.pod", "k8s.node", "host")
 
     def _told(self) -> str:
         if not self.captured:

@@ -15,7 +15,7 @@ from services.enricher.cluster import Cluster
 from services.enricher.index import Index
 from services.enricher.join import join
 from services.enricher.snapshot import read_snapshot
-from tests.support.batches import fixed_batch, flow_batches
+from tests.support.batches import flow_batches
 from tests.unit.enricher.objects_as_json import at, batch_of, cluster_of, endpoint_slice, flow, name_at, node, pod, service
 
 BUNDLED = Path(__file__).parents[2] / "data" / "cluster.json"
@@ -63,7 +63,8 @@ def test_columns_of_a_newer_capture_are_carried_along() -> None:
 
 def test_without_an_index_every_end_is_unresolved() -> None:
     """Nothing is called external that nobody has looked for."""
-    enriched = join(fixed_batch(), None)
+    raw = batch_of(flow("10.0.0.1:1", "10.0.0.2:80"), flow("10.0.0.1:2", "10.0.0.2:80"), flow("10.0.0.3:3", "10.0.0.2:80"))
+    enriched = join(raw, None)
     assert enriched.entities == []
     for side in ("local", "remote"):
         assert enriched.column(f"{side}_resolution").tolist() == [Resolution.UNRESOLVED] * 3

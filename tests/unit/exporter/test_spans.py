@@ -9,7 +9,7 @@ from proto.columns import NO_INDEX, Observer, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.exporter.spans import FLAG_IS_REMOTE, IdMixer, Kind, Side, SpanIds, perspective
 
-POD, NODE, HOST, SERVICE = (Entity(kind, {}) for kind in ("k8s.pod", "k8s.node", "host", "k8s.service"))
+POD, NODE, HOST, SERVICE, OTHER = (Entity(kind, {}) for kind in ("k8s.pod", "k8s.node", "host", "k8s.service", "container"))
 SOCKET, CAPTURE = Observer.SOCKET, Observer.CAPTURE
 
 
@@ -122,11 +122,16 @@ def test_both_ends_of_a_translated_connection_are_one_trace():
     assert not ids(client).flags[0] & FLAG_IS_REMOTE
 
 
+def test_both_ends_of_a_connection_within_a_host_are_one_trace():
+    """On a machine that is no node, the client of a loopback connection tells its side too."""
+    assert parent_id(record(entities=[HOST], **SERVERS_VIEW, remote_entity=0)) == span_id(record())
+
+
 @pytest.mark.parametrize(
     ("entities", "values"),
     [
         (None, {}),
-        ([HOST], {"remote_entity": 0}),
+        ([OTHER], {"remote_entity": 0}),
         ([SERVICE], {"remote_entity": 0}),
         ([POD], {"local_entity": 0}),
         ([POD], {"remote_entity": 0, "isn_seen": 1}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -87,3 +88,12 @@ def test_times_and_histograms_keep_every_digit() -> None:
     (row,) = rows(_batch(columns=columns))
     assert row["start_unix_ns"] == 1_700_000_000_123_456_789
     assert row["response_time_histogram"] == list(range(20))
+
+
+def test_what_only_a_socket_knows_is_shown_where_it_is_there():
+    """The kernel's figures of live capture are rows' fields; a replay's rows do not have them."""
+    batch = fixed_batch()
+    live = replace(batch, columns={**batch.columns, "smoothed_rtt_ns": np.array([1, 2, 3], "<u8")})
+    assert [row["smoothed_rtt_ns"] for row in rows(live)] == [1, 2, 3]
+    assert [row["congestion_window"] for row in rows(live)] == [0, 0, 0]
+    assert "smoothed_rtt_ns" not in next(rows(batch))

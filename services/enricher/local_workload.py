@@ -1,0 +1,107 @@
+"""What a socket's control group says of it where Kubernetes says nothing: a systemd unit, a container, or the host.
+
+It names the local end of live flows on a host that is no node, and what runs on a node outside any pod. The rows are those of a
+batch's `containers` side table, as capture's control-group index writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import NO_INDEX, Observer, Resolution
+from proto.flow_batch import Entity, FlowBatch
+
+Columns = dict[str, npt.NDArray[Any]]
+
+_SHORT_ID: Final = 12
+"""Characters of a container id that tools show."""
+_NODE: Final = "k8s.node"
+_IPV4_LOOPBACK: Final = np.frombuffer(bytes(10) + b"\xff\xff\x7f", np.uint8)
+"""First bytes of ::ffff:127.0.0.0/104."""
+_IPV6_LOOPBACK: Final = np.frombuffer(bytes(15) + b"\x01", np.uint8)
+
+
+def name_local_workloads(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> None:
+    """Fill in the local ends that have no entity, or a node's, from the control groups of their sockets.
+
+    `columns` and `entities` are what the index gave; entities are added to the list and `columns` gets new arrays.
+    """
+    _name_loopback_peers(batch, columns, entities)
+    local = columns["local_entity"].copy()
+    container = batch.column("local_container")
+    sockets = batch.column("observer") == Observer.SOCKET
+    kinds = np.array([*(entity.type == _NODE for entity in entities), True])
+    open_to_us = sockets & kinds[np.minimum(local, len(entities))]
+    if not open_to_us.any():
+        return
+    positions: dict[tuple[int, int], int] = {}
+    pairs = np.stack((container[open_to_us], local[open_to_us]))
+    for row, held in np.unique(pairs, axis=1).T.tolist():
+        identity = batch.containers[row] if row != NO_INDEX else {}
+        if identity.get("pod_uid"):
+            continue  # a pod that the index does not know is not the host's
+        node = entities[held] if held != NO_INDEX else None
+        entity = _workload(_frozen(identity), batch.node, _frozen(node.attributes) if node else None)
+        if entity is not None:
+            positions[row, held] = len(entities)
+            entities.append(entity)
+    for (row, held), position in positions.items():
+        local[open_to_us & (container == row) & (columns["local_entity"] == held)] = position
+    columns["local_entity"] = local
+    columns["local_resolution"] = np.where(local != NO_INDEX, np.uint8(Resolution.RESOLVED), columns["local_resolution"])
+
+
+def _name_loopback_peers(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> None:
+    """Say of remote ends at a loopback address that they are this host: whose socket it is, the other end's record tells."""
+    remote = columns["remote_entity"]
+    rows = np.flatnonzero((batch.column("observer") == Observer.SOCKET) & (remote == NO_INDEX))
+    if not len(rows):
+        return
+    addresses = np.ascontiguousarray(batch.column("remote_address")[rows]).view(np.uint8).reshape(-1, 16)
+    loopback = (addresses[:, :13] == _IPV4_LOOPBACK).all(axis=1) | (addresses == _IPV6_LOOPBACK).all(axis=1)
+    if loopback.any():
+        remote = remote.copy()
+        remote[rows[loopback]] = len(entities)
+        entities.append(_host(batch.node))
+        columns["remote_entity"] = remote
+        columns["remote_resolution"] = np.where(remote != NO_INDEX, np.uint8(Resolution.RESOLVED), columns["remote_resolution"])
+
+
+@lru_cache(maxsize=256)
+def _host(name: str) -> Entity:
+    return Entity("host", {"host.name": name})
+
+
+def _frozen(attributes: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(attributes.items())
+
+
+@lru_cache(maxsize=4096)
+def _workload(identity: tuple[tuple[str, str], ...], host: str, node: tuple[tuple[str, Any], ...] | None) -> Entity | None:
+    """Return the entity of a control group on `host`, the same object each time.
+
+    None where nothing is to be added: a node's own entity says it already.
+    """
+    row = dict(identity)
+    unit = row.get("systemd_user_unit") or row.get("systemd_unit", "")
+    if row.get("container_id"):
+        kind, name = "container", row.get("container_name") or row["container_id"][:_SHORT_ID]
+        more = {"container.id": row["container_id"], "container.runtime.name": row.get("container_runtime", "")}
+    elif unit:
+        kind, name, more = "systemd.unit", _unit_name(unit), {"systemd.unit": unit}
+    elif node is None:
+        kind, name, more = "host", host, {}
+    else:
+        return None
+    attributes = {**dict(node or {"host.name": host}), "service.name": name, **more}
+    return Entity(_NODE if node is not None else kind, {key: value for key, value in attributes.items() if value})
+
+
+def _unit_name(unit: str) -> str:
+    """`nginx` of nginx.service, `postgresql` of postgresql@15-main.service: instances of a template are one service."""
+    return unit.rpartition(".")[0].partition("@")[0] or unit
