@@ -5,7 +5,9 @@ All faults run at once, each on its own port, under one tap; docs/diagnosis.md s
 
 from __future__ import annotations
 
+import operator
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -25,6 +27,31 @@ NS = 1_000_000_000
 FIRST_SYN_TIMEOUT_NS = 990_000_000
 """Linux waits a second for the answer to a SYN (RFC 6298 2.1), and counts it in ticks of up to 10 ms."""
 FULL_SEGMENT = 1448
+
+ANY = set(Port)
+DIAGNOSIS = Path(__file__).parents[2] / "docs" / "diagnosis.md"
+FINDS: dict[tuple[str, int], tuple[set[Port], set[Port]]] = {
+    ("Refused", 0): ({Port.REFUSED}, set()),
+    ("Blackholed", 0): ({Port.BLACKHOLED, Port.ACCEPT_QUEUE_FULL}, set()),
+    ("Full accept queue", 0): ({Port.ACCEPT_QUEUE_FULL}, set()),
+    ("Lost SYNs", 0): ({Port.SYN_LOST, Port.SYN_ACK_LOST}, set()),
+    ("Lost SYNs", 1): ({Port.SYN_ACK_LOST}, set()),
+    ("Loss on the path", 0): ({Port.LOSS_DOWN}, {Port.SLOW_READER}),
+    ("Loss on the path", 1): ({Port.LOSS_UP}, set()),
+    ("Slow server", 0): ({Port.SLOW_SERVER, Port.DNS_LATE}, ANY),
+    ("Slow path", 0): ({Port.SLOW_PATH}, ANY),
+    ("Slow path", 1): ({Port.SLOW_PATH}, ANY),
+    ("Slow reader", 0): ({Port.SLOW_READER}, set()),
+    ("Resets", 0): ({Port.SERVER_RESETS}, set()),
+    ("Resets", 1): ({Port.CLIENT_ABORTS}, set()),
+    ("Partition", 0): ({Port.PARTITION}, {Port.LARGE_LOST}),
+    ("Path MTU blackhole", 0): ({Port.LARGE_LOST}, set()),
+    ("DNS", 0): ({Port.DNS_LATE}, ANY),
+    ("DNS", 1): ({Port.DNS_SILENT}, set()),
+}
+"""For each query of a section of docs/diagnosis.md, the faults that it has to find, and those that it may find as well. What is
+slow on a busy machine besides what is slow on purpose is not said here.
+"""
 
 Ends = Callable[[Port], tuple[Told, Told]]
 
@@ -310,3 +337,50 @@ def test_a_silent_resolver_leaves_requests_unanswered(ends) -> None:
         assert "flow.response.count" not in end.attributes
         assert end.attributes["flow.packets.total"] == 2
         assert end.attributes["flow.reverse.packets.total"] == 0
+
+
+def documented_queries() -> dict[tuple[str, int], str]:
+    """The queries of docs/diagnosis.md by their section and their number in it."""
+    found = {}
+    for section in DIAGNOSIS.read_text().split("\n## ")[1:]:
+        for number, query in enumerate(re.findall(r"```traceql\n(.*?)\n```", section)):
+            found[section.partition("\n")[0], number] = query
+    return found
+
+
+def matches(query: str, attributes: dict) -> bool:
+    """Whether a span's attributes match a TraceQL query of comparisons joined by &&; nothing compares with what is absent."""
+    compare = {"=": operator.eq, ">": operator.gt, "<": operator.lt}
+    for comparison in query.strip("{} ").split(" && "):
+        left, sign, right = re.fullmatch(r"(.+?) ([=<>]) (.+)", comparison).groups()
+        values = [value_of(side, attributes) for side in (left, right)]
+        if None in values or not compare[sign](*values):
+            return False
+    return True
+
+
+def value_of(term: str, attributes: dict):
+    """Return a literal's, an attribute's or a product's value."""
+    if " * " in term:
+        factors = [value_of(factor, attributes) for factor in term.split(" * ")]
+        return None if None in factors else factors[0] * factors[1]
+    if term.startswith("span."):
+        return attributes.get(term.removeprefix("span."))
+    return term.strip('"') if term.startswith('"') else int(term)
+
+
+def test_each_documented_query_is_expected_to_find_something() -> None:
+    """docs/diagnosis.md has no query that is not checked, and none is missing; its attributes exist."""
+    assert set(documented_queries()) == set(FINDS)
+    known = set(re.findall(r"`([a-z_.0-9]+)`", DIAGNOSIS.with_name("attributes.md").read_text()))
+    assert set(re.findall(r"span\.([a-z_.0-9]+)", DIAGNOSIS.read_text())) <= known | {"destination.service.name"}
+
+
+@pytest.mark.parametrize("place", FINDS, ids=lambda place: f"{place[0]}-{place[1]}")
+def test_a_documented_query_finds_its_fault_and_no_other(told, place) -> None:
+    """Of all faults at once, each query of docs/diagnosis.md finds those it stands beside."""
+    query = documented_queries()[place]
+    ends = {port: told(port, Role.CLIENT) + told(port, Role.SERVER) for port in Port}
+    found = {port for port, spans in ends.items() if any(matches(query, span.attributes) for span in spans)}
+    wanted, allowed = FINDS[place]
+    assert wanted <= found <= wanted | allowed
