@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -36,7 +37,11 @@ from services.exporter.encoder import SpanEncoder
 from tests.support.delaying_forwarder import slow_way
 from tests.support.namespaces import Network
 
-CLIENT, SERVER, FAR_SERVER = "10.73.1.2", "10.73.2.2", "10.73.2.3"
+_SECOND, _THIRD = 64 + os.getpid() % 128, os.getpid() // 128 % 64 * 4
+NETWORK: Final = f"10.{_SECOND}.{_THIRD}.0/22"
+"""Another for every process, because a tap sees the sockets of all."""
+CLIENT_SIDE, SERVER_SIDE = f"10.{_SECOND}.{_THIRD + 1}", f"10.{_SECOND}.{_THIRD + 2}"
+CLIENT, SERVER, FAR_SERVER = f"{CLIENT_SIDE}.2", f"{SERVER_SIDE}.2", f"{SERVER_SIDE}.3"
 """The far server is the server by an address to which the way is long."""
 ONE_WAY_SECONDS: Final = 0.06
 """What the long way takes longer."""
@@ -93,16 +98,16 @@ class FaultLab(AbstractContextManager["FaultLab"]):
             self.router.set_sysctl("ipv4/ip_forward", 1)
             for scope in ("all", "default"):
                 self.router.set_sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
-            network.link((self.client, "eth0", [f"{CLIENT}/24"]), (self.router, "left", ["10.73.1.1/24"]))
+            network.link((self.client, "eth0", [f"{CLIENT}/24"]), (self.router, "left", [f"{CLIENT_SIDE}.1/24"]))
             far = [f"{SERVER}/24", f"{FAR_SERVER}/24"]
-            network.link((self.server, "eth0", far), (self.router, "right", ["10.73.2.1/24"]))
-            self.client.ip("route", "add", "default", "via", "10.73.1.1")
-            self.server.ip("route", "add", "default", "via", "10.73.2.1")
+            network.link((self.server, "eth0", far), (self.router, "right", [f"{SERVER_SIDE}.1/24"]))
+            self.client.ip("route", "add", "default", "via", f"{CLIENT_SIDE}.1")
+            self.server.ip("route", "add", "default", "via", f"{SERVER_SIDE}.1")
             stack.enter_context(slow_way(self.router, "slow0", ONE_WAY_SECONDS))
             self.router.ip("route", "add", "default", "dev", "slow0", "table", "100")
             self.router.ip("rule", "add", "iif", "left", "to", FAR_SERVER, "lookup", "100")
             self.router.ip("rule", "add", "iif", "right", "from", FAR_SERVER, "lookup", "100")
-            self._tap = stack.enter_context(SocketTap(capacity=1024, rules=TapRules(allow_networks=("10.73.0.0/16",))))
+            self._tap = stack.enter_context(SocketTap(capacity=1024, rules=TapRules(allow_networks=(NETWORK,))))
             self._cgroups = stack.enter_context(CgroupIndex(find_root()))
             self._open = stack.enter_context(ExitStack())
             self._stack = stack.pop_all()
