@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Quiet pytest workers: two are what a small machine has; PYTEST_WORKERS=8 where there is more.
 PYTEST_WORKERS ?= 2
-PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS) --dist loadgroup
+PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test run test test-e2e check format docs accuracy fuzz bench clean
@@ -22,7 +22,8 @@ run: setup ## show live flows as a table; their spans go to wirespan-spans.jsonl
 	@$(BIN)/wirespan up
 
 test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
-	$(PYTEST) tests/unit tests/integration tests/kernel
+	$(PYTEST) tests/unit tests/integration
+	$(BIN)/pytest -q tests/kernel
 
 test-e2e: setup-test ## the whole product against real tools, built once into a cache (needs Go)
 	$(BIN)/python -m tests.support.tools

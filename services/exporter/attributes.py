@@ -240,6 +240,16 @@ INTEGERS: Final = (
     _pair("tcp.resets", "resets", "RSTs from source to destination since the flow began"),
     _round_trips("flow", _forward, "source"),
     _round_trips("flow.reverse", _reverse, "destination"),
+    Integers("live, TCP, once the kernel has measured", _some(_column("smoothed_rtt_ns")), (
+        Integer("flow.tcp.socket.rtt.smoothed", OURS, "the kernel's smoothed round-trip time at the socket that saw the record "
+                "(`srtt`)", "ns", _column("smoothed_rtt_ns")),
+        Integer("flow.tcp.socket.rtt.min", OURS, "the least that the kernel remembers there", "ns", _column("min_rtt_ns")),
+        Integer("flow.tcp.socket.retransmits", OURS, "segments it has sent again since it was opened (`total_retrans`)",
+                "packets", _column("socket_retransmits")),
+        Integer("flow.tcp.socket.lost", OURS, "segments in flight that it holds for lost", "packets", _column("lost_segments")),
+        Integer("flow.tcp.socket.congestion_window", OURS, "segments that it may have in flight", "packets",
+                _column("congestion_window")),
+    )),
     Integers("where not 0", _some(_dscp(_forward)), (
         Integer("flow.ip.dscp.id", MERMIN, "DSCP of the first packet from source to destination", "", _dscp(_forward)),
     )),

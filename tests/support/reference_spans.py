@@ -15,7 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
-from proto.columns import ENRICHED, NO_INDEX, RAW, Outcome, Reason
+from proto.columns import ENRICHED, NO_INDEX, RAW, SOCKET, Outcome, Reason
 from proto.flow_batch import Entity, FlowBatch
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -88,7 +88,7 @@ class Row:
     def __init__(self, batch: FlowBatch, at: int, cluster_name: str, version: str) -> None:
         self.batch, self.cluster_name, self.version = batch, cluster_name, version
         self.raw: dict[str, Any] = {}
-        for column in RAW + ENRICHED:
+        for column in RAW + SOCKET + ENRICHED:
             value = batch.column(column.name)[at]
             self.raw[column.name] = value.tobytes() if value.dtype.kind == "V" else value.tolist()
         role = self["role"]
@@ -277,7 +277,18 @@ class Row:
             out |= self._path(prefix, way)
         if self["record"]:
             out["flow.start"] = self["flow_start_unix_ns"]
-        return out
+        return out | self._socket()
+
+    def _socket(self) -> dict[str, Any]:
+        if not self["smoothed_rtt_ns"]:
+            return {}
+        return {
+            "flow.tcp.socket.rtt.smoothed": self["smoothed_rtt_ns"],
+            "flow.tcp.socket.rtt.min": self["min_rtt_ns"],
+            "flow.tcp.socket.retransmits": self["socket_retransmits"],
+            "flow.tcp.socket.lost": self["lost_segments"],
+            "flow.tcp.socket.congestion_window": self["congestion_window"],
+        }
 
     def _path(self, prefix: str, way: str) -> dict[str, Any]:
         out: dict[str, Any] = {}
