@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from services.cli.errors import UsageError
@@ -34,11 +36,11 @@ def bus_settings(url: str | None) -> BusSettings:
 
     Raises UsageError with every fault in them.
     """
+    environ = os.environ if url is None else {**os.environ, "WIRESPAN_NATS_URL": url}
     try:
-        settings = load(BusSettings, prefix="WIRESPAN_CLI_")
+        return load(BusSettings, prefix="WIRESPAN_CLI_", environ=environ)
     except SettingsError as error:
         raise UsageError("; ".join(error.faults)) from error
-    return settings if url is None else msgspec.structs.replace(settings, nats=msgspec.structs.replace(settings.nats, url=url))
 
 
 def embedded_bus_settings(address: NatsAddress) -> BusSettings:

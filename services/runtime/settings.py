@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -69,6 +70,17 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ways = (self.user, self.token, self.creds_file, self.nkey_file)
         if sum(way is not None for way in ways) > 1:
             raise ValueError("only one of user, token, creds_file, nkey_file can be used")
+        for url in filter(None, (part.strip() for part in self.url.split(","))):
+            if not _names_a_server(url):
+                raise ValueError(f"url names no server: {url.rpartition('@')[2]!r}")
+
+
+def _names_a_server(url: str) -> bool:
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or none there is
+        return False
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

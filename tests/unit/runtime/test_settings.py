@@ -169,3 +169,11 @@ def test_the_defaults_do_not_change_unnoticed() -> None:
     assert HealthSettings() == HealthSettings(host="127.0.0.1", port=0)
     assert LogSettings() == LogSettings(level="info", format="auto")
     assert NatsSettings().url == "nats://127.0.0.1:4222"
+
+
+@pytest.mark.parametrize("url", ["nats://host:abc", "nats://:4222", "nats://a:1,nats://user:secret@b:99999", "tls://"])
+def test_an_address_of_nats_that_names_no_server_is_refused(url):
+    """It is said at once, without what is secret in it, and not waited for."""
+    said = "\n".join(faults({"WIRESPAN_NATS_URL": url}))
+    assert "names no server" in said
+    assert "secret" not in said
