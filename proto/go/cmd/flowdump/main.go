@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 
@@ -43,6 +44,23 @@ var raw = map[string]show{
 	"tx_retransmits": plain, "rx_retransmits": plain,
 	"responses": plain, "response_time_sum_ns": plain, "response_time_max_ns": plain,
 	"response_time_histogram": histogram,
+	"tx_retransmit_bytes":     plain, "rx_retransmit_bytes": plain,
+	"tx_spurious_retransmits": plain, "rx_spurious_retransmits": plain,
+	"tx_out_of_order": plain, "rx_out_of_order": plain, "tx_duplicate_acks": plain, "rx_duplicate_acks": plain,
+	"tx_zero_windows": plain, "rx_zero_windows": plain, "tx_window_full": plain, "rx_window_full": plain,
+	"tx_keep_alives": plain, "rx_keep_alives": plain, "tx_fins": plain, "rx_fins": plain,
+	"tx_resets": plain, "rx_resets": plain, "tx_rtt_samples": plain, "rx_rtt_samples": plain,
+	"tx_rtt_sum_ns": plain, "rx_rtt_sum_ns": plain, "tx_rtt_min_ns": plain, "rx_rtt_min_ns": plain,
+	"tx_rtt_max_ns": plain, "rx_rtt_max_ns": plain, "tx_ecn_ce": plain, "rx_ecn_ce": plain,
+	"tx_traffic_class": plain, "rx_traffic_class": plain, "tx_hop_limit": plain, "rx_hop_limit": plain,
+	"request_waits": plain, "request_transfer_sum_ns": plain, "request_transfer_max_ns": plain,
+	"response_transfer_sum_ns": plain, "response_transfer_max_ns": plain,
+	"icmp_errors": plain, "icmp_error_type": plain, "icmp_error_code": plain,
+}
+
+// socket is what only a socket knows: shown where the batch has any of it.
+var socket = map[string]show{
+	"smoothed_rtt_ns": plain, "min_rtt_ns": plain, "socket_retransmits": plain, "lost_segments": plain, "congestion_window": plain,
 }
 
 var enriched = map[string]show{
@@ -184,6 +202,11 @@ func dump(message []byte, output io.Writer) error {
 	}
 	for name, known := range raw {
 		shows[name] = known
+	}
+	for name := range socket {
+		if _, found := batch.Columns[name]; found {
+			maps.Copy(shows, socket)
+		}
 	}
 	for name, known := range enriched {
 		delete(shows, name)
