@@ -17,7 +17,7 @@ _COMMANDS: Final = {
     "replay": ("services.cli.replay", "replay", "Turn capture files into spans and account for every packet."),
     "tap": ("services.cli.tap", "tap", "Print flow records live, as they pass on the bus."),
     "snapshot": ("services.cli.snapshot", "snapshot", "Write a live cluster's objects to a file for replay."),
-    "doctor": ("services.cli.doctor", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
+    "doctor": ("services.cli.doctor.command", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
     "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),
 }
 """Name of each subcommand: module, attribute, one line of help."""

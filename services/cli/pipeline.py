@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
 from services.cli.capture_files import as_setting
 from services.cli.destination import EndpointDestination, FileDestination
-from services.cli.doctor_finding import one_line
+from services.cli.doctor.finding import one_line
 from services.cli.errors import CliError, NotACaptureError, ServiceFailedError
 from services.cli.ledger import CaptureProgress, Ledger, is_of_run, read_dead_letter, read_progress
 from services.cli.nats_server import NatsAddress, start_nats_server

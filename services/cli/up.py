@@ -26,8 +26,8 @@ from services.cli.capture_files import check_capture
 from services.cli.conversation_table import conversation_table
 from services.cli.conversations import Conversations, Tellers
 from services.cli.destination import choose_destination
-from services.cli.doctor_checks import why_not_live
-from services.cli.doctor_finding import Finding
+from services.cli.doctor.checks import why_not_live
+from services.cli.doctor.finding import Finding
 from services.cli.errors import UsageError
 from services.cli.flow_view import flow_views, printable
 from services.cli.interruption import Interruption

@@ -17,11 +17,11 @@ import grpc
 import pytest
 
 from services.cli.destination import EndpointDestination
-from services.cli.doctor_cgroups import find_cgroup2
-from services.cli.doctor_finding import Finding, Status
-from services.cli.doctor_kubernetes import KubernetesAccess, check_kubernetes
-from services.cli.doctor_nats import check_nats
-from services.cli.doctor_otlp import check_otlp
+from services.cli.doctor.cgroups import find_cgroup2
+from services.cli.doctor.finding import Finding, Status
+from services.cli.doctor.kubernetes import KubernetesAccess, check_kubernetes
+from services.cli.doctor.nats import check_nats
+from services.cli.doctor.otlp import check_otlp
 from services.cli.settings import BusSettings
 from services.runtime import bus as runtime_bus
 from services.runtime.settings import NatsSettings
@@ -188,7 +188,7 @@ def test_in_little_memory(tmp_path: Path) -> None:
         if root is None or "memory" not in (root / "cgroup.subtree_control").read_text().split():
             pytest.skip("no memory controller here")
         parent, name = root, "memory.max"
-    source = "from services.cli.doctor_cgroups import check_memory; print(check_memory())"
+    source = "from services.cli.doctor.cgroups import check_memory; print(check_memory())"
     with own_cgroup(parent, **{name: str(80 << 20)}) as group:
         script = f'echo $$ > {group}/cgroup.procs && exec "$@"'
         command = ["sh", "-c", script, "sh", sys.executable, "-c", source]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.doctor_checks import why_not_live
+from services.cli.doctor.checks import why_not_live
 from tests.support.namespaces import Network
 
 ROOT = Path(__file__).parents[2]

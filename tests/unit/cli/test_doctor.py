@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import doctor_bounds, doctor_checks
 from services.cli.destination import EndpointDestination, FileDestination
-from services.cli.doctor import json_line, plain_line
-from services.cli.doctor_cgroups import check_cgroup2, check_memory, find_cgroup2, memory_limit_bytes
-from services.cli.doctor_checks import Check, Subject, checks, needed_and_missing
-from services.cli.doctor_finding import Finding, Status, fail, ok, skipped, warn, without_credentials
-from services.cli.doctor_kernel import check_architecture, check_btf, check_jit, check_kernel, check_lockdown
-from services.cli.doctor_kubernetes import KubernetesAccess
-from services.cli.doctor_loading import bcc_installer, check_bcc, check_load, check_replay_library
-from services.cli.doctor_otlp import _backend, check_otlp
-from services.cli.doctor_privileges import check_capabilities, check_memlock, effective_capabilities
+from services.cli.doctor import bounds as doctor_bounds
+from services.cli.doctor import checks as doctor_checks
+from services.cli.doctor.cgroups import check_cgroup2, check_memory, find_cgroup2, memory_limit_bytes
+from services.cli.doctor.checks import Check, Subject, checks, needed_and_missing
+from services.cli.doctor.command import json_line, plain_line
+from services.cli.doctor.finding import Finding, Status, fail, ok, skipped, warn, without_credentials
+from services.cli.doctor.kernel import check_architecture, check_btf, check_jit, check_kernel, check_lockdown
+from services.cli.doctor.kubernetes import KubernetesAccess
+from services.cli.doctor.loading import bcc_installer, check_bcc, check_load, check_replay_library
+from services.cli.doctor.otlp import _backend, check_otlp
+from services.cli.doctor.privileges import check_capabilities, check_memlock, effective_capabilities
 from services.cli.settings import BusSettings
 
 MIB = 1 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.cli import up as command
-from services.cli.doctor_checks import why_not_live
-from services.cli.doctor_finding import fail, ok, skipped, warn
+from services.cli.doctor.checks import why_not_live
+from services.cli.doctor.finding import fail, ok, skipped, warn
 from services.cli.errors import NotACaptureError, UsageError
 from services.cli.nats_server import NatsAddress
 from services.cli.pipeline import _live_settings, bus_ports

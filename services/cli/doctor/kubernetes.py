@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from services.cli.doctor_finding import Finding, Status, ok, one_line, skipped
+from services.cli.doctor.finding import Finding, Status, ok, one_line, skipped
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from services.cli import units
-from services.cli.doctor_finding import Finding, fail, ok
-from services.cli.doctor_kernel import MEMORY_CGROUP_ACCOUNTING, kernel_version
+from services.cli.doctor.finding import Finding, fail, ok
+from services.cli.doctor.kernel import MEMORY_CGROUP_ACCOUNTING, kernel_version
 
 NEEDED_CAPABILITIES: Final = ("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN")
 

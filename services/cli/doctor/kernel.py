@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from services.cli.doctor_finding import Finding, fail, first_line, ok, skipped, warn
+from services.cli.doctor.finding import Finding, fail, first_line, ok, skipped, warn
 
 OLDEST_KERNEL: Final = (5, 10)
 COARSE_CLOCK: Final = (5, 11)

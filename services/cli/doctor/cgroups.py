@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from services.cli import units
-from services.cli.doctor_finding import Finding, fail, ok, warn
+from services.cli.doctor.finding import Finding, fail, ok, warn
 
 CAPTURE_BYTES: Final = 96 << 20
 """What capture and, for half a second, its compiler ask for."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import bpf
-from services.cli.doctor_finding import Finding, Status, fail, first_line, ok, skipped, warn
-from services.cli.doctor_privileges import check_capabilities
+from services.cli.doctor.finding import Finding, Status, fail, first_line, ok, skipped, warn
+from services.cli.doctor.privileges import check_capabilities
 
 SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 """The interpreter that the distribution's bcc belongs to."""
 
-_CHILD: Final = Path(__file__).with_name("doctor_load_child.py")
+_CHILD: Final = Path(__file__).with_name("load_child.py")
 _VERSION_SECONDS: Final = 8.0
 _LOAD_SECONDS: Final = 10.0
 _INSTALLERS: Final = {

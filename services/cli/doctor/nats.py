@@ -13,8 +13,8 @@ import structlog
 
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
 from services.cli import units
-from services.cli.doctor_bounds import run_bounded
-from services.cli.doctor_finding import Finding, fail, ok, skipped, warn, without_credentials
+from services.cli.doctor.bounds import run_bounded
+from services.cli.doctor.finding import Finding, fail, ok, skipped, warn, without_credentials
 from services.cli.errors import CliError
 from services.cli.nats_server import nats_server_binary
 from services.cli.settings import BusSettings

@@ -1,6 +1,6 @@
 """Asks bcc for its version, or has it load a small program; run by the system's Python, which has bcc.
 
-    BCC_KERNEL_SOURCE=<our headers> /usr/bin/python3 -I doctor_load_child.py version|load
+    BCC_KERNEL_SOURCE=<our headers> /usr/bin/python3 -I load_child.py version|load
 
 Prints one line of JSON. What is loaded is attached to nothing and is gone with this process. Only the standard library and bcc
 are imported here, and nothing that Python 3.9 does not have.
