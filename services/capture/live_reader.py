@@ -19,7 +19,8 @@ from proto.columns import Observer, Reason
 from proto.flow_batch import FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
 from services.capture.cgroups import CgroupIndex, find_root
-from services.capture.flow_table import Emission, FlowTable, FlowTableSettings
+from services.capture.flow_table import Emission, FlowTable
+from services.capture.flow_timing import FlowTableSettings
 from services.capture.live_records import LiveClock, finish
 from services.capture.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
 

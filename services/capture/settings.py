@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from services.capture.flow_table import FlowTableSettings
+from services.capture.flow_timing import FlowTableSettings
 from services.capture.live_reader import LiveOptions
 from services.capture.replay_source import DEFAULT_CAPACITY as REPLAY_CAPACITY
 from services.capture.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY

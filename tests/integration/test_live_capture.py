@@ -12,7 +12,7 @@ import pytest
 from proto.columns import Observer, Outcome, Role
 from proto.flow_batch import FlowBatch, decode
 from services.capture.cgroups import NoCgroup2Error, find_root
-from services.capture.flow_table import FlowTableSettings
+from services.capture.flow_timing import FlowTableSettings
 from services.capture.live_reader import LiveOptions, LiveReader
 from services.capture.live_worker import LivePublisher
 from services.capture.progress import Progress

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proto.columns import RAW, End, Outcome, Reason, Role
-from services.capture.flow_table import FlowTable, FlowTableSettings
+from services.capture.flow_table import FlowTable
+from services.capture.flow_timing import FlowTableSettings
 from services.capture.replay_source import ReplaySource, replay
 from tests.support.pcap import write
 
