@@ -126,6 +126,7 @@ def _each_alone(resource_spans: ResourceSpans) -> list[ResourceSpans]:
         for span in scope_spans.spans:
             if span.status == Status():
                 span.ClearField("status")  # the Collector writes the unset status out, as an empty one
+            span.attributes.sort(key=lambda attribute: attribute.key)  # their order means nothing in OTLP
             alone = ResourceSpans(resource=resource_spans.resource, schema_url=resource_spans.schema_url)
             alone.scope_spans.add(scope=scope_spans.scope, schema_url=scope_spans.schema_url).spans.append(span)
             found.append(alone)

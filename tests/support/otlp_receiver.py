@@ -214,6 +214,7 @@ class OtlpReceiver:
             if number < leave_out:
                 continue
             key = (span.trace_id, span.span_id)
+            span.attributes.sort(key=lambda attribute: attribute.key)  # their order means nothing in OTLP
             self.taken += 1
             if self.spans.setdefault(key, span) != span:
                 self.conflicts.append(key)
