@@ -1,7 +1,6 @@
 """Live capture against a real nats-server: what sockets on this machine do is in the stream, each byte once."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from typing import Self
@@ -11,30 +10,16 @@ import pytest
 
 from proto.columns import Observer, Outcome, Role
 from proto.flow_batch import FlowBatch, decode
-from services.capture.cgroups import NoCgroup2Error, find_root
 from services.capture.flow_timing import FlowTableSettings
 from services.capture.live_reader import LiveOptions, LiveReader
 from services.capture.live_worker import LivePublisher
 from services.capture.progress import Progress
 from services.capture.socket_tap import TapRules
-from services.capture.tap_loader import SYSTEM_PYTHON
 from services.runtime.bus import connect
 from services.runtime.settings import NatsSettings, StreamSettings
+from tests.support.live_capture import reason_to_skip
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
-
-
-def reason_to_skip() -> str | None:
-    """Why the socket tap cannot be loaded here."""
-    if os.geteuid() != 0:
-        return "loading programs needs root"
-    if subprocess.run([SYSTEM_PYTHON, "-Ic", "from bcc import BPF"], check=False, capture_output=True).returncode:
-        return "the system's Python has no bcc (apt-get install python3-bpfcc)"
-    try:
-        find_root()
-    except NoCgroup2Error as error:
-        return str(error)
-    return None
 
 
 _reason = reason_to_skip()

@@ -6,19 +6,16 @@ All faults run at once, each on its own port, under one tap; docs/diagnosis.md s
 from __future__ import annotations
 
 import operator
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from proto.columns import Role
-from services.capture.cgroups import NoCgroup2Error, find_root
-from services.capture.tap_loader import SYSTEM_PYTHON
 from tests.kernel.fault_lab import REQUEST, SMALL, THINK_SECONDS, Port, run_all
+from tests.support import live_capture
 from tests.support.fault_lab import ONE_WAY_SECONDS, FaultLab, Told
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
@@ -58,19 +55,11 @@ Ends = Callable[[Port], tuple[Told, Told]]
 
 def reason_to_skip() -> str | None:
     """Why there can be no lab here."""
-    if os.geteuid() != 0:
-        return "loading programs and making namespaces needs root"
-    if subprocess.run([SYSTEM_PYTHON, "-Ic", "from bcc import BPF"], check=False, capture_output=True).returncode:
-        return "the system's Python has no bcc (apt-get install python3-bpfcc)"
     if shutil.which("iptables") is None:
         return "needs iptables"
     if not Path("/dev/net/tun").exists():
         return "this kernel has no TUN interfaces"
-    try:
-        find_root()
-    except NoCgroup2Error as error:
-        return str(error)
-    return None
+    return live_capture.reason_to_skip()
 
 
 _reason = reason_to_skip()

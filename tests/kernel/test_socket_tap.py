@@ -14,13 +14,14 @@ import pytest
 
 from proto.columns import Observer, Outcome, Reason, Role
 from services.capture import bpf_syscall
-from services.capture.cgroups import NoCgroup2Error, cgroup_id, find_root
+from services.capture.cgroups import cgroup_id, find_root
 from services.capture.flow_layout import State
 from services.capture.flow_table import FlowTable
 from services.capture.live_records import monotonic_ns
 from services.capture.slot_layout import FLOW_KEY
 from services.capture.socket_tap import SocketTap, TapRules
 from services.capture.tap_loader import SYSTEM_PYTHON, TapLoadError, load_tap
+from tests.support.live_capture import reason_to_skip
 from tests.support.namespaces import Network, Pod
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
@@ -28,19 +29,6 @@ pytestmark = pytest.mark.xdist_group("socket_tap")
 WAIT_SECONDS = 10
 IP, TCP, UDP = 20, 32, 8
 """Header bytes: IPv4, TCP with timestamps, UDP."""
-
-
-def reason_to_skip() -> str | None:
-    """Why the socket tap cannot be loaded here."""
-    if os.geteuid() != 0:
-        return "loading programs needs root"
-    if subprocess.run([SYSTEM_PYTHON, "-Ic", "from bcc import BPF"], check=False, capture_output=True).returncode:
-        return "the system's Python has no bcc (apt-get install python3-bpfcc)"
-    try:
-        find_root()
-    except NoCgroup2Error as error:
-        return str(error)
-    return None
 
 
 _reason = reason_to_skip()
