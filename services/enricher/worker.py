@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -33,8 +32,6 @@ _MAX_ACK_PENDING: Final = 1024
 """Raw batches that all replicas together may hold. A constant: replicas that differ in it would change it to and fro."""
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 5.0
-_SIGNS_OF_LIFE: Final = 3
-"""How often within `ack_wait_seconds` a batch in work says so."""
 
 
 class Worker:
@@ -78,27 +75,12 @@ class Worker:
 
     async def _work(self, delivery: Delivery, slots: asyncio.Semaphore) -> None:
         try:
-            async with self._alive(delivery):
+            async with delivery.kept():
                 await self._enrich(delivery)
         except Stopping:
             await delivery.nak()
         finally:
             slots.release()
-
-    @asynccontextmanager
-    async def _alive(self, delivery: Delivery) -> AsyncIterator[None]:
-        """Keep the batch ours while the block runs, however long the bus refuses."""
-
-        async def say_so() -> None:
-            while True:
-                await asyncio.sleep(self._settings.ack_wait_seconds / _SIGNS_OF_LIFE)
-                await delivery.in_progress()
-
-        task = asyncio.create_task(say_so())
-        try:
-            yield
-        finally:
-            task.cancel()
 
     async def _enrich(self, delivery: Delivery) -> None:
         """Bring one raw batch to its end: stored enriched, or dead. Raises Stopping where it is neither."""

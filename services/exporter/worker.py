@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from typing import Final
 
 import numpy as np
@@ -139,7 +137,7 @@ class Worker:
     async def _settle(self, delivery: runtime_bus.Delivery) -> None:
         """Bring one batch to its end: acknowledged, or given back."""
         try:
-            async with _kept(delivery, self._settings.ack_wait_seconds):
+            async with delivery.kept():
                 await self._export(delivery)
         except asyncio.CancelledError:
             self._given_back.add(1, {"reason": "stopping"})
@@ -206,19 +204,3 @@ class Worker:
             records=records,
         )
         self._dead.add(1, {"reason": refused.reason})
-
-
-@asynccontextmanager
-async def _kept(delivery: runtime_bus.Delivery, ack_wait_seconds: float) -> AsyncIterator[None]:
-    """Tell the bus, for as long as the block runs, that the delivery is being worked on."""
-
-    async def keep() -> None:
-        while True:
-            await asyncio.sleep(ack_wait_seconds / 3)
-            await delivery.in_progress()
-
-    keeping = asyncio.create_task(keep())
-    try:
-        yield
-    finally:
-        keeping.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -29,6 +29,8 @@ _MISSED_SECONDS: Final = 3 * _HEARTBEAT_SECONDS
 _RETRY_SECONDS: Final = 0.5
 _NS: Final = 1_000_000_000
 _IDLE_HEARTBEAT: Final = 100
+_SIGNS_OF_LIFE: Final = 3
+"""How often within `ack_wait` a message that is worked on says so."""
 _ACK, _NAK, _IN_PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 
 
@@ -86,6 +88,21 @@ class Delivery:
         """Say that the message is still being worked on: `ack_wait` begins anew."""
         await self._tell(_IN_PROGRESS)
 
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Keep the message ours while the block runs, however long that takes."""
+
+        async def say_so() -> None:
+            while True:
+                await asyncio.sleep(self._consumption.ack_wait_seconds / _SIGNS_OF_LIFE)
+                await self.in_progress()
+
+        task = asyncio.create_task(say_so())
+        try:
+            yield
+        finally:
+            task.cancel()
+
     async def _tell(self, word: bytes) -> None:
         with contextlib.suppress(DisconnectedError):
             await self._consumption.connection.send(self._reply, word)
@@ -116,7 +133,7 @@ class Consumption:
         """Acknowledgements that the server has not confirmed in time: those messages may come again."""
         self._jetstream = jetstream
         self._max_ack_pending = max_ack_pending
-        self._ack_wait_seconds = ack_wait_seconds
+        self.ack_wait_seconds = ack_wait_seconds
         self._batch = batch
         self._on_no_stream = on_no_stream
         self._buffer: deque[Delivery] = deque()
@@ -179,7 +196,7 @@ class Consumption:
         the message, delivers it anew, and is silent about the old delivery.
         """
         try:
-            async with asyncio.timeout(self._ack_wait_seconds):
+            async with asyncio.timeout(self.ack_wait_seconds):
                 while True:
                     await self.connection.wait_connected()
                     stale = self.connection.generation != generation
@@ -207,7 +224,7 @@ class Consumption:
 
     async def _run(self) -> None:
         self._subscription = await self.connection.subscribe(f"{self._inbox}.*", self._received)
-        keep_alive_seconds = self._ack_wait_seconds / 3
+        keep_alive_seconds = self.ack_wait_seconds / _SIGNS_OF_LIFE
         loop = asyncio.get_running_loop()
         kept_alive_at = loop.time()
         while True:
@@ -254,7 +271,7 @@ class Consumption:
                     self.stream,
                     self.durable,
                     max_ack_pending=self._max_ack_pending,
-                    ack_wait_seconds=self._ack_wait_seconds,
+                    ack_wait_seconds=self.ack_wait_seconds,
                 )
             except ApiError as error:
                 if error.code != STREAM_NOT_FOUND:
