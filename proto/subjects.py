@@ -8,10 +8,13 @@ from typing import Final
 RAW_STREAM: Final = "FLOWS_RAW"
 ENRICHED_STREAM: Final = "FLOWS_ENRICHED"
 DEAD_STREAM: Final = "FLOWS_DEAD"
+RECENT_STREAM: Final = "FLOWS_RECENT"
+"""The latest enriched batches, for looking back: copies, which nobody consumes."""
 
 RAW_SUBJECTS: Final = "flows.raw.>"
 ENRICHED_SUBJECTS: Final = "flows.enriched.>"
 DEAD_SUBJECTS: Final = "flows.dead.>"
+RECENT_SUBJECTS: Final = "flows.recent.>"
 
 ENRICHER_DURABLE: Final = "enricher"
 EXPORTER_DURABLE: Final = "exporter"

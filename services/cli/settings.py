@@ -12,6 +12,7 @@ from services.runtime.errors import SettingsError
 from services.runtime.settings import NatsSettings, StreamSettings, load
 
 _EMBEDDED_STREAM_BYTES = 128 << 20
+_EMBEDDED_RECENT_BYTES = 16 << 20
 
 
 class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +49,9 @@ def embedded_bus_settings(address: NatsAddress) -> BusSettings:
     return BusSettings(
         nats=NatsSettings(url=address.url, token=address.token),
         streams=StreamSettings(
-            raw_bytes=_EMBEDDED_STREAM_BYTES, enriched_bytes=_EMBEDDED_STREAM_BYTES, dead_bytes=_EMBEDDED_STREAM_BYTES
+            raw_bytes=_EMBEDDED_STREAM_BYTES,
+            enriched_bytes=_EMBEDDED_STREAM_BYTES,
+            dead_bytes=_EMBEDDED_STREAM_BYTES,
+            recent_bytes=_EMBEDDED_RECENT_BYTES,
         ),
     )

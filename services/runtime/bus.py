@@ -20,7 +20,7 @@ from proto import subjects
 from services.runtime.connection import Connection, Message, Subscription
 from services.runtime.consuming import Consumption, Delivery
 from services.runtime.errors import BusError, PermissionDeniedError, PublishRefusedError, StreamConfigError, StreamFullError
-from services.runtime.jetstream import ConsumerState, JetStream, StreamState, stream_configs
+from services.runtime.jetstream import ConsumerState, JetStream, StreamState, recent_config, stream_configs
 from services.runtime.publishing import Publisher
 from services.runtime.settings import NatsSettings, StreamSettings
 
@@ -137,10 +137,11 @@ class Bus:
         await self._connection.wait_connected()
 
     async def ensure_streams(self, settings: StreamSettings | None = None) -> None:
-        """Make the three streams, or change them to what the settings say.
+        """Make the streams, or change them to what the settings say.
 
-        Any number of services may do this at once. A user who may not make streams leaves that to the others. Raises
-        StreamConfigError where an existing stream cannot be changed.
+        Any number of services may do this at once. A user who may not make streams leaves that to the others; so it does with
+        the one to look back at, which nothing depends on, wherever that cannot be. Raises StreamConfigError where another
+        existing stream cannot be changed.
         """
         settings = settings or StreamSettings()
         try:
@@ -150,6 +151,12 @@ class Bus:
             logger.info("streams.not_permitted", error=str(error))
             return
         self._streams = settings
+        recent = recent_config(settings)
+        if recent is not None:
+            try:
+                await self._jetstream.ensure_stream(recent)
+            except (PermissionDeniedError, StreamConfigError) as error:
+                logger.warning("streams.nothing_to_look_back_at", error=str(error))
 
     async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None) -> None:
         """Return once the stream has stored the message, or says that it has stored this id before.

@@ -61,10 +61,16 @@ def stream_configs(settings: StreamSettings) -> list[dict[str, Any]]:
         "max_msg_size": -1,
     }
     queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
+    recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
     return [
         queue | {"name": subjects.RAW_STREAM, "subjects": [subjects.RAW_SUBJECTS], "max_bytes": settings.raw_bytes},
         queue
-        | {"name": subjects.ENRICHED_STREAM, "subjects": [subjects.ENRICHED_SUBJECTS], "max_bytes": settings.enriched_bytes},
+        | {
+            "name": subjects.ENRICHED_STREAM,
+            "subjects": [subjects.ENRICHED_SUBJECTS],
+            "max_bytes": settings.enriched_bytes,
+            "republish": recent,
+        },
         shared
         | {
             "name": subjects.DEAD_STREAM,
@@ -76,6 +82,22 @@ def stream_configs(settings: StreamSettings) -> list[dict[str, Any]]:
             "duplicate_window": min(settings.duplicate_window_seconds, settings.dead_max_age_seconds) * _NS,
         },
     ]
+
+
+def recent_config(settings: StreamSettings) -> dict[str, Any] | None:
+    """The stream of copies to look back at; None where none are kept. One server's memory is enough for it."""
+    if not settings.recent_bytes:
+        return None
+    return {
+        "name": subjects.RECENT_STREAM,
+        "subjects": [subjects.RECENT_SUBJECTS],
+        "retention": "limits",
+        "discard": "old",
+        "storage": "memory",
+        "num_replicas": 1,
+        "max_bytes": settings.recent_bytes,
+        "allow_direct": True,
+    }
 
 
 class JetStream:

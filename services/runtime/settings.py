@@ -94,6 +94,14 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = 1 << 30
     dead_bytes: Annotated[int, Meta(ge=1 << 20, description="most bytes in FLOWS_DEAD; the oldest go first")] = 256 << 20
     dead_max_age_seconds: Annotated[int, Meta(ge=1, description="how long FLOWS_DEAD keeps a message")] = 7 * 86_400
+    recent_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="most bytes in FLOWS_RECENT, copies of the latest enriched batches in the server's memory, which"
+            " `wirespan tap --last` and `--since` look back at; 0 keeps none",
+        ),
+    ] = 32 << 20
     duplicate_window_seconds: Annotated[
         int, Meta(ge=1, description="how long a stream remembers message ids; longer than any outage to ride out")
     ] = 600

@@ -19,8 +19,10 @@ from proto.subjects import (
     MESSAGE_ID_HEADER,
     RAW_STREAM,
     REASON_HEADER,
+    RECENT_STREAM,
     RECORDS_HEADER,
     SUBJECT_HEADER,
+    enriched_subject,
 )
 from services.runtime.bus import Bus, PublishRefusedError, StreamConfigError, StreamFullError, connect
 from services.runtime.connection import Connection
@@ -123,6 +125,22 @@ async def test_a_dead_letter_says_what_it_was_and_leaves_the_queue(bus: Bus) -> 
         SUBJECT_HEADER: SUBJECT,
         RECORDS_HEADER: "3",
     }
+
+
+async def test_enriched_batches_can_be_looked_back_at(bus: Bus) -> None:
+    """A copy of what was enriched stays when the exporter has taken it, within its own bytes; with 0 bytes none is made."""
+    await bus.publish(enriched_subject("node-a"), b"batch", message_id="a")
+    async with bus.consume(ENRICHED_STREAM, "exporter", max_ack_pending=1, ack_wait_seconds=10, batch=1) as deliveries:
+        await (await anext(deliveries)).ack()
+
+    copies = [message async for message in bus.peek(RECENT_STREAM)]
+    assert [(copy.subject, copy.data, copy.headers[MESSAGE_ID_HEADER]) for copy in copies] == [
+        ("flows.recent.node-a", b"batch", "a")
+    ]
+
+    await bus.ensure_streams(StreamSettings(recent_bytes=0))
+    await bus.publish(enriched_subject("node-a"), b"later", message_id="b")
+    assert len([message async for message in bus.peek(RECENT_STREAM)]) == 1
 
 
 async def test_a_message_given_back_comes_again(bus: Bus) -> None:

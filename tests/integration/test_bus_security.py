@@ -128,6 +128,14 @@ authorization {
             assert (await operator.stream_state(RAW_STREAM)).messages == 1
 
 
+async def test_what_nothing_depends_on_may_be_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A server without memory for the stream to look back at: the others are made, and one line says what is not there."""
+    with NatsServer(tmp_path / "nats", jetstream="max_memory_store: 1MB") as server:
+        async with connect(settings(server), name="test") as bus:
+            assert await round_trip(bus) == b"batch"
+    assert "streams.nothing_to_look_back_at" in "".join(capfd.readouterr())
+
+
 def test_a_seed_is_text_that_begins_with_its_kind() -> None:
     """The seeds these tests make are what `nsc` would write."""
     seed, public_key = user_seed()

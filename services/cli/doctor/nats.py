@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
+from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
 from services.cli import units
 from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn, without_credentials
@@ -66,7 +66,7 @@ async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:
         server = f"nats-server {greeting['version']} at {shown}" if "version" in greeting else f"connected to {shown}"
         try:
             async with asyncio.timeout(_JETSTREAM_SECONDS):
-                states = [await _stream(bus, name) for name in (RAW_STREAM, ENRICHED_STREAM, DEAD_STREAM)]
+                states = [await _stream(bus, name) for name in (RAW_STREAM, ENRICHED_STREAM, DEAD_STREAM, RECENT_STREAM)]
         except TimeoutError:
             return fail(f"{server}, but JetStream does not answer", _ENABLE_JETSTREAM)
         except ApiError as error:
