@@ -98,6 +98,11 @@ enum packet_late {
     LATE_REPEATED,  /* sent again */
 };
 
+/* Wireshark's tcp.analysis: how far behind the highest byte an overtaken segment may be where no round trip is known. */
+#define FLOW_REORDERING_NS 3000000u
+/* Units of received_at that a host's clock may stand behind: a tick of 250 Hz. */
+#define FLOW_CLOCK_SLACK 4
+
 #define FLOW_RESPONSE_TIME_BUCKETS 20
 #define FLOW_RESPONSE_TIME_UNIT_NS 16000
 
@@ -158,7 +163,7 @@ struct flow_side {
     __u8 fins;
     __u8 resets;
     __u8 duplicate_run; /* duplicate ACKs in a row */
-    __u8 pad;
+    __u8 zero_window_probes;
 };
 
 /*
@@ -202,7 +207,7 @@ struct flow {
     __u16 icmp_errors;              /* deep: ICMP errors that quote a packet of this flow */
     __u8 icmp_error_type;           /* deep: of the last one */
     __u8 icmp_error_code;
-    __u8 pad2[4];
+    __u32 received_at; /* when remote's next_sequence last grew, in units of 2^20 ns */
     struct flow_side sides[2];
     __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
 };
@@ -444,10 +449,10 @@ FLOW_INLINE void tcp_rst(struct flow *flow, int from)
 }
 
 /*
- * A probe of a connection that carries nothing new: a segment of at most one byte just below the highest byte sent, where all
- * of that was acknowledged (RFC 9293 3.8.4).
+ * A probe that carries nothing new: a segment of at most one byte just below the highest byte sent, where all of that was
+ * acknowledged (RFC 9293 3.8.4). Into a closed window it asks for room (Linux), else whether anybody is there.
  */
-FLOW_INLINE int tcp_is_keep_alive(const struct flow_side *own, const struct packet *packet)
+FLOW_INLINE int tcp_is_probe(const struct flow_side *own, const struct packet *packet)
 {
     return packet->payload_bytes <= 1 && own->known & FLOW_KNOWN_NEXT && packet->sequence + 1 == own->next_sequence &&
            own->known & FLOW_KNOWN_ACKNOWLEDGED && own->acknowledged == own->next_sequence &&
@@ -455,9 +460,23 @@ FLOW_INLINE int tcp_is_keep_alive(const struct flow_side *own, const struct pack
 }
 
 /*
+ * Whether the highest byte received came longer ago than the path reorders: the handshake's round trip (Wireshark's rule), with
+ * what a clock of ticks may be wrong by.
+ */
+FLOW_INLINE int tcp_reordering_is_over(const struct flow *flow, const struct packet *packet)
+{
+    __u32 elapsed = (__u32)(packet->time_ns >> 20) - flow->received_at;
+    __u64 limit_ns = FLOW_REORDERING_NS;
+
+    if (flow->syn_ns && flow->handshake_ack_ns > flow->syn_ns && !flow->syn_repeats && !flow->syn_ack_repeats)
+        limit_ns = flow->handshake_ack_ns - flow->syn_ns;
+    return elapsed < 1u << 31 && elapsed > (__u32)(limit_ns >> 20) + FLOW_CLOCK_SLACK;
+}
+
+/*
  * Payload that begins below the highest byte sent was sent before, or was overtaken. A sender's own socket overtakes nothing. At
- * the receiver's, what is acknowledged was there before, and what its two duplicate ACKs asked for was sent again (RFC 5681
- * 3.2); the rest is taken for overtaken, unless the host has judged by time.
+ * the receiver's, what is acknowledged was there before, what its two duplicate ACKs asked for was sent again (RFC 5681 3.2), and
+ * so was what comes when reordering is over; the rest is taken for overtaken. A host with precise times has judged by those.
  */
 FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
 {
@@ -468,7 +487,8 @@ FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int fr
     int reordered = packet->late == LATE_REORDERED;
 
     if (packet->late == LATE_UNJUDGED)
-        reordered = from == FLOW_RX && !acknowledged && !(peer->duplicate_run >= 2 && own->acknowledged == begin);
+        reordered = from == FLOW_RX && !acknowledged && !(peer->duplicate_run >= 2 && own->acknowledged == begin) &&
+                    !tcp_reordering_is_over(flow, packet);
     if (reordered) {
         FLOW_ADD(own->out_of_order, packet->segments);
         return;
@@ -495,18 +515,23 @@ FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int
     if (own->known & FLOW_KNOWN_NEXT) {
         if (sequence_after(own->next_sequence, begin)) {
             fresh = fresh && sequence_after(end, own->next_sequence);
-            if (tcp_is_keep_alive(own, packet))
+            if (tcp_is_probe(own, packet) && !peer->window)
+                count_few(&own->zero_window_probes);
+            else if (tcp_is_probe(own, packet))
                 own->keep_alives += 1;
             else if (packet->payload_bytes)
                 tcp_late(flow, packet, from, begin, end);
         } else if (packet->payload_bytes == 1 && begin == own->next_sequence && !peer->window &&
                    own->known & FLOW_KNOWN_ACKNOWLEDGED) {
+            count_few(&own->zero_window_probes);
             return 0;
         }
     }
     if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence)) {
         own->next_sequence = next;
         own->known |= FLOW_KNOWN_NEXT;
+        if (from == FLOW_RX)
+            flow->received_at = (__u32)(packet->time_ns >> 20);
     }
     return fresh;
 }

@@ -11,8 +11,6 @@
 
 #include "flow.h"
 
-/* Wireshark's tcp.analysis: how far behind the highest byte an overtaken segment may be where no round trip is known. */
-#define DEEP_REORDERING_NS 3000000u
 /* Wireshark's tcp.analysis: a fast retransmission follows the last duplicate ACK this closely. */
 #define DEEP_FAST_RETRANSMIT_NS 20000000u
 
@@ -52,7 +50,7 @@ FLOW_INLINE __u32 deep_narrow(__u64 value)
 FLOW_INLINE __u64 deep_first_rtt(const struct flow *flow, const struct flow_trace *trace)
 {
     if (!trace->syn_ns || !flow->handshake_ack_ns)
-        return DEEP_REORDERING_NS;
+        return FLOW_REORDERING_NS;
     return deep_elapsed(trace->syn_ns, flow->handshake_ack_ns);
 }
 
@@ -125,7 +123,7 @@ FLOW_INLINE void deep_payload(struct flow *flow, struct flow_trace *trace, struc
     if (peer->window_known && own->known & FLOW_KNOWN_ACKNOWLEDGED && end == own->acknowledged + peer->window_bytes)
         own->window_full += 1;
     if (own->known & FLOW_KNOWN_NEXT && sequence_after(own->next_sequence, packet->sequence)) {
-        if (!tcp_is_keep_alive(own, packet)) {
+        if (!tcp_is_probe(own, packet)) {
             packet->late = deep_late(flow, trace, packet, from);
             traced->sample_ns = 0;
         }

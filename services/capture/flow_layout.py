@@ -82,6 +82,7 @@ _MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "icmp_errors": (168, "<u2"),
     "icmp_error_type": (170, "|u1"),
     "icmp_error_code": (171, "|u1"),
+    "received_at": (172, "<u4"),
     "response_time_histogram": (_RX + _SIDE_BYTES, f"({RESPONSE_TIME_BUCKETS},)<u4"),
 }
 
@@ -113,6 +114,7 @@ _SIDE_MEMBERS: Final = {
     "fins": (92, "|u1"),
     "resets": (93, "|u1"),
     "duplicate_run": (94, "|u1"),
+    "zero_window_probes": (95, "|u1"),
 }
 
 MEMBERS: Final = _MEMBERS | {

@@ -99,7 +99,7 @@ _STATE_COLUMNS: Final[dict[str, str]] = {
     "icmp_error_code": "icmp_error_code",
 } | {
     f"{way}_{name}": f"{way}_{name}"
-    for name in ("fins", "resets", "rtt_min_ns", "rtt_max_ns", "traffic_class", "hop_limit")
+    for name in ("zero_window_probes", "fins", "resets", "rtt_min_ns", "rtt_max_ns", "traffic_class", "hop_limit")
     for way in ("tx", "rx")
 }
 """Columns that are a member as it stands."""

@@ -236,6 +236,8 @@ INTEGERS: Final = (
     _pair("tcp.window_full", "window_full", "segments from source to destination in this record that fill the destination's "
           "window; capture files only"),
     _pair("tcp.keep_alives", "keep_alives", "keep-alives from source to destination in this record"),
+    _pair("tcp.zero_window_probes", "zero_window_probes", "segments from source to destination since the flow began that ask "
+          "the destination's closed window for room"),
     _pair("tcp.fins", "fins", "FINs from source to destination since the flow began"),
     _pair("tcp.resets", "resets", "RSTs from source to destination since the flow began"),
     _round_trips("flow", _forward, "source"),

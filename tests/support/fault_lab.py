@@ -51,7 +51,8 @@ SO_RCVBUFFORCE: Final = 33
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 _COUNTERS: Final = (
-    "retransmits", "spurious_retransmits", "out_of_order", "duplicate_acks", "zero_window", "keep_alives", "resets",
+    "retransmits", "spurious_retransmits", "out_of_order", "duplicate_acks", "zero_window", "keep_alives",
+    "zero_window_probes", "resets",
 )  # fmt: skip
 SYMPTOMS: Final = (
     "error.type",

@@ -75,6 +75,7 @@ _PAIRS = {
     "tcp.zero_window": "zero_windows",
     "tcp.window_full": "window_full",
     "tcp.keep_alives": "keep_alives",
+    "tcp.zero_window_probes": "zero_window_probes",
     "tcp.fins": "fins",
     "tcp.resets": "resets",
     "ip.ecn.ce": "ecn_ce",

@@ -19,7 +19,7 @@ _FIELDS = (
     *("ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.len", "ipv6.plen", "tcp.srcport", "tcp.dstport", "tcp.len", "tcp.flags"),
     *("tcp.seq_raw", "tcp.ack_raw", "frame.time_epoch", "frame.number", "tcp.analysis.retransmission"),
     *("tcp.analysis.out_of_order", "tcp.analysis.zero_window", "tcp.analysis.duplicate_ack", "tcp.analysis.keep_alive"),
-    *("tcp.analysis.window_full", "tcp.analysis.initial_rtt", "tcp.stream"),
+    *("tcp.analysis.window_full", "tcp.analysis.zero_window_probe", "tcp.analysis.initial_rtt", "tcp.stream"),
 )
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 
@@ -38,6 +38,7 @@ class Conversation:
     zero_windows: int = 0
     duplicate_acks: int = 0
     keep_alives: int = 0
+    zero_window_probes: int = 0
     window_full: int = 0
     initial_rtts_ns: list[int] = field(default_factory=list)
     """SYN to the ACK that completes the handshake, of each connection where both were seen."""
@@ -79,6 +80,7 @@ def of_tshark(tshark: str, path: Path) -> dict[Key, Conversation]:
             ("zero_windows", row["tcp.analysis.zero_window"]),
             ("duplicate_acks", row["tcp.analysis.duplicate_ack"]),
             ("keep_alives", row["tcp.analysis.keep_alive"]),
+            ("zero_window_probes", row["tcp.analysis.zero_window_probe"]),
             ("window_full", row["tcp.analysis.window_full"]),
         ):
             if told:
@@ -123,6 +125,7 @@ def of_wirespan(path: Path) -> dict[Key, Conversation]:
                 setattr(conversation, name, getattr(conversation, name) + record[f"{way}_{name}"])
         ended[record["flow_id"]] = (frozenset(ends), record)
     for key, record in ended.values():
+        found[key].zero_window_probes += record["tx_zero_window_probes"] + record["rx_zero_window_probes"]
         if record["syn_unix_ns"] and record["handshake_ack_unix_ns"]:
             found[key].initial_rtts_ns.append(record["handshake_ack_unix_ns"] - record["syn_unix_ns"])
         if record["syn_unix_ns"]:

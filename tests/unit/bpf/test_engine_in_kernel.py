@@ -58,6 +58,15 @@ def in_replay(frames, path):
     return used[np.argsort(used["first_ns"])], dispositions
 
 
+def test_a_receiver_tells_reordering_from_repetition_by_time():
+    """In the kernel: overtaken by less than the handshake's round trip is out of order; what comes later was sent again."""
+    talk = Conversation().handshake(rtt=0.02)
+    for step, (seconds, offset) in enumerate([(1, 0), (1.001, 200), (1.015, 100), (2, 400), (2.2, 300)]):
+        talk.tcp(seconds, "client", ACK, seq=1001 + offset, ack=5001, payload=bytes([step]) * 100)
+    (flow,), _ = in_kernel(talk.frames, {bytes([10, 0, 0, 2])})
+    assert (flow["rx_out_of_order"], flow["rx_retransmits"], flow["rx_retransmit_bytes"]) == (1, 1, 100)
+
+
 def test_kernel_and_replay_agree_on_every_member(tmp_path):
     """A talk of every kind, packet by packet through both hosts: equal slots, equal dispositions."""
     web = Conversation().handshake(client_isn=2**32 - 3)

@@ -92,6 +92,18 @@ def test_a_closed_window_and_a_probe_into_it(tmp_path):
     acknowledged(conversation, 3, 100, window=500)
     record = replay_frames(tmp_path, data(conversation, 3.01, 100).frames).only
     assert (record["tx_zero_windows"], record["rx_zero_windows"], record["tx_retransmits"]) == (0, 2, 0)
+    assert (record["tx_zero_window_probes"], record["rx_zero_window_probes"], record["tx_keep_alives"]) == (1, 0, 0)
+
+
+def test_linuxs_probe_of_a_closed_window_is_no_keep_alive(tmp_path):
+    """It looks like one, a segment without payload one below the highest byte; the window that it finds closed tells."""
+    conversation = acknowledged(data(talk(), 1, 0), 1.01, 100, window=0)
+    for second in (2, 3, 5):
+        data(conversation, second, 99, size=0)
+        acknowledged(conversation, second + 0.01, 100, window=0)
+    acknowledged(conversation, 6, 100, window=500)
+    record = replay_frames(tmp_path, data(conversation, 20, 99, size=0).frames).only
+    assert (record["tx_zero_window_probes"], record["tx_keep_alives"], record["rx_zero_windows"]) == (3, 1, 4)
 
 
 @pytest.mark.parametrize(("option", "window"), [(b"", 300), (b"\1\3\3\1", 150)])
