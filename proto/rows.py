@@ -7,13 +7,16 @@ one works on all; the enricher's keys are there once a batch is enriched.
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW, SOCKET, Column
+from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
 TRANSPORTS: Final = {
@@ -36,6 +39,7 @@ TRANSPORTS: Final = {
 }
 """Names of IANA protocol numbers, as OpenTelemetry's `network.transport` and packet analysers spell them."""
 
+_NUMBERS: Final = {name: number for number, name in TRANSPORTS.items()}
 _BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
 _ADDRESSES: Final = frozenset({"local_address", "remote_address"})
 _ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
@@ -121,3 +125,81 @@ def _entity(entity: Entity) -> dict[str, Any]:
         for name, value in entity.attributes.items()
     }
     return {"type": entity.type, **attributes}
+
+
+def batches(shown: Iterable[Mapping[str, Any]]) -> Iterator[FlowBatch]:
+    """Yield the batches that `rows` showed: the way back, one batch for each run of rows of the same node, epoch and sequence.
+
+    Keys that the schema does not know are left out, missing ones have their column's default. Raises DecodeError for a row
+    that `rows` would not have made.
+    """
+    for (node, epoch, sequence), run in itertools.groupby(shown, key=_batch_of):
+        yield _batch(node, epoch, sequence, list(run))
+
+
+def _batch_of(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    node, epoch, sequence = (row.get(key) for key in ("node", "epoch", "sequence"))
+    if not (isinstance(node, str) and isinstance(epoch, str) and isinstance(sequence, int)):
+        raise DecodeError("no record: node, epoch or sequence is missing")
+    return node, epoch, sequence
+
+
+def _batch(node: str, epoch: str, sequence: int, run: Sequence[Mapping[str, Any]]) -> FlowBatch:
+    columns, tables = {}, _Tables()
+    try:
+        for column in COLUMNS.values():
+            if any(column.name in row for row in run):
+                values = [_wire_value(column, row.get(column.name), tables) for row in run]
+                columns[column.name] = np.array(values, column.numpy_dtype.base).reshape(len(run), *column.numpy_dtype.shape)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DecodeError(f"no record: {column.name}: {error}") from error
+    enriched = any(column.name in row for column in ENRICHED for row in run)
+    times = [int(time) for name in ("start_unix_ns", "end_unix_ns") if name in columns for time in columns[name]]
+    return FlowBatch(
+        node=node,
+        epoch=epoch,
+        sequence=sequence,
+        count=len(run),
+        interval=(min(times, default=0), max(times, default=0)),
+        columns=columns,
+        containers=tables.containers,
+        entities=tables.entities if enriched else None,
+    )
+
+
+class _Tables:
+    """The side tables of a batch that is made of rows: each thing once."""
+
+    def __init__(self) -> None:
+        self.containers: list[dict[str, str]] = []
+        self.entities: list[Entity] = []
+        self._places: dict[str, int] = {}
+
+    def place(self, column: str, value: Mapping[str, Any]) -> int:
+        """Return the index of what a row says that its index column points at."""
+        table: list[Any] = self.containers if column == "local_container" else self.entities
+        key = f"{column == 'local_container'}{json.dumps(value, sort_keys=True)}"
+        if key not in self._places:
+            self._places[key] = len(table)
+            if column == "local_container":
+                table.append(dict(value))
+            else:
+                table.append(Entity(value["type"], {name: each for name, each in value.items() if name != "type"}))
+        return self._places[key]
+
+
+def _wire_value(column: Column, value: Any, tables: _Tables) -> Any:
+    if value is None:
+        return np.full(column.numpy_dtype.shape, column.default) if column.numpy_dtype.kind != "V" else np.void(bytes(16))
+    if column.name in _ADDRESSES:
+        return np.void(_packed_address(value))
+    if column.name == "local_container" or column.name in _ENTITY_INDEXES:
+        return tables.place(column.name, value)
+    if isinstance(value, str):
+        return _NUMBERS[value] if column.name == "transport" else column.enum[value.upper()] if column.enum else int(value)
+    return value
+
+
+def _packed_address(text: str) -> bytes:
+    address = ipaddress.ip_address(text)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed

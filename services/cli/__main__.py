@@ -15,7 +15,7 @@ from services.cli.errors import CliError
 _COMMANDS: Final = {
     "up": ("services.cli.up", "up", "Show live flows; their spans go to a backend or a file."),
     "replay": ("services.cli.replay", "replay", "Turn capture files into spans and account for every packet."),
-    "tap": ("services.cli.tap", "tap", "Print flow records live, as they pass on the bus."),
+    "tap": ("services.cli.tap.command", "tap", "Print flow records as they pass on the bus, or passed; filters."),
     "snapshot": ("services.cli.snapshot", "snapshot", "Write a live cluster's objects to a file for replay."),
     "doctor": ("services.cli.doctor.command", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
     "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),

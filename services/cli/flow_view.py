@@ -12,7 +12,7 @@ from typing import Any, Final
 from proto.flow_batch import FlowBatch
 from proto.rows import rows
 
-_WORKLOAD_NAMES: Final = (
+WORKLOAD_NAMES: Final = (
     "k8s.deployment.name",
     "k8s.statefulset.name",
     "k8s.daemonset.name",
@@ -80,6 +80,8 @@ class FlowView:
     """It is known who began; else source is merely the local end."""
     local_is_source: bool
     """The source's end saw this, not the destination's."""
+    captured: bool
+    """A capture file saw it, which stands at neither end."""
     transport: str
     outcome: str
     bytes_out: int
@@ -101,9 +103,9 @@ class FlowView:
         return self.source if self.local_is_source else self.destination
 
 
-def flow_views(batch: FlowBatch) -> Iterator[FlowView]:
-    """Yield a view of every record of a raw or enriched batch."""
-    return (_view(row) for row in rows(batch))
+def flow_views(batch: FlowBatch, *, numeric: bool = False) -> Iterator[FlowView]:
+    """Yield a view of every record of a raw or enriched batch; `numeric` ones have addresses where there are names."""
+    return (flow_view(row, numeric=numeric) for row in rows(batch))
 
 
 def printable(text: str) -> str:
@@ -111,7 +113,8 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _view(row: Mapping[str, Any]) -> FlowView:
+def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
+    """Return the view of one row of `proto.rows`."""
     source, destination = ("remote", "local") if row["role"] == "server" else ("local", "remote")
     bytes_out, bytes_in = ("rx_bytes", "tx_bytes") if source == "remote" else ("tx_bytes", "rx_bytes")
     return FlowView(
@@ -120,10 +123,11 @@ def _view(row: Mapping[str, Any]) -> FlowView:
         seen_at=(row["local_address"], row["local_port"]),
         first=row["record"] == 0,
         end_unix_ns=row["end_unix_ns"],
-        source=_peer(row, source),
-        destination=_peer(row, destination),
+        source=_peer(row, source, numeric=numeric),
+        destination=_peer(row, destination, numeric=numeric),
         directed=row["role"] != "unknown",
         local_is_source=source == "local",
+        captured=row["observer"] == "capture",
         transport=_transport(row),
         outcome="" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " "),
         bytes_out=row[bytes_out],
@@ -149,9 +153,9 @@ def _connection(row: Mapping[str, Any]) -> Hashable:
     return row["transport"], frozenset((row[f"{end}_address"], row[f"{end}_port"]) for end in ("local", "remote"))
 
 
-def _peer(row: Mapping[str, Any], end: str) -> Peer:
+def _peer(row: Mapping[str, Any], end: str, *, numeric: bool) -> Peer:
     port = 0 if row["transport"] in {"icmp", "icmpv6"} else row[f"{end}_port"]
-    name = _workload(row.get(f"{end}_entity")) or _workload(row.get(f"{end}_service"))
+    name = "" if numeric else _workload(row.get(f"{end}_entity")) or _workload(row.get(f"{end}_service"))
     return Peer(name, is_address=False, port=port) if name else Peer(row[f"{end}_address"], is_address=True, port=port)
 
 
@@ -159,7 +163,7 @@ def _workload(entity: Mapping[str, Any] | None) -> str:
     """`namespace/name` of an entity, or its bare name; empty where it has none."""
     if entity is None:
         return ""
-    names = _WORKLOAD_NAMES if _is_of_cluster(entity) else _LOCAL_NAMES
+    names = WORKLOAD_NAMES if _is_of_cluster(entity) else _LOCAL_NAMES
     name = next((entity[key] for key in names if entity.get(key)), "")
     namespace = entity.get("k8s.namespace.name", "")
     return printable(f"{namespace}/{name}" if namespace and name else str(name))

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _TIME_UNITS: Final = (("ns", 1_000), ("µs", 1_000), ("ms", 1_000), ("s", 60))
 """Each unit and how many of it make the next."""
+
+
+_SPELT: Final = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86_400 * 10**9,
+}
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+")
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(\D+)")
+
+
+def nanoseconds(text: str) -> int:
+    """Return the duration that a person wrote: 250us, 1.5s, 10m, 1h30m. Raises ValueError."""
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{text!r} is no duration; 100ms, 1.5s and 1h30m are")
+    return round(sum(float(number) * _SPELT[unit] for number, unit in _PART.findall(text)))
 
 
 def byte_count(number: int) -> str:

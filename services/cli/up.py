@@ -36,7 +36,7 @@ from services.cli.options import cluster_name_option, destination_options, kube_
 from services.cli.pipeline import Pipeline, Plan, Status, running_pipeline
 from services.cli.replay import prepare_output
 from services.cli.settings import bus_settings
-from services.cli.tap import show_batch
+from services.cli.tap.printing import show_batch
 
 _DATA: Final = Path(__file__).parents[2] / "tests" / "data"
 BUNDLED_CAPTURE: Final = _DATA / "cluster.pcapng"

@@ -53,3 +53,13 @@ def test_counts_have_their_thousands_apart_and_their_noun_in_number() -> None:
     assert units.counted(1, "record") == "1 record"
     assert units.counted(2, "record") == "2 records"
     assert units.counted(12_345, "batch", "batches") == "12,345 batches"
+
+
+def test_durations_are_read_as_people_write_them() -> None:
+    """One unit or several, each with its number."""
+    assert units.nanoseconds("250us") == units.nanoseconds("250µs") == 250_000
+    assert units.nanoseconds("1.5s") == 1_500_000_000
+    assert units.nanoseconds("1h30m") == 5_400_000_000_000
+    for text in ("", "10", "s", "1 s", "-1s", "1s!"):
+        with pytest.raises(ValueError, match="is no duration"):
+            units.nanoseconds(text)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 
 from proto.columns import ENRICHED, RAW, SOCKET, Outcome
+from proto.errors import DecodeError
 from proto.flow_batch import Entity, FlowBatch, decode, encode
-from proto.rows import address_text, rows
+from proto.rows import address_text, batches, rows
 from tests.support.batches import flow_batches
 
 
@@ -96,3 +98,37 @@ def test_what_only_a_socket_knows_is_shown_where_it_is_there():
     assert (live["smoothed_rtt_ns"], live["congestion_window"]) == (7, 0)
     (replayed,) = rows(_batch())
     assert "smoothed_rtt_ns" not in replayed
+
+
+@given(flow_batches())
+def test_rows_become_a_batch_again(batch) -> None:
+    """What JSON lines say can be asked the same questions as what passed on the bus."""
+    shown = [json.loads(json.dumps(row)) for row in rows(batch)]
+    assert [row for again in batches(shown) for row in rows(again)] == shown
+
+
+def test_rows_of_several_batches_stay_apart() -> None:
+    """Each row keeps the node, epoch and sequence it has."""
+    shown = [row for node in "aab" for row in rows(_batch(columns={"tx_bytes": [len(node)]}) if node == "a" else _batch())]
+    shown[2]["node"] = "node-b"
+    assert [(again.node, again.count) for again in batches(shown)] == [("node-a", 2), ("node-b", 1)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"node": "n", "epoch": "e"},
+        {"node": "n", "epoch": "e", "sequence": 0, "local_address": "nowhere"},
+        {"node": "n", "epoch": "e", "sequence": 0, "outcome": "splendid"},
+        {"node": "n", "epoch": "e", "sequence": 0, "transport": "pigeon"},
+        {"node": "n", "epoch": "e", "sequence": 0, "tx_bytes": -1},
+        {"node": "n", "epoch": "e", "sequence": 0, "tx_bytes": []},
+        {"node": "n", "epoch": "e", "sequence": 0, "local_entity": "redis"},
+        {"node": "n", "epoch": "e", "sequence": 0, "response_time_histogram": [1]},
+    ],
+)
+def test_what_no_batch_would_show_is_refused(row) -> None:
+    """With the error that other bad input has."""
+    with pytest.raises(DecodeError, match="no record"):
+        list(batches([row]))

@@ -1,0 +1,76 @@
+"""Batches from the bus: those that passed lately, those that pass now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from rich.console import Console
+
+from proto.errors import DecodeError
+from proto.flow_batch import FlowBatch, decode
+from proto.subjects import ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SUBJECTS, RECENT_STREAM
+from services.cli import units
+from services.cli.errors import CliError
+from services.cli.flow_view import printable
+from services.runtime import bus as runtime_bus
+from services.runtime.errors import ApiError
+
+_SLOW_CONNECT_SECONDS: Final = 1.0
+
+
+async def say_while_waiting(bus: runtime_bus.Bus, notes: Console, url: str) -> None:
+    """Wait for the connection; say so where it takes longer than a moment."""
+    try:
+        async with asyncio.timeout(_SLOW_CONNECT_SECONDS):
+            await bus.wait_connected()
+    except TimeoutError:
+        notes.print(f"waiting for NATS at {printable(url.rpartition('@')[2])} ...", markup=False)
+        await bus.wait_connected()
+
+
+class BusSource:
+    """What a tap hears. Nothing is taken from the pipeline: what comes faster than it is read is left out, and said."""
+
+    def __init__(self, bus: runtime_bus.Bus, notes: Console, *, raw: bool) -> None:
+        self._bus = bus
+        self._notes = notes
+        self._watch = bus.watch(RAW_SUBJECTS if raw else ENRICHED_SUBJECTS)
+        self._seen: set[str] = set()
+
+    async def recent(self) -> AsyncIterator[FlowBatch]:
+        """Yield what FLOWS_RECENT holds, oldest first. `live` goes on where this ends. Raises CliError where there is none."""
+        await self._watch.start()
+        try:
+            async for message in self._bus.peek(RECENT_STREAM):
+                self._seen.add(message.headers.get(MESSAGE_ID_HEADER, ""))
+                for batch in self._decoded(message):
+                    yield batch
+        except ApiError as error:
+            raise CliError(
+                f"there is nothing to look back at: {RECENT_STREAM} is not there (WIRESPAN_STREAMS_RECENT_BYTES)"
+            ) from error
+
+    async def live(self) -> AsyncIterator[FlowBatch]:
+        """Yield batches as they pass, without those that `recent` has had."""
+        told = 0
+        async for message in self._watch:
+            if self._watch.dropped > told:
+                self._notes.print(f"{units.counted(self._watch.dropped - told, 'message')} left out", style="yellow")
+                told = self._watch.dropped
+            if message.headers.get(MESSAGE_ID_HEADER) not in self._seen:
+                for batch in self._decoded(message):
+                    yield batch
+
+    @property
+    def left_out(self) -> int:
+        """Messages that came faster than they were read."""
+        return self._watch.dropped
+
+    def _decoded(self, message: runtime_bus.WatchedMessage) -> list[FlowBatch]:
+        try:
+            return [decode(message.data)]
+        except DecodeError as error:
+            self._notes.print(f"{message.subject}: not a FlowBatch: {printable(str(error))}", style="red", markup=False)
+            return []

@@ -1,0 +1,171 @@
+"""The `wirespan tap` command."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import click
+from rich.console import Console
+
+from proto.flow_batch import FlowBatch
+from services.cli import interruption, units
+from services.cli.errors import CliError
+from services.cli.flow_view import printable
+from services.cli.interruption import Interruption
+from services.cli.options import quiet_logs
+from services.cli.settings import BusSettings, bus_settings
+from services.cli.tap.bus_source import BusSource, say_while_waiting
+from services.cli.tap.filter_options import FilterCommand, conditions
+from services.cli.tap.filters import FlowFilter, between
+from services.cli.tap.input_file import InputLines
+from services.cli.tap.printing import Format, Printer
+from services.runtime import bus as runtime_bus
+
+
+class _Moment(click.ParamType[int]):
+    """A moment as a person says it: so long ago, or RFC 3339. Unix nanoseconds."""
+
+    name = "moment"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        with contextlib.suppress(ValueError):
+            return time.time_ns() - units.nanoseconds(text)
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r}: neither a duration (90s, 10m, 1h30m) nor a time (2026-05-28T07:12:09Z)", param, ctx)
+        return int((moment if moment.tzinfo else moment.astimezone(UTC)).timestamp() * 1_000_000) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Which records, from when, and how they are shown."""
+
+    wanted: FlowFilter
+    printer: Printer
+    last: int | None
+    history: bool
+    follow: bool
+
+
+@click.command(cls=FilterCommand)
+@click.option("--nats-url", metavar="URL", help="NATS to listen on. Default: WIRESPAN_NATS_URL, or nats://127.0.0.1:4222.")
+@click.option(
+    "--input-file",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Read JSON lines instead: records (`-o json`) or spans (OTLP/JSON); - is standard input.",
+)
+@click.option("--raw/--enriched", default=False, help="Records as captured, or with the workloads they belong to (default).")
+@click.option("--last", metavar="NUMBER", type=click.IntRange(min=1), help="The latest records of those that passed lately.")
+@click.option("--since", metavar="WHEN", type=_Moment(), help="Those since then: 10m, 1h30m, or a time (RFC 3339).")
+@click.option("--until", metavar="WHEN", type=_Moment(), help="Those until then.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with those that pass from now on. So it is without the three above.")
+@click.option("--numeric", is_flag=True, help="Show addresses where there are names.")
+@click.option(
+    "-o", "--output", "form", type=click.Choice(["compact", "table", "json", "dict"]), default="compact", show_default=True
+)
+@click.pass_context
+def tap(
+    ctx: click.Context,
+    /,
+    *,
+    nats_url: str | None,
+    input_file: BinaryIO | None,
+    raw: bool,
+    last: int | None,
+    since: int | None,
+    until: int | None,
+    follow: bool,
+    numeric: bool,
+    form: Format,
+    **_filters: object,
+) -> None:
+    """Print flow records, one line each: those that pass, until Ctrl-C, or those that passed lately, or those of a file.
+
+    Only listens: nothing is taken from the pipeline, and what comes faster than it can be printed is left out and counted.
+
+    Values of one filter are alternatives, different filters must all hold, --not leaves out what the next one accepts:
+
+    \b
+      wirespan tap --to-service redis --min-response-time 100ms
+      wirespan tap --from-namespace shop --outcome failed --not --port 53 --since 10m
+    """  # noqa: D301  # \b is click's: leave the lines as they are
+    history = last is not None or since is not None or until is not None
+    if follow and (until is not None or input_file is not None):
+        raise click.UsageError(f"--follow has no end, {'--until' if until is not None else '--input-file'} has one")
+    if raw and (history or input_file is not None):
+        raise click.UsageError("--raw is for what passes now: raw records are gone once they are enriched")
+    wanted = FlowFilter([*conditions(ctx, enriched=not raw), *between(since, until)])
+    asked = _Asked(wanted, Printer(form, numeric=numeric), last, history, follow or not history)
+    if input_file is not None:
+        _show_file(input_file, asked)
+        return
+    settings = bus_settings(nats_url)
+    quiet_logs()
+    raise SystemExit(interruption.run(lambda interrupted: _tap(settings, interrupted, asked, raw=raw)))
+
+
+async def _tap(settings: BusSettings, interrupted: Interruption, asked: _Asked, *, raw: bool) -> int:
+    notes = _notes()
+    async with runtime_bus.connect(settings.nats, name="wirespan-tap") as bus:
+        source = BusSource(bus, notes, raw=raw)
+
+        async def listen() -> None:
+            await say_while_waiting(bus, notes, settings.nats.url)
+            async for batch in _passing(source, asked):
+                asked.printer.show(batch)
+
+        ended = await interrupted.unless_asked(listen())
+        if source.left_out:
+            notes.print(f"{units.counted(source.left_out, 'message')} came faster than they could be shown", style="yellow")
+    return 0 if interrupted.exit_status or (ended and not asked.follow) else 1
+
+
+async def _passing(source: BusSource, asked: _Asked) -> AsyncIterator[FlowBatch]:
+    if asked.history:
+        held = [batch async for batch in source.recent()]
+        for batch in latest(map(asked.wanted, held), asked.last):
+            yield batch
+    if asked.follow:
+        async for batch in source.live():
+            yield asked.wanted(batch)
+
+
+def _show_file(lines: BinaryIO, asked: _Asked) -> None:
+    source = InputLines(lines)
+    for batch in latest(map(asked.wanted, source.batches()), asked.last):
+        asked.printer.show(batch)
+    if source.refused:
+        reason = f"neither records nor spans ({printable(source.first_reason)})"
+        if source.refused == source.read:
+            raise CliError(f"{getattr(lines, 'name', '<stdin>')}: {reason}")
+        _notes().print(f"{units.counted(source.refused, 'line')} left out: {reason}", style="yellow", markup=False)
+
+
+def latest(batches: Iterator[FlowBatch], number: int | None) -> Iterator[FlowBatch]:
+    """Yield the last `number` records of all the batches, in their order; all of them where it is None."""
+    if number is None:
+        yield from batches
+        return
+    kept: deque[FlowBatch] = deque()
+    records = 0
+    for batch in batches:
+        kept.append(batch)
+        records += batch.count
+        while records - kept[0].count >= number:
+            records -= kept.popleft().count
+    for place, batch in enumerate(kept):
+        yield batch.take(slice(max(records - number, 0), None)) if place == 0 else batch
+
+
+def _notes() -> Console:
+    return Console(file=sys.stderr, highlight=False)

@@ -1,0 +1,155 @@
+"""The filters as options: each with its `--not`, those of an end also as `--from-...` and `--to-...`.
+
+Values of the same option are alternatives; different options must all hold; `--not` turns the filter after it into something
+that is left out. That is the grammar of `hubble observe`, which people know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import click
+
+from services.cli.tap import filters
+from services.cli.tap.filters import Condition, EndTest, RecordTest, Where, at
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    name: str
+    metavar: str
+    help: str
+    test: Callable[[str], EndTest] | Callable[[str], RecordTest]
+    of_end: bool = True
+    enriched_only: bool = False
+
+
+_FILTERS: Final = (
+    _Filter("pod", "[NS/]PREFIX", "a pod whose name begins so; `NS/` stands for all of a namespace", filters.pod,
+            enriched_only=True),
+    _Filter("namespace", "NAME", "in this namespace", filters.namespace, enriched_only=True),
+    _Filter("service", "[NS/]NAME", "this Service, or has this `service.name`", filters.service, enriched_only=True),
+    _Filter("workload", "[NS/]NAME", "the deployment, stateful set, node, systemd unit ... of that name", filters.workload,
+            enriched_only=True),
+    _Filter("ip", "ADDRESS|CIDR", "this address, or in this network", filters.address),
+    _Filter("port", "PORT[-PORT]", "at this port, or one of this range", filters.port),
+    _Filter("protocol", "NAME|NUMBER", "the transport: tcp, udp, icmp, icmpv6, sctp ...", filters.protocol, of_end=False),
+    _Filter("outcome", "NAME", "established, closed, half_open, refused, timeout or reset; `failed` is each of the last three",
+            filters.outcome, of_end=False),
+    _Filter("seen-by", "WHO", "whose socket saw it: client, server or unknown; `capture` is a capture file", filters.observer,
+            of_end=False),
+    _Filter("node-name", "NAME", "the node that saw it", filters.node, of_end=False),
+    _Filter("min-response-time", "DURATION", "a response took at least this: 250us, 100ms, 1.5s", filters.min_response_time,
+            of_end=False),
+    _Filter("min-connect-time", "DURATION", "connecting took at least this", filters.min_connect_time, of_end=False),
+    _Filter("min-retransmits", "NUMBER", "at least so many segments and SYNs were sent again", filters.min_retransmits,
+            of_end=False),
+)  # fmt: skip
+
+_NOT: Final = "--not"
+_SIDES: Final[tuple[tuple[str, Where, str], ...]] = (
+    ("", "either", "Either end is"),
+    ("from-", "source", "The source is"),
+    ("to-", "destination", "The destination is"),
+)
+
+
+class _Test(click.ParamType[Any]):
+    """The text given to a filter, as what it accepts."""
+
+    name = "text"
+
+    def __init__(self, test: Callable[[str], Any], where: Where | None) -> None:
+        self._test = test
+        self._where = where
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            accepted = self._test(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        return accepted if self._where is None else at(self._where, cast(EndTest, accepted))
+
+
+class FilterOption(click.Option):
+    """One filter, of one end or of the record, or its negation."""
+
+    def __init__(
+        self, given: _Filter, *, where: Where | None, side: str = "", subject: str = "", negated: bool = False
+    ) -> None:
+        self.field = f"{side}{given.name}"
+        self.negated = negated
+        self.enriched_only = given.enriched_only
+        super().__init__(
+            [f"--not-{self.field}" if negated else f"--{self.field}"],
+            metavar=given.metavar,
+            type=_Test(given.test, where),
+            multiple=True,
+            hidden=negated,
+            help=f"{subject} {given.help}." if subject else f"{given.help[0].upper()}{given.help[1:]}.",
+        )
+
+
+class FilterCommand(click.Command):
+    """A command with an option for every filter, each of which may have `--not` before it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Make `--not --port 80` the negated option that stands for it."""
+        return super().parse_args(ctx, list(_negations_joined(args)))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the filters apart from the rest."""
+        rest: list[tuple[str, str]] = []
+        filtering: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                (filtering if isinstance(parameter, FilterOption) else rest).append(record)
+        for title, records in (("Options", rest), ("Filters", [*filtering, (_NOT, "Leave out what the next filter accepts.")])):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def conditions(ctx: click.Context, *, enriched: bool) -> list[Condition]:
+    """Return the filters that a command was called with.
+
+    Raises click.UsageError where one needs names and the records that are asked for have none.
+    """
+    found = []
+    for option in ctx.command.params:
+        if isinstance(option, FilterOption) and (given := ctx.params[str(option.name)]):
+            if option.enriched_only and not enriched:
+                raise click.UsageError(f"--{option.field} needs records with names, and --raw ones have none", ctx)
+            found += [Condition(option.field, accepts, option.negated) for accepts in given]
+    return found
+
+
+def _options() -> Iterator[FilterOption]:
+    for one in _FILTERS:
+        for negated in (False, True):
+            if not one.of_end:
+                yield FilterOption(one, where=None, negated=negated)
+                continue
+            for side, where, subject in _SIDES:
+                yield FilterOption(one, where=where, side=side, subject=subject, negated=negated)
+
+
+def _negations_joined(args: list[str]) -> Iterator[str]:
+    names = {f"--{option.field}" for option in _options()}
+    words = iter(args)
+    for word in words:
+        if word != _NOT:
+            yield word
+            continue
+        option = next(words, "")
+        if option.partition("=")[0] not in names:
+            raise click.UsageError(f"{_NOT} stands before a filter, as in {_NOT} --port 53")
+        yield f"--not-{option.removeprefix('--')}"

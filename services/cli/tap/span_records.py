@@ -1,0 +1,125 @@
+"""Spans of Wirespan's, OTLP/JSON, as the records they were made of: as far as people look at records.
+
+The way back of docs/attributes.md. What a span does not say has its default. Local is the end that the span's resource is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from proto.errors import DecodeError
+
+_DIRECTIONS: Final = {"forward": "client", "reverse": "server", "unknown": "unknown"}
+_OBSERVERS: Final = {"capture": "capture"}
+_BOTH_WAYS: Final = {
+    "bytes.delta": "bytes",
+    "bytes.total": "bytes_total",
+    "packets.delta": "packets",
+    "packets.total": "packets_total",
+    "payload.bytes.delta": "payload_bytes",
+    "tcp.retransmits": "retransmits",
+    "tcp.retransmit_bytes": "retransmit_bytes",
+    "tcp.out_of_order": "out_of_order",
+    "tcp.duplicate_acks": "duplicate_acks",
+    "tcp.zero_window": "zero_windows",
+    "tcp.keep_alives": "keep_alives",
+}
+"""Attributes after `flow.` and `flow.reverse.`, and their columns after `tx_` and `rx_`."""
+_COLUMNS: Final = {
+    "flow.record": "record",
+    "flow.end_reason": "reason",
+    "flow.connection.outcome": "outcome",
+    "flow.tcp.syn_repeats": "syn_repeats",
+    "flow.tcp.syn_ack_repeats": "syn_ack_repeats",
+    "flow.response.count": "responses",
+    "flow.response.time_sum": "response_time_sum_ns",
+    "flow.response.time_max": "response_time_max_ns",
+    "flow.icmp.type.id": "icmp_type",
+    "flow.icmp.code.id": "icmp_code",
+    "flow.tcp.socket.rtt.smoothed": "smoothed_rtt_ns",
+    "flow.tcp.socket.rtt.min": "min_rtt_ns",
+}
+_NOT_OF_ENTITY: Final = frozenset({"address", "port"})
+_SERVICE: Final = "k8s.service."
+
+
+def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row as `proto.rows` makes them for every flow span in an ExportTraceServiceRequest.
+
+    Spans of others are passed over. Raises DecodeError for what is not OTLP/JSON.
+    """
+    try:
+        for resource_spans in request["resourceSpans"]:
+            resource = _attributes(resource_spans.get("resource", {}))
+            for scope_spans in resource_spans.get("scopeSpans", ()):
+                for span in scope_spans.get("spans", ()):
+                    attributes = _attributes(span)
+                    if "flow.direction" in attributes and "source.address" in attributes and "flow.record" in attributes:
+                        yield _record(span, attributes, resource)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DecodeError(f"no OTLP/JSON: {error!r}") from error
+
+
+def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> dict[str, Any]:
+    role = _DIRECTIONS[attributes["flow.direction"]]
+    local, remote = ("destination", "source") if role == "server" else ("source", "destination")
+    forward, reverse = ("rx", "tx") if role == "server" else ("tx", "rx")
+    start = int(span["startTimeUnixNano"])
+    row: dict[str, Any] = {
+        "node": str(resource.get("host.name", "")),
+        # A trace is a connection, and its spans of one side are of one flow.
+        "epoch": role,
+        "sequence": 0,
+        "flow_id": int(span["traceId"][16:], 16),
+        "observer": _OBSERVERS.get(attributes.get("flow.observer", ""), "socket"),
+        "role": role,
+        "transport": _transport(attributes["network.transport"]),
+        "start_unix_ns": start,
+        "end_unix_ns": int(span["endTimeUnixNano"]),
+        "flow_start_unix_ns": attributes.get("flow.start", start),
+    }
+    for side, end in (("local", local), ("remote", remote)):
+        row[f"{side}_address"] = attributes[f"{end}.address"]
+        row[f"{side}_port"] = attributes.get(f"{end}.port", 0)
+        row[f"{side}_entity"], row[f"{side}_service"] = _entities(attributes, f"{end}.")
+    if (connect_ns := attributes.get("flow.tcp.connect.time")) is not None:
+        row |= {"syn_unix_ns": start, "handshake_ack_unix_ns": start + connect_ns}
+    for attribute, column in _BOTH_WAYS.items():
+        row[f"{forward}_{column}"] = attributes.get(f"flow.{attribute}", 0)
+        row[f"{reverse}_{column}"] = attributes.get(f"flow.reverse.{attribute}", 0)
+    return row | {column: attributes[name] for name, column in _COLUMNS.items() if name in attributes}
+
+
+def _entities(attributes: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the end's workload and its Service."""
+    of_end = {
+        name.removeprefix(prefix): value
+        for name, value in attributes.items()
+        if name.startswith(prefix) and name.removeprefix(prefix) not in _NOT_OF_ENTITY
+    }
+    service = {name: of_end.pop(name) for name in list(of_end) if name.startswith(_SERVICE)}
+    if service and (namespace := of_end.get("k8s.namespace.name")):
+        service["k8s.namespace.name"] = namespace
+    only_service = service and set(of_end) <= {"k8s.namespace.name", "service.name", "service.namespace"}
+    workload = None if only_service or not of_end else {"type": _type(of_end), **of_end}
+    return workload, {"type": "k8s.service", **service} if service else None
+
+
+def _type(attributes: Mapping[str, Any]) -> str:
+    return next((kind for kind in ("k8s.pod", "k8s.node", "host") if f"{kind}.name" in attributes), "service")
+
+
+def _transport(name: str) -> str | int:
+    return int(name.rpartition("_")[2]) if name.startswith("ip_protocol_") else name
+
+
+def _attributes(holder: Mapping[str, Any]) -> dict[str, Any]:
+    return {attribute["key"]: _value(attribute["value"]) for attribute in holder.get("attributes", ())}
+
+
+def _value(value: Mapping[str, Any]) -> Any:
+    ((kind, content),) = value.items()
+    if kind == "arrayValue":
+        return [_value(each) for each in content.get("values", ())]
+    return int(content) if kind == "intValue" else content

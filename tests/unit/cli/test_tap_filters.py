@@ -1,0 +1,170 @@
+"""`wirespan tap` shows what was asked for: filters against records whose ends are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from proto.columns import NO_INDEX, Observer, Outcome, Role
+from proto.flow_batch import Entity, FlowBatch
+from services.cli.tap.filter_options import FilterCommand, conditions
+from services.cli.tap.filters import FlowFilter, between
+
+WEB = Entity("k8s.pod", {"k8s.pod.name": "web-5d9-x7k", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
+REDIS = Entity("k8s.pod", {"k8s.pod.name": "redis-0", "k8s.statefulset.name": "redis", "k8s.namespace.name": "shop"})
+DNS = Entity("k8s.pod", {"k8s.pod.name": "coredns-1", "k8s.deployment.name": "coredns", "k8s.namespace.name": "kube-system"})
+REDIS_SERVICE = Entity("k8s.service", {"k8s.service.name": "cache", "k8s.namespace.name": "shop"})
+
+
+def _address(text: str) -> bytes:
+    return bytes(10) + b"\xff\xff" + bytes(map(int, text.split(".")))
+
+
+BATCH = FlowBatch(
+    node="worker-a",
+    epoch="e",
+    sequence=0,
+    count=4,
+    interval=(0, 0),
+    columns={
+        "flow_id": np.arange(4, dtype="<u8"),
+        # 0: web -> redis:6379, seen by web; 1: the same, seen by redis; 2: web -> coredns:53; 3: an echo, nobody saw who began
+        "role": np.array([Role.CLIENT, Role.SERVER, Role.CLIENT, Role.UNKNOWN], "|u1"),
+        "observer": np.array([Observer.SOCKET] * 3 + [Observer.CAPTURE], "|u1"),
+        "transport": np.array([6, 6, 17, 1], "|u1"),
+        "local_address": np.frombuffer(b"".join(map(_address, ("10.0.0.5", "10.0.1.8", "10.0.0.5", "10.0.0.5"))), "|V16"),
+        "remote_address": np.frombuffer(b"".join(map(_address, ("10.0.1.8", "10.0.0.5", "10.0.2.53", "192.0.2.1"))), "|V16"),
+        "local_port": np.array([40_000, 6379, 40_001, 53], "<u2"),
+        "remote_port": np.array([6379, 40_000, 53, 53], "<u2"),
+        "outcome": np.array([Outcome.CLOSED, Outcome.RESET, Outcome.UNKNOWN, Outcome.UNKNOWN], "|u1"),
+        "local_entity": np.array([0, 1, 0, 0], "<u4"),
+        "remote_entity": np.array([1, 0, 2, NO_INDEX], "<u4"),
+        "local_service": np.array([NO_INDEX, 3, NO_INDEX, NO_INDEX], "<u4"),
+        "remote_service": np.array([3, NO_INDEX, NO_INDEX, NO_INDEX], "<u4"),
+        "response_time_max_ns": np.array([120_000_000, 90_000_000, 500_000, 0], "<u8"),
+        "syn_unix_ns": np.array([1_000, 1_000, 0, 0], "<u8"),
+        "handshake_ack_unix_ns": np.array([51_000_000, 0, 0, 0], "<u8"),
+        "end_unix_ns": np.array([10, 20, 30, 40], "<u8"),
+        "tx_retransmits": np.array([2, 0, 0, 0], "<u4"),
+        "syn_repeats": np.array([1, 0, 0, 0], "<u2"),
+    },
+    entities=[WEB, REDIS, DNS, REDIS_SERVICE],
+)
+
+
+def asked(*arguments: str, enriched: bool = True) -> list[int]:
+    """Flows of `BATCH` that a command with these arguments shows."""
+    found: list[int] = []
+
+    @click.command(cls=FilterCommand)
+    @click.pass_context
+    def command(ctx: click.Context, /, **_options: Any) -> None:
+        found.extend(FlowFilter(conditions(ctx, enriched=enriched))(BATCH).column("flow_id").tolist())
+
+    result = CliRunner().invoke(command, arguments)
+    if result.exit_code:
+        raise ValueError(result.output)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flows"),
+    [
+        ("", [0, 1, 2, 3]),
+        ("--pod web", [0, 1, 2, 3]),
+        ("--from-pod web", [0, 1, 2, 3]),
+        ("--to-pod web", []),
+        ("--pod redis-0", [0, 1]),
+        ("--pod shop/redis", [0, 1]),
+        ("--pod kube-system/", [2]),
+        ("--pod kube-system/redis", []),
+        ("--namespace kube-system", [2]),
+        ("--from-namespace kube-system", []),
+        ("--to-namespace shop", [0, 1]),
+        ("--service cache", [0, 1]),
+        ("--to-service shop/cache", [0, 1]),
+        ("--from-service cache", []),
+        ("--workload coredns", [2]),
+        ("--from-workload shop/web --to-workload redis", [0, 1]),
+        ("--ip 10.0.1.8", [0, 1]),
+        ("--ip 10.0.2.0/24", [2]),
+        ("--to-ip 10.0.0.0/8", [0, 1, 2]),
+        ("--to-ip 192.0.2.1", [3]),
+        ("--ip ::/0", [0, 1, 2, 3]),
+        ("--ip 2001:db8::/32", []),
+        ("--port 53", [2]),
+        ("--to-port 6000-7000", [0, 1]),
+        ("--from-port 40001", [2]),
+        ("--port 53 --port 6379", [0, 1, 2]),
+        ("--port 53 --protocol tcp", []),
+        ("--protocol udp --protocol 1", [2, 3]),
+        ("--protocol TCP", [0, 1]),
+        ("--outcome failed", [1]),
+        ("--outcome closed --outcome reset", [0, 1]),
+        ("--outcome half-open", []),
+        ("--seen-by server", [1]),
+        ("--seen-by capture", [3]),
+        ("--seen-by unknown", []),
+        ("--node-name worker-a", [0, 1, 2, 3]),
+        ("--node-name worker-b", []),
+        ("--min-response-time 100ms", [0]),
+        ("--min-response-time 90ms", [0, 1]),
+        ("--min-connect-time 50ms", [0]),
+        ("--min-retransmits 3", [0]),
+        ("--min-retransmits 4", []),
+        ("--not --port 53", [0, 1, 3]),
+        ("--not --port=53 --not --outcome reset", [0, 3]),
+        ("--protocol tcp --not --seen-by server", [0]),
+    ],
+)
+def test_filters_accept_what_they_say(arguments: str, flows: list[int]) -> None:
+    """Values of one filter are alternatives, different ones must all hold, and `--not` leaves out."""
+    assert asked(*arguments.split()) == flows
+
+
+def test_names_are_asked_of_the_end_that_they_belong_to() -> None:
+    """The source is the source whichever end's socket saw the packets."""
+    assert asked("--from-pod", "web", "--to-pod", "redis") == asked("--from-ip", "10.0.0.5", "--to-ip", "10.0.1.8") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--ip 10.0.0.300", "--port 70000", "--port 9-8", "--port x", "--protocol pigeon", "--protocol 256", "--outcome fine",
+     "--seen-by god", "--min-response-time 100", "--min-retransmits few", "--not", "--not 53", "--not --not --port 53"],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_words(arguments: str) -> None:
+    """Before anything is read."""
+    with pytest.raises(ValueError, match=r"Error: (Invalid value for '--|--not stands before a filter)"):
+        asked(*arguments.split())
+
+
+def test_raw_records_have_no_names_to_ask_for() -> None:
+    """An empty answer would pass for "nobody talks to redis"."""
+    with pytest.raises(ValueError, match="needs records with names"):
+        asked("--to-pod", "redis", enriched=False)
+    assert asked("--port", "53", enriched=False) == [2]
+
+
+def test_a_batch_that_was_not_enriched_matches_no_name() -> None:
+    """Nor does it end the tap."""
+    raw = FlowBatch("n", "e", 0, 1, (0, 0), {"transport": np.array([6], "|u1")})
+    shown: list[int] = []
+
+    @click.command(cls=FilterCommand)
+    @click.pass_context
+    def command(ctx: click.Context, /, **_options: Any) -> None:
+        shown.append(FlowFilter(conditions(ctx, enriched=True))(raw).count)
+
+    CliRunner().invoke(command, ["--pod", "web"], catch_exceptions=False)
+    CliRunner().invoke(command, ["--not", "--pod", "web"], catch_exceptions=False)
+    assert shown == [0, 1]
+
+
+def test_times_are_those_of_the_last_packet() -> None:
+    """Both bounds belong to the range."""
+    wanted = FlowFilter([*between(20, 30)])
+    assert wanted(BATCH).column("flow_id").tolist() == [1, 2]
