@@ -23,7 +23,7 @@ from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
 from services.runtime.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
 from services.runtime.errors import PermissionDeniedError, Stopping
-from services.runtime.telemetry import Telemetry
+from services.runtime.telemetry import Telemetry, by_reason
 
 logger = structlog.get_logger()
 
@@ -32,6 +32,7 @@ _MAX_ACK_PENDING: Final = 1024
 """Raw batches that all replicas together may hold. A constant: replicas that differ in it would change it to and fro."""
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 5.0
+_SIDES: Final = ("local", "remote")
 
 
 class Worker:
@@ -42,8 +43,18 @@ class Worker:
         self._settings = settings
         self._source = source
         self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
-        self._ends = telemetry.counter("wirespan.enricher.ends", "Ends of records by what is known of them", "{end}")
-        self._dead = telemetry.counter("wirespan.enricher.dead", "Messages given up, by reason", "{message}")
+        self._ends = telemetry.counter(
+            "wirespan.enricher.ends",
+            "Ends of records by what is known of them",
+            "{end}",
+            series=[{"side": side, "resolution": found.name.lower()} for side in _SIDES for found in Resolution if found],
+        )
+        self._dead = telemetry.counter(
+            "wirespan.enricher.dead",
+            "Messages given up, by reason",
+            "{message}",
+            series=by_reason("undecodable", "refused", "too_large", "dead_letter_refused"),
+        )
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
         self._stopping = asyncio.Event()
@@ -141,7 +152,7 @@ class Worker:
 
     def _count(self, batch: FlowBatch) -> None:
         self._records.add(batch.count)
-        for side in ("local", "remote"):
+        for side in _SIDES:
             counts = np.bincount(batch.column(f"{side}_resolution"), minlength=len(Resolution)).tolist()
             for resolution in Resolution:
                 if counts[resolution]:

@@ -27,7 +27,7 @@ import structlog
 
 from services.exporter.encoder import Request
 from services.exporter.otlp_sink import Accepted, Outcome, Rejected, Retry, Sink
-from services.runtime.telemetry import Telemetry
+from services.runtime.telemetry import Telemetry, by_reason
 
 logger = structlog.get_logger()
 
@@ -38,6 +38,10 @@ _SUSPECTED_IN_A_ROW: Final = 3
 _NEVER_TOO_LARGE_BYTES: Final = 512 * 1024
 """Requests up to this size are not split on a suspicion: a long outage would grind everything down to single spans."""
 _LOG_INTERVAL_SECONDS: Final = 10.0
+_USUAL_RETRIES: Final = (
+    "unavailable", "resource_exhausted", "deadline_exceeded", "timeout", "connection", "http_429", "http_503",
+)  # fmt: skip
+"""Reasons for attempts to be repeated that are shown before they are met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,17 @@ class Delivery:
         self._encoding = encoding
         self._gate = Gate(settings or DeliverySettings())
         self._requests = telemetry.counter("wirespan.exporter.requests", "Attempts to send a request", "{request}")
-        self._retries = telemetry.counter("wirespan.exporter.retries", "Attempts that failed and are repeated", "{request}")
+        self._retries = telemetry.counter(
+            "wirespan.exporter.retries", "Attempts that failed and are repeated", "{request}", series=by_reason(*_USUAL_RETRIES)
+        )
         self._splits = telemetry.counter("wirespan.exporter.splits", "Requests split for being too large", "{request}")
         self._accepted = telemetry.counter("wirespan.exporter.spans.accepted", "Spans the backend took", "{span}")
-        self._refused = telemetry.counter("wirespan.exporter.spans.refused", "Spans the backend will never take", "{span}")
+        self._refused = telemetry.counter(
+            "wirespan.exporter.spans.refused",
+            "Spans the backend will never take",
+            "{span}",
+            series=by_reason("rejected", "partial_success"),
+        )
         telemetry.gauge(
             "wirespan.exporter.requests.in_flight",
             "Requests sent and not yet answered",

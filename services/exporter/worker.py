@@ -25,7 +25,7 @@ from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
 from services.exporter.settings import ExporterSettings
 from services.runtime import bus as runtime_bus
 from services.runtime.errors import BusError
-from services.runtime.telemetry import Telemetry
+from services.runtime.telemetry import Telemetry, by_reason
 
 SERVICE: Final = "exporter"
 _DRAIN_SHARE: Final = 0.8
@@ -60,8 +60,18 @@ class Worker:
             "wirespan.exporter.records", "Records taken from the bus, repeats included", "{record}"
         )
         self._batches = telemetry.counter("wirespan.exporter.batches", "Batches settled and acknowledged", "{batch}")
-        self._dead = telemetry.counter("wirespan.exporter.dead_letters", "Dead letters written", "{message}")
-        self._given_back = telemetry.counter("wirespan.exporter.batches.given_back", "Batches returned to the bus", "{batch}")
+        self._dead = telemetry.counter(
+            "wirespan.exporter.dead_letters",
+            "Dead letters written",
+            "{message}",
+            series=by_reason("undecodable", "unencodable", "rejected", "partial_success"),
+        )
+        self._given_back = telemetry.counter(
+            "wirespan.exporter.batches.given_back",
+            "Batches returned to the bus",
+            "{batch}",
+            series=by_reason("stopping", "error"),
+        )
         self._pending = 0
         telemetry.gauge(
             "wirespan.exporter.batches.pending",

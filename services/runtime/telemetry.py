@@ -32,6 +32,11 @@ Reading = int | float | Iterable[tuple[int | float, Attributes]]
 """What a gauge shows: one number, or one per set of attributes."""
 
 
+def by_reason(*reasons: str) -> list[Attributes]:
+    """The series of a counter that has a `reason`."""
+    return [{"reason": reason} for reason in reasons]
+
+
 class Counter:
     """A number that only grows."""
 
@@ -59,9 +64,15 @@ class Telemetry(AbstractContextManager["Telemetry"]):
             self._provider = MeterProvider(readers, resource, shutdown_on_exit=False)
         self._meter: Meter = (self._provider or NoOpMeterProvider()).get_meter("wirespan")
 
-    def counter(self, name: str, description: str, unit: str = "1") -> Counter:
-        """Return the counter `name` (`wirespan.capture.records`; Prometheus shows `wirespan_capture_records_total`)."""
-        return Counter(self._meter.create_counter(name, unit, description))
+    def counter(self, name: str, description: str, unit: str = "1", *, series: Iterable[Attributes] = ({},)) -> Counter:
+        """Return the counter `name` (`wirespan.capture.records`; Prometheus shows `wirespan_capture_records_total`).
+
+        The `series` that are known beforehand are there from the start, at 0: a rate does not see a series that begins with 1.
+        """
+        counter = Counter(self._meter.create_counter(name, unit, description))
+        for attributes in series:
+            counter.add(0, attributes)
+        return counter
 
     def gauge(self, name: str, description: str, unit: str, read: Callable[[], Reading]) -> None:
         """Show what `read` returns whenever metrics are collected, which may be in another thread."""

@@ -341,9 +341,9 @@ def documented_queries() -> dict[tuple[str, int], str]:
 
 def matches(query: str, attributes: dict) -> bool:
     """Whether a span's attributes match a TraceQL query of comparisons joined by &&; nothing compares with what is absent."""
-    compare = {"=": operator.eq, ">": operator.gt, "<": operator.lt}
+    compare = {"=": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
     for comparison in query.strip("{} ").split(" && "):
-        left, sign, right = re.fullmatch(r"(.+?) ([=<>]) (.+)", comparison).groups()
+        left, sign, right = re.fullmatch(r"(.+?) (!?[=<>]) (.+)", comparison).groups()
         values = [value_of(side, attributes) for side in (left, right)]
         if None in values or not compare[sign](*values):
             return False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
 from proto.columns import ENRICHED, RAW, SOCKET, Column
 from services.capture.settings import CaptureSettings
 from services.enricher.settings import EnricherSettings
@@ -67,7 +69,10 @@ def otlp_table() -> str:
     return "\n".join(lines)
 
 
-WHOLE: dict[str, Callable[[], str]] = {"docs/attributes.md": attributes.markdown}
+WHOLE: dict[str, Callable[[], str]] = {
+    "docs/attributes.md": attributes.markdown,
+    **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
+}
 """Documents that are made from code altogether."""
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {

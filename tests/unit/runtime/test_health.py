@@ -10,7 +10,7 @@ import pytest
 from services.runtime.health import Health, serve
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.settings import HealthSettings, TelemetrySettings
-from services.runtime.telemetry import Telemetry
+from services.runtime.telemetry import Telemetry, by_reason
 
 
 @pytest.fixture
@@ -67,6 +67,18 @@ async def test_metrics_have_their_prometheus_names(settings: HealthSettings) -> 
     assert "wirespan_sample_lag_seconds 1.5" in body
     assert 'wirespan_sample_packets_total{kind="arp"} 3.0' in body
     assert 'service_name="wirespan-sample"' in body
+
+
+def test_a_counter_is_there_before_it_counts() -> None:
+    """Prometheus sees each series that is known beforehand at 0, so that its rates have the first of anything."""
+    with Telemetry("sample", environ={}) as telemetry:
+        telemetry.counter("wirespan.sample.records", "", "{record}")
+        telemetry.counter("wirespan.sample.dead", "", "{message}", series=by_reason("full", "torn"))
+        shown = telemetry.prometheus().decode()
+    assert "wirespan_sample_records_total 0.0" in shown
+    assert 'wirespan_sample_dead_total{reason="full"} 0.0' in shown
+    assert 'wirespan_sample_dead_total{reason="torn"} 0.0' in shown
+    assert "wirespan_sample_dead_total 0.0" not in shown
 
 
 def test_two_services_in_one_process_do_not_meet() -> None:

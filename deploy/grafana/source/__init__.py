@@ -1,0 +1,1 @@
+"""The source of the dashboards beside this folder: `make docs` writes them."""

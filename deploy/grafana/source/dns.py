@@ -1,0 +1,76 @@
+"""What asking for names costs: how long it takes, who waits, what is never answered. Names themselves are never read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from deploy.grafana.source.panels import Json, dashboard, spans, stat, timeseries, traceql
+from deploy.grafana.source.selections import BY_CLIENT, BY_SERVER, EACH_STEP, WHERE, found, over_time, quantiles, selected
+
+_CLIENTS: Final = 'span.destination.port = 53 && span.flow.observer != "server"'
+_UDP: Final = f'{_CLIENTS} && span.network.transport = "udp"'
+_ASKED: Final = found(_UDP)
+_OVER_TCP: Final = found(f'{_CLIENTS} && span.network.transport = "tcp"')
+_SILENT: Final = found(f"{_UDP} && span.flow.request.unanswered = 1")
+_SLOW: Final = found(f"{_UDP} && span.flow.response.time_max > 150000000")
+_TIME: Final = "span.flow.response.time"
+_LONGEST: Final = "span.flow.response.time_max"
+_COLUMNS: Final = ("span.source.service.name", "span.destination.service.name", _LONGEST, "span.flow.packets.total")
+
+
+def dns() -> Json:
+    """The dashboard."""
+    about = "How long names take, who waits, and what is never answered."
+    return dashboard("wirespan-dns", "Wirespan / DNS", about, [*_numbers(), *_lines(), *_tables()], [WHERE])
+
+
+def _numbers() -> list[Json]:
+    return [
+        stat(
+            "Asked",
+            traceql(over_time("rate", _ASKED)),
+            unit="cps",
+            about="Flows; a resolver library may ask twice in one.",
+            width=6,
+        ),
+        stat("Never answered", traceql(over_time("rate", _SILENT)), unit="cps", width=6, bad_above=0.001),
+        stat("Slow", traceql(over_time("rate", _SLOW)), unit="cps", about="Over 150 ms.", width=6, bad_above=0.001),
+        stat("Longest", traceql(over_time("max_over_time", _ASKED, _LONGEST)), unit="ns", width=6),
+    ]
+
+
+def _lines() -> list[Json]:
+    return [
+        timeseries(
+            "Response time",
+            traceql(quantiles(_ASKED, _TIME, 0.5, 0.95, 0.99)),
+            unit="ns",
+            about="Question to answer, at the client.",
+        ),
+        timeseries("Response time by resolver, 95 %", traceql(quantiles(_ASKED, _TIME, 0.95, by=BY_SERVER)), unit="ns"),
+        timeseries("Asked, by client", traceql(over_time("rate", _ASKED, by=f"{BY_CLIENT} | topk(10)")), unit="cps"),
+        timeseries(
+            "Never answered, by client",
+            traceql(over_time("count_over_time", _SILENT, by=BY_CLIENT)),
+            about=EACH_STEP,
+        ),
+        timeseries(
+            "Over TCP, by client",
+            traceql(over_time("rate", _OVER_TCP, by=BY_CLIENT)),
+            unit="cps",
+            about="Answers too large for a datagram, or a resolver that is told to use TCP.",
+        ),
+        timeseries(
+            "Bytes of answers, by resolver",
+            traceql(over_time("sum_over_time", _ASKED, "span.flow.reverse.bytes.delta", BY_SERVER)),
+            unit="bytes",
+            about=EACH_STEP,
+        ),
+    ]
+
+
+def _tables() -> list[Json]:
+    return [
+        spans("Never answered", selected(_SILENT, *_COLUMNS)),
+        spans("Slow", selected(_SLOW, *_COLUMNS), about="Over 150 ms."),
+    ]
