@@ -100,7 +100,7 @@ async def _run(destination: OtlpSettings | FileSink, settings: ExporterSettings,
             delivery = Delivery(sink, telemetry, limits, encoding=encoding)
             readiness.check("bus", lambda: bus.connected)
             readiness.check("backend", lambda: delivery.backend_answers)
-            encoder = SpanEncoder(cluster_name=settings.cluster.name)
+            encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=settings.attributes)
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
             await worker.run(lifecycle.stopping)

@@ -1,18 +1,20 @@
 """Every attribute that a flow span and its resource carry: the one table.
 
-The encoder writes what is here and docs/attributes.md is made from it (`make docs`).
+The encoder writes what is here, docs/attributes.md is made from it (`make docs`), and `profiles.py` says which profile carries
+what. A new attribute needs a row here, and the reference in the tests (tests/support/reference_spans.py) needs it too.
 
 Three sorts of span attribute, by how their values come about:
 
 - `INTEGERS`: blocks of int attributes that are present together, each computed as a column for all rows at once.
 - `WORDS`: computed once per distinct combination of a record's small facts (`Facts`), of which a batch holds few.
-- `END` and `PEER`: what is known of the ends, computed once per distinct address and entity (`pieces`, `entities`).
+- `END` and `PEER`: what is known of the ends, computed once per distinct address and entity (`pieces`, `entities`). An entity's
+  own attributes, whatever they are, come with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -124,7 +126,7 @@ def _reverse(name: str) -> Values:
 
 
 def _both(name: str) -> Callable[[Records], Mask]:
-    return lambda records: records.nonzero(f"tx_{name}", f"rx_{name}")
+    return lambda records: records.either(name)
 
 
 def _pair(name: str, column: str, meaning: str, unit: str = "packets", convention: str = OURS) -> Integers:
@@ -135,13 +137,15 @@ def _pair(name: str, column: str, meaning: str, unit: str = "packets", conventio
     ))  # fmt: skip
 
 
-def _some(values: Values) -> Callable[[Records], Mask]:
-    return lambda records: values(records) != 0
+def _some(values: Values, name: str) -> Callable[[Records], Mask]:
+    """Where values made of a column, or of that of either direction, are not 0."""
+    names = (name, f"tx_{name}", f"rx_{name}")
+    return lambda records: values(records) != 0 if records.has(*names) else records.nobody
 
 
 def _round_trips(prefix: str, way: Callable[[str], Values], of: str) -> Integers:
     """Round trips of one direction's data."""
-    return Integers(f"a capture file, a round trip from {of}'s data was measured", _some(way("rtt_samples")), (
+    return Integers(f"a capture file, a round trip from {of}'s data was measured", _some(way("rtt_samples"), "rtt_samples"), (
         Integer(f"{prefix}.tcp.rtt.count", OURS, f"round trips from the {of}'s data to its acknowledgment, in this record", "",
                 way("rtt_samples")),
         Integer(f"{prefix}.tcp.rtt.mean", OURS, "their mean", "ns",
@@ -164,6 +168,8 @@ def _elapsed(since: str, until: str) -> Values:
 
 
 def _answered(records: Records, told_by_source: Mask) -> Mask:
+    if not records.has("responses"):
+        return records.nobody
     tcp: Mask = records.column("transport") == TCP
     return tcp & records.nonzero("responses") & records.has_initiator() & told_by_source
 
@@ -242,7 +248,7 @@ INTEGERS: Final = (
     _pair("tcp.resets", "resets", "RSTs from source to destination since the flow began"),
     _round_trips("flow", _forward, "source"),
     _round_trips("flow.reverse", _reverse, "destination"),
-    Integers("live, TCP, once the kernel has measured", _some(_column("smoothed_rtt_ns")), (
+    Integers("live, TCP, once the kernel has measured", _some(_column("smoothed_rtt_ns"), "smoothed_rtt_ns"), (
         Integer("flow.tcp.socket.rtt.smoothed", OURS, "the kernel's smoothed round-trip time at the socket that saw the record "
                 "(`srtt`)", "ns", _column("smoothed_rtt_ns")),
         Integer("flow.tcp.socket.rtt.min", OURS, "the least that the kernel remembers there", "ns", _column("min_rtt_ns")),
@@ -252,23 +258,23 @@ INTEGERS: Final = (
         Integer("flow.tcp.socket.congestion_window", OURS, "segments that it may have in flight", "packets",
                 _column("congestion_window")),
     )),
-    Integers("where not 0", _some(_dscp(_forward)), (
+    Integers("where not 0", _some(_dscp(_forward), "traffic_class"), (
         Integer("flow.ip.dscp.id", MERMIN, "DSCP of the first packet from source to destination", "", _dscp(_forward)),
     )),
-    Integers("where not 0", _some(_dscp(_reverse)), (
+    Integers("where not 0", _some(_dscp(_reverse), "traffic_class"), (
         Integer("flow.reverse.ip.dscp.id", MERMIN, "the same from destination to source", "", _dscp(_reverse)),
     )),
-    Integers("where not 0", _some(_ecn(_forward)), (
+    Integers("where not 0", _some(_ecn(_forward), "traffic_class"), (
         Integer("flow.ip.ecn.id", MERMIN, "ECN of the first packet from source to destination", "", _ecn(_forward)),
     )),
-    Integers("where not 0", _some(_ecn(_reverse)), (
+    Integers("where not 0", _some(_ecn(_reverse), "traffic_class"), (
         Integer("flow.reverse.ip.ecn.id", MERMIN, "the same from destination to source", "", _ecn(_reverse)),
     )),
-    Integers("where not 0", _some(_forward("hop_limit")), (
+    Integers("where not 0", _some(_forward("hop_limit"), "hop_limit"), (
         Integer("flow.ip.ttl", MERMIN, "TTL or hop limit of the first packet from source to destination", "",
                 _forward("hop_limit")),
     )),
-    Integers("where not 0", _some(_reverse("hop_limit")), (
+    Integers("where not 0", _some(_reverse("hop_limit"), "hop_limit"), (
         Integer("flow.reverse.ip.ttl", MERMIN, "the same from destination to source", "", _reverse("hop_limit")),
     )),
     _pair("ip.ecn.ce", "ecn_ce", "packets from source to destination in this record that arrived marked "
@@ -356,59 +362,3 @@ RESOURCE: Final = (
     Attribute("telemetry.distro.name", STABLE, "`wirespan`"),
     Attribute("telemetry.distro.version", STABLE, "Wirespan's version"),
 )  # fmt: skip
-
-
-_INTRODUCTION: Final = """\
-# Attributes
-
-Every span that Wirespan exports is one record of one flow. `source.*` is the end that began the connection, `destination.*` the
-end that answered it, whoever saw the packets; what has no `reverse` in its name counts from source to destination. The resource
-is the workload at the end whose span it is. Times are nanoseconds, as integers.
-
-The conventions: OpenTelemetry's [semantic conventions](https://opentelemetry.io/docs/specs/semconv/) 1.44.0; the `flow.*` and
-`source.k8s.*` vocabulary that Mermin published; Wirespan's own. `client.*` and `server.*` are left out: they would say again
-what `source.*` and `destination.*` say. So is a zero or an unknown where absence says the same.
-
-## The span
-
-- **Name**: the transport, and the destination's `service.name` where it is known: `tcp redis`, `udp kube-dns`, `tcp`. It names
-  a class of connections, never an address or a port, for backends make a series of each service and span name.
-- **Kind**: a flow's first record is CLIENT at the source's end and SERVER at the destination's; its later records, and flows
-  whose beginning nobody saw, are INTERNAL.
-- **Parent**: a later record's is its flow's first record. A server's first record's is the client's span of the connection,
-  where the handshake was seen at a socket and the client is a pod or node of the cluster, or on the same host.
-- **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset; else unset.
-- **Ids** are derived from the record and the cluster's name, never drawn by lot: a span sent again overwrites itself.
-- **Point of view**: a socket's own end. A capture file stands at neither end: its spans are told by the end that is a workload
-  of the cluster; where both are or neither is, by the source.
-"""
-
-
-def markdown() -> str:
-    """Return docs/attributes.md."""
-    integers = [
-        Attribute(row.name, row.convention, row.meaning, block.presence, _type(row), row.unit)
-        for block in INTEGERS
-        for row in block.attributes
-    ]
-    ends = [replace(row, name=row.name.format(end="source")) for row in END]
-    parts = [_INTRODUCTION]
-    for title, rows in (
-        ("Of the flow", WORDS),
-        ("Counts and times", integers),
-        ("Of the ends: `source`, and the same for `destination`", ends),
-        ("From the resource's point of view", PEER),
-        ("The resource", RESOURCE),
-    ):
-        parts += [f"\n## {title}\n\n", *_table(rows)]
-    return "".join(parts)
-
-
-def _type(attribute: Integer) -> str:
-    return "int[]" if attribute.name.endswith("histogram") else "int"
-
-
-def _table(rows: Sequence[Attribute]) -> Iterator[str]:
-    yield "| attribute | type | unit | meaning | present | convention |\n|---|---|---|---|---|---|\n"
-    for row in rows:
-        yield f"| `{row.name}` | {row.type} | {row.unit} | {row.meaning} | {row.presence} | {row.convention} |\n"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from proto.flow_batch import AttributeValue, Entity
 
@@ -34,8 +33,7 @@ def service_name(entity: Entity | None, service: Entity | None) -> tuple[str, st
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """What a span's resource is made of besides its entity."""
 
     cluster_name: str

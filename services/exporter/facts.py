@@ -129,38 +129,47 @@ class Facts:
         return [name for bit, name in enumerate(_FLAGS) if value >> bit & 1] or None if self.transport == TCP else None
 
 
+_SIDE, _DIRECTION, _SYN_ACK_SEEN, _CLOSED_BY = 1, 3, 5, 6
+"""Where in the second byte of a key; bit 0 is whether it is IPv4."""
+
+_CLOSERS: Final = np.zeros((2, 256), np.uint8)
+"""Who closed, by whether the source is local and by `closed_by`: 1 the source, 2 the destination."""
+_CLOSERS[1, [End.LOCAL, End.REMOTE]] = 1, 2
+_CLOSERS[0, [End.LOCAL, End.REMOTE]] = 2, 1
+
+
 def facts_key(records: Records) -> Array:
-    """Return each record's `Facts` packed into an int64."""
+    """Return each record's `Facts` packed into a uint64, a byte each but for the smallest."""
     column, seen = records.column, records.seen
     address = np.ascontiguousarray(column("local_address")).view("<u8").reshape(-1, 2)
-    ipv4 = (address[:, 0] == 0) & (address[:, 1] & np.uint64(0xFFFFFFFF) == np.uint64(0xFFFF0000))
-    transport = column("transport")
-    icmp = records.transport_in(ICMP)
-    direction = np.where(records.has_initiator(), np.where(records.told_by_source(), 1, 2), 0)
-    source_closed, destination_closed = (
-        np.where(seen.source_is_local, End.LOCAL, End.REMOTE), np.where(seen.source_is_local, End.REMOTE, End.LOCAL),
-    )  # fmt: skip
-    closed_by = np.where(column("closed_by") == source_closed, 1, np.where(column("closed_by") == destination_closed, 2, 0))
-    forward = np.where(icmp, column("icmp_type"), records.forward("tcp_flags"))
-    reverse = np.where(icmp, column("icmp_code"), records.reverse("tcp_flags"))
-    key: Array = np.zeros(records.batch.count, np.int64)
-    for value, bits in (
-        (transport, 8), (ipv4, 1), (seen.side, 2), (direction, 2), (column("reason"), 8), (column("outcome"), 8),
-        (column("syn_ack_unix_ns") != 0, 1), (closed_by, 2), (forward, 8), (reverse, 8),
-    ):  # fmt: skip
-        key <<= bits
-        key |= value
-    return key
+    ipv4 = (address[:, 0] == 0) & (address[:, 1].astype(np.uint32) == np.uint32(0xFFFF0000))
+    direction = records.has_initiator() * (np.uint8(2) - records.told_by_source())
+    closed_by = _CLOSERS[seen.source_is_local.view(np.uint8), column("closed_by")]
+    small = ipv4 | seen.side << _SIDE | direction << _DIRECTION | closed_by << _CLOSED_BY
+    if records.has("syn_ack_unix_ns"):
+        small |= (column("syn_ack_unix_ns") != 0) * np.uint8(1 << _SYN_ACK_SEEN)
+    icmp = records.transport_in(ICMP).nonzero()[0]
+    key = np.zeros((records.count, 8), np.uint8)
+    values = column("transport"), small, column("reason"), column("outcome")
+    for at, value in enumerate((*values, records.forward("tcp_flags"), records.reverse("tcp_flags"))):
+        key[:, at] = value
+    if len(icmp):
+        key[icmp, 4], key[icmp, 5] = column("icmp_type")[icmp], column("icmp_code")[icmp]
+    return key.view("<u8").ravel()
 
 
 def facts(key: int) -> Facts:
     """Return the `Facts` that `facts_key` packed."""
-    values: list[int] = []
-    for bits in (8, 8, 2, 1, 8, 8, 2, 2, 1, 8):
-        values.append(key & (1 << bits) - 1)
-        key >>= bits
-    reverse, forward, closed_by, syn_ack_seen, outcome, reason, direction, side, ipv4, transport = values
+    transport, small, reason, outcome, forward, reverse, _, _ = key.to_bytes(8, "little")
     return Facts(
-        transport, bool(ipv4), side, ("unknown", "forward", "reverse")[direction], reason, outcome, bool(syn_ack_seen),
-        (None, "source", "destination")[closed_by], forward, reverse,
-    )  # fmt: skip
+        transport,
+        bool(small & 1),
+        small >> _SIDE & 3,
+        ("unknown", "forward", "reverse")[small >> _DIRECTION & 3],
+        reason,
+        outcome,
+        bool(small >> _SYN_ACK_SEEN & 1),
+        (None, "source", "destination")[small >> _CLOSED_BY],
+        forward,
+        reverse,
+    )

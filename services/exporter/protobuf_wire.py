@@ -8,7 +8,7 @@ value shorter than its slot is padded with continuation bytes; the protobuf enco
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -32,6 +32,8 @@ RESOURCE_ATTRIBUTES: Final = 1
 _WIDTHS: Final = ((7, 1), (14, 2), (28, 4), (56, 8), (63, 9))
 """(bits, bytes) of the slots in use; all but the last are the sizes of machine words."""
 _WIDEST: Final = _WIDTHS[-1][1]
+_TOP: Final = np.uint64(56)
+_NO_SLOTS: Final = np.empty(0, np.uint8), None
 _SHORT: Final = tuple(bytes((value,)) for value in range(0x80))
 
 
@@ -72,12 +74,21 @@ def attribute(name: str, value: AttributeValue, number: int = SPAN_ATTRIBUTES) -
     return field(number, field(1, name.encode()) + field(2, any_value(value)))
 
 
-def write_slots(rows: Bytes2D, offset: int, width: int, values: Array, step: int = 0) -> None:
-    """Write one value per row as a varint of `width` bytes at `offset`; of values (rows, n), n of them, `step` bytes apart."""
-    slots = as_slots(width, values)
-    put(rows, offset, f"<u{min(width, 8)}", slots, step)
-    if width == _WIDEST:
-        put(rows, offset + 8, "u1", values >> np.uint64(56), step)
+_WIDTH_BY_SIZE: Final = tuple(next((width for limit, width in _WIDTHS if size <= limit), _WIDEST) for size in range(65))
+_WORDS: Final = {width: np.dtype(f"<u{min(width, 8)}") for _, width in _WIDTHS}
+"""The machine word that a slot is written as; of the widest, all but its last byte."""
+_BYTE: Final = np.dtype("u1")
+
+
+def put(rows: Bytes2D, offset: int, dtype: np.dtype[np.generic], values: Array, step: int = 0) -> None:
+    """Write one machine word of type `dtype` per row at `offset`; of values (rows, n), n of them, `step` bytes apart."""
+    strides = (rows.strides[0], step)[: values.ndim]
+    np.ndarray(values.shape, dtype, rows, offset, strides)[...] = values
+
+
+def write_slots(rows: Bytes2D, offset: int, width: int, values: Array) -> None:
+    """Write one value per row as a varint of `width` bytes, at most 8, at `offset`."""
+    put(rows, offset, _WORDS[width], as_slots(width, values))
 
 
 def as_slots(width: int, values: Array) -> Array:
@@ -110,12 +121,6 @@ def _spread(values: Array) -> Array:
     return x & u8(0x007F007F007F007F) | (x & u8(0x3F803F803F803F80)) << u8(1)
 
 
-def put(rows: Bytes2D, offset: int, dtype: str, values: Array, step: int = 0) -> None:
-    """Write one machine word of type `dtype` per row at `offset`; of values (rows, n), n of them, `step` bytes apart."""
-    strides = (rows.strides[0], step)[: values.ndim]
-    np.ndarray(values.shape, dtype, rows, offset, strides)[...] = values
-
-
 @dataclass(frozen=True, slots=True)
 class Template:
     """The bytes that all rows have in common, with zeros in the slots."""
@@ -131,53 +136,68 @@ class Template:
         return rows
 
 
-def attribute_rows(columns: Mapping[str, Array], prefix: bytes = b"") -> Bytes2D:
-    """Return one row per record: `prefix`, then each column of unsigned integers as an int attribute.
+class IntegerColumns:
+    """Columns of unsigned integers as varints, all of a column of one width.
 
-    A column of shape (rows, n) is an array of ints. What does not fit into int64 becomes the largest int64.
+    A column of shape (rows, n) is an array of ints for each row. What does not fit into int64 becomes the largest int64.
     """
-    count = len(next(iter(columns.values())))
-    single = [name for name, values in columns.items() if values.ndim == 1]
-    stacked = np.empty((len(single), count), np.uint64)
-    for row, name in zip(stacked, single, strict=True):
-        row[...] = columns[name]
-    largest = dict(zip(single, stacked.max(axis=1).tolist(), strict=True))
-    largest |= {name: int(values.max()) for name, values in columns.items() if values.ndim == 2}
-    if any(value > MAX_INT64 for value in largest.values()):
-        np.minimum(stacked, np.uint64(MAX_INT64), out=stacked)
-    widths = tuple(_width(largest[name]) for name in columns)
-    sizes = tuple(values.shape[1] if values.ndim == 2 else 0 for values in columns.values())
-    template = _attributes_template(tuple(columns), sizes, widths, prefix)
-    rows = template.rows(count)
-    slots = dict(zip(columns, zip(template.offsets, widths, strict=True), strict=True))
-    _write_single(rows, stacked, [slots[name] for name in single])
-    for (name, values), size in zip(columns.items(), sizes, strict=True):
-        if size:
-            offset, width = slots[name]
-            fitting = np.minimum(values, np.uint64(MAX_INT64)) if largest[name] > MAX_INT64 else values
-            write_slots(rows, offset, width, fitting, _array_step(width))
-    return rows
+
+    def __init__(self, columns: Sequence[Array]) -> None:
+        """All columns have the same number of rows."""
+        self._slots: list[tuple[Array, Array | None]] = [_NO_SLOTS] * len(columns)
+        self._sizes = [values.shape[1] if values.ndim == 2 else 0 for values in columns]
+        self._widths = [0] * len(columns)
+        single = [at for at, size in enumerate(self._sizes) if not size]
+        if single:
+            self._convert_single(columns, single)
+        for at, size in enumerate(self._sizes):
+            if size:
+                values = columns[at].astype(np.uint64)
+                width = self._widths[at] = _width(int(np.bitwise_or.reduce(values, axis=None)))
+                np.minimum(values, np.uint64(MAX_INT64), out=values)
+                self._slots[at] = as_slots(width, values), values >> _TOP if width == _WIDEST else None
+
+    def _convert_single(self, columns: Sequence[Array], single: list[int]) -> None:
+        stacked = np.empty((len(single), len(columns[single[0]])), np.uint64)
+        for row, at in enumerate(single):
+            stacked[row] = columns[at]
+        bits = np.bitwise_or.reduce(stacked, axis=1).tolist()
+        if max(bits) > MAX_INT64:
+            np.minimum(stacked, np.uint64(MAX_INT64), out=stacked)
+        widths = [_width(value) for value in bits]
+        for width in set(widths):
+            rows = [row for row, one in enumerate(widths) if one == width]
+            chosen = stacked if len(rows) == len(single) else stacked[rows]
+            top = chosen >> _TOP if width == _WIDEST else None
+            for index, (row, words) in enumerate(zip(rows, as_slots(width, chosen), strict=True)):
+                self._slots[single[row]] = words, None if top is None else top[index]
+                self._widths[single[row]] = width
+
+    def rows(self, names: tuple[str, ...], columns: slice, at: Array | None = None, prefix: bytes = b"") -> Bytes2D:
+        """Return `prefix` and then some of the columns as attributes called `names`, for each row or for those of `at`."""
+        sizes, widths, slots = self._sizes[columns], self._widths[columns], self._slots[columns]
+        template = _attributes_template(names, tuple(sizes), tuple(widths), prefix)
+        rows = template.rows(len(slots[0][0]) if at is None else len(at))
+        for offset, width, (words, top) in zip(template.offsets, widths, slots, strict=True):
+            put(rows, offset, _WORDS[width], words if at is None else words.take(at, axis=0), _array_step(width))
+            if top is not None:
+                put(rows, offset + 8, _BYTE, top if at is None else top.take(at, axis=0), _array_step(width))
+        return rows
 
 
-def _width(largest: int) -> int:
-    size = largest.bit_length()
-    return next((width for limit, width in _WIDTHS if size <= limit), _WIDEST)
+def attribute_rows(columns: Mapping[str, Array], prefix: bytes = b"") -> Bytes2D:
+    """Return one row per record: `prefix`, then each column as an int attribute."""
+    return IntegerColumns(list(columns.values())).rows(tuple(columns), slice(None), prefix=prefix)
 
 
-def _write_single(rows: Bytes2D, values: Array, slots: list[tuple[int, int]]) -> None:
-    """Write columns, one to a row of `values`, to their (offset, width); all of one width are converted at once."""
-    for width in {width for _, width in slots}:
-        at = [index for index, slot in enumerate(slots) if slot[1] == width]
-        chosen = values if len(at) == len(slots) else values[at]
-        for index, words in zip(at, as_slots(width, chosen), strict=True):
-            put(rows, slots[index][0], f"<u{min(width, 8)}", words)
-            if width == _WIDEST:
-                put(rows, slots[index][0] + 8, "u1", values[index] >> np.uint64(56))
+def _width(bits: int) -> int:
+    """The width of a column whose values have no other bits than these."""
+    return _WIDTH_BY_SIZE[bits.bit_length()]
 
 
 def _array_step(width: int) -> int:
-    """Bytes from one value of an array of ints to the next."""
-    return len(field(1, b"\x18" + bytes(width)))
+    """Bytes from one value of an array of ints to the next: two tags, a length, the value."""
+    return 3 + width
 
 
 @lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from services.exporter.profiles import Profile
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
 
@@ -19,6 +20,10 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     output_file: Annotated[
         Path | None, Meta(description="file to append spans to as OTLP/JSON lines, instead of sending them over the network")
     ] = None
+    attributes: Annotated[
+        Profile,
+        Meta(description="how much a span carries; docs/attributes.md says which attributes that are"),
+    ] = "full"
     max_request_bytes: Annotated[
         int, Meta(ge=4096, description="most bytes of spans in one request, before compression; many servers take 4 MiB")
     ] = 3_500_000

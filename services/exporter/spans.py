@@ -73,6 +73,8 @@ class Side(enum.IntEnum):
 class Perspective:
     """Which end is the source, and which end's span it is. One row per record."""
 
+    has_initiator: Mask
+    """It is known which end began."""
     source_is_local: Mask
     """The initiator is local; also assumed where the initiator is unknown."""
     told_by_local: Mask
@@ -84,11 +86,8 @@ class Perspective:
     client_has_span: Mask
     """Local is the server, and its client is a pod or node of this cluster: it tells the connection too."""
 
-    def take(self, rows: Array) -> Perspective:
-        """Return the same of some rows (an index array)."""
-        return Perspective(
-            self.source_is_local[rows], self.told_by_local[rows], self.side[rows], self.kind[rows], self.client_has_span[rows]
-        )
+    told_by_source: Mask
+    """The span's resource is the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +111,29 @@ def perspective(batch: FlowBatch) -> Perspective:
     """
     role = batch.column("role")
     server, client = role == Role.SERVER, role == Role.CLIENT
-    captured = batch.column("observer") == Observer.CAPTURE
+    known = server | client
     source_is_local = ~server
-    local_of_cluster, remote_of_cluster = _of_cluster(batch)
-    one_of_cluster = local_of_cluster ^ remote_of_cluster
-    told_by_local = ~captured | np.where(one_of_cluster, local_of_cluster, source_is_local)
+    captured = batch.column("observer") == Observer.CAPTURE
+    side = role * known
+    remote_of_cluster = _of_cluster(batch, "remote_entity")
+    told_by_local = np.ones(batch.count, np.bool_)
+    if captured.any():
+        side[captured] = Side.CAPTURE
+        local_of_cluster = _of_cluster(batch, "local_entity")
+        one_of_cluster = local_of_cluster ^ remote_of_cluster
+        told_by_local = ~captured | np.where(one_of_cluster, local_of_cluster, source_is_local)
     told_by_source = told_by_local == source_is_local
-    first = (batch.column("record") == 0) & (client | server)
-    kind = np.where(first, np.where(told_by_source, Kind.CLIENT, Kind.SERVER), Kind.INTERNAL).astype(np.uint8)
-    side = np.where(captured, Side.CAPTURE, np.where(client | server, role, Side.UNKNOWN)).astype(np.uint8)
-    return Perspective(source_is_local, told_by_local, side, kind, server & remote_of_cluster)
+    first = (batch.column("record") == 0) & known
+    # INTERNAL, or SERVER and one more for CLIENT.
+    kind = np.uint8(Kind.INTERNAL) + first * (np.uint8(1) + told_by_source)
+    return Perspective(known, source_is_local, told_by_local, side, kind, server & remote_of_cluster, told_by_source)
 
 
-def _of_cluster(batch: FlowBatch) -> tuple[Mask, Mask]:
-    """Where the local and the remote entity are a pod or node of this cluster."""
+def _of_cluster(batch: FlowBatch, name: str) -> Mask:
+    """Where the entity that a column points at is a pod or node of this cluster."""
     entities = batch.entities or ()
-    known = np.array([*(entity.type in CLUSTER_ENTITY_TYPES for entity in entities), False])
-    local, remote = (known[np.minimum(batch.column(name), len(entities))] for name in ("local_entity", "remote_entity"))
-    return local, remote
+    known = np.array([*[entity.type in CLUSTER_ENTITY_TYPES for entity in entities], False])
+    return known.take(np.minimum(batch.column(name), len(entities)))
 
 
 class IdMixer:
@@ -146,83 +150,97 @@ class IdMixer:
         exists or will: the handshake was seen and the client is a pod or node of this cluster.
         """
         both_isn = (batch.column("isn_seen") & _ISN_BOTH) == _ISN_BOTH
-        high, low = self._trace_ids(batch, seen, both_isn)
+        trace = self._trace_ids(batch, seen, both_isn)
+        high, low = trace
+        base = _mix_b(_mix_a(low ^ self._seeds[4]) ^ high)
+        captured = np.flatnonzero(seen.side == Side.CAPTURE)
+        if len(captured):
+            base[captured] = _mix_b(base[captured] ^ batch.column("flow_start_unix_ns")[captured].astype(np.uint64))
         record = batch.column("record").astype(np.uint64)
         side = seen.side.astype(np.uint64) << np.uint64(32)
-        base = self._span_base(high, low)
-        captured = seen.side == Side.CAPTURE
-        if captured.any():
-            base = np.where(captured, _mix_b(base ^ batch.column("flow_start_unix_ns").astype(np.uint64)), base)
         later = record > 0
         joins_client = ~later & both_isn & (seen.side == Side.SERVER) & seen.client_has_span
-        client = np.uint64(Side.CLIENT << 32)
-        parent = np.where(later, _last_step(base, side), np.uint64(0))
-        if joins_client.any():
-            parent = np.where(joins_client, _last_step(base, np.full_like(base, client)), parent)
-        flags = np.where(joins_client, FLAG_SAMPLED | FLAG_HAS_IS_REMOTE | FLAG_IS_REMOTE, FLAG_SAMPLED | FLAG_HAS_IS_REMOTE)
-        return SpanIds(high, low, _last_step(base, side | record), parent, flags.astype(np.uint32))
+        # A span's own id, then those of the parents that some have, in one go.
+        rows = np.concatenate([joins_client.nonzero()[0], later.nonzero()[0]])
+        parents_side = side[rows]
+        parents_side[: len(rows) - np.count_nonzero(later)] = Side.CLIENT << 32
+        ids = _last_step(np.concatenate([base ^ (side | record), base[rows] ^ parents_side]))
+        parent = np.zeros(batch.count, np.uint64)
+        parent[rows] = ids[batch.count :]
+        flags = np.uint32(FLAG_SAMPLED | FLAG_HAS_IS_REMOTE) | joins_client * np.uint32(FLAG_IS_REMOTE)
+        return SpanIds(high, low, ids[: batch.count], parent, flags)
 
-    def _trace_ids(self, batch: FlowBatch, seen: Perspective, both_isn: Mask) -> tuple[Words, Words]:
-        high, low = np.empty(batch.count, np.uint64), np.empty(batch.count, np.uint64)
-        if both_isn.any():
-            source, destination = oriented(batch, "isn", seen.source_is_local)
-            word = source.astype(np.uint64) << np.uint64(32) | destination
-            high, low = _mix_a(word ^ self._seeds[0]), _mix_b(word ^ self._seeds[1])
-        if not both_isn.all():
-            rest = ~both_isn
-            high[rest], low[rest] = self._tuple_ids(batch, seen.source_is_local, rest)
-        low[(high | low) == 0] = 1
-        return high, low
-
-    def _tuple_ids(self, batch: FlowBatch, source_is_local: Mask, rows: Mask) -> tuple[Words, Words]:
-        high, low = self._seeds[2:3], self._seeds[3:4]
-        for word in _tuple_words(batch, source_is_local, rows):
-            high, low = _mix_a(high ^ word), _mix_b(low ^ word)
-        return high, low
-
-    def _span_base(self, high: Words, low: Words) -> Words:
-        return _mix_b(_mix_a(low ^ self._seeds[4]) ^ high)
+    def _trace_ids(self, batch: FlowBatch, seen: Perspective, both_isn: Mask) -> Words:
+        """High and low halves, (2, rows)."""
+        trace = np.empty((2, batch.count), np.uint64)
+        numbered, rest = np.flatnonzero(both_isn), np.flatnonzero(~both_isn)
+        if len(numbered):
+            source, destination = oriented(batch, "isn", seen.source_is_local, numbered)
+            trace[:, numbered] = _mix((source.astype(np.uint64) << np.uint64(32) | destination) ^ self._seeds[:2, None])
+        if len(rest):
+            ids = self._seeds[2:4, None]
+            for word in _tuple_words(batch, seen.source_is_local, rest):
+                ids = _mix(ids ^ word)
+            trace[:, rest] = ids
+        trace[1][(trace[0] | trace[1]) == 0] = 1
+        return trace
 
 
-def oriented(batch: FlowBatch, name: str, source_is_local: Mask) -> tuple[Array, Array]:
-    """Return `local_<name>` and `remote_<name>` as source's and destination's."""
-    return swapped(batch.column(f"local_{name}"), batch.column(f"remote_{name}"), source_is_local)
+def oriented(batch: FlowBatch, name: str, source_is_local: Mask, rows: Array) -> tuple[Array, Array]:
+    """Return `local_<name>` and `remote_<name>` of some rows (an index array) as source's and destination's."""
+    local, remote = batch.column(f"local_{name}")[rows], batch.column(f"remote_{name}")[rows]
+    as_is = source_is_local[rows]
+    return np.where(as_is, local, remote), np.where(as_is, remote, local)
 
 
-def swapped(local: Array, remote: Array, source_is_local: Mask) -> tuple[Array, Array]:
-    """Return two columns exchanged in the rows whose source is not local."""
-    if source_is_local.all():
-        return local, remote
-    return np.where(source_is_local, local, remote), np.where(source_is_local, remote, local)
-
-
-def _tuple_words(batch: FlowBatch, source_is_local: Mask, rows: Mask) -> Iterator[Words]:
-    for address in oriented(batch, "address", source_is_local):
-        halves = np.ascontiguousarray(address[rows]).view(">u8").reshape(-1, 2).astype(np.uint64)
+def _tuple_words(batch: FlowBatch, source_is_local: Mask, rows: Array) -> Iterator[Words]:
+    for address in oriented(batch, "address", source_is_local, rows):
+        halves = np.ascontiguousarray(address).view(">u8").reshape(-1, 2).astype(np.uint64)
         yield halves[:, 0]
         yield halves[:, 1]
-    word: Words = np.zeros(np.count_nonzero(rows), np.uint64)
-    source_port, destination_port = oriented(batch, "port", source_is_local)
-    small = (batch.column(name) for name in ("transport", "icmp_type", "icmp_code"))
-    for column, shift in zip((source_port, destination_port, *small), (48, 32, 16, 8, 0), strict=True):
-        word |= column[rows].astype(np.uint64) << np.uint64(shift)
+    word: Words = np.zeros(len(rows), np.uint64)
+    ports = oriented(batch, "port", source_is_local, rows)
+    small = (batch.column(name)[rows] for name in ("transport", "icmp_type", "icmp_code"))
+    for column, shift in zip((*ports, *small), (48, 32, 16, 8, 0), strict=True):
+        word |= column.astype(np.uint64) << np.uint64(shift)
     yield word
     yield batch.column("flow_start_unix_ns")[rows].astype(np.uint64)
 
 
-def _last_step(base: Words, side_and_record: Words) -> Words:
-    span_id = _mix_a(base ^ side_and_record)
+def _last_step(words: Words) -> Words:
+    span_id = _mix_a(words)
     span_id[span_id == 0] = 1
     return span_id
 
 
+_A: Final = (30, 27, 31), (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_B: Final = (33, 33, 33), (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+"""Shifts and factors of `a` and `b`."""
+
+
+def _words(*numbers: int) -> Words:
+    return np.array(numbers, np.uint64)
+
+
+_A_WORDS: Final = tuple(map(_words, _A[0])), tuple(map(_words, _A[1]))
+_B_WORDS: Final = tuple(map(_words, _B[0])), tuple(map(_words, _B[1]))
+_AB_WORDS: Final = tuple(
+    tuple(_words(first, second)[:, None] for first, second in zip(a, b, strict=True)) for a, b in zip(_A, _B, strict=True)
+)
+
+
 def _mix_a(x: Words) -> Words:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return _mix(x, _A_WORDS)
 
 
 def _mix_b(x: Words) -> Words:
-    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return x ^ (x >> np.uint64(33))
+    return _mix(x, _B_WORDS)
+
+
+def _mix(x: Words, words: tuple[tuple[Words, ...], ...] = _AB_WORDS) -> Words:
+    """`a` or `b` of each; by default, of two rows, `a` of the first and `b` of the second."""
+    shifts, factors = words
+    for shift, factor in zip(shifts, factors, strict=False):
+        x = x ^ (x >> shift)
+        x *= factor
+    return x ^ (x >> shifts[2])

@@ -14,7 +14,7 @@ from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
 from proto.columns import ENRICHED, RAW, SOCKET, Column
 from services.capture.settings import CaptureSettings
 from services.enricher.settings import EnricherSettings
-from services.exporter import attributes
+from services.exporter import attributes_document
 from services.exporter.otlp_environment import VARIABLES
 from services.exporter.settings import ExporterSettings
 from services.runtime.settings import describe
@@ -70,9 +70,10 @@ def otlp_table() -> str:
 
 
 WHOLE: dict[str, Callable[[], str]] = {
-    "docs/attributes.md": attributes.markdown,
+    "docs/attributes.md": attributes_document.markdown,
     **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
 }
+WHOLE: dict[str, Callable[[], str]] = {"docs/attributes.md": attributes_document.markdown}
 """Documents that are made from code altogether."""
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {

@@ -13,8 +13,11 @@ from opentelemetry.semconv.schemas import Schemas
 
 from proto.columns import ENRICHED, NO_INDEX, RAW
 from proto.flow_batch import Entity, FlowBatch, decode, encode
+from services.exporter.assembly import Assembly, Block, SpanSet
+from services.exporter.bundle import bundle
 from services.exporter.encoder import SCHEMA_URL, SpanEncoder
-from services.exporter.pieces import CACHE_LIMIT
+from services.exporter.piece_table import CACHE_LIMIT, Column
+from services.exporter.profiles import PROFILES, carries
 from tests.support.batches import fixed_batch, flow_batches
 from tests.support.reference_spans import reference_spans
 
@@ -273,7 +276,7 @@ def test_caches_are_bounded():
         full[:, 12:] = addresses.view(np.uint8).reshape(-1, 4)
         batch = FlowBatch("n", "e", 0, count, (0, 0), {"local_address": full.view("V16").ravel()})
         assert len(one.encode(batch)) > count
-        assert count <= len(one._addresses._table) <= CACHE_LIMIT + 2 * count
+        assert count <= len(one._flow_spans.ends._table) <= CACHE_LIMIT + 2 * count
 
 
 def test_values_that_share_a_slot_are_told_apart():
@@ -286,6 +289,58 @@ def test_values_that_share_a_slot_are_told_apart():
         batch = FlowBatch("n", "e", 0, count, (0, 0), {"remote_address": addresses.view("V16").ravel()})
         assert one.encode(batch) == other.encode(batch)
         other = encoder()
+
+
+@given(span_batches(), st.sampled_from(PROFILES))
+@settings(deadline=None, max_examples=50)
+def test_a_profile_leaves_out_attributes_and_nothing_else(batch, profile):
+    """Ids, names, times, status and resources are those of `full`; attributes are those that the profile carries."""
+    chosen = SpanEncoder(cluster_name=CLUSTER, distribution_version=VERSION, profile=profile)
+    spans = ExportTraceServiceRequest.FromString(encoder().encode(batch))
+    for group in spans.resource_spans:
+        for span in group.scope_spans[0].spans:
+            kept = [pair for pair in span.attributes if carries(profile, pair.key)]
+            del span.attributes[:]
+            span.attributes.extend(kept)
+    assert flat(parsed(chosen.encode(batch)), sampled=0) == flat(spans, sampled=0)
+
+
+def test_profiles_hold_one_another():
+    """`full` carries every attribute of `standard`, and that every one of `lean`."""
+    batch = fixed_batch()
+    carried = []
+    for profile in PROFILES:
+        body = SpanEncoder(cluster_name=CLUSTER, distribution_version=VERSION, profile=profile).encode(batch)
+        carried.append({pair.key for span in spans_of(body) for pair in span.attributes})
+    assert carried[0] < carried[1] < carried[2]
+
+
+@given(span_batches(), st.data())
+@settings(deadline=None, max_examples=50)
+def test_spans_of_several_shapes_stand_together(batch, data):
+    """Sets of spans, however they are divided, become the same spans under the same resources as one set."""
+    one = encoder()
+    assembly = one._spans(bundle([batch]))
+    (only,) = assembly._sets
+    resources = dict(zip(only.resources[assembly._order[assembly._starts]].tolist(), assembly._resources, strict=True))
+    turn = np.array(data.draw(st.lists(st.integers(0, 2), min_size=batch.count, max_size=batch.count)))
+    sets = [part(only, np.flatnonzero(turn == number)) for number in range(3)]
+    together = Assembly(sets, one._scope, resources.__getitem__)
+    bodies = [together.body(*run) for run in together.runs(data.draw(st.sampled_from([1, 5000, 10**6])))]
+    spans = sum((flat(parsed(body), sampled=0) for body in bodies), Counter())
+    assert spans == flat(parsed(one.encode(batch)), sampled=0)
+
+
+def part(spans: SpanSet, rows: np.ndarray) -> SpanSet:
+    """Some spans of a set as a set of their own."""
+    blocks = []
+    for block in spans.blocks:
+        at = np.arange(len(spans.rows)) if block.at is None else block.at
+        mine = np.flatnonzero(np.isin(at, rows))
+        offset = block.offset[mine] if isinstance(block.offset, np.ndarray) else block.offset
+        blocks.append(Block(block.parts[mine], np.searchsorted(rows, at[mine]), offset))
+    pieces = [Column(column.pieces, column.numbers[rows], column.lengths[rows]) for column in spans.pieces]
+    return SpanSet(spans.rows[rows], spans.resources[rows], blocks, spans.room[rows], pieces, spans.lengths[rows])
 
 
 def test_the_schema_url_is_that_of_the_conventions_in_use():
