@@ -27,7 +27,9 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         str,
         Meta(
             pattern=r"^[A-Za-z0-9_-]*$",
-            description="identity of this run; random where it is empty. A replay under the same epoch sends the same messages",
+            description="identity of this run. A replay under the same epoch sends the same messages, which are stored once. "
+            "Where it is empty: for a replay that ends made of this host's name, the files and the settings, so that one that "
+            "is killed and started again loses and doubles nothing; random otherwise",
         ),
     ] = ""
     replay_files: Annotated[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -13,6 +12,7 @@ import structlog
 from proto.subjects import raw_subject
 from services.capture.errors import CaptureError
 from services.capture.progress import Progress, ProgressReport
+from services.capture.replay_epoch import is_repeatable, replay_epoch
 from services.capture.replay_reader import ReadyBatch, ReplayReader
 from services.capture.settings import CaptureSettings
 from services.runtime.bus import Bus, PublishRefusedError, StreamFullError, connect
@@ -32,12 +32,15 @@ _NS: Final = 1_000_000_000
 async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
     """Replay the files of `settings` until they are read, or until the service is to stop.
 
+    A replay that a start would repeat under the same ids ends as it stands when it is stopped: last records of flows that were
+    cut off would take the place of the whole ones. All others send the last records of all flows.
+
     Raises CaptureFileError, before anything is sent, for a file that is no capture; PublishRefusedError where the bus will
     never take a batch.
     """
     report = ProgressReport(settings.progress_file)
     try:
-        reader = await asyncio.to_thread(ReplayReader, settings, settings.epoch or uuid.uuid4().hex, report)
+        reader = await asyncio.to_thread(ReplayReader, settings, replay_epoch(settings), report)
         await _replay(settings, lifecycle, reader, report)
     except (CaptureError, PublishRefusedError) as error:
         report.progress.error = str(error)
@@ -56,14 +59,18 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
                 lifecycle.start("progress", report.keep_writing())
                 await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
                 logger.info("replay.started", files=len(settings.replay_files), loop=settings.replay_loop)
-                await _store_all(_read(reader, lifecycle.stopping), bus, raw_subject(settings.node_name), report.progress)
+                batches = _read(reader, lifecycle.stopping, cut_off=is_repeatable(settings))
+                await _store_all(batches, bus, raw_subject(settings.node_name), report.progress)
+            duplicates = bus.duplicates
     report.progress.finished = not lifecycle.stopping.is_set()
     reader.close()
+    if duplicates:
+        logger.warning("batches.stored_before", batches=duplicates, hint="an earlier start sent them under the same ids")
     logger.info("replay.ended", finished=report.progress.finished, records=report.progress.records)
 
 
-async def _read(reader: ReplayReader, stopping: asyncio.Event) -> AsyncIterator[ReadyBatch]:
-    """Yield batches when they are due; once the service is to stop, the last ones of all flows."""
+async def _read(reader: ReplayReader, stopping: asyncio.Event, *, cut_off: bool) -> AsyncIterator[ReadyBatch]:
+    """Yield batches when they are due; once the service is to stop, the last ones of all flows, unless they are cut off."""
     while not stopping.is_set():
         ready = await asyncio.to_thread(reader.read)
         if ready is None:
@@ -71,6 +78,9 @@ async def _read(reader: ReplayReader, stopping: asyncio.Event) -> AsyncIterator[
         for batch in ready:
             await _wait_until(batch.due_unix_ns, stopping)
             yield batch
+    if cut_off:
+        logger.warning("replay.cut_off", hint="started again, it begins anew and sends the same batches")
+        return
     rest = reader.finish()
     while last := await asyncio.to_thread(next, rest, None):
         for batch in last:

@@ -128,6 +128,11 @@ class Bus:
         return self._publisher.resent
 
     @property
+    def duplicates(self) -> int:
+        """Messages published here that the stream had stored before, under the same id."""
+        return self._publisher.duplicates
+
+    @property
     def unconfirmed_acks(self) -> int:
         """Acknowledgements that the server has not confirmed in time."""
         return sum(consumption.unconfirmed_acks for consumption in self._consumptions)

@@ -58,6 +58,8 @@ class Publisher:
         self._without_stream: set[str] = set()
         self.resent = 0
         """Messages sent again because the bus had not answered."""
+        self.duplicates = 0
+        """Messages that the stream had stored before, under the same id, and did not store again."""
 
     async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None) -> None:
         """Return once the message is stored, or was already. Raises StreamFullError or PublishRefusedError."""
@@ -90,6 +92,7 @@ class Publisher:
         ack = _decode(answer.data)
         if ack.error is None:
             self._without_stream.discard(subject)
+            self.duplicates += ack.duplicate
             return True
         code, description = ack.error.err_code, ack.error.description
         if code in _FULL or (code == _STORE_FAILED and any(text in description for text in _FULL_TEXTS)):

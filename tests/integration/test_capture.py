@@ -175,6 +175,40 @@ async def test_a_full_stream_and_a_dead_server_are_waited_for(nats_server, bus, 
     assert capture.progress["records"] == 20_000
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_replay_that_is_ended_midway_and_started_again_is_whole(nats_server, bus, tmp_path, number) -> None:
+    """Killed or stopped while the stream is full, then started again with no epoch set: every record is stored once."""
+    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20))
+    variables = {
+        "WIRESPAN_CAPTURE_EPOCH": "",
+        "WIRESPAN_CAPTURE_DRAIN_SECONDS": "0.2",
+        "WIRESPAN_STREAMS_RAW_BYTES": str(1 << 20),
+    }
+    capture = Capture(nats_server, tmp_path, many_flows(tmp_path / "many.pcap", 20_000), **variables)
+    await capture.start()
+    await capture.until("refused_waits")
+    capture.signal(number)
+    await capture.end()
+    before = set(await stored(bus))
+    await capture.start()
+
+    batches: list[FlowBatch] = []
+    async with bus.consume(RAW_STREAM, "enricher", max_ack_pending=100, ack_wait_seconds=30, batch=2) as deliveries:
+        while sum(batch.count for batch in batches) < 20_000:
+            delivery = await anext(deliveries)
+            batches.append(decode(delivery.data))
+            await delivery.ack()
+
+    exit_code, logged = await capture.end()
+    assert exit_code == 0
+    assert before
+    assert f'"batches": {len(before)}' in next(line for line in logged.splitlines() if "batches.stored_before" in line)
+    assert sorted(batch.sequence for batch in batches) == list(range(len(batches)))
+    assert {batch.epoch for batch in batches} == {batches[0].epoch}
+    assert len(np.unique(np.concatenate([batch.column("flow_id") for batch in batches]))) == 20_000
+    assert sum(int(batch.column("tx_packets").sum()) for batch in batches) == 20_000
+
+
 @pytest.mark.parametrize("content", [b"", b"no capture at all", None])
 async def test_a_file_that_is_no_capture_is_one_line(nats_server, bus, tmp_path, talk, content: bytes | None) -> None:
     """One clear line, exit status 3, and nothing of the good file before it is sent."""
