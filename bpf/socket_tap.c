@@ -64,6 +64,7 @@ struct socket_facts {
     __u32 lost;        /* segments the kernel holds for lost now */
     __u32 congestion_window;
     __u32 closed; /* the application has closed the socket */
+    __u8 pad[24];
 };
 
 struct slot {
@@ -71,7 +72,7 @@ struct slot {
     struct socket_facts socket;
 };
 
-_Static_assert(sizeof(struct slot) == 488, "services/capture/slot_layout.py mirrors it");
+_Static_assert(sizeof(struct slot) == 512, "whole cache lines; services/capture/slot_layout.py mirrors it");
 
 struct flow_key {
     __u8 local_address[16];

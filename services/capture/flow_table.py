@@ -1,10 +1,11 @@
 """From flow slots to records: which flows are due, why, and what each record adds to the ones before it.
 
-The slots are a host's (bpf/replay.c's, or the socket tap's mapped array); this module only reads them, but for `taken`. All
-work is on columns. What a record holds is fixed when it is emitted; what the next one starts from is fixed when it is accepted:
+The slots are a host's (bpf/replay.c's, or the socket tap's array); this module only reads them, a window at a time, but for
+`taken`. All work is on columns. What a record holds is fixed when it is emitted; what the next one starts from is fixed when it
+is accepted:
 
 - *emitted*: the slot is pending and is left alone until its emission is settled;
-- *accepted*: the flow's watermark moves to the totals the record was made of;
+- *accepted*: the flow's watermark moves by what the record added;
 - *refused*: nothing moved, so the next record of the flow covers what this one would have; the two things a total cannot give
   back, the interval's start and its longest response time, are carried over.
 
@@ -15,16 +16,17 @@ always the final outcome: even where no packet came since the last record, one w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import NO_INDEX, RAW, RESPONSE_TIME_BUCKETS, End, Observer, Outcome, Reason
-from services.capture.flow_layout import KNOWN_ISN, Array, State
+from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
+from services.capture.flow_layout import KNOWN_ISN, Array, State, hot_part
 from services.capture.flow_timing import FlowTableSettings, time_limits
+from services.capture.watermarks import DELTAS, Watermarks
 
 if TYPE_CHECKING:
     from services.capture.flow_layout import Slots
@@ -33,40 +35,6 @@ Indexes = npt.NDArray[np.uint32]
 
 _NS: Final = 1_000_000_000
 
-_DELTAS: Final[dict[str, str]] = {
-    "tx_bytes": "<u8",
-    "rx_bytes": "<u8",
-    "tx_packets": "<u8",
-    "rx_packets": "<u8",
-    "tx_payload_bytes": "<u8",
-    "rx_payload_bytes": "<u8",
-    "tx_retransmits": "<u4",
-    "rx_retransmits": "<u4",
-    "responses": "<u4",
-    "response_time_sum_ns": "<u8",
-    "response_time_histogram": f"({RESPONSE_TIME_BUCKETS},)<u4",
-    "request_transfer_sum_ns": "<u8",
-    "response_transfer_sum_ns": "<u8",
-    "icmp_errors": "<u2",
-} | {
-    f"{way}_{name}": dtype
-    for name, dtype in (
-        ("retransmit_bytes", "<u4"),
-        ("spurious_retransmits", "<u4"),
-        ("out_of_order", "<u4"),
-        ("duplicate_acks", "<u4"),
-        ("zero_windows", "<u2"),
-        ("window_full", "<u2"),
-        ("keep_alives", "<u2"),
-        ("rtt_samples", "<u4"),
-        ("rtt_sum_ns", "<u8"),
-        ("ecn_ce", "<u4"),
-    )
-    for way in ("tx", "rx")
-}
-"""Columns that are a member's growth since the last accepted record; they wrap as the member does."""
-
-_TOTALS: Final = np.dtype(list(_DELTAS.items()))
 _COLUMN_TYPES: Final = {column.name: column.numpy_dtype.base for column in RAW}
 
 _STATE_COLUMNS: Final[dict[str, str]] = {
@@ -109,10 +77,6 @@ class FlowHost(Protocol):
     """Who fills the slots."""
 
     @property
-    def slots(self) -> Slots:
-        """Every slot."""
-
-    @property
     def capacity(self) -> int:
         """Number of slots."""
 
@@ -124,6 +88,18 @@ class FlowHost(Protocol):
     def used_slots(self) -> int:
         """Slots that are not free."""
 
+    def windows(self) -> Iterator[tuple[int, Slots]]:
+        """Yield all slots up to `high_slot` in order, piece by piece: the first one's index, and the slots.
+
+        Hold none of them when asking for the next.
+        """
+
+    def rows(self, slots: Indexes) -> Slots:
+        """Return a copy of these slots."""
+
+    def mark_taken(self, slots: Indexes) -> None:
+        """Add one to `taken` of each of these slots."""
+
     def retire(self, slots: Indexes) -> None:
         """Let no packet reach these slots any more."""
 
@@ -133,7 +109,10 @@ class FlowHost(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Emission:
-    """Records of one batch, in the order of their flow ids. Settle it by FlowTable.accept or refuse."""
+    """Records of one batch, in the order of their flow ids. Settle it by FlowTable.accept or refuse.
+
+    Batches of one drain follow each other by slot.
+    """
 
     slots: Indexes
     """Handle of each record's flow."""
@@ -143,8 +122,6 @@ class Emission:
     """When it was collected, on the packets' clock."""
     final: npt.NDArray[np.bool_] = field(repr=False)
     """Whether a record is the last of its flow."""
-    totals: Array = field(repr=False)
-    """What the watermarks become."""
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -161,8 +138,8 @@ class FlowTable:
         self._observer = observer
         self._limits, self._reasons, self._opening = time_limits(self._settings)
         capacity = host.capacity
-        # Zeroed pages that are touched where a flow has been given a record: short flows touch none of the watermarks.
-        self._accepted = np.zeros(capacity, _TOTALS)
+        # Zeroed pages, which take memory once they are written to: so nothing is, where it would not change.
+        self._watermarks = Watermarks(capacity)
         self._records = np.zeros(capacity, np.uint32)
         self._last_record_ns = np.zeros(capacity, np.int64)
         self._reported = np.zeros(capacity, np.uint16)
@@ -176,14 +153,15 @@ class FlowTable:
 
         Reads each flow when its emission is asked for. Now must not go backwards, unless the table was drained finally before.
         """
-        due, reasons = self._due(now_unix_ns, final)
-        last = reasons != Reason.ACTIVE_TIMEOUT
+        due = self._due(now_unix_ns, final)
+        last = due.reasons != Reason.ACTIVE_TIMEOUT
         # All at once: a host may have to wait for what is at the slots.
-        self._host.retire(due[last])
-        self._final_reason[due[last]] = reasons[last]
-        for first in range(0, len(due), self._settings.max_rows):
-            rows = slice(first, first + self._settings.max_rows)
-            emission = self._emit(due[rows], reasons[rows], now_unix_ns)
+        self._host.retire(due.slots[last])
+        self._final_reason[due.slots[last]] = due.reasons[last]
+        for first in range(0, len(due.slots), self._settings.max_rows):
+            part = slice(first, first + self._settings.max_rows)
+            order = np.argsort(due.ids[part], kind="stable")
+            emission = self._emit(due.slots[part][order], due.reasons[part][order], now_unix_ns)
             if len(emission):
                 yield emission
 
@@ -191,12 +169,11 @@ class FlowTable:
         """The records are stored: their flows go on from there, or are gone."""
         slots, final = emission.slots, emission.final
         kept = slots[~final]
-        self._accepted[kept] = emission.totals[~final]
+        self._watermarks.advance(kept, {name: emission.columns[name][~final] for name in DELTAS})
         self._records[kept] += 1
         self._last_record_ns[kept] = emission.now_unix_ns
         self._reported[kept] = _state_word(emission.columns)[~final]
-        self._carried_start_ns[kept] = 0
-        self._carried_max_ns[kept] = 0
+        self._drop_carried(kept)
         self._pending[kept] = False
         self._forget(slots[final])
 
@@ -208,74 +185,89 @@ class FlowTable:
         self._carried_max_ns[slots] = columns["response_time_max_ns"]
         self._pending[slots] = False
 
-    def _due(self, now_ns: int, final: Reason | None) -> tuple[Indexes, Array]:
-        """Return slots that are due, ordered by flow id, and the reason of each."""
-        end = self._host.high_slot
-        slots = self._host.slots[:end]
-        state, last_ns = slots["state"], slots["last_ns"].astype(np.int64)
-        idle = now_ns - last_ns
-        kind = slots["transport"].astype(np.intp) << 5 | slots["outcome"].astype(np.intp) << 2 | slots["closed_by"]
-        over = idle >= self._limits[kind]
-        self._wait_for_retries(slots, kind, idle, over)
-        active_ns = int(self._settings.active_interval_seconds * _NS)
-        since = np.maximum(self._last_record_ns[:end], slots["first_ns"].astype(np.int64))
-        moved = (slots["interval"] == slots["taken"]) | (self._carried_start_ns[:end] != 0)
+    def _due(self, now_ns: int, final: Reason | None) -> _Due:
+        """Return the slots that are due, in order."""
+        excess = self._host.used_slots - int(self._settings.high_occupancy * self._host.capacity)
+        found, staying = [_Due.none()], [_Due.none()]
+        for first, rows in self._host.windows():
+            hot = hot_part(rows)
+            reasons = self._reasons_of(first, rows, hot, now_ns, final)
+            for which, into in ((np.flatnonzero(reasons), found), (self._evictable(first, hot, reasons, excess), staying)):
+                slots = (which + first).astype(np.uint32)
+                into.append(_Due(slots, reasons[which], hot["id"][which], hot["last_ns"][which]))
+            del rows
+        due = _Due.joined(found)
+        return due if excess <= 0 else self._relieved(due, _Due.joined(staying))
 
-        reasons = np.zeros(end, np.uint8)
+    def _reasons_of(self, first: int, rows: Slots, hot: Slots, now_ns: int, final: Reason | None) -> Array:
+        """Return why each flow of a window is due; 0: it is not."""
+        here = slice(first, first + len(hot))
+        state = hot["state"]
+        idle = now_ns - hot["last_ns"].astype(np.int64)
+        kind = hot["transport"].astype(np.intp) << 5 | hot["outcome"].astype(np.intp) << 2 | hot["closed_by"]
+        over = idle >= self._limits[kind]
+        self._wait_for_retries(rows, kind, idle, over)
+        active_ns = int(self._settings.active_interval_seconds * _NS)
+        since = np.maximum(self._last_record_ns[here], hot["first_ns"].astype(np.int64))
+        moved = (hot["interval"] == hot["taken"]) | (self._carried_start_ns[here] != 0)
+
+        reasons = np.zeros(len(hot), np.uint8)
         # A handshake under way gives its first record when it is over: until then its trace is not known for sure.
         reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT
         if final is not None:
             reasons[:] = np.where(self._reasons[kind] == Reason.END_OF_FLOW, Reason.END_OF_FLOW, final)
         reasons[over] = self._reasons[kind[over]]
         retired = state == State.RETIRED
-        reasons[retired] = np.maximum(self._final_reason[:end][retired], Reason.END_OF_FLOW)
-        reasons[(state == State.FREE) | self._pending[:end]] = 0
-        self._relieve(slots, reasons)
-        due = np.flatnonzero(reasons).astype(np.uint32)
-        due = due[np.argsort(slots["id"][due], kind="stable")]
-        return due, reasons[due]
+        reasons[retired] = np.maximum(self._final_reason[here][retired], Reason.END_OF_FLOW)
+        reasons[(state == State.FREE) | self._pending[here]] = 0
+        return reasons
 
-    def _wait_for_retries(self, slots: Slots, kind: Array, idle: Array, over: Array) -> None:
+    def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
         """Take back from `over` the handshakes whose next SYN may still come."""
         opening = np.flatnonzero(over & self._opening[kind])
         if not len(opening):
             return
-        begun = np.where(slots["syn_ns"][opening] != 0, slots["syn_ns"][opening], slots["first_ns"][opening])
-        taken = (slots["last_ns"][opening] - begun).astype(np.int64)
+        begun = np.where(rows["syn_ns"][opening] != 0, rows["syn_ns"][opening], rows["first_ns"][opening])
+        taken = (rows["last_ns"][opening] - begun).astype(np.int64)
         wait = np.minimum(taken + taken // 2, int(self._settings.tcp_opening_max_seconds * _NS))
         over[opening] = idle[opening] >= wait
 
-    def _relieve(self, slots: Slots, reasons: Array) -> None:
-        """Mark the longest idle flows for eviction where the table is nearly full."""
-        used, capacity = self._host.used_slots, self._host.capacity
-        if used <= self._settings.high_occupancy * capacity:
-            return
-        leaving = np.count_nonzero((reasons != 0) & (reasons != Reason.ACTIVE_TIMEOUT))
-        excess = used - int(self._settings.low_occupancy * capacity) - leaving
+    def _evictable(self, first: int, hot: Slots, reasons: Array, excess: int) -> Array:
+        """Return which flows of a window could make room, where room has to be made."""
+        if excess <= 0:
+            return np.empty(0, np.intp)
         staying = (reasons == 0) | (reasons == Reason.ACTIVE_TIMEOUT)
-        candidates = np.flatnonzero(staying & (slots["state"] == State.LIVE) & ~self._pending[: len(slots)])
-        if excess <= 0 or not len(candidates):
-            return
-        order = np.lexsort((slots["id"][candidates], slots["last_ns"][candidates]))
-        reasons[candidates[order[:excess]]] = Reason.TABLE_PRESSURE
+        return np.flatnonzero(staying & (hot["state"] == State.LIVE) & ~self._pending[first : first + len(hot)])
+
+    def _relieved(self, due: _Due, staying: _Due) -> _Due:
+        """Return `due` and the longest idle flows, which are evicted because the table is nearly full."""
+        used, capacity = self._host.used_slots, self._host.capacity
+        leaving = np.count_nonzero(due.reasons != Reason.ACTIVE_TIMEOUT)
+        excess = used - int(self._settings.low_occupancy * capacity) - leaving
+        if excess <= 0:
+            return due
+        longest = np.lexsort((staying.ids, staying.last_ns))[:excess]
+        evicted = staying.take(longest)
+        evicted.reasons[:] = Reason.TABLE_PRESSURE
+        both = _Due.joined([due.take(~np.isin(due.slots, evicted.slots)), evicted])
+        return both.take(np.argsort(both.slots))
 
     def _emit(self, due: Indexes, reasons: Array, now_ns: int) -> Emission:
         final = reasons != Reason.ACTIVE_TIMEOUT
-        rows = self._host.slots[due]
+        rows = self._host.rows(due)
         columns = self._columns(due, rows, reasons, now_ns)
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
         told = counted | (self._records[due] == 0) | (_state_word(columns) != self._reported[due])
         if not told.all():
             self._forget(due[~told & final])
-            due, rows, final = due[told], rows[told], final[told]
+            due, final = due[told], final[told]
             columns = {name: column[told] for name, column in columns.items()}
-        self._host.slots["taken"][due] += 1
+        self._host.mark_taken(due)
         self._pending[due] = True
-        return Emission(due, columns, now_ns, final, _totals(rows))
+        return Emission(due, columns, now_ns, final)
 
     def _columns(self, due: Indexes, rows: Slots, reasons: Array, now_ns: int) -> dict[str, Array]:
         """Return every raw column for the slots' content `rows`."""
-        accepted = self._accepted[due]
         moved = rows["interval"] == rows["taken"]
         known = (rows["tx_known"] & KNOWN_ISN) | (rows["rx_known"] & KNOWN_ISN) << 1
         carried = self._carried_start_ns[due]
@@ -294,7 +286,7 @@ class FlowTable:
         filled["request_waits"] = rows["request_ns"] != 0
         for what in ("request", "response"):
             filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
-        filled |= {name: rows[name] - accepted[name] for name in _DELTAS}
+        filled |= self._watermarks.deltas(due, rows)
         filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
         return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items()}
 
@@ -309,22 +301,47 @@ class FlowTable:
 
     def _forget(self, slots: Indexes) -> None:
         """Clear what is kept of these slots and give them back."""
-        for kept in (self._records, self._last_record_ns, self._reported, self._final_reason, self._pending):
-            kept[slots] = 0
-        self._carried_start_ns[slots] = 0
-        self._carried_max_ns[slots] = 0
-        touched = slots[self._accepted["tx_packets"][slots] + self._accepted["rx_packets"][slots] > 0]
-        self._accepted[touched] = np.zeros(1, _TOTALS)
+        self._drop_carried(slots)
+        told = slots[self._records[slots] != 0]
+        for kept in (self._records, self._last_record_ns, self._reported):
+            kept[told] = 0
+        self._final_reason[slots] = 0
+        self._pending[slots] = False
+        self._watermarks.forget(told)
         self._host.release(slots)
+
+    def _drop_carried(self, slots: Indexes) -> None:
+        carried = slots[(self._carried_start_ns[slots] != 0) | (self._carried_max_ns[slots] != 0)]
+        self._carried_start_ns[carried] = 0
+        self._carried_max_ns[carried] = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Due:
+    """Slots with why they are due, and what decides in which order: arrays of one length."""
+
+    slots: Indexes
+    reasons: npt.NDArray[np.uint8]
+    ids: npt.NDArray[np.uint64]
+    last_ns: npt.NDArray[np.uint64]
+
+    @classmethod
+    def none(cls) -> _Due:
+        return cls(np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Due]) -> _Due:
+        return cls(
+            np.concatenate([part.slots for part in parts]),
+            np.concatenate([part.reasons for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.last_ns for part in parts]),
+        )
+
+    def take(self, which: Array) -> _Due:
+        return _Due(self.slots[which], self.reasons[which], self.ids[which], self.last_ns[which])
 
 
 def _state_word(columns: dict[str, Array]) -> npt.NDArray[np.uint16]:
     """What a record without packets is still emitted for when it changes."""
     return columns["outcome"].astype(np.uint16) | columns["closed_by"].astype(np.uint16) << np.uint16(8)
-
-
-def _totals(rows: Slots) -> Array:
-    totals = np.empty(len(rows), _TOTALS)
-    for name in _DELTAS:
-        totals[name] = rows[name]
-    return totals

@@ -131,7 +131,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         }
 
     def _batch(self, emission: Emission, now_unix_ns: int, counters: dict[str, int]) -> LiveBatch:
-        records = finish(emission, self.tap.slots, self._clock, self._cgroups)
+        records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups)
         batch = FlowBatch(
             node=self._node,
             epoch=self._epoch,

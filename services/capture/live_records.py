@@ -80,10 +80,9 @@ class LiveClock:
         return columns
 
 
-def finish(emission: Emission, slots: Slots, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:
-    """Return the records of a live table's emission, which is not settled yet."""
+def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:
+    """Return the records of a live table's emission, which is not settled yet. `rows` are its slots."""
     columns = clock.convert(emission)
-    rows = slots[emission.slots]
     columns["local_container"], containers = cgroups.rows(rows["cgroup_id"])
     asked = rows["socket_read_ns"] != 0
     min_rtt_us = np.where(rows["min_rtt_us"] == _UNKNOWN_MIN_RTT_US, 0, rows["min_rtt_us"])

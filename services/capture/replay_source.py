@@ -30,6 +30,7 @@ DEFAULT_CAPACITY: Final = 1 << 20
 """Flows that are open at the same time; memory is touched only as they come."""
 
 _ERROR_BYTES: Final = 512
+_WINDOW_SLOTS: Final = 8192
 _ALL_PACKETS: Final = 2**64 - 1
 
 
@@ -134,6 +135,20 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         if stop is Stop.CUT:
             self._cut[self._files[self._next_file - 1]] = _text(error)
         return Advance(stop, self._counters.next_ns or None)
+
+    def windows(self) -> Iterator[tuple[int, Slots]]:
+        """Yield all slots up to `high_slot`, piece by piece: the first one's index, and the slots."""
+        for first in range(0, self.high_slot, _WINDOW_SLOTS):
+            yield first, self.slots[first : min(first + _WINDOW_SLOTS, self.high_slot)]
+
+    def rows(self, slots: npt.NDArray[np.uint32]) -> Slots:
+        """Return a copy of these slots (indexes)."""
+        whole = np.dtype(f"V{self.slots.dtype.itemsize}")  # as one piece: numpy copies structures member by member
+        return self.slots.view(whole)[slots].view(self.slots.dtype)
+
+    def mark_taken(self, slots: npt.NDArray[np.uint32]) -> None:
+        """Add one to `taken` of each of these slots (indexes)."""
+        self.slots["taken"][slots] += 1
 
     def retire(self, slots: npt.NDArray[np.uint32]) -> None:
         """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""

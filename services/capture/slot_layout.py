@@ -29,7 +29,7 @@ SLOT: Final = np.dtype(
         "names": list(_ALL),
         "offsets": [offset for offset, _ in _ALL.values()],
         "formats": [dtype for _, dtype in _ALL.values()],
-        "itemsize": FLOW.itemsize + 40,
+        "itemsize": FLOW.itemsize + 64,
     }
 )
 """`struct slot`: the engine's flow, then what the kernel knows of its socket."""

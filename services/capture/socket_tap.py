@@ -1,17 +1,18 @@
-"""The node's live flows: bpf/socket_tap.c attached, its slots as one numpy view.
+"""The node's live flows: bpf/socket_tap.c attached, its slots as numpy sees them.
 
 The programs fill slots; this side says which flows end and gives slots back. The kernel detaches the programs when this process
 ends, however it ends, because their links are descriptors of this process.
 
-The slots are mapped as far as they were ever used, so that memory shown for this process follows the number of flows; the
-kernel allocates, and a memory limit counts, all of them from the beginning (488 bytes a slot, and about 120 more for its key).
+The slots are mapped a window at a time, so that they are hardly any of this process's memory. The kernel allocates, and a
+memory limit counts, all of them from the beginning: 512 bytes a slot, and about 120 more for its key.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -27,11 +28,11 @@ from services.capture.cgroups import find_root
 from services.capture.errors import CaptureError
 from services.capture.flow_layout import Slots, State
 from services.capture.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCounter, keys_of
+from services.capture.slot_windows import SlotWindows
 from services.capture.tap_loader import LoadedTap, load_tap
 
 DEFAULT_CAPACITY: Final = 131_072
 _FIRST_GENERATION: Final = 1
-_FIRST_MAPPED: Final = 4096
 _COUNT_BYTES: Final = 16
 _ALLOWED, _DENIED = 1, 2
 
@@ -100,7 +101,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             self._maps = self._loaded.maps
             counts = mmap.mmap(self._maps["slot_counts"], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
             self._counts: npt.NDArray[Any] = np.frombuffer(counts, SLOT_COUNTS, 1)
-            self._map(min(_FIRST_MAPPED, self.capacity))
+            self._windows = SlotWindows(self._maps["slots"], self.capacity)
+            self._stack.callback(self._windows.close)
             self._write_rules()
             for endpoint in self._excluded:
                 bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
@@ -131,12 +133,6 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         return self._loaded
 
     @property
-    def slots(self) -> Slots:
-        """The slots up to at least `high_slot`; ask again, because more may be in use."""
-        self._look_at_stack()
-        return self._slots
-
-    @property
     def high_slot(self) -> int:
         """No slot from this index on was ever used."""
         self._look_at_stack()
@@ -148,36 +144,47 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         counts = self._counts[0]
         return max(int(counts["asked"]) - int(counts["refused"]) - int(counts["returned"]) - self._released, 0)
 
+    def windows(self) -> Iterator[tuple[int, Slots]]:
+        """Yield all slots up to `high_slot`, window by window. What is yielded is mapped for as long as it is held."""
+        return self._windows.each(self.high_slot)
+
+    def rows(self, slots: Indexes) -> Slots:
+        """Return a copy of these slots."""
+        return self._windows.copy(slots)
+
+    def mark_taken(self, slots: Indexes) -> None:
+        """Add one to `taken` of each of these slots."""
+        for _, rows, at in self._windows.parts(slots):
+            rows["taken"][at] += np.uint32(1)
+
     def retire(self, slots: Indexes) -> None:
         """Let no packet reach these slots any more; returns when no program is at them, after 5 to 20 ms."""
         slots = slots[~self._retired[slots]]
         if not len(slots):
             return
-        rows = self._slots
-        state = rows["state"][slots]
-        live = slots[state == State.LIVE]
-        self._delete_stale_keys(slots[state == State.RETIRED])
-        bpf_syscall.delete_all(self._maps["flows_by_key"], keys_of(rows[live]))
-        raced = live[rows["state"][live] != State.LIVE]
-        rows["state"][live] = State.RETIRED
-        rows["generation"][slots] += np.uint32(1)
+        raced = [np.empty(0, FLOW_KEY)]
+        for which, rows, at in self._windows.parts(slots):
+            state = rows["state"][at]
+            live, renewed = at[state == State.LIVE], state == State.RETIRED
+            self._delete_stale_keys(rows[at[renewed]], slots[which[renewed]])
+            bpf_syscall.delete_all(self._maps["flows_by_key"], keys_of(rows[live]))
+            raced.append(keys_of(rows[live[rows["state"][live] != State.LIVE]]))
+            rows["state"][live] = State.RETIRED
+            rows["generation"][at] += np.uint32(1)
         self._retired[slots] = True
         self._barrier.wait()
-        if len(raced):
-            self._restore_keys(raced)
+        self._restore_keys(np.concatenate(raced))
 
     def release(self, slots: Indexes) -> None:
         """Zero these slots, which are retired, and give them to other flows."""
         if not len(slots):
             return
         self._look_at_stack()
+        slots = np.sort(slots)[::-1]
         # Zero is no flow's generation, and the next one is no reference's before it is pushed.
-        generations = self._slots["generation"][slots]
-        self._bytes[slots] = 0
-        self._slots["generation"][slots] = generations
+        generations = self._windows.clear(slots)
         self._retired[slots] = False
-        order = np.argsort(slots)[::-1]
-        self._push(slots[order], generations[order].astype(np.uint64))
+        self._push(slots, generations.astype(np.uint64))
         self._released += len(slots)
 
     def exclude(self, endpoints: AbstractSet[tuple[str, int]]) -> None:
@@ -191,11 +198,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._excluded = set(endpoints)
         for address, port in added:
             bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(address, port), b"\1")
-            high = self.high_slot
-            rows = self._slots[:high]
-            local = (rows["local_port"] == port) & (rows["local_address"] == np.void(_mapped(address)))
-            remote = (rows["remote_port"] == port) & (rows["remote_address"] == np.void(_mapped(address)))
-            self.retire(np.flatnonzero((local | remote) & (rows["state"] == State.LIVE)).astype(np.uint32))
+            self.retire(self._live_at(_mapped(address), port))
 
     @property
     def counters(self) -> dict[str, int]:
@@ -233,12 +236,15 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         if sizes != (SLOT.itemsize, SLOT_COUNTS.itemsize, FLOW_KEY.itemsize):
             raise CaptureError(f"the socket tap's structures have sizes {sizes}; the installation mixes versions")
 
-    def _map(self, slots: int) -> None:
-        """See at least the first `slots` slots."""
-        length = -(-slots * SLOT.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = mmap.mmap(self._maps["slots"], length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._slots: Slots = np.frombuffer(memory, SLOT, slots)
-        self._bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, slots * SLOT.itemsize).reshape(slots, -1)
+    def _live_at(self, address: bytes, port: int) -> Indexes:
+        """Return the live flows that have this endpoint at either end."""
+        found = [np.empty(0, np.uint32)]
+        for first, rows in self.windows():
+            local = (rows["local_port"] == port) & (rows["local_address"] == np.void(address))
+            remote = (rows["remote_port"] == port) & (rows["remote_address"] == np.void(address))
+            found.append((np.flatnonzero((local | remote) & (rows["state"] == State.LIVE)) + first).astype(np.uint32))
+            del rows
+        return np.concatenate(found)
 
     def _look_at_stack(self) -> None:
         """Learn how far slots were used. They come off the stack from low to high, so its least depth tells.
@@ -250,36 +256,33 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         depth = self.capacity + self._released - int(counts["asked"]) + int(counts["refused"]) + self._returned
         self._returned = returned
         self._lowest = max(min(self._lowest, depth), 0)
-        high = self.capacity - self._lowest
-        if high > len(self._slots):
-            self._map(min(max(high, len(self._slots) * 5 // 4), self.capacity))
 
     def _push(self, slots: Indexes, generations: Any) -> None:
         bpf_syscall.push_all(self._maps["free_slots"], generations << np.uint64(32) | slots.astype(np.uint64))
 
-    def _delete_stale_keys(self, renewed: Indexes) -> None:
+    def _delete_stale_keys(self, renewed: Slots, slots: Indexes) -> None:
         """Delete the keys of slots that a program retired, unless they mean the connection that took their place already."""
-        keys = keys_of(self._slots[renewed])
-        references = self._slots["generation"][renewed].astype(np.uint64) << np.uint64(32) | renewed
-        for key, reference in zip(keys, references, strict=True):
+        references = renewed["generation"].astype(np.uint64) << np.uint64(32) | slots
+        for key, reference in zip(keys_of(renewed), references, strict=True):
             content = bpf_syscall.lookup(self._maps["flows_by_key"], key.tobytes(), reference.nbytes)
             if content == reference.tobytes():
                 bpf_syscall.delete(self._maps["flows_by_key"], key.tobytes())
 
-    def _restore_keys(self, raced: Indexes) -> None:
-        """Publish again what took these slots' place while their keys were being deleted: the deleted key may be its."""
-        rows = self._slots
-        live = np.flatnonzero(rows["state"] == State.LIVE).astype(np.uint32)
-        keys = keys_of(rows[live])
-        for key in keys_of(rows[raced]):
-            for slot in live[keys == key]:
-                reference = int(rows["generation"][slot]) << 32 | int(slot)
-                try:
-                    bpf_syscall.update(
-                        self._maps["flows_by_key"], key.tobytes(), reference.to_bytes(8, "little"), bpf_syscall.NOEXIST
-                    )
-                except FileExistsError:
-                    continue
+    def _restore_keys(self, raced: npt.NDArray[Any]) -> None:
+        """Publish again what took these flows' place while their keys were being deleted: the deleted key may be its."""
+        if not len(raced):
+            return
+        for first, rows in self.windows():
+            live = np.flatnonzero(rows["state"] == State.LIVE)
+            keys = keys_of(rows[live])
+            for key in raced:
+                for at in live[keys == key]:
+                    reference = int(rows["generation"][at]) << 32 | first + int(at)
+                    with contextlib.suppress(FileExistsError):
+                        bpf_syscall.update(
+                            self._maps["flows_by_key"], key.tobytes(), reference.to_bytes(8, "little"), bpf_syscall.NOEXIST
+                        )
+            del rows
 
     def _write_rules(self) -> None:
         """Fill the maps that the rules are in."""

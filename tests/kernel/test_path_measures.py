@@ -12,6 +12,7 @@ from proto.columns import Role
 from services.capture.flow_layout import State
 from services.capture.socket_tap import SocketTap
 from tests.kernel.test_socket_tap import reason_to_skip
+from tests.support.live_capture import slots_of
 from tests.support.lossy_path import lossy_path, transfers
 
 CONNECTIONS = 10
@@ -29,7 +30,7 @@ def rows():
     with SocketTap() as tap, lossy_path(0.03) as (client, server):
         transfers(client, server, count=CONNECTIONS, size=150_000)
         tap.detach()
-        used = tap.slots[: tap.high_slot]
+        used = slots_of(tap)
         return used[(used["state"] == State.LIVE) & ((used["local_port"] == 8080) | (used["remote_port"] == 8080))].copy()
 
 

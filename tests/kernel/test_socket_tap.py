@@ -21,7 +21,7 @@ from services.capture.live_records import monotonic_ns
 from services.capture.slot_layout import FLOW_KEY
 from services.capture.socket_tap import SocketTap, TapRules
 from services.capture.tap_loader import SYSTEM_PYTHON, TapLoadError, load_tap
-from tests.support.live_capture import reason_to_skip
+from tests.support.live_capture import reason_to_skip, slots_of
 from tests.support.namespaces import Network, Pod
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
@@ -45,8 +45,7 @@ class Live:
 
     def rows(self, port: int):
         """Return the live slots of flows with this port, as a copy."""
-        high = self.tap.high_slot
-        rows = self.tap.slots[:high]
+        rows = slots_of(self.tap)
         return rows[(rows["state"] == State.LIVE) & ((rows["local_port"] == port) | (rows["remote_port"] == port))]
 
     def side(self, role: Role, port: int):
@@ -311,7 +310,7 @@ def test_ports_that_are_used_again_are_another_connection(live, pods) -> None:
     ]  # fmt: skip
     assert set(records["outcome"].tolist()) == {Outcome.RESET}
     assert len(set(records["flow_id"].tolist())) == 4
-    assert live.tap.used_slots == np.count_nonzero(live.tap.slots[: live.tap.high_slot]["state"] != State.FREE)
+    assert live.tap.used_slots == np.count_nonzero(slots_of(live.tap)["state"] != State.FREE)
 
 
 def test_both_ends_of_a_translated_connection_see_its_sequence_numbers(live, pods) -> None:
@@ -405,7 +404,7 @@ def test_a_table_that_is_too_small_adds_up(pods) -> None:
                             server.recv(100)
                         packets += 3
                         size += 3 * (number % 97 + IP + UDP)
-            counted = tap.slots[: tap.high_slot]
+            counted = slots_of(tap)
             tap.detach()
             attributed = {name: int(counted[f"tx_{name}"].sum() + counted[f"rx_{name}"].sum()) for name in ("packets", "bytes")}
             counters = tap.counters
@@ -448,7 +447,7 @@ def test_two_processors_that_begin_one_flow_at_once_make_one() -> None:
     with SocketTap(capacity=8192, rules=TapRules(loopback=True, allow_networks=("127.9.9.0/24",))) as tap:
         subprocess.run([sys.executable, "-c", RACE], check=True, timeout=60)
         live = Live(tap)
-        rows = tap.slots
+        rows = slots_of(tap)
         rows = rows[rows["state"] == State.LIVE]
         assert len(rows) == tap.used_slots == 3000
         assert (rows["tx_packets"] == 1).all()
@@ -534,8 +533,7 @@ def test_other_transports_have_flows(live, pods) -> None:
                 b"\x08\0" + (0xFFFF - 0x0800 - 0x1234).to_bytes(2, "big") + b"\x12\x34\0\0", (server_pod.addresses[0], 0)
             )
             echo.recv(100)
-        high = live.tap.high_slot
-        rows = live.tap.slots[:high]
+        rows = slots_of(live.tap)
         (mine,) = rows[(rows["transport"] == 1) & (rows["state"] == State.LIVE) & (rows["role"] == Role.CLIENT)]
         assert (int(mine["tx_packets"]), int(mine["rx_packets"]), int(mine["local_port"])) == (3, 3, 0x1234)
         assert mine["responses"] == 3
@@ -545,8 +543,7 @@ def test_other_transports_have_flows(live, pods) -> None:
             receiver.settimeout(WAIT_SECONDS)
             sender.sendto(b"experimental", (server_pod.addresses[0], 0))
             receiver.recv(100)
-        high = live.tap.high_slot
-        rows = live.tap.slots[:high]
+        rows = slots_of(live.tap)
         assert [int(row["tx_bytes"] + row["rx_bytes"]) for row in rows[rows["transport"] == 253]] == [32, 32]
 
 

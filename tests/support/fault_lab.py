@@ -169,7 +169,7 @@ class FaultLab(AbstractContextManager["FaultLab"]):
         encoder = SpanEncoder(cluster_name="lab", distribution_version="0")
         self._tap.detach()
         for emission in table.drain(clock.begin_drain(), Reason.SHUTDOWN):
-            records = finish(emission, self._tap.slots, clock, self._cgroups)
+            records = finish(emission, self._tap.rows(emission.slots), clock, self._cgroups)
             interval = (int(records.columns["start_unix_ns"].min()), int(records.columns["end_unix_ns"].max()))
             batch = FlowBatch(
                 node="node-a", epoch="fault-lab", sequence=0, count=len(emission), interval=interval,

@@ -1,4 +1,4 @@
-"""Whether this machine can tap its sockets, for tests that need it to."""
+"""Whether this machine can tap its sockets, and all that a tap's table holds, for tests that need it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import subprocess
 
 from services.capture.cgroups import NoCgroup2Error, find_root
+from services.capture.flow_layout import Slots
+from services.capture.slot_windows import map_slots
+from services.capture.socket_tap import SocketTap
 from services.capture.tap_loader import SYSTEM_PYTHON
 
 
@@ -20,3 +23,8 @@ def reason_to_skip() -> str | None:
     except NoCgroup2Error as error:
         return str(error)
     return None
+
+
+def slots_of(tap: SocketTap) -> Slots:
+    """Every slot that was ever used, as one view of the kernel's memory."""
+    return map_slots(tap.loaded.maps["slots"], 0, tap.capacity)[: tap.high_slot]

@@ -14,7 +14,7 @@ def emission(record: int, start: int, end: int) -> Emission:
     columns |= {"record": np.array([record], np.uint32)}
     for name, value in (("start_unix_ns", start), ("end_unix_ns", end), ("flow_start_unix_ns", 1000), ("syn_unix_ns", 1000)):
         columns[name][:] = value
-    return Emission(np.array([3], np.uint32), columns, end, np.array([False]), np.zeros(1))
+    return Emission(np.array([3], np.uint32), columns, end, np.array([False]))
 
 
 def test_a_flows_start_is_the_same_in_all_its_records_when_the_clock_is_set() -> None:
