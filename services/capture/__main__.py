@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import sys
 
-from services.capture import live_worker, worker
-from services.capture.cgroups import NoCgroup2Error
-from services.capture.errors import CaptureFileError
-from services.capture.settings import CaptureSettings
-from services.capture.tap_loader import TapLoadError
-from services.runtime.lifecycle import Lifecycle, service_main
-
-
-async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
-    """Replay the files of the settings, or tap this node."""
-    await (worker if settings.replay_files else live_worker).run(settings, lifecycle)
+from services.runtime import footprint
 
 
 def main() -> None:
     """Run the service and exit."""
-    exit_codes: dict[type[Exception], int] = {CaptureFileError: 3, TapLoadError: 4, NoCgroup2Error: 4}
-    sys.exit(service_main("capture", CaptureSettings, run, exit_codes=exit_codes))
+    # Before anything else is imported: the NATS client brings aiohttp for its web socket transport, structlog rich for its
+    # tracebacks.
+    footprint.start_small()
+    footprint.do_without("aiohttp", "rich")
+    from services.capture.service import run_service  # noqa: PLC0415 - see above
+
+    sys.exit(run_service())
 
 
 if __name__ == "__main__":

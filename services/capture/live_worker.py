@@ -26,8 +26,9 @@ from services.runtime.telemetry import Telemetry
 
 logger = structlog.get_logger()
 
-_WINDOW: Final = 16
-"""Batches that are sent and not settled: 20,000 records."""
+_WINDOW: Final = 4
+"""Batches that are sent and not settled, of about a megabyte each in memory: a bus that takes 50 ms for each still takes 76,000
+records a second."""
 _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from services.capture.flow_layout import Slots
 from services.capture.slot_layout import SLOT
 
-WINDOW_SLOTS: Final = 4096
-"""2 MiB. A window begins at a page, whatever pages the kernel has."""
+WINDOW_SLOTS: Final = 2048
+"""1 MiB. A window begins at a page, whatever pages the kernel has."""
 
 Indexes = npt.NDArray[np.uint32]
 

@@ -1,7 +1,7 @@
 """What of each flow is in records that are stored: the totals that its next record's deltas start from.
 
-Most flows have counted packets and little else, so that is kept for each; the rest lies in pools, where a flow has a row once
-it needs one: a narrow one for exchanges, a wide one for everything. What no flow ever used is not touched and takes no memory.
+Most flows have counted packets and little else, in numbers of 32 bits; these are kept for each. A flow that needs more has a
+row in a pool: a narrow one for exchanges, a wide one for everything. What no flow ever used takes no memory.
 """
 
 from __future__ import annotations
@@ -49,9 +49,12 @@ _RARE: Final[dict[str, str]] = {
 DELTAS: Final = _VOLUME | _EXCHANGES | _RARE
 """Columns that are a member's growth since the last accepted record, and the member's type, in which they wrap."""
 
-_WIDE: Final = np.dtype(list((_RARE | _EXCHANGES).items()))
-_NARROW: Final = np.dtype(list((_EXCHANGES | {"response_time_histogram": f"({RESPONSE_TIME_BUCKETS},)<u2"}).items()))
 _RARE_BYTES: Final = np.dtype(list(_RARE.items())).itemsize
+_WIDE: Final = np.dtype(list((_RARE | DELTAS).items()))
+_PLAIN: Final = np.dtype([(name, "<u4") for name in _VOLUME])
+# How many exchanges there were is the sum of the histogram.
+_NARROW: Final = np.dtype([("response_time_sum_ns", "<u8"), ("response_time_histogram", f"({RESPONSE_TIME_BUCKETS},)<u2")])
+_PLAIN_MOST: Final = 0xFFFF_FFFF
 _NARROW_MOST: Final = 0xFFFF
 _WIDE_BIT: Final = np.uint32(1 << 31)
 _ROW_BITS: Final = ~_WIDE_BIT
@@ -61,64 +64,72 @@ class Watermarks:
     """Totals by slot, zero at first."""
 
     def __init__(self, capacity: int) -> None:
-        self._volume = np.zeros(capacity, np.dtype(list(_VOLUME.items())))
-        # 0: none; else the row, and in which pool it is.
+        self._plain = np.zeros(capacity, _PLAIN)
+        # 0: no row; else the row, and in which pool it is.
         self._place = np.zeros(capacity, np.uint32)
         self._narrow = _Pool(capacity, _NARROW)
         self._wide = _Pool(capacity, _WIDE)
 
     def deltas(self, slots: Indexes, rows: Slots) -> dict[str, Array]:
         """Return by how much `rows`, the content of `slots`, is above the watermarks."""
-        found = {name: rows[name] - self._volume[name][slots] for name in _VOLUME}
-        before = self._others(slots)
-        return found | {name: rows[name] - before[name] for name in _WIDE.names or ()}
+        before = self._totals(slots)
+        return {name: rows[name] - before[name] for name in DELTAS}
 
     def advance(self, slots: Indexes, deltas: Mapping[str, Array]) -> None:
-        """Raise the watermarks of `slots`, each of which is there once, by `deltas`: columns, of any width."""
-        for name, dtype in _VOLUME.items():
-            self._volume[name][slots] += deltas[name].astype(dtype)
-        totals = self._others(slots)
-        for name in _WIDE.names or ():
+        """Raise the watermarks of `slots`, each of which is there once, by `deltas`: columns, of the members' width or more."""
+        totals = self._totals(slots)
+        for name in DELTAS:
             totals[name] += deltas[name].astype(_WIDE[name].base)
-        rare = totals.view(np.uint8).reshape(len(slots), _WIDE.itemsize)[:, :_RARE_BYTES].any(axis=1)
-        wide = rare | (totals["response_time_histogram"] > _NARROW_MOST).any(axis=1)
+        wide = totals.view(np.uint8).reshape(len(slots), _WIDE.itemsize)[:, :_RARE_BYTES].any(axis=1)
+        wide |= (totals["response_time_histogram"] > _NARROW_MOST).any(axis=1)
+        for name in _VOLUME:
+            wide |= totals[name] > _PLAIN_MOST
         narrow = ~wide & (totals["responses"] != 0)
-        self._put(slots[wide], totals[wide], self._wide, _WIDE_BIT)
-        self._put(slots[narrow], totals[narrow], self._narrow, np.uint32(0))
+        self._move(slots[wide], self._wide, _WIDE_BIT)
+        self._wide.rows[self._place[slots[wide]] & _ROW_BITS] = totals[wide]
+        self._move(slots[narrow], self._narrow, np.uint32(0))
+        at = self._place[slots[narrow]]
+        for name in _NARROW.names or ():
+            self._narrow.rows[name][at] = totals[name][narrow]
+        for name in _VOLUME:
+            self._plain[name][slots[~wide]] = totals[name][~wide]
 
     def forget(self, slots: Indexes) -> None:
         """Set `slots` to zero again."""
-        used = slots[self._volume["tx_packets"][slots] + self._volume["rx_packets"][slots] > 0]
-        self._volume[used] = np.zeros(1, self._volume.dtype)
+        self._plain[slots] = np.zeros(1, _PLAIN)
         self._leave(slots)
 
-    def _others(self, slots: Indexes) -> Array:
-        """Return all but the volume."""
+    def _totals(self, slots: Indexes) -> Array:
+        """Return all totals."""
         found = np.zeros(len(slots), _WIDE)
         place = self._place[slots]
-        for pool, mine in ((self._wide, place > _ROW_BITS), (self._narrow, (place != 0) & (place <= _ROW_BITS))):
-            if mine.any():
-                rows = pool.rows[place[mine] & _ROW_BITS]
-                for name in pool.rows.dtype.names or ():
-                    found[name][mine] = rows[name]
+        for name in _VOLUME:
+            found[name] = self._plain[name][slots]
+        narrow = np.flatnonzero((place != 0) & (place <= _ROW_BITS))
+        if len(narrow):
+            rows = self._narrow.rows[place[narrow]]
+            for name in _NARROW.names or ():
+                found[name][narrow] = rows[name]
+            found["responses"][narrow] = rows["response_time_histogram"].sum(axis=1)
+        wide = np.flatnonzero(place > _ROW_BITS)
+        found[wide] = self._wide.rows[place[wide] & _ROW_BITS]
         return found
 
-    def _put(self, slots: Indexes, totals: Array, pool: _Pool, bit: np.uint32) -> None:
-        """Write totals into the slots' rows of `pool`; who has a row elsewhere moves."""
+    def _move(self, slots: Indexes, pool: _Pool, bit: np.uint32) -> None:
+        """Have all these slots a row in `pool`."""
         place = self._place[slots]
         moving = slots[(place == 0) | ((place & _WIDE_BIT) != bit)]
-        self._leave(moving)
-        self._place[moving] = pool.take(len(moving)) | bit
-        at = self._place[slots] & _ROW_BITS
-        for name in pool.rows.dtype.names or ():
-            pool.rows[name][at] = totals[name]
+        if len(moving):
+            self._leave(moving)
+            self._place[moving] = pool.take(len(moving)) | bit
 
     def _leave(self, slots: Indexes) -> None:
         place = self._place[slots]
         held = place != 0
-        self._wide.give(place[held & (place > _ROW_BITS)] & _ROW_BITS)
-        self._narrow.give(place[held & (place <= _ROW_BITS)])
-        self._place[slots[held]] = 0
+        if held.any():
+            self._wide.give(place[place > _ROW_BITS] & _ROW_BITS)
+            self._narrow.give(place[held & (place <= _ROW_BITS)])
+            self._place[slots[held]] = 0
 
 
 class _Pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import aiohttp
@@ -100,3 +101,25 @@ async def test_without_a_port_nothing_is_served() -> None:
     """Port 0 is off."""
     async with serve(HealthSettings(port=0), Health()):
         pass
+
+
+async def test_what_is_not_there_and_heads_are_answered(settings: HealthSettings) -> None:
+    """Another path is 404; a HEAD has a GET's headers and no body; whoever hangs up in the middle disturbs nobody."""
+    async with serve(settings, Health()):
+        _, hanging = await asyncio.open_connection(settings.host, settings.port)
+        hanging.write(b"GET /hea")
+        assert (await get(settings, "/"))[0] == 404
+        async with (
+            aiohttp.ClientSession() as session,
+            session.head(f"http://{settings.host}:{settings.port}/healthz") as response,
+        ):
+            assert (response.status, response.headers["Content-Length"], await response.text()) == (200, "3", "")
+        hanging.close()
+        assert await get(settings, "/healthz") == (200, "ok\n")
+
+
+async def test_a_port_that_is_taken_is_an_error(settings: HealthSettings) -> None:
+    """At once, as an OSError."""
+    with socket.create_server((settings.host, settings.port)), pytest.raises(OSError, match="in use"):
+        async with serve(settings, Health()):
+            pass

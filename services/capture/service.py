@@ -1,0 +1,21 @@
+"""The service as a whole: settings, which of its two workers runs, and what its errors are to a shell."""
+
+from __future__ import annotations
+
+from services.capture import live_worker, worker
+from services.capture.cgroups import NoCgroup2Error
+from services.capture.errors import CaptureFileError
+from services.capture.settings import CaptureSettings
+from services.capture.tap_loader import TapLoadError
+from services.runtime.lifecycle import Lifecycle, service_main
+
+
+async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
+    """Replay the files of the settings, or tap this node."""
+    await (worker if settings.replay_files else live_worker).run(settings, lifecycle)
+
+
+def run_service() -> int:
+    """Run the service and return its exit status."""
+    exit_codes: dict[type[Exception], int] = {CaptureFileError: 3, TapLoadError: 4, NoCgroup2Error: 4}
+    return service_main("capture", CaptureSettings, run, exit_codes=exit_codes)
