@@ -535,6 +535,7 @@ FLOW_INLINE int tap_segment(
     struct flow *flow = &slot->flow;
     struct packet packet;
     __u64 last_ns = flow->last_ns;
+    int opening = flow->outcome == FLOW_OUTCOME_HALF_OPEN;
 
     packet.tcp_flags = tcp[13];
     if (packet.tcp_flags & TCP_SYN)
@@ -555,7 +556,8 @@ FLOW_INLINE int tap_segment(
     flow_tcp(flow, &packet, from);
     if (from == FLOW_RX && slot->socket.closed)
         settle_closed(flow);
-    if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || packet.tcp_flags & (TCP_FIN | TCP_RST))
+    /* A client's socket has its first round-trip time when it completes the handshake. */
+    if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || packet.tcp_flags & (TCP_FIN | TCP_RST))
         read_socket(&slot->socket, sk, packet.time_ns);
     return 1;
 }
