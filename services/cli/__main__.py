@@ -17,6 +17,11 @@ _COMMANDS: Final = {
     "replay": ("services.cli.replay", "replay", "Turn capture files into spans and account for every packet."),
     "tap": ("services.cli.tap.command", "tap", "Print flow records as they pass on the bus, or passed; filters."),
     "snapshot": ("services.cli.snapshot", "snapshot", "Write a live cluster's objects to a file for replay."),
+    "dead-letters": (
+        "services.cli.dead_letters.command",
+        "dead_letters",
+        "Show what could not be processed, put it back, or delete it.",
+    ),
     "doctor": ("services.cli.doctor.command", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
     "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),
 }

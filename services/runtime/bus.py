@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Self
 
 import structlog
@@ -31,6 +32,7 @@ __all__ = [
     "Consumption",
     "Delivery",
     "PublishRefusedError",
+    "StoredMessage",
     "StreamConfigError",
     "StreamFullError",
     "StreamState",
@@ -53,6 +55,15 @@ class WatchedMessage:
     subject: str
     data: bytes
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage(WatchedMessage):
+    """A message of a stream, and where it stands in it."""
+
+    sequence: int
+    stored: datetime
+    """When the server stored it, on the server's clock; UTC, cut to microseconds."""
 
 
 class Watch:
@@ -237,17 +248,29 @@ class Bus:
         self._watches.append(watch)
         return watch
 
-    async def peek(self, stream: str) -> AsyncIterator[WatchedMessage]:
-        """Yield what the stream holds now, oldest first, without consuming it."""
+    async def peek(self, stream: str, subject_pattern: str = ">") -> AsyncIterator[StoredMessage]:
+        """Yield what the stream holds now under subjects of the pattern, oldest first, without consuming it."""
         last = (await self.stream_state(stream)).last_sequence
         sequence = 1
         while sequence <= last:
-            message = await self._jetstream.next_message(stream, sequence)
+            message = await self._jetstream.next_message(stream, sequence, subject_pattern)
             if message is None:
                 return
-            sequence = int(message.headers["Nats-Sequence"]) + 1
-            headers = {name: value for name, value in message.headers.items() if name not in _OWN_HEADERS}
-            yield WatchedMessage(message.headers["Nats-Subject"], message.data, headers)
+            found = _stored(message)
+            if found.sequence > last:
+                return
+            yield found
+            sequence = found.sequence + 1
+
+    async def stored(self, stream: str, sequence: int) -> StoredMessage | None:
+        """Return the message of that sequence number; None where there is none any more."""
+        message = await self._jetstream.next_message(stream, sequence)
+        found = None if message is None else _stored(message)
+        return found if found is not None and found.sequence == sequence else None
+
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream; return whether it was there. Raises PermissionDeniedError."""
+        return await self._jetstream.delete_message(stream, sequence)
 
     async def run(self) -> None:
         """Keep the connection until cancelled; `connect` runs this."""
@@ -269,6 +292,19 @@ class Bus:
                 await self.ensure_streams(self._streams)
             except StreamConfigError as error:
                 logger.warning("streams.not_restored", error=str(error))
+
+
+def _stored(message: Message) -> StoredMessage:
+    headers = {name: value for name, value in message.headers.items() if name not in _OWN_HEADERS}
+    # Nanoseconds, of which Python reads six digits.
+    whole, _, fraction = message.headers["Nats-Time-Stamp"].removesuffix("Z").partition(".")
+    return StoredMessage(
+        message.headers["Nats-Subject"],
+        message.data,
+        headers,
+        int(message.headers["Nats-Sequence"]),
+        datetime.fromisoformat(f"{whole}.{fraction[:6].ljust(6, '0')}+00:00"),
+    )
 
 
 @asynccontextmanager

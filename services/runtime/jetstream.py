@@ -20,6 +20,8 @@ logger = structlog.get_logger()
 STREAM_NOT_FOUND: Final = 10059
 CONSUMER_NOT_FOUND: Final = 10014
 _STREAM_IN_USE: Final = 10058
+_NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
+"""Message not found, sequence not found, and the failed deletion of what is not there."""
 _PASSING: Final = frozenset({10004, 10007, 10008, 10009, 10041, 10118, 10167})
 _TIMEOUT_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.25
@@ -150,9 +152,21 @@ class JetStream:
             pending=info["num_pending"], ack_pending=info["num_ack_pending"], redelivered=info["num_redelivered"]
         )
 
-    async def next_message(self, stream: str, sequence: int) -> Message | None:
-        """Return the stream's first message at or after `sequence` without consuming it; None where there is none."""
-        body = msgspec.json.encode({"seq": sequence, "next_by_subj": ">"})
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream; return whether it was there."""
+        try:
+            await self._ask(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        except ApiError as error:
+            if error.code not in _NO_MESSAGE:
+                raise
+            return False
+        return True
+
+    async def next_message(self, stream: str, sequence: int, subject_pattern: str = ">") -> Message | None:
+        """Return the stream's first message at or after `sequence` under such a subject, without consuming it; None where
+        there is none.
+        """
+        body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject_pattern})
         message = await self._request(f"DIRECT.GET.{stream}", body)
         if message.status == 404:
             return None

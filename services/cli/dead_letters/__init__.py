@@ -1,0 +1,1 @@
+"""`wirespan dead-letters`: what no service could process, and what to do about it."""
