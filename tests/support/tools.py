@@ -30,6 +30,8 @@ _COLLECTOR: Final = "0.165.0"
 _COLLECTOR_STABLE: Final = "1.71.0"
 """The Collector's modules of stable API, of the same release."""
 _KUBERNETES: Final = "v1.34.1"
+_OLDER_KUBERNETES: Final = "v1.32.13"
+"""The older of the two that the chart is shown to."""
 _ETCD: Final = "v3.6.4"
 """As Kubernetes of that version has it."""
 _CONTRIB: Final = "github.com/open-telemetry/opentelemetry-collector-contrib"
@@ -130,11 +132,11 @@ def _reason(output: str) -> str:
     return " ".join(" ".join(telling[-3:]).split())[-400:]
 
 
-def _go_install(name: str, package: str) -> Callable[[Path], None]:
+def _go_install(name: str, package: str, *options: str) -> Callable[[Path], None]:
     """A command out of a Go module."""
 
     def build(folder: Path) -> None:
-        _run("go", "install", "-trimpath", package, GOBIN=str(folder), GOFLAGS="-buildvcs=false")
+        _run("go", "install", "-trimpath", *options, package, GOBIN=str(folder), GOFLAGS="-buildvcs=false")
         if not (folder / name).exists():
             raise ToolUnavailableError(f"{package} did not build {name}")
 
@@ -192,34 +194,38 @@ def _flowdump(folder: Path) -> None:
     )
 
 
-def _kube_apiserver(folder: Path) -> None:
-    """Kubernetes' API server, built in a module of its own.
+def _kube_apiserver(name: str, version: str, go: str) -> Tool:
+    """Kubernetes' API server, built in a module of its own, with the behaviour of the Go that it was released with.
 
     The zip of k8s.io/kubernetes is without the modules that its `go.mod` finds beside it (`staging/`), but each of them is
     published too, as v0.x.y of Kubernetes v1.x.y.
     """
-    downloaded = json.loads(_run("go", "mod", "download", "-json", f"k8s.io/kubernetes@{_KUBERNETES}"))
-    staging = re.findall(r"^\s*(k8s\.io/\S+) => \./staging/", Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
-    published = _KUBERNETES.replace("v1.", "v0.", 1)
-    sources = folder.parent / "sources"
-    sources.mkdir()
-    (sources / "go.mod").write_text(
-        "\n".join(
-            (
-                "module wirespan.dev/kube-apiserver",
-                "go 1.24.0",
-                "godebug default=go1.24",
-                f"require k8s.io/kubernetes {_KUBERNETES}",
-                *(f"replace {module} => {module} {published}" for module in staging),
+
+    def build(folder: Path) -> None:
+        downloaded = json.loads(_run("go", "mod", "download", "-json", f"k8s.io/kubernetes@{version}"))
+        staging = re.findall(r"^\s*(k8s\.io/\S+) => \./staging/", Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
+        published = version.replace("v1.", "v0.", 1)
+        sources = folder.parent / "sources"
+        sources.mkdir()
+        (sources / "go.mod").write_text(
+            "\n".join(
+                (
+                    "module wirespan.dev/kube-apiserver",
+                    f"go {go}.0",
+                    f"godebug default=go{go}",
+                    f"require k8s.io/kubernetes {version}",
+                    *(f"replace {module} => {module} {published}" for module in staging),
+                )
             )
+            + "\n"
         )
-        + "\n"
-    )
-    flags = f"-s -w -X k8s.io/component-base/version.gitVersion={_KUBERNETES}"
-    package = "k8s.io/kubernetes/cmd/kube-apiserver"
-    _run("go", "get", f"{package}@{_KUBERNETES}", folder=sources, GOFLAGS="-mod=mod")
-    command = ("nice", "go", "build", "-trimpath", "-ldflags", flags, "-o", folder / "kube-apiserver", package)
-    _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+        flags = f"-s -w -X k8s.io/component-base/version.gitVersion={version}"
+        package = "k8s.io/kubernetes/cmd/kube-apiserver"
+        _run("go", "get", f"{package}@{version}", folder=sources, GOFLAGS="-mod=mod")
+        command = ("nice", "go", "build", "-trimpath", "-ldflags", flags, "-o", folder / name, package)
+        _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+
+    return Tool(name, version.removeprefix("v"), build)
 
 
 def _etcd(folder: Path) -> None:
@@ -241,6 +247,11 @@ def _source_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+_HELM_FLAGS: Final = " ".join(
+    f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={number}"
+    for package in ("chartutil", "lint/rules")
+    for part, number in zip(("Major", "Minor"), _KUBERNETES.removeprefix("v").split(".")[:2], strict=True)
+)
 _JAEGER: Final = "v1.76.0"
 _OTLP: Final = f"go.opentelemetry.io/collector/receiver/otlpreceiver v{_COLLECTOR}"
 _FILE: Final = f"{_CONTRIB}/exporter/fileexporter v{_COLLECTOR}"
@@ -255,7 +266,10 @@ TOOLS: Final = {
     for made in (
         Tool("flowdump", _source_version(_ROOT / "proto" / "go"), _flowdump),
         Tool("etcd", _ETCD.removeprefix("v"), _etcd),
-        Tool("kube-apiserver", _KUBERNETES.removeprefix("v"), _kube_apiserver),
+        _kube_apiserver("kube-apiserver", _KUBERNETES, "1.24"),
+        _kube_apiserver("kube-apiserver-older", _OLDER_KUBERNETES, "1.23"),
+        # Without being told it takes clusters that it does not ask for ancient ones.
+        Tool("helm", "3.22.0", _go_install("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0", f"-ldflags={_HELM_FLAGS}")),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
         Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
         Tool(

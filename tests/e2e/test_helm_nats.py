@@ -1,0 +1,272 @@
+"""The chart's NATS for real: the rendered nats.conf in a nats-server, the services with the rendered environment, and each user
+with what it may and may not do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nats
+import nats.errors
+import pytest
+from nats.aio.client import Client
+
+from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
+from services.cli.settings import BusSettings
+from services.runtime.bus import Bus, connect
+from services.runtime.settings import NatsSettings, load
+from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT
+from tests.support.helm_chart import MATRIX, RELEASE, Rendered, merged, render
+from tests.support.kube_api import _free_ports as free_ports
+from tests.support.nats_server import NatsServer
+from tests.support.otlp_receiver import OtlpReceiver
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
+
+NODE = "ip-10-0-0-7.eu-west-1.compute.internal"
+OTHER_NODE = "node-a"
+PATIENCE_SECONDS = 60
+
+
+class RenderedNats:
+    """The StatefulSet's servers on ports of the loopback, and how the rendered services reach them."""
+
+    def __init__(self, rendered: Rendered, folder: Path) -> None:
+        self.rendered = rendered
+        replicas = next(iter(rendered.of_kind("StatefulSet")))["spec"]["replicas"]
+        self._routes = free_ports(replicas)
+        self.servers = [self._server(ordinal, folder / f"server-{ordinal}") for ordinal in range(replicas)]
+        self.folder = folder
+
+    def _server(self, ordinal: int, folder: Path) -> NatsServer:
+        files = self.rendered.write_files("nats", folder / "mounted")
+        config = files["/etc/nats/config/nats.conf"].read_text()
+        places = {
+            "0.0.0.0:4222": "127.0.0.1:@PORT@",
+            "0.0.0.0:6222": f"127.0.0.1:{self._routes[ordinal]}",
+            "0.0.0.0:8222": "127.0.0.1:-1",
+            "/run/nats": str(folder),
+            '"/data"': f'"{folder / "data"}"',
+            "/etc/nats/tls": str(folder / "mounted" / "tls"),
+        }
+        for place, here in places.items():
+            config = config.replace(place, here)
+        environ = self.rendered.environment("nats", name=f"{RELEASE}-wirespan-nats-{ordinal}")
+        for number, port in enumerate(self._routes):
+            if f"ROUTE_{number}" in environ:
+                environ[f"ROUTE_{number}"] = re.sub(r"@[^:]+:6222", f"@localhost:{port}", environ[f"ROUTE_{number}"])
+        return NatsServer(folder, config=config, environ=environ)
+
+    def environment(self, component: str, node: str = NODE) -> dict[str, str]:
+        """The rendered variables of a service, with the addresses and folders of this machine."""
+        folder = self.folder / component / node
+        folder.mkdir(parents=True, exist_ok=True)
+        environ = self.rendered.environment(component, nodeName=node)
+        files = self.rendered.write_files(component, folder, NODE_NAME=node)
+        scheme = environ["WIRESPAN_NATS_URL"].partition("://")[0]
+        environ["WIRESPAN_NATS_URL"] = ",".join(f"{scheme}://localhost:{server.port}" for server in self.servers)
+        return {name: str(files.get(value, value)) for name, value in environ.items()}
+
+    def settings(self, component: str, node: str = NODE) -> NatsSettings:
+        """The settings of a service's connection, as it reads them itself."""
+        environ = self.environment(component, node)
+        bus = {name: value for name, value in environ.items() if "_NATS_" in name or name == "WIRESPAN_CONFIG"}
+        return load(BusSettings, prefix="WIRESPAN_CLI_", environ=bus).nats
+
+
+@contextlib.contextmanager
+def running(rendered: Rendered, folder: Path) -> Iterator[RenderedNats]:
+    """The rendered servers, started."""
+    bus = RenderedNats(rendered, folder)
+    with contextlib.ExitStack() as stack:
+        # A cluster is ready when its servers see each other, so none waits for its own readiness alone.
+        for server in bus.servers:
+            stack.enter_context(server)
+        yield bus
+
+
+@contextlib.contextmanager
+def service(bus: RenderedNats, component: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A service with the rendered environment and nothing else of Wirespan's; its log is shown where a test fails."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBE"))}
+    environ |= bus.environment(component) | {"PYTHONPATH": str(ROOT)} | more
+    log = bus.folder / f"{component}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", f"services.{component}"], env=environ, stderr=output, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+        sys.stdout.write(f"--- {component}\n{log.read_text()[-3000:]}\n")
+
+
+WORKING = ("defaults", "a user for each node", "three servers", "three servers without TLS or volumes")
+
+
+@pytest.mark.parametrize("name", WORKING)
+async def test_flows_pass_under_the_rendered_users(helm_binary: Path, tmp_path: Path, name: str) -> None:
+    """With the chart's nats.conf, certificates, users and environment a replay ends as spans in the backend."""
+    with OtlpReceiver() as receiver:
+        values = merged(MATRIX[name], {"otlp": {"endpoint": receiver.grpc_endpoint}, "toolbox": {"enabled": True}})
+        rendered = render(helm_binary, values)
+        ports = dict(zip(("capture", "enricher", "exporter"), map(str, free_ports(3)), strict=True))
+        health = {component: {"WIRESPAN_HEALTH_PORT": port} for component, port in ports.items()}
+        with (
+            running(rendered, tmp_path) as bus,
+            service(bus, "enricher", WIRESPAN_ENRICHER_KUBE_SNAPSHOT=str(SNAPSHOT), **health["enricher"]),
+            service(bus, "exporter", **health["exporter"]),
+            service(bus, "capture", WIRESPAN_CAPTURE_REPLAY_FILES=str(CAPTURE), **health["capture"]) as capture,
+        ):
+            async with connect(bus.settings("toolbox"), name="test") as reader:
+                status = await asyncio.to_thread(capture.wait, PATIENCE_SECONDS)
+                assert status == 0
+                assert receiver.spans or await becomes(lambda: bool(receiver.spans))
+                assert await empties(reader)
+                assert (await reader.stream_state(DEAD_STREAM)).messages == 0
+
+
+async def empties(reader: Bus) -> bool:
+    """Whether both queues run dry."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        states = [await reader.stream_state(stream) for stream in (RAW_STREAM, ENRICHED_STREAM)]
+        if all(state.last_sequence and not state.messages for state in states):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def becomes(condition: Any) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and not condition():  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.fixture(scope="module")
+def nats_of_nodes(helm_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RenderedNats]:
+    """The chart's NATS with a user for each of two nodes."""
+    values = merged(MATRIX["a user for each node"], {"toolbox": {"enabled": True}})
+    with running(render(helm_binary, values), tmp_path_factory.mktemp("nodes")) as bus:
+        yield bus
+
+
+@pytest.fixture(scope="module")
+def nats_of_one(helm_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RenderedNats]:
+    """The chart's NATS with one user for all nodes."""
+    with running(render(helm_binary, {"toolbox": {"enabled": True}}), tmp_path_factory.mktemp("one")) as bus:
+        yield bus
+
+
+STREAM_POWERS = (
+    "$JS.API.STREAM.DELETE.FLOWS_RAW",
+    "$JS.API.STREAM.PURGE.FLOWS_RAW",
+    "$JS.API.STREAM.MSG.DELETE.FLOWS_RAW",
+    "$JS.API.STREAM.CREATE.OTHER",
+    "$JS.API.CONSUMER.DELETE.FLOWS_RAW.enricher",
+    "$JS.API.CONSUMER.CREATE.FLOWS_RAW.spy",
+    "$SYS.REQ.SERVER.PING",
+)
+READING = ("$JS.API.DIRECT.GET.FLOWS_RAW", "$JS.API.STREAM.MSG.GET.FLOWS_RAW")
+PULLING = ("$JS.API.CONSUMER.MSG.NEXT.FLOWS_RAW.enricher", "$JS.API.CONSUMER.MSG.NEXT.FLOWS_ENRICHED.exporter")
+MAY_NOT_PUBLISH = {
+    "capture": (
+        *("flows.enriched.node-a", "flows.dead.capture", "flows.raw.a.b", "$JS.API.STREAM.CREATE.FLOWS_RAW"),
+        *(*STREAM_POWERS, *READING, *PULLING, "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
+    ),
+    "enricher": (
+        *("flows.raw.node-a", "flows.dead.exporter", *STREAM_POWERS, *READING, PULLING[1]),
+        "$JS.ACK.FLOWS_ENRICHED.exporter.1.1.1.1.0",
+    ),
+    "exporter": (
+        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.enricher", *STREAM_POWERS, *READING, PULLING[0]),
+        *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW", "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
+    ),
+    "toolbox": (
+        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.reader", *STREAM_POWERS, *PULLING),
+        *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW"),
+    ),
+}
+MAY_NOT_HEAR = {
+    "capture": ("flows.>", "flows.raw.node-a", "_INBOX.>", "_INBOX_enricher.>", "$SYS.>", ">"),
+    "enricher": ("flows.>", "_INBOX.>", "_INBOX_exporter.>", "$SYS.>", ">"),
+    "exporter": ("flows.>", "_INBOX.>", "_INBOX_enricher.>", "$SYS.>", ">"),
+    "toolbox": ("_INBOX.>", "_INBOX_capture.>", "$SYS.>", "$JS.>", ">"),
+}
+
+
+@contextlib.asynccontextmanager
+async def client(settings: NatsSettings, refusals: list[str]) -> Any:
+    """A plain client of NATS as the user of a service; what the server refuses it is written down."""
+
+    async def refused(error: Exception) -> None:
+        refusals.append(str(error).lower())
+
+    context = ssl.create_default_context(cafile=settings.tls_ca)
+    connected: Client = await nats.connect(
+        settings.url, user=settings.user, password=settings.password, tls=context, error_cb=refused, allow_reconnect=False
+    )
+    try:
+        yield connected
+    finally:
+        await connected.close()
+
+
+@pytest.mark.parametrize("user", MAY_NOT_PUBLISH)
+async def test_a_user_may_not_do_anything_else(nats_of_one: RenderedNats, user: str) -> None:
+    """The server refuses each service what is another's: reading or writing others' flows, and power over streams."""
+    refusals: list[str] = []
+    async with client(nats_of_one.settings(user), refusals) as connected:
+        for subject in MAY_NOT_PUBLISH[user]:
+            await connected.publish(subject, b"{}")
+        for subject in MAY_NOT_HEAR[user]:
+            await connected.subscribe(subject)
+        await connected.flush()
+        wanted = [f'permissions violation for publish to "{subject.lower()}"' for subject in MAY_NOT_PUBLISH[user]]
+        wanted += [f'permissions violation for subscription to "{subject.lower()}"' for subject in MAY_NOT_HEAR[user]]
+        assert await becomes(lambda: len(refusals) >= len(wanted))
+        assert {word for word in wanted if not any(word in refusal for refusal in refusals)} == set()
+
+
+async def test_a_node_with_a_user_speaks_for_itself_only(nats_of_nodes: RenderedNats) -> None:
+    """With `nats.auth.nodes` a node publishes its own subject, not another's, and hears its own answers, not another's."""
+    refusals: list[str] = []
+    async with client(nats_of_nodes.settings("capture", NODE), refusals) as connected:
+        await connected.publish("flows.raw.ip-10-0-0-7-eu-west-1-compute-internal", b"own")
+        await connected.subscribe(f"_INBOX_capture.{NODE}.x")
+        await connected.flush()
+        assert refusals == []
+        await connected.publish("flows.raw.node-a", b"foreign")
+        await connected.subscribe("_INBOX_capture.node-a.>")
+        await connected.flush()
+        assert await becomes(lambda: len(refusals) == 2)
+
+
+async def test_strangers_are_not_let_in(nats_of_one: RenderedNats, nats_of_nodes: RenderedNats) -> None:
+    """Without a password, with a wrong one, with another node's, or without TLS there is no connection."""
+    right = nats_of_one.settings("exporter")
+    context = ssl.create_default_context(cafile=right.tls_ca)
+    for more in ({}, {"user": right.user, "password": "wrong"}, {"user": "system", "password": right.password}):
+        with pytest.raises((nats.errors.Error, nats.errors.NoServersError)):
+            await nats.connect(right.url, tls=context, allow_reconnect=False, connect_timeout=5, **more)
+    first, second = (nats_of_nodes.settings("capture", node) for node in (NODE, OTHER_NODE))
+    assert first.password != second.password
+    context = ssl.create_default_context(cafile=first.tls_ca)
+    with pytest.raises((nats.errors.Error, nats.errors.NoServersError)):
+        await nats.connect(first.url, tls=context, allow_reconnect=False, user=first.user, password=second.password)
+    with pytest.raises((nats.errors.Error, nats.errors.NoServersError, OSError)):
+        await nats.connect(
+            right.url.replace("tls://", "nats://"), user=right.user, password=right.password, allow_reconnect=False
+        )
