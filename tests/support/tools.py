@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-BUILD_SECONDS: Final = 900
+BUILD_SECONDS: Final = 1500
 _ROOT: Final = Path(__file__).parents[2]
 _COLLECTOR: Final = "0.165.0"
 _COLLECTOR_STABLE: Final = "1.71.0"
