@@ -12,7 +12,7 @@ from services.runtime.settings import describe
 from tests.support.helm_chart import BACKEND, MATRIX, RELEASE, HelmError, Rendered, helm, merged, render
 from tests.support.helm_values import _SERVICES, CHART, settings_schemas
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 
 SERVICES = ("capture", "enricher", "exporter")
 NEEDED_CAPABILITIES = ["BPF", "PERFMON", "NET_ADMIN"]

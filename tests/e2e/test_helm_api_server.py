@@ -15,7 +15,7 @@ from tests.support.helm_chart import BACKEND, CHART, MATRIX, NAMESPACE, RELEASE,
 from tests.support.helm_crds import definitions, examples
 from tests.support.kube_api import ADMIN, KubeApiServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 
 READY_SECONDS = 30
 Tree = dict[str, Any]

@@ -31,7 +31,7 @@ from tests.support.kube_api import _free_ports as free_ports
 from tests.support.nats_server import NatsServer
 from tests.support.otlp_receiver import OtlpReceiver
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 
 NODE = "ip-10-0-0-7.eu-west-1.compute.internal"
 OTHER_NODE = "node-a"
