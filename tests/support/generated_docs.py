@@ -75,7 +75,6 @@ WHOLE: dict[str, Callable[[], str]] = {
     **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
     "deploy/helm/wirespan/values.schema.json": schema_text,
 }
-WHOLE: dict[str, Callable[[], str]] = {"docs/attributes.md": attributes_document.markdown}
 """Documents that are made from code altogether."""
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
