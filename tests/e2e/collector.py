@@ -23,10 +23,11 @@ Spans: TypeAlias = dict[tuple[str, str], ResourceSpans]
 class Collector:
     """A Collector with the given receivers (a map as in its configuration) and one file exporter, `self.output`.
 
+    `more` is configuration that is added: connectors, exporters, and `pipelines` that have to do with them.
     Entering returns once it says that it is ready; `stop` ends it the orderly way, after which the file is complete.
     """
 
-    def __init__(self, executable: Path, folder: Path, receivers: dict[str, Any]) -> None:
+    def __init__(self, executable: Path, folder: Path, receivers: dict[str, Any], more: dict[str, Any] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output = folder / "collected.jsonl"
         self.log: list[str] = []
@@ -34,11 +35,15 @@ class Collector:
         self._executable = executable
         self._ready = threading.Event()
         self._process: subprocess.Popen[str] | None = None
+        added = more or {}
+        connectors: dict[str, Any] = added.get("connectors", {})
+        traces = {"receivers": list(receivers), "exporters": ["file", *connectors]}
         config = {
             "receivers": receivers,
-            "exporters": {"file": {"path": str(self.output)}},
+            "connectors": connectors,
+            "exporters": {"file": {"path": str(self.output)}, **added.get("exporters", {})},
             "service": {
-                "pipelines": {"traces": {"receivers": list(receivers), "exporters": ["file"]}},
+                "pipelines": {"traces": traces, **added.get("pipelines", {})},
                 "telemetry": {"metrics": {"level": "none"}},
             },
         }

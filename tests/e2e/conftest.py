@@ -48,6 +48,30 @@ def otelcol_json() -> Path:
 
 
 @pytest.fixture(scope="session")
+def otelcol_metrics() -> Path:
+    """The Collector that makes metrics of spans and writes them to a Prometheus."""
+    return needed("otelcol-metrics")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """Prometheus."""
+    return needed("prometheus")
+
+
+@pytest.fixture(scope="session")
+def dashboard_check() -> Path:
+    """Reads dashboards by Grafana's schema."""
+    return needed("dashboard_check")
+
+
+@pytest.fixture(scope="session")
+def traceql_check() -> Path:
+    """Parses TraceQL by the grammar of Grafana's editor."""
+    return needed("traceql_check")
+
+
+@pytest.fixture(scope="session")
 def jaeger() -> Path:
     """Jaeger, all of it in one process."""
     return needed("jaeger")

@@ -153,7 +153,8 @@ def _go_build(name: str, module: str, package: str, *options: str) -> Callable[[
         for path in (sources, *sources.rglob("*")):
             path.chmod(path.stat().st_mode | 0o200)  # the module cache is read-only
         flags = ("-trimpath", "-mod=mod", *options)
-        _run("go", "build", *flags, "-o", folder / name, package, folder=sources, GOFLAGS="-buildvcs=false")
+        environment = {"GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+        _run("nice", "go", "build", *flags, "-o", folder / name, package, folder=sources, **environment)
 
     return build
 
@@ -180,18 +181,23 @@ def _collector(name: str, **components: tuple[str, ...]) -> Tool:
     return Tool(name, f"{_COLLECTOR}-{digest[:6]}", build)
 
 
-def _flowdump(folder: Path) -> None:
-    """Our own reader in Go."""
-    _run(
-        "go",
-        "build",
-        "-trimpath",
-        "-o",
-        folder / "flowdump",
-        "./cmd/flowdump",
-        folder=_ROOT / "proto" / "go",
-        GOFLAGS="-buildvcs=false",
-    )
+def _own_go(name: str, sources: Path, package: str = ".") -> Tool:
+    """A program of ours in Go."""
+
+    def build(folder: Path) -> None:
+        _run("go", "build", "-trimpath", "-o", folder / name, package, folder=sources, GOFLAGS="-buildvcs=false")
+
+    return Tool(name, _source_version(sources), build)
+
+
+def _own_node(name: str, sources: Path) -> Tool:
+    """A script of ours for Node.js, with the packages that its lock file names."""
+
+    def build(folder: Path) -> None:
+        shutil.copytree(sources, folder, dirs_exist_ok=True)
+        _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", folder=folder)
+
+    return Tool(name, _source_version(sources), build)
 
 
 def _kube_apiserver(name: str, version: str, go: str) -> Tool:
@@ -242,7 +248,9 @@ def _etcd(folder: Path) -> None:
 
 def _source_version(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"}):
+    for path in sorted(
+        path for path in folder.rglob("*") if path.suffix in {"", ".go", ".mod", ".sum", ".json"} and path.is_file()
+    ):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -253,9 +261,13 @@ _HELM_FLAGS: Final = " ".join(
     for part, number in zip(("Major", "Minor"), _KUBERNETES.removeprefix("v").split(".")[:2], strict=True)
 )
 _JAEGER: Final = "v1.76.0"
+_PROMETHEUS: Final = "v0.316.0"
+"""Its module's version of release 3.16."""
 _OTLP: Final = f"go.opentelemetry.io/collector/receiver/otlpreceiver v{_COLLECTOR}"
 _FILE: Final = f"{_CONTRIB}/exporter/fileexporter v{_COLLECTOR}"
 _DEBUG: Final = f"go.opentelemetry.io/collector/exporter/debugexporter v{_COLLECTOR}"
+_SPAN_METRICS: Final = f"{_CONTRIB}/connector/spanmetricsconnector v{_COLLECTOR}"
+_REMOTE_WRITE: Final = f"{_CONTRIB}/exporter/prometheusremotewriteexporter v{_COLLECTOR}"
 _JSON_FILE: Final = f"{_CONTRIB}/receiver/otlpjsonfilereceiver v{_COLLECTOR}"
 _PROVIDERS: Final = tuple(
     f"go.opentelemetry.io/collector/confmap/provider/{name}provider v{_COLLECTOR_STABLE}" for name in ("env", "file")
@@ -264,7 +276,9 @@ _PROVIDERS: Final = tuple(
 TOOLS: Final = {
     made.name: made
     for made in (
-        Tool("flowdump", _source_version(_ROOT / "proto" / "go"), _flowdump),
+        _own_go("flowdump", _ROOT / "proto" / "go", "./cmd/flowdump"),
+        _own_go("dashboard_check", _ROOT / "tests" / "support" / "dashboard_check"),
+        _own_node("traceql_check", _ROOT / "tests" / "support" / "traceql_check"),
         Tool("etcd", _ETCD.removeprefix("v"), _etcd),
         _kube_apiserver("kube-apiserver", _KUBERNETES, "1.24"),
         _kube_apiserver("kube-apiserver-older", _OLDER_KUBERNETES, "1.23"),
@@ -277,8 +291,27 @@ TOOLS: Final = {
             _JAEGER,
             _go_build("jaeger", f"github.com/jaegertracing/jaeger@{_JAEGER}", "./cmd/jaeger", "-ldflags=-s -w"),
         ),
+        Tool(
+            "prometheus",
+            _PROMETHEUS,
+            # Without its many ways to discover targets, of which a file of them is not one.
+            _go_build(
+                "prometheus",
+                f"github.com/prometheus/prometheus@{_PROMETHEUS}",
+                "./cmd/prometheus",
+                "-tags=netgo,remove_all_sd",
+                "-ldflags=-s -w",
+            ),
+        ),
         _collector("otelcol", receivers=(_OTLP,), exporters=(_FILE, _DEBUG), providers=_PROVIDERS),
         _collector("otelcol-json", receivers=(_JSON_FILE,), exporters=(_FILE,), providers=_PROVIDERS),
+        _collector(
+            "otelcol-metrics",
+            receivers=(_OTLP,),
+            connectors=(_SPAN_METRICS,),
+            exporters=(_REMOTE_WRITE, _FILE),
+            providers=_PROVIDERS,
+        ),
     )
 }
 """The tools by name, those that others are built with first."""

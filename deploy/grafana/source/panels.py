@@ -13,6 +13,32 @@ PROMETHEUS: Final = {"type": "prometheus", "uid": "${prometheus}"}
 TEMPO: Final = {"type": "tempo", "uid": "${tempo}"}
 _COLUMNS: Final = 24
 _SCHEMA_VERSION: Final = 39
+# The rest are options in which nothing differs from panel to panel; Grafana's schema wants every one of them said.
+_CELLS: Final = {"filterable": True, "align": "auto", "inspect": False}
+_TABLE: Final = {"showHeader": True, "cellHeight": "sm", "frameIndex": 0}
+_STAT: Final = {
+    "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    "graphMode": "area",
+    "colorMode": "value",
+    "textMode": "auto",
+    "justifyMode": "auto",
+    "orientation": "auto",
+    "wideLayout": True,
+    "showPercentChange": False,
+    "percentChangeColorMode": "standard",
+}
+_NOT_CHOSEN: Final = {"text": "", "value": ""}
+_OTHERS: Final = {
+    "type": "dashboards",
+    "title": "Wirespan",
+    "tags": ["wirespan"],
+    "tooltip": "The other dashboards",
+    "icon": "external link",
+    "asDropdown": True,
+    "keepTime": True,
+    "includeVars": False,
+    "targetBlank": False,
+}
 
 
 def promql(query: str, legend: str = "", *, now: bool = False) -> Json:
@@ -23,7 +49,8 @@ def promql(query: str, legend: str = "", *, now: bool = False) -> Json:
 
 def traceql(query: str, *, limit: int = 100) -> Json:
     """A TraceQL query. One that ends in a metrics function gives lines, another gives the spans that it finds."""
-    return {"datasource": TEMPO, "queryType": "traceql", "query": query, "limit": limit, "spss": 10, "tableType": "spans"}
+    how = {"queryType": "traceql", "limit": limit, "spss": 10, "tableType": "spans", "filters": []}
+    return {"datasource": TEMPO, "query": query, **how}
 
 
 def timeseries(title: str, *queries: Json, unit: str = "short", about: str = "", width: int = 12, stack: bool = False) -> Json:
@@ -52,15 +79,15 @@ def stat(
             "defaults": {"unit": unit, "thresholds": {"mode": "absolute", "steps": steps}, "noValue": "0"},
             "overrides": [],
         },
-        "options": {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "graphMode": "area"},
+        "options": _STAT,
     }
 
 
 def spans(title: str, query: str, *, about: str = "", width: int = 12) -> Json:
     """The spans that a query finds, each a link to its trace."""
     return _panel("table", title, (traceql(query, limit=50),), (width, 8), about) | {
-        "fieldConfig": {"defaults": {"custom": {"filterable": True}}, "overrides": []},
-        "options": {"showHeader": True, "cellHeight": "sm"},
+        "fieldConfig": {"defaults": {"custom": _CELLS}, "overrides": []},
+        "options": _TABLE,
     }
 
 
@@ -72,8 +99,8 @@ def table(title: str, *queries: Json, about: str = "", columns: dict[str, str], 
         for name, unit in units.items()
     ]
     return _panel("table", title, queries, (width, 10), about) | {
-        "fieldConfig": {"defaults": {"custom": {"filterable": True}}, "overrides": overrides},
-        "options": {"showHeader": True, "cellHeight": "sm"},
+        "fieldConfig": {"defaults": {"custom": _CELLS}, "overrides": overrides},
+        "options": _TABLE,
         "transformations": [
             {"id": "merge", "options": {}},
             {"id": "organize", "options": {"excludeByName": hidden, "renameByName": columns}},
@@ -83,7 +110,7 @@ def table(title: str, *queries: Json, about: str = "", columns: dict[str, str], 
 
 def service_map(title: str, *, about: str, width: int = 24) -> Json:
     """Tempo's service graph: who talks to whom."""
-    query: Json = {"datasource": TEMPO, "queryType": "serviceMap", "limit": 20, "tableType": "traces"}
+    query: Json = {"datasource": TEMPO, "queryType": "serviceMap", "limit": 20, "tableType": "traces", "filters": []}
     return _panel("nodeGraph", title, (query,), (width, 14), about) | {"options": {}}
 
 
@@ -137,7 +164,7 @@ def dashboard(uid: str, title: str, about: str, panels: list[Json], variables: l
         "time": {"from": "now-30m", "to": "now"},
         "timezone": "browser",
         "templating": {"list": [*sources, *(variables or [])]},
-        "links": [{"type": "dashboards", "title": "Wirespan", "tags": ["wirespan"], "asDropdown": True, "keepTime": True}],
+        "links": [_OTHERS],
         "annotations": {"list": []},
         "panels": _placed(panels),
     }
@@ -166,4 +193,12 @@ def _placed(panels: list[Json]) -> list[Json]:
 
 
 def _source(kind: str, label: str) -> Json:
-    return {"type": "datasource", "name": kind, "label": label, "query": kind, "refresh": 1, "current": {}, "options": []}
+    return {
+        "type": "datasource",
+        "name": kind,
+        "label": label,
+        "query": kind,
+        "refresh": 1,
+        "current": _NOT_CHOSEN,
+        "options": [],
+    }
