@@ -132,6 +132,12 @@ struct packet {
     __u8 late;
     __u8 window_scale; /* of a SYN, plus 1; 0: it has none, or the host does not read options */
     __u8 pad[4];
+#ifdef PARSE_PLACES
+    __u32 ip_offset;            /* of the IP header in the frame */
+    __u32 fragmentable_offset;  /* of what was cut into fragments */
+    __u32 fragment_offset;      /* where in its datagram this fragment lies, in units of 8 bytes */
+    __u32 pad2;
+#endif
 };
 
 /* One direction of a flow. What is marked "deep" is written by flow_deep.h, and so 0 in the socket tap. */
@@ -212,7 +218,11 @@ struct flow {
     __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
 };
 
+#ifdef PARSE_PLACES
+_Static_assert(sizeof(struct packet) == 104, "struct packet has no hole");
+#else
 _Static_assert(sizeof(struct packet) == 88, "struct packet has no hole");
+#endif
 _Static_assert(sizeof(struct flow_side) == 96, "struct flow_side has no hole");
 _Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
 _Static_assert(sizeof(struct flow) == 448, "struct flow has no hole; services/capture/flow_layout.py mirrors it");

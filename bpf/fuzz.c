@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * A libFuzzer target over parse.h, flow.h, flow_deep.h and replay's tables: `make fuzz`.
+ * A libFuzzer target over the parsers, the flow engine and replay's tables: `make fuzz`.
  *
  * An input is a link type's number (an index into link_types), then packets: two bytes of captured length, one of what the wire
  * had more, one of time since the packet before (in 2^k ns, above 128 backwards), then the captured bytes. A table that is full
  * gives up a slot. After each input the counters must add up, and no flow may hold more than was counted.
  */
-#define FRAGMENTS 16u
+#define DATAGRAMS 16u
 #include "replay.c"
 
 #define CAPACITY 16u
@@ -14,6 +14,7 @@
 static const int link_types[] = {LINK_ETHERNET, LINK_RAW, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL, LINK_LOOP};
 
 static struct flow slots[CAPACITY];
+static struct flow_outer outers[CAPACITY];
 static struct replay *replay;
 
 static void begin_again(void)
@@ -22,7 +23,10 @@ static void begin_again(void)
 
     memset(slots, 0, sizeof(slots));
     memset(replay->traces, 0, CAPACITY * sizeof(*replay->traces));
-    memset(replay->fragments, 0, FRAGMENTS * sizeof(*replay->fragments));
+    memset(outers, 0, sizeof(outers));
+    memset(replay->outer_used, 0, CAPACITY);
+    memset(replay->datagrams, 0, DATAGRAMS * sizeof(*replay->datagrams));
+    replay->held_fragments = 0;
     memset(&replay->counters, 0, sizeof(replay->counters));
     memset(replay->seeds, 0x5a, sizeof(replay->seeds));
     for (index = 0; index < CAPACITY; index++)
@@ -33,7 +37,7 @@ static void begin_again(void)
 static void check(__u64 lost_bytes)
 {
     const struct replay_counters *counters = &replay->counters;
-    __u64 bytes = counters->link_bytes;
+    __u64 bytes = counters->link_bytes + counters->tunnel_bytes;
     __u64 packets = 0;
     __u64 held = lost_bytes;
     int kind;
@@ -43,6 +47,8 @@ static void check(__u64 lost_bytes)
         packets += counters->disposition_packets[kind];
         bytes += counters->disposition_bytes[kind];
     }
+    if (counters->link_bytes > counters->bytes || counters->tunnel_bytes > counters->bytes || replay->held_fragments)
+        abort();
     for (index = 0; index < CAPACITY; index++)
         held += slots[index].sides[FLOW_TX].bytes + slots[index].sides[FLOW_RX].bytes;
     if (packets != counters->packets || bytes != counters->bytes || held != counters->disposition_bytes[PACKET_FLOW])
@@ -59,7 +65,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
     __u8 *copy;
 
     if (!replay)
-        replay = replay_new(slots, CAPACITY);
+        replay = replay_new(slots, outers, CAPACITY);
     if (!replay || !size)
         return 0;
     begin_again();
@@ -89,6 +95,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         free(copy);
     }
     replay->header = NULL;
+    forget_datagrams(replay);
     check(lost_bytes);
     return 0;
 }

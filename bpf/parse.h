@@ -7,7 +7,8 @@
  *     static int parse_load(frame_source source, __u32 offset, void *target, __u32 size)
  * which copies bytes and returns 0, or not 0 where they are not there.
  *
- * PARSE_TCP_OPTIONS, defined, has it look for a SYN's window scale: a loop over its options.
+ * PARSE_TCP_OPTIONS, defined, has it look for a SYN's window scale: a loop over its options. PARSE_PLACES has it note where in
+ * the frame a packet and its fragment lie.
  *
  * A packet's byte count is its IP length, from the IP header, however little of it was captured.
  */
@@ -25,6 +26,7 @@ enum packet_disposition {
     PACKET_MALFORMED, /* it contradicts itself */
     PACKET_FRAGMENT,  /* a fragment without transport header; its datagram's first one tells the flow */
     PACKET_UNKNOWN_LINK,
+    PACKET_NESTED, /* in more tunnels, one in the other, than replay opens */
     PACKET_DISPOSITIONS,
 };
 
@@ -185,7 +187,7 @@ FLOW_INLINE enum packet_disposition parse_icmp(frame_source source, __u32 offset
     return PACKET_FLOW;
 }
 
-/* `length` is what the IP header leaves to the transport. Tunnels (seam) are flows of their outer protocol. */
+/* `length` is what the IP header leaves to the transport. */
 FLOW_INLINE enum packet_disposition parse_transport(frame_source source, __u32 offset, __u32 length, struct packet *packet)
 {
     packet->transport_offset = offset;
@@ -233,6 +235,11 @@ FLOW_INLINE enum packet_disposition parse_ipv4(frame_source source, __u32 offset
     packet->more_fragments = (fragment & 0x2000) != 0;
     map_ipv4(packet->source_address, header + 12);
     map_ipv4(packet->destination_address, header + 16);
+#ifdef PARSE_PLACES
+    packet->ip_offset = offset;
+    packet->fragmentable_offset = offset + header_bytes;
+    packet->fragment_offset = fragment & 0x1fff;
+#endif
     if (fragment & 0x1fff) {
         packet->payload_bytes = total - header_bytes;
         return PACKET_FRAGMENT;
@@ -271,6 +278,9 @@ FLOW_INLINE enum packet_disposition parse_ipv6(frame_source source, __u32 offset
     packet->hop_limit = header[7];
     __builtin_memcpy(packet->source_address, header + 8, 16);
     __builtin_memcpy(packet->destination_address, header + 24, 16);
+#ifdef PARSE_PLACES
+    packet->ip_offset = offset;
+#endif
     offset += (__u32)sizeof(header);
     for (count = 0; count < PARSE_EXTENSION_HEADERS && is_extension_header(next); count++) {
         if (length < sizeof(extension))
@@ -289,6 +299,10 @@ FLOW_INLINE enum packet_disposition parse_ipv6(frame_source source, __u32 offset
 
             packet->fragment_id = load_be32(extension + 4);
             packet->more_fragments = fragment & 1;
+#ifdef PARSE_PLACES
+            packet->fragmentable_offset = offset;
+            packet->fragment_offset = fragment >> 3;
+#endif
             if (fragment & 0xfff8) {
                 packet->transport = extension[0];
                 packet->payload_bytes = length;

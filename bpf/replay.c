@@ -9,36 +9,19 @@
 #include <errno.h>
 #include <linux/types.h>
 #include <pcap/pcap.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-struct frame {
-    const __u8 *bytes;
-    __u32 captured;
-};
-
-typedef const struct frame *frame_source;
-
-static inline int parse_load(frame_source source, __u32 offset, void *target, __u32 size)
-{
-    if (offset > source->captured || size > source->captured - offset)
-        return -1;
-    memcpy(target, source->bytes + offset, size);
-    return 0;
-}
-
-#define PARSE_TCP_OPTIONS
-#include "flow_deep.h"
-#include "parse.h"
+#include "arrival.h"
 
 #define NO_SLOT 0xffffffffu
-#ifndef FRAGMENTS
-#define FRAGMENTS 4096u
+#ifndef DATAGRAMS
+#define DATAGRAMS 4096u /* that are put together at the same time; a place is given to whoever comes later */
 #endif
-#define FRAGMENT_TTL_NS 30000000000ull /* how long a receiver waits for a datagram's rest: Linux's ipfrag_time */
-#define LAST_SECOND     9223372036ll   /* of what signed nanoseconds can hold */
+#define LAST_SECOND 9223372036ll /* of what signed nanoseconds can hold */
 
 /* Why replay_advance stopped. services/capture/replay_source.py has the same. */
 enum replay_stop {
@@ -49,11 +32,15 @@ enum replay_stop {
     REPLAY_CUT,        /* the file ends or breaks in the middle of a packet; it is closed */
 };
 
-/* Everything seen adds up: packets = sum of dispositions; bytes = link_bytes + the same sum. Mirrored in replay_source.py. */
+/*
+ * Everything seen adds up: packets = sum of dispositions; bytes = link_bytes + tunnel_bytes + the same sum. A fragment is counted
+ * once it is known whose it is. Mirrored in replay_source.py.
+ */
 struct replay_counters {
     __u64 packets;    /* read from files */
     __u64 bytes;      /* their length on the wire */
-    __u64 link_bytes; /* of packets in flows: what was on the wire around the IP packet */
+    __u64 link_bytes; /* of packets in flows: what was on the wire around the outermost IP packet */
+    __u64 tunnel_bytes; /* of packets in flows: what was between the outermost IP header and the innermost */
     __u64 disposition_packets[PACKET_DISPOSITIONS];
     __u64 disposition_bytes[PACKET_DISPOSITIONS]; /* PACKET_FLOW: IP length; the others: on the wire */
     __u64 flows;                                  /* begun */
@@ -64,20 +51,7 @@ struct replay_counters {
     __u64 file_bytes_read; /* of this file */
 };
 
-/* A datagram whose first fragment was seen, so that the rest of it finds its flow. */
-struct fragment {
-    __u8 source_address[16];
-    __u8 destination_address[16];
-    __u64 time_ns;
-    __u32 id;
-    __u32 slot;
-    __u32 generation;
-    __u8 protocol;
-    __u8 from;
-    __u8 pad[2];
-};
-
-/* A slot's place in its bucket's chain; `hash` spares looking at slots of other flows. */
+/* A slot's place in its bucket's chain; `hash` spares looking at slots of other flows, and says whether it is in a tunnel. */
 struct link {
     __u32 next;
     __u32 hash;
@@ -88,8 +62,11 @@ struct replay {
     struct flow *slots;
     struct link *links;
     struct flow_trace *traces; /* of the slots */
+    struct flow_outer *outers; /* of the slots, the caller's */
+    __u8 *outer_used;          /* whether a slot's is not zero: memory that was never touched stays so */
     __u32 *buckets;
-    struct fragment *fragments;
+    struct datagram *datagrams;
+    __u64 held_fragments;
     __u32 capacity;
     __u32 bucket_mask;
     __u32 free_slot; /* head of the chain of released slots */
@@ -102,31 +79,20 @@ struct replay {
 
 /* ---- Finding slots ------------------------------------------------------------------------------------------------------- */
 
-static inline __u64 mix(__u64 a, __u64 b)
-{
-    unsigned __int128 product = (unsigned __int128)a * b;
-
-    return (__u64)product ^ (__u64)(product >> 64);
-}
-
-static inline __u64 hash_endpoint(const struct replay *replay, const __u8 *address, __u16 port)
-{
-    __u64 halves[2];
-
-    memcpy(halves, address, sizeof(halves));
-    return mix(halves[0] ^ replay->seeds[0], mix(halves[1] ^ replay->seeds[1], port ^ replay->seeds[2]));
-}
+#define HASH_TUNNELLED 0x80000000u
 
 /* The same for both directions. Seeded, so that no capture can be made whose flows all fall into one chain. */
-static inline __u32 hash_packet(const struct replay *replay, const struct packet *packet)
+static inline __u32 hash_packet(const struct replay *replay, const struct packet *packet, const struct outer_path *through)
 {
-    __u64 source = hash_endpoint(replay, packet->source_address, packet->source_port);
-    __u64 destination = hash_endpoint(replay, packet->destination_address, packet->destination_port);
-    __u64 kind = packet->transport;
+    __u64 source = hash_endpoint(replay->seeds, packet->source_address, packet->source_port);
+    __u64 destination = hash_endpoint(replay->seeds, packet->destination_address, packet->destination_port);
+    __u64 kind = packet->transport | (__u64)through->kind << 32;
+    __u32 hash;
 
     if (packet->transport == TRANSPORT_ICMP || packet->transport == TRANSPORT_ICMPV6)
         kind |= (__u64)icmp_kind(packet->transport, packet->icmp_type, packet->icmp_code) << 8;
-    return (__u32)(mix((source + destination) ^ kind, replay->seeds[3]) >> 16);
+    hash = (__u32)(mix((source + destination) ^ kind, replay->seeds[3]) >> 16);
+    return through->kind ? hash | HASH_TUNNELLED : hash & ~HASH_TUNNELLED;
 }
 
 /* Returns FLOW_TX or FLOW_RX where the packet belongs to the flow, else -1. */
@@ -149,18 +115,29 @@ static inline int match(const struct flow *flow, const struct packet *packet)
     return -1;
 }
 
-static inline __u32 find_slot(const struct replay *replay, const struct packet *packet, __u32 hash, int *from)
+static inline __u32 find_slot(
+        const struct replay *replay, const struct packet *packet, const struct outer_path *through, __u32 hash, int *from)
 {
     __u32 slot = replay->buckets[hash & replay->bucket_mask];
+    __u32 possible = NO_SLOT;
+    enum outer_match same;
+    int way;
 
     for (; slot != NO_SLOT; slot = replay->links[slot].next) {
         if (replay->links[slot].hash != hash)
             continue;
-        *from = match(&replay->slots[slot], packet);
-        if (*from >= 0)
+        way = match(&replay->slots[slot], packet);
+        if (way < 0)
+            continue;
+        same = through->kind ? outer_match(&replay->outers[slot], through, way) : OUTER_SAME;
+        if (same == OUTER_OTHER || (same == OUTER_POSSIBLE && possible != NO_SLOT))
+            continue;
+        *from = way;
+        if (same == OUTER_SAME)
             return slot;
+        possible = slot;
     }
-    return NO_SLOT;
+    return possible;
 }
 
 static void unlink_slot(struct replay *replay, __u32 slot)
@@ -190,6 +167,9 @@ static void release_slot(struct replay *replay, __u32 slot)
     retire_slot(replay, slot);
     memset(flow, 0, sizeof(*flow));
     memset(&replay->traces[slot], 0, sizeof(*replay->traces));
+    if (replay->outer_used[slot])
+        memset(&replay->outers[slot], 0, sizeof(*replay->outers));
+    replay->outer_used[slot] = 0;
     flow->generation = generation + 1;
     replay->links[slot].next = replay->free_slot;
     replay->free_slot = slot;
@@ -239,52 +219,161 @@ static int first_direction(const struct packet *packet)
     return FLOW_TX;
 }
 
-static struct fragment *fragment_place(const struct replay *replay, const struct packet *packet)
+/* Count packets once it is known what they are: `flow_bytes` of them are their flow's. */
+static void settle(struct replay *replay, enum packet_disposition disposition, const struct fragment_sum *sum, __u64 flow_bytes)
 {
-    __u64 source = hash_endpoint(replay, packet->source_address, packet->fragment_protocol);
-    __u64 destination = hash_endpoint(replay, packet->destination_address, 0);
+    struct replay_counters *counters = &replay->counters;
 
-    return &replay->fragments[mix(source ^ packet->fragment_id, destination ^ replay->seeds[3]) % FRAGMENTS];
+    counters->packets += sum->packets;
+    counters->bytes += sum->wire_bytes;
+    counters->disposition_packets[disposition] += sum->packets;
+    if (disposition == PACKET_FLOW) {
+        counters->disposition_bytes[disposition] += flow_bytes;
+        counters->tunnel_bytes += sum->outer_bytes - flow_bytes;
+        counters->link_bytes += sum->wire_bytes - sum->outer_bytes;
+    } else {
+        counters->disposition_bytes[disposition] += sum->wire_bytes;
+    }
 }
 
-static void remember_fragment(struct replay *replay, const struct packet *packet, __u32 slot, int from)
+/* Give up on a datagram whose first fragment has not come. */
+static void forget_datagram(struct replay *replay, struct datagram *datagram)
 {
-    struct fragment *fragment = fragment_place(replay, packet);
-
-    memcpy(fragment->source_address, packet->source_address, 16);
-    memcpy(fragment->destination_address, packet->destination_address, 16);
-    fragment->time_ns = packet->time_ns;
-    fragment->id = packet->fragment_id;
-    fragment->slot = slot;
-    fragment->generation = replay->slots[slot].generation;
-    fragment->protocol = packet->fragment_protocol;
-    fragment->from = (__u8)from;
+    if (datagram->held.packets) {
+        settle(replay, PACKET_FRAGMENT, &datagram->held, 0);
+        replay->held_fragments -= datagram->held.packets;
+    }
+    datagram->time_ns = 0;
+    datagram->held.packets = 0;
 }
 
-/* Count a later fragment into its datagram's flow. Returns PACKET_FRAGMENT where that is not known: its first one is missing. */
-static enum packet_disposition count_fragment(struct replay *replay, const struct packet *packet)
+static void forget_datagrams(struct replay *replay)
 {
-    const struct fragment *fragment = fragment_place(replay, packet);
-    struct flow *flow = &replay->slots[fragment->slot];
+    __u32 index;
 
-    if (!fragment->time_ns || fragment->id != packet->fragment_id || fragment->protocol != packet->fragment_protocol ||
-            memcmp(fragment->source_address, packet->source_address, 16) ||
-            memcmp(fragment->destination_address, packet->destination_address, 16))
-        return PACKET_FRAGMENT;
-    if (packet->time_ns > fragment->time_ns && packet->time_ns - fragment->time_ns > FRAGMENT_TTL_NS)
-        return PACKET_FRAGMENT;
-    if (flow->state != FLOW_LIVE || flow->generation != fragment->generation)
-        return PACKET_FRAGMENT;
-    flow_count(flow, packet, fragment->from);
-    return PACKET_FLOW;
+    for (index = 0; index < DATAGRAMS && replay->held_fragments; index++)
+        forget_datagram(replay, &replay->datagrams[index]);
+}
+
+static struct datagram *datagram_of(struct replay *replay, const struct fragment *fragment, __u64 time_ns)
+{
+    __u64 source = hash_endpoint(replay->seeds, fragment->key.source_address, (__u16)fragment->key.protocol);
+    __u64 destination = hash_endpoint(replay->seeds, fragment->key.destination_address, 0);
+    __u64 place = mix(source ^ fragment->key.id, destination ^ fragment->key.path ^ replay->seeds[3]) % DATAGRAMS;
+    struct datagram *datagram = &replay->datagrams[place];
+
+    if (!datagram_is(datagram, fragment, time_ns)) {
+        forget_datagram(replay, datagram);
+        datagram_begin(datagram, fragment, time_ns);
+    }
+    return datagram;
+}
+
+/* Count fragments into their datagram's flow; returns how many of their bytes are the flow's. */
+static __u64 count_fragments(
+        struct replay *replay, const struct datagram *datagram, const struct fragment_sum *sum, const struct packet *last)
+{
+    struct flow_outer *outer = &replay->outers[datagram->slot];
+    struct outer_side *side = &outer->sides[datagram->from];
+    struct packet packet = *last;
+
+    /* Behind a tunnel's first fragment there is nothing but the rest of the packet inside, whose payload the first has counted. */
+    packet.ip_bytes = (__u32)(datagram->within ? sum->payload_bytes : sum->ip_bytes);
+    packet.payload_bytes = datagram->within ? 0 : (__u32)sum->payload_bytes;
+    packet.segments = sum->packets;
+    packet.time_ns = sum->first_ns;
+    flow_count(&replay->slots[datagram->slot], &packet, datagram->from);
+    outer_count(outer, datagram->from, sum->outer_bytes);
+    side->fragments += sum->packets;
+    side->overlapping_fragments += sum->overlapping;
+    return packet.ip_bytes;
+}
+
+static int is_told(const struct replay *replay, const struct datagram *datagram)
+{
+    const struct flow *flow = &replay->slots[datagram->slot];
+
+    return datagram->told && flow->state == FLOW_LIVE && flow->generation == datagram->generation;
+}
+
+/* Note a fragment in its datagram; returns whether it overlaps. */
+static __u32 mark_fragment(struct replay *replay, struct datagram *datagram, const struct fragment *fragment)
+{
+    int was_complete = datagram->complete;
+    int overlaps = datagram_mark(datagram, fragment);
+
+    if (datagram->complete && !was_complete && is_told(replay, datagram))
+        replay->outers[datagram->slot].sides[datagram->from].incomplete_datagrams--;
+    return (__u32)overlaps;
+}
+
+/* The first fragment of a datagram has come, and been counted into `slot`: it says whose the others are. */
+static void take_first_fragment(
+        struct replay *replay, const struct fragment *fragment, const struct packet *packet, __u32 slot, int from)
+{
+    struct datagram *datagram = datagram_of(replay, fragment, packet->time_ns);
+    struct outer_side *side = &replay->outers[slot].sides[from & 1];
+    __u64 flow_bytes;
+
+    side->overlapping_fragments += mark_fragment(replay, datagram, fragment);
+    if (is_told(replay, datagram))
+        return;
+    datagram->told = 1;
+    datagram->slot = slot;
+    datagram->generation = replay->slots[slot].generation;
+    datagram->from = (__u8)from;
+    datagram->within = fragment->within;
+    side->incomplete_datagrams += !datagram->complete;
+    if (!datagram->held.packets)
+        return;
+    flow_bytes = count_fragments(replay, datagram, &datagram->held, packet);
+    settle(replay, PACKET_FLOW, &datagram->held, flow_bytes);
+    replay->held_fragments -= datagram->held.packets;
+    datagram->held.packets = 0;
+}
+
+static void take_first_fragments(struct replay *replay, const struct arrival *arrival, __u32 count, __u32 slot, int from)
+{
+    __u32 index;
+
+    for (index = 0; index < count; index++)
+        take_first_fragment(replay, &arrival->fragments[index], &arrival->packet, slot, from);
+}
+
+/* A later fragment: count it into its datagram's flow, or hold it until that is known. */
+static void take_later_fragment(struct replay *replay, const struct arrival *arrival)
+{
+    const struct packet *packet = &arrival->packet;
+    __u32 last = arrival->fragment_count - 1;
+    struct datagram *datagram = datagram_of(replay, &arrival->fragments[last], packet->time_ns);
+    struct fragment_sum sum = {.first_ns = packet->time_ns, .packets = 1};
+    __u64 flow_bytes;
+
+    sum.ip_bytes = packet->ip_bytes;
+    sum.payload_bytes = packet->payload_bytes < packet->ip_bytes ? packet->payload_bytes : packet->ip_bytes;
+    sum.wire_bytes = arrival->wire_bytes;
+    sum.outer_bytes = arrival->outer_bytes;
+    sum.overlapping = mark_fragment(replay, datagram, &arrival->fragments[last]);
+    if (!datagram->told) {
+        fragment_hold(&datagram->held, &sum);
+        replay->held_fragments++;
+    } else if (is_told(replay, datagram)) {
+        flow_bytes = count_fragments(replay, datagram, &sum, packet);
+        settle(replay, PACKET_FLOW, &sum, flow_bytes);
+        take_first_fragments(replay, arrival, last, datagram->slot, datagram->from);
+    } else {
+        settle(replay, PACKET_FRAGMENT, &sum, 0);
+    }
 }
 
 /*
  * An ICMP error quotes the packet that it is about, at least up to its ports (RFC 792, 4443 2.4): note it on that packet's flow.
  * The error itself is counted in its own.
  */
-static void attach_error(struct replay *replay, const struct frame *frame, const struct packet *packet)
+static void attach_error(struct replay *replay, const struct arrival *arrival)
 {
+    const struct packet *packet = &arrival->packet;
+    const struct frame *frame = &arrival->frame;
     __u32 at = packet->transport_offset + 8;
     struct packet quoted = {.transport = 0};
     __u8 header[PARSE_IPV6_HEADER_BYTES];
@@ -316,7 +405,7 @@ static void attach_error(struct replay *replay, const struct frame *frame, const
         return;
     quoted.source_port = load_be16(ports);
     quoted.destination_port = load_be16(ports + 2);
-    slot = find_slot(replay, &quoted, hash_packet(replay, &quoted), &from);
+    slot = find_slot(replay, &quoted, &arrival->through, hash_packet(replay, &quoted, &arrival->through), &from);
     if (slot == NO_SLOT)
         return;
     flow = &replay->slots[slot];
@@ -326,11 +415,12 @@ static void attach_error(struct replay *replay, const struct frame *frame, const
 }
 
 /* Returns 0 where there is no slot for it; then nothing but a retired flow has changed, and the packet can come again. */
-static int count_packet(struct replay *replay, struct packet *packet)
+static int count_packet(struct replay *replay, struct arrival *arrival)
 {
-    __u32 hash = hash_packet(replay, packet);
+    struct packet *packet = &arrival->packet;
+    __u32 hash = hash_packet(replay, packet, &arrival->through);
     int from = FLOW_TX;
-    __u32 slot = find_slot(replay, packet, hash, &from);
+    __u32 slot = find_slot(replay, packet, &arrival->through, hash, &from);
     struct flow *flow;
 
     if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
@@ -352,8 +442,16 @@ static int count_packet(struct replay *replay, struct packet *packet)
         flow_deepen(flow, &replay->traces[slot], packet, from);
         flow_add(flow, packet, from);
     }
-    if (packet->more_fragments)
-        remember_fragment(replay, packet, slot, from);
+    if (arrival->through.kind) {
+        replay->outer_used[slot] = 1;
+        outer_adopt(&replay->outers[slot], &arrival->through, from);
+        outer_count(&replay->outers[slot], from, arrival->outer_bytes);
+    }
+    if (arrival->fragment_count) {
+        replay->outer_used[slot] = 1;
+        replay->outers[slot].sides[from & 1].fragments++;
+        take_first_fragments(replay, arrival, arrival->fragment_count, slot, from);
+    }
     return 1;
 }
 
@@ -373,35 +471,31 @@ static __u64 packet_time_ns(const struct pcap_pkthdr *header)
 /* Returns 0 where the packet has to wait for a slot. */
 static int take_packet(struct replay *replay, __u64 time_ns)
 {
-    struct replay_counters *counters = &replay->counters;
-    __u32 wire_bytes = replay->header->len;
-    struct frame frame = {.bytes = replay->bytes, .captured = replay->header->caplen};
-    struct packet packet = {.time_ns = time_ns};
+    struct fragment_sum sum = {.packets = 1};
     enum packet_disposition disposition;
+    struct arrival arrival;
 
+    memset(&arrival, 0, offsetof(struct arrival, fragments));
+    arrival.frame.bytes = replay->bytes;
+    arrival.frame.captured = replay->header->caplen;
+    arrival.packet.time_ns = time_ns;
     /* Some writers state the captured length only. */
-    if (wire_bytes < frame.captured)
-        wire_bytes = frame.captured;
-    disposition = parse_frame(&frame, replay->link_type, wire_bytes, &packet);
-    if (disposition == PACKET_TRUNCATED && frame.captured == wire_bytes)
-        disposition = PACKET_MALFORMED;
-    if (disposition == PACKET_FRAGMENT)
-        disposition = count_fragment(replay, &packet);
-    else if (disposition == PACKET_FLOW && !count_packet(replay, &packet))
+    arrival.wire_bytes = replay->header->len < replay->header->caplen ? replay->header->caplen : replay->header->len;
+    disposition = parse_arrival(&arrival, replay->link_type, replay->seeds);
+    if (disposition == PACKET_FLOW && !count_packet(replay, &arrival))
         return 0;
-    if (disposition == PACKET_FLOW && (packet.transport == TRANSPORT_ICMP || packet.transport == TRANSPORT_ICMPV6))
-        attach_error(replay, &frame, &packet);
-    counters->packets++;
-    counters->bytes += wire_bytes;
-    counters->disposition_packets[disposition]++;
-    if (disposition == PACKET_FLOW) {
-        counters->disposition_bytes[disposition] += packet.ip_bytes;
-        counters->link_bytes += wire_bytes - packet.ip_bytes;
+    if (disposition == PACKET_FRAGMENT) {
+        take_later_fragment(replay, &arrival);
     } else {
-        counters->disposition_bytes[disposition] += wire_bytes;
+        sum.wire_bytes = arrival.wire_bytes;
+        sum.outer_bytes = arrival.outer_bytes;
+        settle(replay, disposition, &sum, arrival.packet.ip_bytes);
     }
-    if (time_ns > counters->clock_ns)
-        counters->clock_ns = time_ns;
+    if (disposition == PACKET_FLOW &&
+            (arrival.packet.transport == TRANSPORT_ICMP || arrival.packet.transport == TRANSPORT_ICMPV6))
+        attach_error(replay, &arrival);
+    if (time_ns > replay->counters.clock_ns)
+        replay->counters.clock_ns = time_ns;
     return 1;
 }
 
@@ -416,15 +510,16 @@ void replay_close(struct replay *replay)
     free(replay->links);
     free(replay->traces);
     free(replay->buckets);
-    free(replay->fragments);
+    free(replay->datagrams);
+    free(replay->outer_used);
     free(replay);
 }
 
 /*
- * `slots` is zeroed memory for `capacity` flows, the caller's, and outlives the handle; capacity is a power of two. Returns NULL
- * where memory is missing.
+ * `slots` and `outers` are zeroed memory for `capacity` flows each, the caller's, and outlive the handle; capacity is a power of
+ * two, 2^30 at most. Returns NULL where memory is missing.
  */
-struct replay *replay_new(struct flow *slots, __u32 capacity)
+struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 capacity)
 {
     struct replay *replay = calloc(1, sizeof(*replay));
     __u32 index;
@@ -432,14 +527,16 @@ struct replay *replay_new(struct flow *slots, __u32 capacity)
     if (!replay)
         return NULL;
     replay->slots = slots;
+    replay->outers = outers;
     replay->capacity = capacity;
     replay->bucket_mask = capacity - 1;
     replay->free_slot = NO_SLOT;
     replay->links = calloc(capacity, sizeof(*replay->links));
     replay->buckets = malloc((size_t)capacity * sizeof(*replay->buckets));
-    replay->fragments = calloc(FRAGMENTS, sizeof(*replay->fragments));
+    replay->datagrams = calloc(DATAGRAMS, sizeof(*replay->datagrams));
+    replay->outer_used = calloc(capacity, 1);
     replay->traces = calloc(capacity, sizeof(*replay->traces));
-    if (!replay->links || !replay->traces || !replay->buckets || !replay->fragments ||
+    if (!replay->links || !replay->traces || !replay->buckets || !replay->datagrams || !replay->outer_used ||
             getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;
@@ -475,6 +572,7 @@ int replay_open_file(struct replay *replay, const char *path, char *error, size_
 {
     if (replay->file)
         pcap_close(replay->file);
+    forget_datagrams(replay);
     replay->header = NULL;
     replay->counters.next_ns = 0;
     replay->counters.clock_ns = 0;
@@ -502,6 +600,7 @@ static int read_packet(struct replay *replay, char *error, size_t error_size)
     }
     if (got != PCAP_ERROR_BREAK)
         snprintf(error, error_size, "%s", pcap_geterr(replay->file));
+    forget_datagrams(replay);
     replay->counters.file_bytes_read = (__u64)ftello(pcap_file(replay->file));
     pcap_close(replay->file);
     replay->file = NULL;

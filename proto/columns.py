@@ -82,6 +82,19 @@ class End(enum.IntEnum):
     REMOTE = 2
 
 
+class Tunnel(enum.IntEnum):
+    """What a flow's packets travel in."""
+
+    NONE = 0
+    VXLAN = 1
+    GENEVE = 2
+    GRE = 3
+    """With a key also NVGRE."""
+    IPIP = 4
+    """IPv4 or IPv6 in either."""
+    GTPU = 5
+
+
 class Resolution(enum.IntEnum):
     """What the enricher could say about an end."""
 
@@ -253,6 +266,32 @@ SOCKET: Final = (
 )
 """Columns that capture adds of TCP where it stands at the socket: what the kernel says of it. 0 where it was not asked."""
 
+FILE: Final = (
+    Column("tunnel", "|u1", _CONSTANT, "", "the innermost tunnel that the flow's packets travel in", enum=Tunnel),
+    Column("tunnel_depth", "|u1", _CONSTANT, "", "tunnels around them, one in the other"),
+    Column("local_tunnel_address", "|V16", _CONSTANT, "", "the tunnel's end on local's side; as local_address"),
+    Column("remote_tunnel_address", "|V16", _CONSTANT, "", "the tunnel's end on remote's side"),
+    Column("tx_tunnel_id", "<u4", _CONSTANT, "", "VNI, GRE key or TEID of the packets sent"),
+    Column("rx_tunnel_id", "<u4", _CONSTANT, "", "as tx_tunnel_id, received"),
+    Column(
+        "tx_tunnel_bytes_total",
+        "<u8",
+        _STATE,
+        "bytes",
+        "IP length of the outermost packets sent since the flow began; tx_bytes_total is what they carry",
+    ),
+    Column("rx_tunnel_bytes_total", "<u8", _STATE, "bytes", "as tx_tunnel_bytes_total, received"),
+    Column("tx_fragments", "<u4", _STATE, "packets", "packets sent since the flow began that are fragments"),
+    Column("rx_fragments", "<u4", _STATE, "packets", "as tx_fragments, received"),
+    Column(
+        "tx_overlapping_fragments", "<u4", _STATE, "packets", "of tx_fragments, those that hold what another one held before"
+    ),
+    Column("rx_overlapping_fragments", "<u4", _STATE, "packets", "as tx_overlapping_fragments, received"),
+    Column("tx_incomplete_datagrams", "<u4", _STATE, "", "datagrams sent whose fragments are not all there"),
+    Column("rx_incomplete_datagrams", "<u4", _STATE, "", "as tx_incomplete_datagrams, received"),
+)
+"""Columns that capture adds where it reads a capture file: what was around the flow's packets, which no socket sees."""
+
 ENRICHED: Final = (
     Column("local_entity", "<u4", _CONSTANT, "", "index into `entities`: who is local", default=NO_INDEX),
     Column("remote_entity", "<u4", _CONSTANT, "", "index into `entities`: who is remote", default=NO_INDEX),
@@ -263,5 +302,5 @@ ENRICHED: Final = (
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + ENRICHED}
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + FILE + ENRICHED}
 """Every column of schema v1 by name."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW, SOCKET, Column
+from proto.columns import COLUMNS, ENRICHED, FILE, NO_INDEX, RAW, SOCKET, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -41,7 +41,7 @@ TRANSPORTS: Final = {
 
 _NUMBERS: Final = {name: number for number, name in TRANSPORTS.items()}
 _BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
-_ADDRESSES: Final = frozenset({"local_address", "remote_address"})
+_ADDRESSES: Final = frozenset({"local_address", "remote_address", "local_tunnel_address", "remote_tunnel_address"})
 _ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
 
 
@@ -50,12 +50,13 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
 
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
-    a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket knows is there where the
-    batch has it. Columns that the schema does not know come last and as they are, raw bytes in hexadecimal.
+    a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket, or only a file, knows
+    is there where the batch has it. Columns that the schema does not know come last and as they are, raw bytes in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
-    if any(column.name in batch.columns for column in SOCKET):
-        known += SOCKET
+    for some in (SOCKET, FILE):
+        if any(column.name in batch.columns for column in some):
+            known += some
     if batch.entities is not None:
         known += ENRICHED
     values = {column.name: _known_values(batch, column) for column in known}

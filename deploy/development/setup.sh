@@ -23,6 +23,8 @@ if wants test; then
   need tshark command -v tshark
   need iproute2 command -v ip
   need iptables command -v iptables
+  need clang command -v clang
+  need libclang-rt-dev compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*'
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -41,6 +41,8 @@ class Disposition(enum.IntEnum):
     FRAGMENT = 5
     """A fragment whose datagram's first fragment was not seen."""
     UNKNOWN_LINK = 6
+    NESTED = 7
+    """In more tunnels, one in the other, than replay opens."""
 
 
 _SIDE_BYTES: Final = 96

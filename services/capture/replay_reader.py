@@ -22,6 +22,7 @@ from proto.flow_batch import MAX_BATCH_BYTES, Array, FlowBatch, encode
 from proto.subjects import batch_id
 from services.capture.flow_table import Emission, FlowTable
 from services.capture.progress import ProgressReport
+from services.capture.replay_layout import file_columns
 from services.capture.replay_source import ReplaySource, replay
 from services.capture.settings import CaptureSettings
 
@@ -94,7 +95,7 @@ class ReplayReader:
     def _ready(self, emission: Emission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns
         began_unix_ns = self._last_now_unix_ns or int(emission.columns["flow_start_unix_ns"].min())
-        columns: Mapping[str, Array] = emission.columns
+        columns: Mapping[str, Array] = emission.columns | file_columns(self._source.outers[emission.slots])
         if self._settings.replay_loop:
             self._keep_pace(now_unix_ns)
             columns = self._moved(columns)

@@ -22,6 +22,7 @@ import bpf
 from proto.columns import Reason
 from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flow_layout import FLOW, Disposition, Slots
+from services.capture.replay_layout import OUTER, Outers
 
 if TYPE_CHECKING:
     from services.capture.flow_table import Emission, FlowTable
@@ -65,6 +66,7 @@ class _Counters(ctypes.Structure):
         ("packets", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
         ("link_bytes", ctypes.c_uint64),
+        ("tunnel_bytes", ctypes.c_uint64),
         ("disposition_packets", ctypes.c_uint64 * len(Disposition)),
         ("disposition_bytes", ctypes.c_uint64 * len(Disposition)),
         ("flows", ctypes.c_uint64),
@@ -92,11 +94,12 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """Size of all files."""
         self.capacity: int = 1 << max(capacity - 1, 1).bit_length()
         """Number of slots."""
-        # Pages come into being when a flow first lies on them.
-        memory = mmap.mmap(-1, self.capacity * FLOW.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.slots: Slots = np.frombuffer(memory, FLOW)
+        self.slots: Slots = np.frombuffer(_pages(self.capacity * FLOW.itemsize), FLOW)
         """Every slot; the array stays the same, its content changes with `advance`."""
-        self._handle: int | None = self._library.replay_new(self.slots.ctypes.data, self.capacity)
+        self.outers: Outers = np.frombuffer(_pages(self.capacity * OUTER.itemsize), OUTER)
+        """What is around the packets of each slot's flow."""
+        places = self.slots.ctypes.data, self.outers.ctypes.data
+        self._handle: int | None = self._library.replay_new(*places, self.capacity)
         if not self._handle:
             raise CaptureError(f"no memory for a table of {self.capacity} flows")
         self._counters = _Counters.from_address(self._handle)
@@ -205,10 +208,11 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """What was seen, by what it is.
 
         `packets` is the sum of the `*_packets`; `bytes` (on the wire) the sum of the `*_bytes`, where `flow_bytes` is the IP
-        length and `link_bytes` what the link layer put around the packets that are in flows.
+        length of the packets that are in flows, `link_bytes` what the link layer put around them, and `tunnel_bytes` what
+        their tunnels did. A fragment that came before its datagram's first is counted when that has come, or is given up.
         """
         seen = self._counters
-        counters = {"packets": int(seen.packets), "bytes": int(seen.bytes), "link_bytes": int(seen.link_bytes)}
+        counters = {name: int(getattr(seen, name)) for name in ("packets", "bytes", "link_bytes", "tunnel_bytes")}
         for kind in Disposition:
             counters[f"{kind.name.lower()}_packets"] = int(seen.disposition_packets[kind])
             counters[f"{kind.name.lower()}_bytes"] = int(seen.disposition_bytes[kind])
@@ -262,6 +266,11 @@ def replay(source: ReplaySource, table: FlowTable, tick_seconds: int = 1) -> Ite
     yield from table.drain(now_ns, Reason.SHUTDOWN)
 
 
+def _pages(size: int) -> mmap.mmap:
+    """Zeroed memory, whose pages come into being when something first lies on them."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def _text(error: ctypes.Array[ctypes.c_char]) -> str:
     return error.value.decode(errors="replace") or "unreadable"
 
@@ -275,7 +284,7 @@ def _library() -> Any:
         raise CaptureError(f"the replay library cannot be loaded ({error}); reinstall wirespan to compile it") from error
     handle, pointer, size, path = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "replay_new": (handle, (pointer, ctypes.c_uint32)),
+        "replay_new": (handle, (pointer, pointer, ctypes.c_uint32)),
         "replay_close": (None, (handle,)),
         "replay_check_file": (ctypes.c_int, (path, path, size)),
         "replay_open_file": (ctypes.c_int, (handle, path, path, size)),

@@ -79,10 +79,18 @@ _ICMP_ONLY: Final = "ICMP, ICMPv6"
 _FLAGS_SEEN: Final = "TCP, where any was seen"
 _TAGS: Final = "their names, from bit 0: `fin`, `syn`, `rst`, `psh`, `ack`, `urg`, `ece`, `cwr`"
 
+_TUNNELLED: Final = "a capture file, in a tunnel"
+
 WORDS: Final = (
     Word("network.transport", STABLE, "`tcp`, `udp`, `icmp`, `icmpv6`, `sctp` ...; `ip_protocol_<n>` for what has no name here",
          value=lambda facts: facts.transport_name),
     Word("network.type", STABLE, "`ipv4` or `ipv6`", value=lambda facts: "ipv4" if facts.ipv4 else "ipv6"),
+    Word("tunnel.type", MERMIN, "the innermost tunnel that the flow's packets travel in: `vxlan`, `geneve`, `gre`, `ipip` "
+         "(IPv4 or IPv6 in either), `gtpu`", _TUNNELLED, value=lambda facts: facts.tunnel_type),
+    Word("tunnel.network.type", MERMIN, "`ipv4` or `ipv6`: what the tunnel's own packets are", _TUNNELLED,
+         value=lambda facts: facts.tunnel_network_type),
+    Word("tunnel.network.transport", MERMIN, "`udp` or `gre`: what carries them", f"{_TUNNELLED}, but ipip",
+         value=lambda facts: facts.tunnel_transport),
     Word("flow.direction", MERMIN, "whether the resource is the source (`forward`) or the destination (`reverse`); `unknown` "
          "where nobody saw which end began, and the local end stands as the source", value=lambda facts: facts.direction),
     Word("flow.observer", OURS, "whose socket saw the packets: `client`, `server`, `unknown`; `capture` for a capture file, "
@@ -279,6 +287,22 @@ INTEGERS: Final = (
     )),
     _pair("ip.ecn.ce", "ecn_ce", "packets from source to destination in this record that arrived marked "
           "Congestion Experienced"),
+    Integers(_TUNNELLED, lambda records: records.nonzero("tunnel"), (
+        Integer("tunnel.bytes.total", MERMIN, "IP bytes of the outermost packets from source to destination since the flow "
+                "began; less flow.bytes.total, it is what the tunnels add", "bytes", _forward("tunnel_bytes_total")),
+        Integer("tunnel.reverse.bytes.total", MERMIN, "the same from destination to source", "bytes",
+                _reverse("tunnel_bytes_total")),
+        Integer("tunnel.depth", OURS, "tunnels around the flow, one in the other", "", _column("tunnel_depth")),
+    )),
+    Integers("where either is not 0", _both("tunnel_id"), (
+        Integer("tunnel.id", MERMIN, "VNI, GRE key or TEID of the packets from source to destination", "",
+                _forward("tunnel_id")),
+        Integer("tunnel.reverse.id", OURS, "the same from destination to source", "", _reverse("tunnel_id")),
+    )),
+    _pair("ip.fragments.count", "fragments", "fragments from source to destination since the flow began; capture files only"),
+    _pair("ip.fragments.overlapping", "overlapping_fragments", "of them, those that hold what another one held before"),
+    _pair("ip.datagrams.incomplete", "incomplete_datagrams", "datagrams from source to destination whose fragments are not all "
+          "there", "datagrams"),
     Integers("a capture file, an ICMP error quotes the flow", lambda records: records.nonzero("icmp_errors"), (
         Integer("flow.icmp.errors", OURS, "ICMP errors in this record that quote a packet of the flow", "packets",
                 _column("icmp_errors")),
@@ -338,6 +362,11 @@ END: Final = (
     Attribute("{end}.*", MERMIN, "every other attribute of the entity, under the end's name", _KNOWN, "any"),
 )  # fmt: skip
 """Attributes of each end; `{end}` is `source` (the initiator) or `destination` (the responder)."""
+
+TUNNEL: Final = (
+    Attribute("tunnel.source.address", MERMIN, "the tunnel's end on the source's side", _TUNNELLED),
+    Attribute("tunnel.destination.address", MERMIN, "the tunnel's end on the destination's side", _TUNNELLED),
+)
 
 PEER: Final = (
     Attribute("network.local.address", STABLE, "IP address of the resource's end"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from services.exporter.attributes import END, INTEGERS, PEER, RESOURCE, WORDS, Attribute, Integer
+from services.exporter.attributes import END, INTEGERS, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
 from services.exporter.profiles import least_profile
 
 _INTRODUCTION: Final = """\
@@ -55,6 +55,7 @@ def markdown() -> str:
         ("Counts and times", integers),
         ("Of the ends: `source`, and the same for `destination`", ends),
         ("From the resource's point of view", PEER),
+        ("Of the tunnel", TUNNEL),
         ("The resource", RESOURCE),
     ):
         parts += [f"\n## {title}\n\n", *_table(rows, whole=rows is RESOURCE)]

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import End, Outcome, Reason
+from proto.columns import End, Outcome, Reason, Tunnel
 from proto.flow_batch import Array
 from services.exporter.records import Records
 from services.exporter.spans import Side
@@ -49,6 +49,8 @@ _STATES: Final[dict[int, str]] = {
     Outcome.RESET: "closed",
     Outcome.CLOSED: "closed",
 }
+_TUNNELS: Final[dict[int, str]] = {tunnel: tunnel.name.lower() for tunnel in Tunnel if tunnel != Tunnel.NONE}
+_CARRIERS: Final[dict[int, str]] = {Tunnel.VXLAN: "udp", Tunnel.GENEVE: "udp", Tunnel.GTPU: "udp", Tunnel.GRE: "gre"}
 _UNSAID: Final = (None, "unknown", "none")
 
 
@@ -76,6 +78,9 @@ class Facts:
     """TCP: flags from source to destination. ICMP: the type."""
     reverse: int
     """TCP: flags from destination to source. ICMP: the code."""
+    tunnel: int = Tunnel.NONE
+    """A `Tunnel`, or 127 for what is beyond."""
+    tunnel_ipv4: bool = False
 
     @property
     def transport_name(self) -> str:
@@ -116,6 +121,21 @@ class Facts:
             return "syn_received" if self.syn_ack_seen else "syn_sent"
         return _STATES.get(self.outcome)
 
+    @property
+    def tunnel_type(self) -> str | None:
+        """`tunnel.type`; None for one that this version does not know."""
+        return _TUNNELS.get(self.tunnel)
+
+    @property
+    def tunnel_network_type(self) -> str | None:
+        """`tunnel.network.type`."""
+        return ("ipv4" if self.tunnel_ipv4 else "ipv6") if self.tunnel else None
+
+    @property
+    def tunnel_transport(self) -> str | None:
+        """`tunnel.network.transport`; None where IP carries IP."""
+        return _CARRIERS.get(self.tunnel)
+
     def icmp(self, value: int) -> int | None:
         """`value` if this is ICMP."""
         return value if self.transport in ICMP else None
@@ -132,6 +152,9 @@ class Facts:
 _SIDE, _DIRECTION, _SYN_ACK_SEEN, _CLOSED_BY = 1, 3, 5, 6
 """Where in the second byte of a key; bit 0 is whether it is IPv4."""
 
+_TUNNEL_MASK: Final = 0x7F
+"""Of a key's seventh byte; bit 7 is whether the tunnel's own packets are IPv4."""
+
 _CLOSERS: Final = np.zeros((2, 256), np.uint8)
 """Who closed, by whether the source is local and by `closed_by`: 1 the source, 2 the destination."""
 _CLOSERS[1, [End.LOCAL, End.REMOTE]] = 1, 2
@@ -141,8 +164,7 @@ _CLOSERS[0, [End.LOCAL, End.REMOTE]] = 2, 1
 def facts_key(records: Records) -> Array:
     """Return each record's `Facts` packed into a uint64, a byte each but for the smallest."""
     column, seen = records.column, records.seen
-    address = np.ascontiguousarray(column("local_address")).view("<u8").reshape(-1, 2)
-    ipv4 = (address[:, 0] == 0) & (address[:, 1].astype(np.uint32) == np.uint32(0xFFFF0000))
+    ipv4 = _is_ipv4(column("local_address"))
     direction = records.has_initiator() * (np.uint8(2) - records.told_by_source())
     closed_by = _CLOSERS[seen.source_is_local.view(np.uint8), column("closed_by")]
     small = ipv4 | seen.side << _SIDE | direction << _DIRECTION | closed_by << _CLOSED_BY
@@ -155,12 +177,21 @@ def facts_key(records: Records) -> Array:
         key[:, at] = value
     if len(icmp):
         key[icmp, 4], key[icmp, 5] = column("icmp_type")[icmp], column("icmp_code")[icmp]
+    if records.has("tunnel"):
+        outer_ipv4 = _is_ipv4(column("local_tunnel_address"))
+        key[:, 6] = np.minimum(column("tunnel"), _TUNNEL_MASK) | outer_ipv4 * np.uint8(_TUNNEL_MASK + 1)
     return key.view("<u8").ravel()
+
+
+def _is_ipv4(address: Array) -> Array:
+    halves = np.ascontiguousarray(address).view("<u8").reshape(-1, 2)
+    ipv4: Array = (halves[:, 0] == 0) & (halves[:, 1].astype(np.uint32) == np.uint32(0xFFFF0000))
+    return ipv4
 
 
 def facts(key: int) -> Facts:
     """Return the `Facts` that `facts_key` packed."""
-    transport, small, reason, outcome, forward, reverse, _, _ = key.to_bytes(8, "little")
+    transport, small, reason, outcome, forward, reverse, tunnel, _ = key.to_bytes(8, "little")
     return Facts(
         transport,
         bool(small & 1),
@@ -172,4 +203,6 @@ def facts(key: int) -> Facts:
         (None, "source", "destination")[small >> _CLOSED_BY],
         forward,
         reverse,
+        tunnel & _TUNNEL_MASK,
+        tunnel > _TUNNEL_MASK,
     )

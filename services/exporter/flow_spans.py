@@ -10,7 +10,7 @@ from proto.flow_batch import Array, FlowBatch
 from services.exporter import protobuf_wire as wire
 from services.exporter.assembly import Block, SpanSet
 from services.exporter.attributes import Integer, Integers
-from services.exporter.pieces import Ends, Words
+from services.exporter.pieces import Ends, Tunnels, Words
 from services.exporter.protobuf_wire import as_void
 from services.exporter.records import Records
 from services.exporter.selection import Selection
@@ -36,12 +36,13 @@ class FlowSpans:
         self._mixer = IdMixer(cluster_name)
         self._selection = selection
         self._words = Words(selection)
+        self._tunnels = Tunnels(selection)
         self.ends = Ends(selection)
 
     def encode(self, batch: FlowBatch, seen: Perspective, entities: Array, resources: Array) -> SpanSet:
         """Return one span per record. `entities` are what `ends.numbers` gave, `resources` the key of each span's resource."""
         records = Records(batch, seen)
-        pieces = [self._words.column(records), *self.ends.columns(records, entities)]
+        pieces = [self._words.column(records), *self.ends.columns(records, entities), *self._tunnels.columns(records)]
         head, parts = _fixed(records, self._mixer.ids(batch, seen), self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)
         blocks = [Block(as_void(head), None, 0)]

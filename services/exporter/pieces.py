@@ -53,6 +53,34 @@ class Words:
         return out
 
 
+class Tunnels:
+    """`tunnel.source.address` and `tunnel.destination.address`."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._table = Table(self._make, words=3)
+
+    def columns(self, records: Records) -> tuple[Column, ...]:
+        """Return the piece of each record's tunnel ends; none where no record of the batch is in a tunnel."""
+        tunnelled = records.nonzero("tunnel")
+        if not tunnelled.any():
+            return ()
+        if self._table.full:
+            self._table.clear()
+        ends = (records.source("tunnel_address"), records.destination("tunnel_address"))
+        return tuple(self._end(halves, number * tunnelled) for number, halves in enumerate(ends, start=1))
+
+    def _end(self, halves: Array, which: Array) -> Column:
+        return self._table.column(halves[:, 0], halves[:, 1], which.astype(np.uint64))
+
+    def _make(self, key: tuple[int, ...]) -> bytes:
+        first, last, end = key
+        name = f"tunnel.{_ENDS[end - 1]}.address"
+        if not end or not self._selection.has(name):
+            return b""
+        return attribute(name, address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little")))
+
+
 class Ends:
     """What is known of the ends: address and workload, the span's name and who the peer is; and the spans' resources.
 

@@ -18,15 +18,11 @@ from tests.support.tshark import Conversation, Key, of_tshark, of_wirespan
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "accuracy.md"
 OUTSIDE: Final = {
-    "4in6tunnel.pcap": "tunnel: a flow of its outer protocol here",
-    "6in4tunnel.pcap": "tunnel",
-    "gre.pcapng": "tunnel",
     "icmp-tunnel.pcap": "no TCP but in ICMP",
-    "vxlan.pcap": "tunnel: a flow of its outer protocol here",
     "fuzz-2006-06-26-2594.pcap": "broken headers",
     "ip_fragmented_garbage.pcap": "broken headers",
 }
-"""Files that are not compared, and why: tshark dissects what is inside a tunnel, and guesses on where headers contradict."""
+"""Files that are not compared, and why: tshark guesses on where headers contradict."""
 RTT_TOLERANCE_NS: Final = 1000
 
 

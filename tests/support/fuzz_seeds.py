@@ -54,8 +54,44 @@ def seeds() -> Iterator[bytes]:
     )
     for index, link_type in enumerate(_LINKS):
         yield fuzz_input([Frame(0, link(link_type, frame.data[14:])) for frame in frames], index)
-    for frame in frames:
+    for frame in [*frames, *tunnelled()]:
         yield fuzz_input([frame])
+    yield fuzz_input(tunnelled())
+    yield fuzz_input(reversed(list(tunnelled())))
+
+
+def tunnelled() -> Iterator[Frame]:
+    """A packet in every kind of tunnel, tunnels in tunnels, and fragments inside, outside and both."""
+    plain = ip("10.0.0.1", "10.0.0.2", 6, tcp(40000, 80, PSH | ACK, seq=1, ack=1, payload=b"hello"))
+    six = ip("fd00::1", "fd00::2", 17, udp(5000, 53, b"?" * 40))
+    ends = ("192.0.2.1", "192.0.2.2")
+    wrapped = [
+        *(ip(*ends, 17, pcap.vxlan(7, ethernet(inner))) for inner in (plain, six)),
+        ip(*ends, 17, pcap.vxlan(7, ethernet(bytes(28), ethertype=0x806), port=8472)),
+        ip(*ends, 17, pcap.geneve(7, ethernet(plain), options=bytes(8))),
+        ip(*ends, 47, pcap.gre(ethernet(six), kind=0x6558, key=5, checksum=True, sequence=1)),
+        ip(*ends, 17, pcap.gtpu(9, plain, extensions=[(0x85, bytes(2)), (0x20, bytes(6))])),
+        ip("2001:db8::a", "2001:db8::b", 4, plain),
+        ip(*ends, 41, six),
+    ]
+    nest = plain
+    for _ in range(5):
+        nest = ip(*ends, 4, nest)
+        wrapped.append(nest)
+    yield from (Frame(pcap.START, ethernet(packet)) for packet in wrapped)
+    inside = [ip(*ends, 4, piece) for piece in fragmented(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2, bytes(90))), 48)]
+    for number, packet in enumerate([*wrapped[:1], *inside]):
+        for piece in fragmented(packet, 40, number):
+            yield Frame(pcap.START, ethernet(piece))
+
+
+def fragmented(packet: bytes, size: int, identification: int = 7) -> Iterator[bytes]:
+    """An IPv4 packet as fragments of at most `size` bytes of payload, a multiple of 8."""
+    head, payload = packet[:20], packet[20:]
+    for offset in range(0, len(payload), size):
+        piece = payload[offset : offset + size]
+        field = offset // 8 | (0x2000 if offset + size < len(payload) else 0)
+        yield head[:2] + struct.pack("!HHH", 20 + len(piece), identification, field) + head[8:] + piece
 
 
 def write(folder: Path) -> int:

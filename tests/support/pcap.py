@@ -50,6 +50,39 @@ def icmp(kind, code=0, *, identifier=0, sequence=0, payload=b"") -> bytes:
     return struct.pack("!BBHHH", kind, code, 0, identifier, sequence) + payload
 
 
+def vxlan(vni, frame, *, port=4789, flags=8) -> bytes:
+    """A UDP datagram that carries an Ethernet frame in VXLAN."""
+    return udp(50000, port, struct.pack("!B3xI", flags, vni << 8) + frame)
+
+
+def geneve(vni, inner, *, options=b"", kind=0x6558) -> bytes:
+    """A UDP datagram that carries a frame, or an IP packet where `kind` is its ethertype, in Geneve."""
+    return udp(50000, 6081, struct.pack("!BBHI", len(options) // 4, 0, kind, vni << 8) + options + inner)
+
+
+def gre(inner, *, kind=0x0800, key=None, checksum=False, sequence=None) -> bytes:
+    """What follows an IP header of protocol 47."""
+    flags = 0x8000 * checksum | 0x2000 * (key is not None) | 0x1000 * (sequence is not None)
+    optional = bytes(4) if checksum else b""
+    optional += b"" if key is None else struct.pack("!I", key)
+    optional += b"" if sequence is None else struct.pack("!I", sequence)
+    return struct.pack("!HH", flags, kind) + optional + inner
+
+
+def gtpu(teid, packet, *, extensions=()) -> bytes:
+    """A UDP datagram that carries a user's IP packet in GTP-U; `extensions` are (type, content of 4n - 2 bytes) each."""
+    more = b""
+    if extensions:
+        following = [kind for kind, _ in extensions[1:]] + [0]
+        more = struct.pack("!HBB", 7, 0, extensions[0][0])
+        more += b"".join(
+            bytes([(len(content) + 2) // 4]) + content + bytes([after])
+            for (_, content), after in zip(extensions, following, strict=True)
+        )
+    head = struct.pack("!BBHI", 0x34 if extensions else 0x30, 255, len(more) + len(packet), teid)
+    return udp(2152, 2152, head + more + packet)
+
+
 def ip(
     source, destination, protocol, payload, *, total=None, options=b"", fragment=0, identification=0, extensions=b""
 ) -> bytes:

@@ -15,7 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
-from proto.columns import ENRICHED, NO_INDEX, RAW, SOCKET, Outcome, Reason
+from proto.columns import COLUMNS, NO_INDEX, Outcome, Reason
 from proto.flow_batch import Entity, FlowBatch
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -79,6 +79,9 @@ _PAIRS = {
     "tcp.fins": "fins",
     "tcp.resets": "resets",
     "ip.ecn.ce": "ecn_ce",
+    "ip.fragments.count": "fragments",
+    "ip.fragments.overlapping": "overlapping_fragments",
+    "ip.datagrams.incomplete": "incomplete_datagrams",
 }
 """Counts of both directions that are there where either is not 0: attribute -> column."""
 
@@ -89,7 +92,7 @@ class Row:
     def __init__(self, batch: FlowBatch, at: int, cluster_name: str, version: str) -> None:
         self.batch, self.cluster_name, self.version = batch, cluster_name, version
         self.raw: dict[str, Any] = {}
-        for column in RAW + SOCKET + ENRICHED:
+        for column in COLUMNS.values():
             value = batch.column(column.name)[at]
             self.raw[column.name] = value.tobytes() if value.dtype.kind == "V" else value.tolist()
         role = self["role"]
@@ -203,6 +206,7 @@ class Row:
         found = {
             **self._who(),
             **self._words_of_state(),
+            **self._tunnel(),
             **self._counts(),
             **self._requests(),
             **self._handshake(),
@@ -264,6 +268,23 @@ class Row:
             out["flow.icmp.type.id"], out["flow.icmp.code.id"] = self["icmp_type"], self["icmp_code"]
             out["flow.icmp.type.name"] = ICMP_NAMES.get((self["transport"], self["icmp_type"]))
             out["flow.icmp.echo.id"] = self["local_port"] or None
+        return out
+
+    def _tunnel(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        if self["tx_tunnel_id"] or self["rx_tunnel_id"]:
+            out["tunnel.id"], out["tunnel.reverse.id"] = (self[f"{way}_tunnel_id"] for way in (self.forward, self.reverse))
+        if not self["tunnel"]:
+            return out
+        kinds = {1: ("vxlan", "udp"), 2: ("geneve", "udp"), 3: ("gre", "gre"), 4: ("ipip", None), 5: ("gtpu", "udp")}
+        out["tunnel.type"], out["tunnel.network.transport"] = kinds.get(self["tunnel"], (None, None))
+        outer = ipaddress.IPv6Address(self["local_tunnel_address"])
+        out["tunnel.network.type"] = "ipv4" if outer.ipv4_mapped else "ipv6"
+        out["tunnel.depth"] = self["tunnel_depth"]
+        for prefix, way in (("tunnel.", self.forward), ("tunnel.reverse.", self.reverse)):
+            out[f"{prefix}bytes.total"] = self[f"{way}_tunnel_bytes_total"]
+        for end, which in (("source", self.source), ("destination", self.destination)):
+            out[f"tunnel.{end}.address"] = text(self[f"{which}_tunnel_address"])
         return out
 
     def _counts(self) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from proto.columns import RAW, End, Outcome, Reason, Role
+from proto.columns import FILE, RAW, End, Outcome, Reason, Role, Tunnel
 from services.capture.flow_table import FlowTable
 from services.capture.flow_timing import FlowTableSettings
+from services.capture.replay_layout import file_columns
 from services.capture.replay_source import ReplaySource, replay
 from tests.support.pcap import write
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from services.capture.flow_table import Emission
     from tests.support.pcap import Frame
 
-_ENUMS = {"reason": Reason, "role": Role, "outcome": Outcome, "closed_by": End}
+_ENUMS = {"reason": Reason, "role": Role, "outcome": Outcome, "closed_by": End, "tunnel": Tunnel}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,10 @@ class Replayed:
         return sum(record[f"tx_{what}"] + record[f"rx_{what}"] for record in self.records)
 
 
-def rows(emission: Emission) -> list[dict[str, Any]]:
-    """The records of an emission."""
-    lists = {column.name: emission.columns[column.name].tolist() for column in RAW}
+def rows(emission: Emission, source: ReplaySource | None = None) -> list[dict[str, Any]]:
+    """The records of an emission that is not settled yet; with its source, what only a file knows as well."""
+    columns = emission.columns | (file_columns(source.outers[emission.slots]) if source else {})
+    lists = {name: columns[name].tolist() for name in (column.name for column in RAW + FILE) if name in columns}
     return [
         {name: _ENUMS.get(name, lambda value: value)(values[row]) for name, values in lists.items()}
         for row in range(len(emission))
@@ -54,7 +56,7 @@ def replay_files(files: Iterable[Path], *, capacity: int = 1024, settings: FlowT
     with ReplaySource(list(files), capacity) as source:
         table = FlowTable(source, settings)
         for emission in replay(source, table):
-            records += rows(emission)
+            records += rows(emission, source)
             table.accept(emission)
         counters = source.counters
         assert source.used_slots == 0

@@ -19,7 +19,13 @@ _FIELDS = (
     *("ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.len", "ipv6.plen", "tcp.srcport", "tcp.dstport", "tcp.len", "tcp.flags"),
     *("tcp.seq_raw", "tcp.ack_raw", "frame.time_epoch", "frame.number", "tcp.analysis.retransmission"),
     *("tcp.analysis.out_of_order", "tcp.analysis.zero_window", "tcp.analysis.duplicate_ack", "tcp.analysis.keep_alive"),
-    *("tcp.analysis.window_full", "tcp.analysis.zero_window_probe", "tcp.analysis.initial_rtt", "tcp.stream"),
+    *(
+        "frame.protocols",
+        "tcp.analysis.window_full",
+        "tcp.analysis.zero_window_probe",
+        "tcp.analysis.initial_rtt",
+        "tcp.stream",
+    ),
 )
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 
@@ -59,19 +65,21 @@ class Conversation:
 
 def of_tshark(tshark: str, path: Path) -> dict[Key, Conversation]:
     """Conversations by their ends. Segments without payload are left out of retransmissions: SYNs and FINs have their own."""
-    command = [tshark, "-r", str(path), "-Y", "tcp", "-T", "fields", "-E", "separator=,", "-E", "occurrence=l"]
+    known = "-d", "udp.port==8472,vxlan"
+    command = [tshark, "-r", str(path), *known, "-Y", "tcp", "-T", "fields", "-E", "separator=,", "-E", "occurrence=l"]
     for name in _FIELDS:
         command += ["-e", name]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[Key, Conversation] = defaultdict(Conversation)
     streams: dict[str, tuple[Key, list[dict[str, str]]]] = {}
     for row in csv.DictReader(output.splitlines(), _FIELDS):
-        if not row["tcp.len"] or not row["tcp.flags"] or not row["tcp.srcport"]:
+        version, transport = innermost(row["frame.protocols"])
+        if transport != "tcp" or not row["tcp.len"] or not row["tcp.flags"] or not row["tcp.srcport"]:
             continue  # cut, or quoted by an ICMP error
-        source = (row["ip.src"] or row["ipv6.src"], int(row["tcp.srcport"]))
-        key = frozenset((source, (row["ip.dst"] or row["ipv6.dst"], int(row["tcp.dstport"]))))
+        source = (row[f"{version}.src"], int(row["tcp.srcport"]))
+        key = frozenset((source, (row[f"{version}.dst"], int(row["tcp.dstport"]))))
         conversation = found[key]
-        conversation.add(source, 1, int(row["ip.len"]) if row["ip.len"] else int(row["ipv6.plen"]) + 40)
+        conversation.add(source, 1, int(row["ip.len"]) if version == "ip" else int(row["ipv6.plen"]) + 40)
         streams.setdefault(row["tcp.stream"], (key, []))[1].append(row)
         payload, late = int(row["tcp.len"]) > 0, row["tcp.analysis.out_of_order"]
         for name, told in (
@@ -89,6 +97,18 @@ def of_tshark(tshark: str, path: Path) -> dict[Key, Conversation]:
     for key, rows in streams.values():
         _handshake(found[key], rows)
     return dict(found)
+
+
+def innermost(protocols: str) -> tuple[str, str]:
+    """`ip` or `ipv6` and the protocol behind it, of the innermost IP packet that ICMP does not quote; of `frame.protocols`."""
+    layers = protocols.split(":")
+    for quoting in ("icmp", "icmpv6"):
+        layers = layers[: layers.index(quoting) + 1] if quoting in layers else layers
+    places = [place for place, layer in enumerate(layers) if layer in {"ip", "ipv6"}]
+    if not places:
+        return "", ""
+    behind = [layer for layer in layers[places[-1] + 1 :] if not layer.startswith("ipv6.")]
+    return layers[places[-1]], behind[0] if behind else ""
 
 
 def _handshake(conversation: Conversation, rows: list[dict[str, str]]) -> None:

@@ -11,7 +11,8 @@
 static int check(const char *path)
 {
     struct flow *slots = calloc(CAPACITY, sizeof(*slots));
-    struct replay *replay = replay_new(slots, CAPACITY);
+    struct flow_outer *outers = calloc(CAPACITY, sizeof(*outers));
+    struct replay *replay = replay_new(slots, outers, CAPACITY);
     char error[64] = "";
     __u64 packets = 0;
     __u64 bytes = 0;
@@ -20,10 +21,11 @@ static int check(const char *path)
     enum replay_stop stop;
     int kind;
 
-    if (!slots || !replay)
+    if (!slots || !outers || !replay)
         abort();
     if (replay_check_file(path, error, sizeof(error)) || replay_open_file(replay, path, error, sizeof(error))) {
         replay_close(replay);
+        free(outers);
         free(slots);
         return 0;
     }
@@ -41,11 +43,13 @@ static int check(const char *path)
         packets += replay->counters.disposition_packets[kind];
         bytes += replay->counters.disposition_bytes[kind];
     }
-    if (packets != replay->counters.packets || bytes + replay->counters.link_bytes != replay->counters.bytes) {
+    if (packets != replay->counters.packets ||
+            bytes + replay->counters.link_bytes + replay->counters.tunnel_bytes != replay->counters.bytes) {
         fprintf(stderr, "%s: the counters do not add up\n", path);
         abort();
     }
     replay_close(replay);
+    free(outers);
     free(slots);
     return packets > 0;
 }

@@ -220,11 +220,65 @@ def test_ipv6_fragments_with_an_extension_header_behind(tmp_path):
     assert (record["transport"], record["tx_packets"], record["tx_payload_bytes"]) == (17, 2, 16)
 
 
+@pytest.mark.parametrize("addresses", [V4, V6])
+@pytest.mark.parametrize("order", [(1, 2, 0), (2, 1, 0), (2, 0, 1), (1, 0, 2)])
+def test_fragments_in_any_order_are_their_datagrams(tmp_path, addresses, order):
+    """Those that come before the first are held until it says whose they are (old stacks send the last one first)."""
+    pieces = fragments(addresses=addresses)
+    replayed_ = replayed(tmp_path, *(pieces[at] for at in order))
+    record = replayed_.only
+    assert (record["tx_packets"], record["tx_payload_bytes"], record["tx_fragments"]) == (3, 24, 3)
+    assert (record["tx_overlapping_fragments"], record["tx_incomplete_datagrams"]) == (0, 0)
+    assert (record["start_unix_ns"], record["end_unix_ns"]) == (START, START + 2_000_000)
+    assert replayed_.counters["fragment_packets"] == 0
+
+
 def test_fragments_without_their_first_are_counted_apart(tmp_path):
-    """The first one was not captured, or comes last: no flow can be told, none is invented."""
+    """The first one was not captured: no flow can be told, none is invented."""
+    _, second, third = fragments()
+    replayed_ = replayed(tmp_path, second, third)
+    assert (replayed_.counters["fragment_packets"], replayed_.records) == (2, [])
+    assert replayed_.counters["fragment_bytes"] == len(second) + len(third)
+
+
+@pytest.mark.parametrize("addresses", [V4, V6])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_datagram_without_one_of_its_fragments_is_incomplete(tmp_path, addresses, missing):
+    """A middle one or the last is not there: a receiver never had the datagram."""
+    pieces = [piece for at, piece in enumerate(fragments(addresses=addresses)) if at != missing]
+    whole = fragments(8, addresses)
+    record = replayed(tmp_path, *pieces, *whole).only
+    assert (record["tx_packets"], record["tx_fragments"], record["tx_incomplete_datagrams"]) == (5, 5, 1)
+
+
+@pytest.mark.parametrize("twice", [0, 1, 2])
+@pytest.mark.parametrize("late", [False, True], ids=["amid", "after"])
+def test_a_fragment_that_is_there_twice_overlaps(tmp_path, twice, late):
+    """Every packet counts; which of them hold what another held is said. A first one behind the last begins a datagram anew."""
+    pieces = fragments()
+    order = [*pieces, pieces[twice]] if late else [*pieces[: twice + 1], *pieces[twice:]]
+    record = replayed(tmp_path, *order).only
+    anew = int(late and twice == 0)
+    assert (record["tx_packets"], record["tx_fragments"]) == (4, 4)
+    assert (record["tx_overlapping_fragments"], record["tx_incomplete_datagrams"]) == (1 - anew, anew)
+
+
+def test_fragments_that_overlap_in_part(tmp_path):
+    """The teardrop: a second fragment that begins within the first, or ends elsewhere than the last one said."""
     first, second, third = fragments()
-    replayed_ = replayed(tmp_path, second, third, first)
-    assert (replayed_.counters["fragment_packets"], replayed_.only["tx_packets"]) == (2, 1)
+    begins_early = ethernet(ip(*V4, 17, bytes(16), fragment=0x2000 | 1, identification=7))
+    other_end = ethernet(ip(*V4, 17, bytes(8), fragment=8, identification=7))
+    record = replayed(tmp_path, first, begins_early, third, other_end).only
+    assert (record["tx_packets"], record["tx_overlapping_fragments"]) == (4, 2)
+    assert replayed(tmp_path, first, second, third).only["tx_overlapping_fragments"] == 0
+
+
+def test_a_datagram_beyond_the_largest(tmp_path):
+    """The ping of death: a last fragment that ends behind 65,535 bytes is a packet of its flow, and crashes nothing."""
+    first, *_ = fragments()
+    beyond = ethernet(ip(*V4, 17, bytes(1000), fragment=0x1FFF, identification=7))
+    record = replayed(tmp_path, first, beyond).only
+    assert (record["tx_packets"], record["tx_incomplete_datagrams"]) == (2, 1)
 
 
 def test_a_fragment_of_another_datagram_or_of_long_ago_is_not_taken_in(tmp_path):

@@ -10,15 +10,13 @@ import pytest
 
 import bpf
 from proto import columns
-from services.capture import flow_layout, replay_source
+from services.capture import flow_layout, replay_layout, replay_source
 
 PROGRAM = """
 #include <linux/types.h>
 #include <stddef.h>
 #include <stdio.h>
-typedef const void *frame_source;
-static int parse_load(frame_source s, __u32 o, void *t, __u32 n) { (void)s; (void)o; (void)t; return (int)n; }
-#include "parse.h"
+#include "arrival.h"
 int main(void) {
 """
 
@@ -62,6 +60,26 @@ def test_every_member_lies_where_the_compiler_puts_it(printed):
     assert expected["size"] % 8 == 0
 
 
+def test_what_is_around_a_flow_lies_where_the_compiler_puts_it(printed):
+    """Offsets and sizes of `struct flow_outer`, every member but padding, and how deep tunnels are opened."""
+    lines = ['printf("size %zu\\ndepth %d\\n", sizeof(struct flow_outer), TUNNEL_DEPTH);']
+    expected = {"size": replay_layout.OUTER.itemsize, "depth": replay_layout.TUNNEL_DEPTH}
+    for name in replay_layout.OUTER_MEMBERS:
+        lines.append(f'printf("{name} %zu\\n", offsetof(struct flow_outer, {c_member(name)}));')
+        expected[name] = replay_layout.OUTER.fields[name][1]
+    assert printed(lines) == expected
+    body = "".join(
+        re.findall(r"^struct (?:outer_side|flow_outer) \{\n(.*?)^\};", source_of("outer.h"), re.MULTILINE | re.DOTALL)
+    )
+    members = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE)) - {"pad"}
+    assert {name.removeprefix("tx_").removeprefix("rx_") for name in replay_layout.OUTER_MEMBERS} == members
+
+
+def source_of(header):
+    """The text of one of bpf's headers."""
+    return (bpf.SOURCE_DIRECTORY / header).read_text()
+
+
 def test_no_member_is_left_out():
     """Every member of the C structs but padding has its mirror."""
     source = (bpf.SOURCE_DIRECTORY / "flow.h").read_text()
@@ -80,6 +98,7 @@ def test_numbers_have_the_same_names(printed):
         "FLOW_OUTCOME": columns.Outcome,
         "FLOW_END": columns.End,
         "PACKET": flow_layout.Disposition,
+        "TUNNEL": columns.Tunnel,
     }
     expected = {f"{prefix}_{member.name}": int(member) for prefix, enum in pairs.items() for member in enum}
     expected |= {"FLOW_" + state.name: int(state) for state in flow_layout.State}

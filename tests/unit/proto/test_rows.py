@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from proto.columns import ENRICHED, RAW, SOCKET, Outcome
+from proto.columns import ENRICHED, FILE, RAW, SOCKET, Outcome
 from proto.errors import DecodeError
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from proto.rows import address_text, batches, rows
@@ -37,6 +37,9 @@ def test_keys_are_the_same_whether_a_column_was_sent_or_not() -> None:
     assert list(enriched) == list(empty) + [column.name for column in ENRICHED]
     (live,) = rows(_batch(columns={"congestion_window": [1]}))
     assert list(live) == list(empty) + [column.name for column in SOCKET]
+    (tunnelled,) = rows(_batch(columns={"tx_tunnel_id": [1]}))
+    assert list(tunnelled) == list(empty) + [column.name for column in FILE]
+    assert tunnelled["local_tunnel_address"] == "::"
 
 
 def test_addresses_are_text() -> None:

@@ -64,6 +64,15 @@ var socket = map[string]show{
 	"smoothed_rtt_ns": plain, "min_rtt_ns": plain, "socket_retransmits": plain, "lost_segments": plain, "congestion_window": plain,
 }
 
+// file is what only a capture file knows: shown where the batch has any of it.
+var file = map[string]show{
+	"tunnel":       names{0: "none", 1: "vxlan", 2: "geneve", 3: "gre", 4: "ipip", 5: "gtpu"}.show,
+	"tunnel_depth": plain, "local_tunnel_address": address, "remote_tunnel_address": address,
+	"tx_tunnel_id": plain, "rx_tunnel_id": plain, "tx_tunnel_bytes_total": plain, "rx_tunnel_bytes_total": plain,
+	"tx_fragments": plain, "rx_fragments": plain, "tx_overlapping_fragments": plain, "rx_overlapping_fragments": plain,
+	"tx_incomplete_datagrams": plain, "rx_incomplete_datagrams": plain,
+}
+
 var enriched = map[string]show{
 	"local_entity": entity, "remote_entity": entity, "local_service": entity, "remote_service": entity,
 	"local_resolution": resolutions.show, "remote_resolution": resolutions.show,
@@ -204,9 +213,11 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for name := range socket {
-		if _, found := batch.Columns[name]; found {
-			maps.Copy(shows, socket)
+	for _, some := range []map[string]show{socket, file} {
+		for name := range some {
+			if _, found := batch.Columns[name]; found {
+				maps.Copy(shows, some)
+			}
 		}
 	}
 	for name, known := range enriched {
