@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -30,6 +31,7 @@ Array: TypeAlias = npt.NDArray[Any]
 AttributeValue: TypeAlias = str | int | float | bool | list[str]
 
 _DTYPE: Final = re.compile(r"(\([1-9][0-9]{0,2},\))?(\|u1|\|i1|\|V[1-9][0-9]?|<[uif][248])")
+_STRING: Final = frozenset({str})
 _SECTIONS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SIDE_TABLE_INDEXES: Final = {
@@ -239,15 +241,23 @@ def _columns(columns: dict[Any, Any], types: dict[Any, Any], count: int) -> dict
         kind = types.get(name)
         if not (isinstance(name, str) and isinstance(data, bytes) and isinstance(kind, str)):
             raise DecodeError(f"column {str(name)[:64]!r} is not bytes with a type")
-        if not _DTYPE.fullmatch(kind):
+        dtype = _row_type(kind)
+        if dtype is None:
             raise DecodeError(f"column {name!r} has a type no reader knows: {kind[:64]!r}")
-        dtype = np.dtype(kind)
         if len(data) != dtype.itemsize * count:
             raise DecodeError(f"column {name!r} has {len(data)} bytes for {count} rows of {kind}")
-        array = np.frombuffer(data, dtype.base).reshape(count, *dtype.shape)
+        array = np.frombuffer(data, dtype.base)
+        if dtype.shape:
+            array = array.reshape(count, *dtype.shape)
         known = COLUMNS.get(name)
-        arrays[name] = _as_known(name, array, known.numpy_dtype) if known is not None else array
+        arrays[name] = array if known is None or known.dtype == kind else _as_known(name, array, known.numpy_dtype)
     return arrays
+
+
+@lru_cache(maxsize=256)
+def _row_type(kind: str) -> np.dtype[Any] | None:
+    """The type of one row, None for what no reader knows. The same few come in every message."""
+    return np.dtype(kind) if _DTYPE.fullmatch(kind) else None
 
 
 def _as_known(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
@@ -287,7 +297,7 @@ def _interval(value: list[Any]) -> tuple[int, int]:
 
 
 def _string_map(table: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or any(type(item) is not str for pair in value.items() for item in pair):
+    if not isinstance(value, dict) or not {*map(type, value), *map(type, value.values())} <= _STRING:
         raise DecodeError(f"a row of {table!r} is not a map of strings")
     return value
 

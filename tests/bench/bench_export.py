@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from dataclasses import replace
 
-from proto.flow_batch import decode, encode, encode_parts
+from proto.flow_batch import FlowBatch, decode, encode, encode_parts
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.exporter.encoder import SpanEncoder
 from services.runtime.bus import Bus, connect
@@ -40,8 +40,8 @@ SIZES = (625, 50)
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
-def backend(pipe: Connection) -> None:
-    """Take requests without reading them; say the port."""
+def backend(pipe: Connection, port: int = 0) -> None:
+    """Take requests without reading them until told to end; say the port."""
 
     def accept(_body: bytes, _context: grpc.ServicerContext) -> bytes:
         return b""
@@ -50,21 +50,23 @@ def backend(pipe: Connection) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
     handlers = {"Export": grpc.unary_unary_rpc_method_handler(accept)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(EXPORT.split("/")[1], handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     pipe.send(port)
     pipe.recv()
 
 
+def kinds_of_batch(rows: int) -> list[FlowBatch]:
+    """Batches of so many rows as an enricher writes them: with the entities that they name and no others."""
+    many = max(1, 600 // rows)  # cut out of larger ones, so that workloads come again in other batches
+    wholes = (node_batch(many * rows, seed) for seed in range(8))
+    parts = (whole.take(slice(first, first + rows)) for whole in wholes for first in range(0, many * rows, rows))
+    return [decode(part.message) for batch in parts for part in encode_parts(batch, len(encode(batch)) - 1)]
+
+
 async def fill(bus: Bus, rows: int) -> int:
     """Put records into the stream in batches of so many rows; return how many."""
-    kinds = [
-        decode(part.message) for seed in range(8) for part in encode_parts(node_batch(rows, seed).take(slice(None)), 400_000)
-    ]
-    if rows < 500:  # as an enricher writes them: with the entities that they name and no others
-        limit = 400_000 if rows > 500 else 60_000
-    # Split in halves, as an enricher splits: each has the entities that it names and no others.
-    kinds = [decode(part.message) for seed in range(8) for part in encode_parts(node_batch(2 * rows, seed), limit)]
+    kinds = kinds_of_batch(2 * rows)
     stored = number = 0
     while stored < RECORDS:
         messages = []
