@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
 from services.exporter.delivery import Delivery, DeliverySettings
 from services.exporter.encoder import SpanEncoder
 from services.exporter.errors import OutputFileError
-from services.exporter.otlp_environment import OtlpSettings, read_environment
+from services.exporter.failover import FailoverSink
+from services.exporter.otlp_environment import OtlpSettings, read_endpoint, read_environment
 from services.exporter.otlp_file import FileSink
 from services.exporter.otlp_grpc import GrpcSink
 from services.exporter.otlp_http import HttpSink
@@ -44,62 +45,79 @@ def main() -> int:
     return service_main(SERVICE, ExporterSettings, functools.partial(_run, destination))
 
 
-def _destination() -> OtlpSettings | FileSink:
+Destination: TypeAlias = tuple[OtlpSettings, ...] | FileSink
+"""Endpoints, the one to use first; or a file."""
+
+
+def _destination() -> Destination:
     """Where spans go. Raises SettingsError with the faults of every variable, the exporter's own and the standard ones."""
     faults: list[str] = []
-    output_file = otlp = None
+    settings = None
+    endpoints: list[OtlpSettings] = []
     try:
-        output_file = load(ExporterSettings, prefix="WIRESPAN_EXPORTER_").output_file
+        settings = load(ExporterSettings, prefix="WIRESPAN_EXPORTER_")
     except SettingsError as error:
         faults += error.faults
-    if output_file is None:
+    if settings is None or settings.output_file is None:
         try:
-            otlp = read_environment()
+            endpoints.append(read_environment())
+            variable = "WIRESPAN_EXPORTER_FAILOVER_ENDPOINTS"
+            endpoints += [read_endpoint(one, variable) for one in (settings.failover_endpoints if settings else ())]
         except SettingsError as error:
             faults += error.faults
-    if not faults and output_file is not None:
+    if not faults and settings is not None and settings.output_file is not None:
         try:
-            return FileSink(output_file)
+            return FileSink(settings.output_file)
         except OutputFileError as error:
             faults.append(f"WIRESPAN_EXPORTER_OUTPUT_FILE={error}")
-    if faults or otlp is None:
+    if faults:
         raise SettingsError(faults)
-    return otlp
+    return tuple(endpoints)
 
 
 @asynccontextmanager
-async def _open_sink(destination: OtlpSettings | FileSink) -> AsyncIterator[Sink]:
-    sink: Sink
-    if isinstance(destination, FileSink):
-        sink = destination
-    else:
-        sink = GrpcSink(destination) if destination.protocol == "grpc" else HttpSink(destination)
-        logger.info("sink.opened", protocol=destination.protocol, endpoint=destination.endpoint, secure=destination.secure)
-        if destination.timeout_seconds < _SHORT_TIMEOUT_SECONDS:
-            logger.warning("timeout.short", milliseconds=round(destination.timeout_seconds * 1000))
+async def _open_sink(destination: Destination, settings: ExporterSettings, telemetry: Telemetry) -> AsyncIterator[Sink]:
+    sink = destination if isinstance(destination, FileSink) else _network_sink(destination, settings, telemetry)
     try:
         yield sink
     finally:
         await sink.close()
 
 
-async def _run(destination: OtlpSettings | FileSink, settings: ExporterSettings, lifecycle: Lifecycle) -> None:
+def _network_sink(endpoints: Sequence[OtlpSettings], settings: ExporterSettings, telemetry: Telemetry) -> Sink:
+    sinks: list[tuple[str, Sink]] = []
+    for one in endpoints:
+        sinks.append((one.endpoint, GrpcSink(one) if one.protocol == "grpc" else HttpSink(one)))
+        logger.info("sink.opened", protocol=one.protocol, endpoint=one.endpoint, secure=one.secure)
+    if endpoints[0].timeout_seconds < _SHORT_TIMEOUT_SECONDS:
+        logger.warning("timeout.short", milliseconds=round(endpoints[0].timeout_seconds * 1000))
+    if len(sinks) == 1:
+        return sinks[0][1]
+    several = FailoverSink(sinks, failover_seconds=settings.failover_seconds, failback_seconds=settings.failback_seconds)
+    about = "Number of the endpoint in use: 0 is the first"
+    telemetry.gauge("wirespan.exporter.endpoint", about, "1", lambda: several.active)
+    return several
+
+
+async def _run(destination: Destination, settings: ExporterSettings, lifecycle: Lifecycle) -> None:
     limits = DeliverySettings(
         concurrency=settings.concurrency,
         bytes_in_flight=settings.bytes_in_flight,
         first_backoff_seconds=settings.first_backoff_seconds,
         longest_backoff_seconds=settings.longest_backoff_seconds,
+        hold_unauthorized=settings.unauthorized == "hold",
     )
     readiness = health.Health(lifecycle)
     with Telemetry(SERVICE, settings.telemetry) as telemetry, ThreadPoolExecutor(1, "encoding") as encoding:
         async with (
-            _open_sink(destination) as sink,
+            _open_sink(destination, settings, telemetry) as sink,
             runtime_bus.connect(settings.nats, name=f"wirespan-{SERVICE}") as bus,
             health.serve(settings.health, readiness, telemetry),
         ):
             delivery = Delivery(sink, telemetry, limits, encoding=encoding)
             readiness.check("bus", lambda: bus.connected)
             readiness.check("backend", lambda: delivery.backend_answers)
+            readiness.check("credentials", lambda: delivery.authorized)
             encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=settings.attributes)
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))

@@ -7,6 +7,9 @@ A `Sink` makes single attempts. `Delivery` decides what follows from their outco
   then this request is sent again as it was. There is no last attempt.
 - too large: the request is split and its halves are sent; so too where a large one times out again and again.
 - rejected: reported.
+- unauthorized: the credentials are wrong, and what comes next would be rejected too, until all that waits is dead. The request
+  is not sent again while that lasts: a request without spans asks now and then whether the backend takes one. Once it does, the
+  request is sent; rejected once more, it is the request after all.
 
 Requests run side by side. How many is found out: one more per round of successes, half as many after a retry.
 """
@@ -38,6 +41,10 @@ _SUSPECTED_IN_A_ROW: Final = 3
 _NEVER_TOO_LARGE_BYTES: Final = 512 * 1024
 """Requests up to this size are not split on a suspicion: a long outage would grind everything down to single spans."""
 _LOG_INTERVAL_SECONDS: Final = 10.0
+_NO_SPANS: Final = b""
+"""An ExportTraceServiceRequest without spans, to which OTLP servers answer as to any other."""
+UNAUTHORIZED: Final = "unauthorized"
+"""Reason of a `Retry` that stands for an unauthorized rejection."""
 _USUAL_RETRIES: Final = (
     "unavailable", "resource_exhausted", "deadline_exceeded", "timeout", "connection", "http_429", "http_503",
 )  # fmt: skip
@@ -73,6 +80,10 @@ class DeliverySettings:
     """Bytes in flight at the most; a single larger request goes alone."""
     first_backoff_seconds: float = 1.0
     longest_backoff_seconds: float = 30.0
+    hold_unauthorized: bool = True
+    """Hold back everything while the backend rejects the credentials, instead of reporting each request as rejected."""
+    unauthorized_seconds: float = 30.0
+    """Between two questions whether it takes them now."""
 
 
 class Delivery:
@@ -84,7 +95,8 @@ class Delivery:
         """`encoding` is where requests are split: the same one thread in which they were encoded."""
         self._sink = sink
         self._encoding = encoding
-        self._gate = Gate(settings or DeliverySettings())
+        self._settings = settings or DeliverySettings()
+        self._gate = Gate(self._settings)
         self._requests = telemetry.counter("wirespan.exporter.requests", "Attempts to send a request", "{request}")
         self._retries = telemetry.counter(
             "wirespan.exporter.retries", "Attempts that failed and are repeated", "{request}", series=by_reason(*_USUAL_RETRIES)
@@ -110,6 +122,11 @@ class Delivery:
         """Whether the last answer was one; true before the first attempt."""
         return not self._gate.throttled
 
+    @property
+    def authorized(self) -> bool:
+        """Whether the backend took our credentials when it last answered; true before the first answer."""
+        return not self._gate.unauthorized
+
     async def deliver(self, request: Request) -> Delivered:
         """Return once every span of `request` is accepted or refused, however long that takes.
 
@@ -123,18 +140,34 @@ class Delivery:
         return self._on_rejected(request, outcome)
 
     async def _send_until_answered(self, request: Request) -> Accepted | Rejected:
-        size_suspected = 0
+        size_suspected, body, held = 0, request.body, False
         while True:
-            async with self._gate.attempt(len(request.body)) as attempt:
+            async with self._gate.attempt(len(body)) as attempt:
                 self._requests.add(1)
-                outcome = await self._sink.send(request.body)
-                attempt.outcome = outcome
-            if not isinstance(outcome, Retry):
+                attempt.outcome = outcome = self._judged(
+                    await self._sink.send(body), asked_before=held and body is request.body
+                )
+            if isinstance(outcome, Retry):
+                self._retries.add(1, {"reason": outcome.reason})
+                if outcome.reason == UNAUTHORIZED:
+                    held, body = True, _NO_SPANS
+                    self._warnings.error("credentials.rejected", detail=outcome.detail)
+                size_suspected = size_suspected + 1 if outcome.smaller_may_pass else 0
+                if size_suspected >= _SUSPECTED_IN_A_ROW and request.spans > 1 and len(request.body) > _NEVER_TOO_LARGE_BYTES:
+                    return Rejected(outcome.detail, too_large=True)
+            elif body is request.body:
                 return outcome
-            self._retries.add(1, {"reason": outcome.reason})
-            size_suspected = size_suspected + 1 if outcome.smaller_may_pass else 0
-            if size_suspected >= _SUSPECTED_IN_A_ROW and request.spans > 1 and len(request.body) > _NEVER_TOO_LARGE_BYTES:
-                return Rejected(outcome.detail, too_large=True)
+            else:  # whatever it says to a request without spans, it is not the credentials any more
+                body = request.body
+
+    def _judged(self, outcome: Outcome, *, asked_before: bool) -> Outcome:
+        """The outcome, with an unauthorized rejection as a reason to wait where that is wanted.
+
+        `asked_before`: a request without spans was taken just now, so the credentials are not what is wrong.
+        """
+        if not (isinstance(outcome, Rejected) and outcome.unauthorized and self._settings.hold_unauthorized) or asked_before:
+            return outcome
+        return Retry(UNAUTHORIZED, outcome.detail, self._settings.unauthorized_seconds)
 
     async def _deliver_halves(self, request: Request, outcome: Rejected) -> Delivered:
         self._splits.add(1)
@@ -184,6 +217,8 @@ class Gate:
         self._round = 0
         self._failures = 0
         self.in_flight = 0
+        self.unauthorized = False
+        """Whether the last outcome was that the credentials are wrong."""
 
     @property
     def limit(self) -> int:
@@ -206,6 +241,8 @@ class Gate:
             self.in_flight -= 1
             self._bytes -= size
             self._left.set()
+            if attempt.outcome is not None:
+                self.unauthorized = isinstance(attempt.outcome, Retry) and attempt.outcome.reason == UNAUTHORIZED
             if isinstance(attempt.outcome, Retry):
                 self._throttle(attempt.round, attempt.outcome)
             elif attempt.outcome is not None:

@@ -80,6 +80,18 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> OtlpSettings:
     return _Reader(environ).read()
 
 
+def read_endpoint(endpoint: str, variable: str, environ: Mapping[str, str] = os.environ) -> OtlpSettings:
+    """Return what the variables say with another endpoint, in the form of OTEL_EXPORTER_OTLP_ENDPOINT.
+
+    Raises SettingsError with one line for what is wrong with it, under the name of the `variable` that holds it.
+    """
+    try:
+        others = {name: value for name, value in environ.items() if name != f"{_TRACES}ENDPOINT"}
+        return read_environment({**others, f"{_GENERAL}ENDPOINT": endpoint})
+    except SettingsError as error:
+        raise SettingsError([fault.replace(f"{_GENERAL}ENDPOINT=", f"{variable}=") for fault in error.faults]) from error
+
+
 class _Reader:
     """One reading of the environment; collects what is wrong with it."""
 

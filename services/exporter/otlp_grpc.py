@@ -30,6 +30,7 @@ _RETRYABLE: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+_UNAUTHORIZED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 # No status says "too large" and nothing else, so the words have to: of gRPC's C++ and Go, Java, .NET and Rust implementations,
 # and of the client itself where a proxy on the way answers with HTTP 413.
 _SIZE_CODES: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.UNKNOWN})
@@ -101,7 +102,7 @@ def _failure(error: grpc.aio.AioRpcError) -> Retry | Rejected:
         return Rejected(detail, too_large=True)
     if code in _RETRYABLE:
         return Retry(name.lower(), detail, after_seconds, smaller_may_pass=code is grpc.StatusCode.DEADLINE_EXCEEDED)
-    return Rejected(detail)
+    return Rejected(detail, unauthorized=code in _UNAUTHORIZED)
 
 
 def _retry_info_seconds(error: grpc.aio.AioRpcError) -> float | None:

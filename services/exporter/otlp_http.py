@@ -23,6 +23,7 @@ from services.exporter.otlp_sink import MAX_RESPONSE_BYTES, Accepted, Outcome, R
 PROTOBUF: Final = "application/x-protobuf"
 
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
+_UNAUTHORIZED: Final = frozenset({401, 403})
 _TOO_LARGE: Final = 413
 _COMPRESS_IN_THREAD_BYTES: Final = 64 * 1024
 """Bodies from this size on are compressed in a thread: below it, handing over costs more than it spares the event loop."""
@@ -98,7 +99,7 @@ def _outcome(response: aiohttp.ClientResponse, body: bytes) -> Outcome:
     if 300 <= status < 400:
         # Following would turn the POST into a GET, or send spans and credentials where nobody configured them to go.
         return Rejected(f"{detail} (redirect to {response.headers.get('Location', 'nowhere')!r}, not followed)")
-    return Rejected(detail)
+    return Rejected(detail, unauthorized=status in _UNAUTHORIZED)
 
 
 def _explanation(response: aiohttp.ClientResponse, body: bytes) -> str:

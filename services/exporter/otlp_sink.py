@@ -47,6 +47,8 @@ class Rejected:
     detail: str
     too_large: bool = False
     """It is only its size: the halves may be taken."""
+    unauthorized: bool = False
+    """It may be the credentials and not the request: 401, 403, UNAUTHENTICATED, PERMISSION_DENIED."""
 
 
 Outcome: TypeAlias = Accepted | Retry | Rejected

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -35,6 +35,26 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     longest_backoff_seconds: Annotated[float, Meta(gt=0, description="longest wait between attempts of our own choosing")] = (
         30.0
     )
+    unauthorized: Annotated[
+        Literal["hold", "dead_letter"],
+        Meta(
+            description="what becomes of spans while the backend rejects the credentials: `hold` leaves them in the stream and "
+            "asks every 30 s whether it takes them now; `dead_letter` makes dead letters of them as of all that is rejected"
+        ),
+    ] = "hold"
+    failover_endpoints: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="where spans go while OTEL_EXPORTER_OTLP_ENDPOINT fails, in this order: endpoints of the same form, "
+            "protocol, headers and certificates"
+        ),
+    ] = ()
+    failover_seconds: Annotated[
+        float, Meta(ge=0, description="how long an endpoint has to fail before the next one is tried")
+    ] = 5.0
+    failback_seconds: Annotated[
+        float, Meta(gt=0, description="between two requests that try the endpoints before the one in use")
+    ] = 30.0
     concurrent_batches: Annotated[
         int, Meta(ge=1, le=1000, description="most batches taken from the bus and not yet acknowledged, per exporter")
     ] = 64

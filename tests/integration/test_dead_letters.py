@@ -37,8 +37,9 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 def exporter(nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path) -> Iterator[Exporter]:
-    """A running exporter that sends to the receiver over gRPC."""
-    exporter = Exporter(nats_server.url, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint)
+    """A running exporter that sends to the receiver over gRPC, and makes dead letters of all that is rejected."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_receiver.grpc_endpoint, "WIRESPAN_EXPORTER_UNAUTHORIZED": "dead_letter"}
+    exporter = Exporter(nats_server.url, tmp_path, **environ)
     exporter.start()
     yield exporter
     exporter.close()

@@ -135,6 +135,29 @@ async def test_backend_away_for_a_while(bus: Bus, otlp_receiver: OtlpReceiver, e
     assert exporter.end() == 0, exporter.log
 
 
+async def test_another_endpoint_takes_over(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):
+    """With the first endpoint down, every record arrives at the second; with both down, they wait in the stream."""
+    with OtlpReceiver() as second:
+        exporter = Exporter(
+            nats_server.url,
+            tmp_path,
+            OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint,
+            WIRESPAN_EXPORTER_FAILOVER_ENDPOINTS=second.grpc_endpoint,
+            WIRESPAN_EXPORTER_FAILOVER_SECONDS="0",
+        )
+        otlp_receiver.stop()
+        second.script(Refuse(grpc.StatusCode.UNAVAILABLE))
+        wanted = await publish_all(bus)
+        exporter.start()
+        try:
+            await until_all_settled(bus)
+        finally:
+            exporter.close()
+        assert set(second.spans) == wanted
+    assert not otlp_receiver.requests
+    assert "endpoint.switched" in exporter.events
+
+
 async def test_killed_in_the_middle(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):
     """Killed with some requests accepted, some taken without an answer, some under way: a new process completes it."""
     exporter = Exporter(

@@ -24,15 +24,16 @@ class Certificates:
     client_key: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Write an authority and what it signed into `folder`."""
+def make_certificates(folder: Path, *, name: str = "localhost") -> Certificates:
+    """Write an authority and what it signed into `folder`; the server is called `name`."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = _certificate("Test Authority", authority_key, "Test Authority", authority_key, is_authority=True)
     _write(folder / "authority.pem", authority)
-    for name in ("server", "client"):
+    for role in ("server", "client"):
         key = ec.generate_private_key(ec.SECP256R1())
-        _write(folder / f"{name}.pem", _certificate(name, key, "Test Authority", authority_key, is_authority=False))
-        (folder / f"{name}.key").write_bytes(
+        signed = _certificate(role, key, "Test Authority", authority_key, is_authority=False, host=name)
+        _write(folder / f"{role}.pem", signed)
+        (folder / f"{role}.key").write_bytes(
             key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         )
     return Certificates(
@@ -41,10 +42,18 @@ def make_certificates(folder: Path) -> Certificates:
 
 
 def _certificate(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey, *, is_authority: bool
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *,
+    is_authority: bool,
+    host: str = "localhost",
 ) -> x509.Certificate:
     now = dt.datetime.now(dt.UTC)
-    alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    alternatives: list[x509.GeneralName] = [x509.DNSName(host)]
+    if host == "localhost":
+        alternatives.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     builder = (
         x509.CertificateBuilder()
         .subject_name(_name(name))

@@ -155,6 +155,47 @@ async def test_rejected(receiver: OtlpReceiver, delivery: Delivery, telemetry: T
     }
 
 
+HOLDING = DeliverySettings(first_backoff_seconds=0.01, longest_backoff_seconds=0.05, unauthorized_seconds=0.05)
+UNAUTHORIZED = {
+    "grpc": (Refuse(grpc.StatusCode.UNAUTHENTICATED, "token"), Refuse(grpc.StatusCode.PERMISSION_DENIED, "token")),
+    "http": (Refuse(401, "token"), Refuse(403, "token")),
+}
+
+
+async def test_wrong_credentials_hold_everything(receiver: OtlpReceiver, sink: Sink, telemetry: Telemetry, protocol: str):
+    """While the backend rejects the credentials no request is repeated, only asked whether it takes them now; nothing dies."""
+    delivery = Delivery(sink, telemetry, HOLDING)
+    receiver.script(*UNAUTHORIZED[protocol] * 3)
+    with capture_logs() as logs:
+        delivered = await asyncio.gather(delivery.deliver(request_of(5)), delivery.deliver(request_of(7, sequence=1)))
+    assert delivered == [Delivered(5), Delivered(7)]
+    assert len(receiver.spans) == receiver.taken == 12
+    refused = [received.body for received in receiver.requests if isinstance(received.answer, Refuse)]
+    assert len({body for body in refused if body}) == sum(map(bool, refused))
+    assert "credentials.rejected" in {log["event"] for log in logs}
+    assert delivery.authorized
+
+
+async def test_a_request_that_alone_is_forbidden_is_rejected(
+    receiver: OtlpReceiver, sink: Sink, telemetry: Telemetry, protocol: str
+):
+    """The credentials are good for a request without spans and not for this one: it is the request, and it is reported."""
+    delivery = Delivery(sink, telemetry, HOLDING)
+    forbidden = UNAUTHORIZED[protocol][1]
+    receiver.script(forbidden, Accept(), forbidden)
+    delivered = await delivery.deliver(request_of(5))
+    assert (delivered.accepted, delivered.refused[0].spans) == (0, 5)
+    assert await delivery.deliver(request_of(3, sequence=1)) == Delivered(3)
+
+
+async def test_wrong_credentials_may_be_dead_letters(receiver: OtlpReceiver, sink: Sink, telemetry: Telemetry, protocol: str):
+    """By setting, what is rejected for its credentials is reported as everything else that is rejected."""
+    delivery = Delivery(sink, telemetry, DeliverySettings(hold_unauthorized=False))
+    receiver.script(UNAUTHORIZED[protocol][0])
+    assert [refused.spans for refused in (await delivery.deliver(request_of(5))).refused] == [5]
+    assert len(receiver.requests) == 1
+
+
 async def test_partial_success(receiver: OtlpReceiver, delivery: Delivery, telemetry: Telemetry):
     """Spans that the backend left out are counted and reported, and the request is not repeated."""
     receiver.script(PartialSuccess(2, "too old"))

@@ -13,6 +13,7 @@ import pytest
 from services.exporter.otlp_environment import OtlpSettings
 from services.exporter.otlp_grpc import GrpcSink
 from services.exporter.otlp_sink import Accepted, Rejected, Retry
+from tests.support.broken_server import BrokenServer, Drip, ResetMidRequest
 from tests.support.certificates import make_certificates
 from tests.support.otlp_receiver import Garbage, OtlpReceiver, PartialSuccess, Refuse, Stall, export_request
 
@@ -76,7 +77,9 @@ async def test_retryable_codes(receiver: OtlpReceiver, sink: GrpcSink, code: grp
 async def test_permanent_codes(receiver: OtlpReceiver, sink: GrpcSink, code: grpc.StatusCode):
     """Every other code is final, RESOURCE_EXHAUSTED without RetryInfo among them."""
     receiver.script(Refuse(code, "quota"))
-    assert await sink.send(export_request(1)) == Rejected(f"{code.name}: quota")
+    assert await sink.send(export_request(1)) == Rejected(
+        f"{code.name}: quota", unauthorized=code.name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+    )
 
 
 async def test_resource_exhausted_with_retry_info(receiver: OtlpReceiver, sink: GrpcSink):
@@ -178,6 +181,15 @@ async def test_headers(receiver: OtlpReceiver, settings: OtlpSettings):
     assert (received["authorization"], received["x-scope-orgid"]) == ("Bearer x", "1")
 
 
+@pytest.mark.parametrize("fault", [Drip, ResetMidRequest])
+async def test_a_server_that_is_none(settings: OtlpSettings, fault: type[BrokenServer]):
+    """One that drips bytes for ever is given up when the attempt's time is over; one that resets meanwhile, at once."""
+    with fault() as server:
+        unlucky = replace(settings, endpoint=f"127.0.0.1:{server.port}", timeout_seconds=1)
+        assert isinstance(await send_once(unlucky, export_request(3, padding=1 << 20)), Retry)
+        assert server.connections
+
+
 async def test_gzip(receiver: OtlpReceiver, settings: OtlpSettings):
     """Compressed requests arrive as what was sent."""
     body = export_request(3, padding=10_000)
@@ -198,3 +210,13 @@ async def test_mutual_tls(tmp_path: Path):
         assert isinstance(await send_once(trusting, export_request(1)), Retry)
         assert not receiver.requests
         assert await send_once(mutual, export_request(1)) == Accepted()
+
+
+async def test_a_certificate_for_another_name(tmp_path: Path):
+    """A server that cannot prove who it is gets nothing."""
+    certificates = make_certificates(tmp_path, name="elsewhere.example")
+    with OtlpReceiver(tls=certificates) as receiver:
+        settings = OtlpSettings(protocol="grpc", endpoint=f"localhost:{receiver.grpc_port}", secure=True, timeout_seconds=20)
+        outcome = await send_once(replace(settings, ca_file=certificates.authority), export_request(1))
+        assert isinstance(outcome, Retry)
+        assert not receiver.requests

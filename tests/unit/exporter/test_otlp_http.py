@@ -13,6 +13,7 @@ import pytest
 from services.exporter.otlp_environment import OtlpSettings
 from services.exporter.otlp_http import HttpSink
 from services.exporter.otlp_sink import MAX_RESPONSE_BYTES, Accepted, Rejected, Retry
+from tests.support.broken_server import BrokenServer, Drip, ResetMidRequest
 from tests.support.certificates import make_certificates
 from tests.support.otlp_receiver import (
     Garbage,
@@ -174,6 +175,15 @@ async def test_no_answer_in_time(receiver: OtlpReceiver, settings: OtlpSettings)
     assert outcome.reason == "timeout"
 
 
+@pytest.mark.parametrize("fault", [Drip, ResetMidRequest])
+async def test_a_server_that_is_none(settings: OtlpSettings, fault: type[BrokenServer]):
+    """One that drips an answer for ever is given up when the attempt's time is over; one that resets meanwhile, at once."""
+    with fault() as server:
+        unlucky = replace(settings, endpoint=f"http://127.0.0.1:{server.port}/v1/traces", timeout_seconds=1)
+        assert isinstance(await send_once(unlucky, export_request(3, padding=1 << 20)), Retry)
+        assert server.connections
+
+
 async def test_backend_goes_away_and_comes_back(receiver: OtlpReceiver, sink: HttpSink):
     """A refused connection is a retry; the same session then finds its way back."""
     assert await sink.send(export_request(1)) == Accepted()
@@ -225,3 +235,18 @@ async def test_mutual_tls(tmp_path: Path):
         assert isinstance(await send_once(trusting, export_request(1)), Retry)
         assert not receiver.requests
         assert await send_once(mutual, export_request(1)) == Accepted()
+
+
+async def test_a_certificate_for_another_name(tmp_path: Path):
+    """A server that cannot prove who it is gets nothing."""
+    certificates = make_certificates(tmp_path, name="elsewhere.example")
+    with OtlpReceiver(tls=certificates) as receiver:
+        settings = OtlpSettings(
+            protocol="http/protobuf",
+            endpoint=f"https://localhost:{receiver.http_port}/v1/traces",
+            secure=True,
+            timeout_seconds=20,
+        )
+        outcome = await send_once(replace(settings, ca_file=certificates.authority), export_request(1))
+        assert isinstance(outcome, Retry)
+        assert not receiver.requests
