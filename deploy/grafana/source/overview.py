@@ -23,6 +23,7 @@ from deploy.grafana.source.selections import (
 
 _TOLD_ONCE: Final = found('span.flow.observer != "server"')
 _SLOW: Final = found('span.flow.response.time_max > 100000000 && span.flow.observer != "server"')
+_PAIR: Final = "/d/wirespan-pair?var-client=${__data.fields.Client}&var-server=${__data.fields.Server}&${__url_time_range}"
 _FAILED_SHARE: Final = f"{rate(**FAILED)} / {rate(**BEGUN)}"
 
 
@@ -99,6 +100,7 @@ def _tables() -> list[Json]:
             ),
             columns={"client": "Client", "server": "Server", "Value #A": "Connections/s", "Value #B": "Failed/s"},
             units={"Connections/s": "cps", "Failed/s": "cps"},
+            link={"title": "This pair", "url": _PAIR},
         ),
         spans("Slow responses", selected(_SLOW, *columns), about="Over 100 ms."),
     ]

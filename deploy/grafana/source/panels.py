@@ -91,19 +91,24 @@ def spans(title: str, query: str, *, about: str = "", width: int = 12) -> Json:
     }
 
 
-def table(title: str, *queries: Json, about: str = "", columns: dict[str, str], units: dict[str, str], width: int = 12) -> Json:
-    """Instant values of several PromQL queries side by side, joined by their labels; `columns` renames, the rest is hidden."""
-    hidden = {"Time": True}
+def table(title: str, *queries: Json, columns: dict[str, str], units: dict[str, str], link: Json, width: int = 12) -> Json:
+    """Instant values of several PromQL queries side by side, joined by their labels.
+
+    `columns` renames them, `units` are those of columns by their new names, and each cell of these has the `link`.
+    """
     overrides = [
-        {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]}
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "unit", "value": unit}, {"id": "links", "value": [link]}],
+        }
         for name, unit in units.items()
     ]
-    return _panel("table", title, queries, (width, 10), about) | {
+    return _panel("table", title, queries, (width, 10)) | {
         "fieldConfig": {"defaults": {"custom": _CELLS}, "overrides": overrides},
         "options": _TABLE,
         "transformations": [
             {"id": "merge", "options": {}},
-            {"id": "organize", "options": {"excludeByName": hidden, "renameByName": columns}},
+            {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": columns}},
         ],
     }
 

@@ -52,6 +52,16 @@ def test_data_sources_are_variables(dashboard: dict) -> None:
             assert ("expr" in target) == (source["type"] == "prometheus")
 
 
+def test_links_lead_to_a_dashboard_with_these_variables() -> None:
+    """What a table's cell leads to is there, and takes what the cell says."""
+    variables = {found["uid"]: {each["name"] for each in found["templating"]["list"]} for found in map(load, FILES)}
+    links = [link for path in FILES for link in re.findall(r'"/d/([^"]+)"', path.read_text())]
+    assert links
+    for link in links:
+        uid, _, given = link.partition("?")
+        assert set(re.findall(r"var-(\w+)=", given)) <= variables[uid]
+
+
 def test_every_query_has_a_letter_of_its_own(dashboard: dict) -> None:
     """Grafana tells the queries of a panel apart by it."""
     for panel in dashboard["panels"]:
