@@ -1,0 +1,105 @@
+"""Two pods, the socket tap on their node, the pipeline, and a real Jaeger: a connection as both of its ends saw it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_jaeger import asked, running_jaeger
+from tests.support.cluster_in_a_box import CLOSED_PORT, NODE, PORT, ClusterInABox
+from tests.support.live_capture import reason_to_skip
+from tests.support.pipeline import Pipeline
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(1200),  # the first to ask for a tool may build it
+    pytest.mark.skipif(bool(reason_to_skip()), reason=str(reason_to_skip())),
+]
+
+WAIT_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def query(jaeger: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where Jaeger answers, which is sent every span of the box."""
+    folder = tmp_path_factory.mktemp("box")
+    with running_jaeger(jaeger, folder) as (otlp, url), ClusterInABox(folder) as box:
+        settings = {
+            "WIRESPAN_CAPTURE_REPLAY_FILES": "",
+            "WIRESPAN_CAPTURE_REPLAY_LOOP": "",
+            "WIRESPAN_CAPTURE_NODE": NODE,
+            "WIRESPAN_CAPTURE_ALLOW_NETWORKS": box.network,
+            "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(box.snapshot),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
+        }
+        with Pipeline(folder / "pipeline", **settings):
+            yield url
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What is found as soon as there is something."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return result
+
+
+def traces_of_frontend(query: str) -> list[list[dict[str, Any]]]:
+    """The spans of each trace that has one of frontend's."""
+    answer = asked(query, "/api/traces?service=frontend&limit=100&lookback=1h")
+    return [trace["spans"] for trace in answer["data"]]
+
+
+def tags(span: dict[str, Any]) -> dict[str, Any]:
+    """A span's attributes."""
+    return {tag["key"]: tag["value"] for tag in span["tags"]}
+
+
+def test_both_ends_of_a_connection_are_in_one_trace(query: str) -> None:
+    """The server's span is the child of the client's; each tells of its own socket, and both of the same bytes."""
+
+    def with_both_ends() -> list[dict[str, Any]] | None:
+        answered = [
+            spans for spans in traces_of_frontend(query) if len(spans) == 2 and tags(spans[0])["destination.port"] == PORT
+        ]
+        return answered[0] if answered else None
+
+    spans = {tags(span)["flow.observer"]: span for span in until(with_both_ends)}
+    client, server = spans["client"], spans["server"]
+    assert client["references"] == []
+    (parent,) = server["references"]
+    assert (parent["refType"], parent["spanID"]) == ("CHILD_OF", client["spanID"])
+    of_client, of_server = tags(client), tags(server)
+    assert (of_client["span.kind"], of_server["span.kind"]) == ("client", "server")
+    for name in ("source.service.name", "destination.service.name", "source.port", "flow.payload.bytes.delta"):
+        assert of_client[name] == of_server[name]
+    assert (of_client["source.service.name"], of_client["destination.service.name"]) == ("frontend", "cart")
+    assert of_client["flow.response.time"] >= of_server["flow.response.time"] >= 20_000_000
+
+
+def test_a_refused_connection_has_no_server(query: str) -> None:
+    """It fails in the client's span alone, for no socket of the server had part in it."""
+
+    def refused() -> list[list[dict[str, Any]]]:
+        return [spans for spans in traces_of_frontend(query) if tags(spans[0])["destination.port"] == CLOSED_PORT]
+
+    for spans in until(refused):
+        (span,) = spans
+        assert tags(span)["error.type"] == "connection_refused"
+        assert tags(span)["error"] is True
+
+
+def test_the_backend_draws_the_edge_between_the_workloads(query: str) -> None:
+    """From parents and children alone: frontend calls cart, nobody calls anybody else."""
+
+    def edges() -> list[dict[str, Any]]:
+        now_ms = int(time.time() * 1000)
+        return asked(query, f"/api/dependencies?endTs={now_ms}&lookback=3600000")["data"]
+
+    drawn = until(edges)
+    assert {(edge["parent"], edge["child"]) for edge in drawn} == {("frontend", "cart")}
