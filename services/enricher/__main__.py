@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from services.enricher.cached_sync import CachedSync
 from services.enricher.cluster import Cluster
 from services.enricher.errors import KubeConfigError, SnapshotError
-from services.enricher.index_source import FixedIndex, IndexSource
+from services.enricher.index_source import FixedIndex
 from services.enricher.kube_api import find_api
 from services.enricher.kube_sync import KubeSync
+from services.enricher.live_index import LiveIndex
 from services.enricher.settings import EnricherSettings
 from services.enricher.snapshot import read_snapshot
 from services.enricher.worker import SERVICE, Worker
-from services.runtime.bus import connect
+from services.runtime.bus import Bus, connect
 from services.runtime.errors import Stopping
 from services.runtime.health import Health, serve
 from services.runtime.lifecycle import Lifecycle, service_main
@@ -47,25 +49,26 @@ def main() -> int:
     return 2 if faults else code
 
 
-def choose_source(settings: EnricherSettings) -> IndexSource | KubeSync:
+def choose_source(settings: EnricherSettings) -> FixedIndex | LiveIndex:
     """Return where the index comes from: the snapshot, else the live cluster, else nowhere.
 
     Raises SnapshotError or KubeConfigError where that cannot be used.
     """
-    cluster = Cluster(
+    make_cluster = partial(
+        Cluster,
         name=settings.cluster.name,
         service_name_from_labels=settings.service_name_from_labels,
         tombstone_seconds=settings.tombstone_seconds,
     )
     if settings.kube_snapshot is not None:
-        return _from_snapshot(settings.kube_snapshot, cluster)
+        return _from_snapshot(settings.kube_snapshot, make_cluster())
     kube = settings.kube
     api = find_api(kube.api, kubeconfig=kube.kubeconfig, silence_seconds=kube.silence_seconds)
     if api is None:
         logger.warning("index.absent", hint="neither a snapshot nor an API server is named: every end stays unresolved")
         return FixedIndex(None)
-    logger.info("cluster.followed", server=api.host, namespaces=list(kube.namespaces))
-    return KubeSync(api, cluster, kube)
+    logger.info("cluster.followed", server=api.host, namespaces=list(kube.namespaces), cache=kube.cache)
+    return CachedSync(api, make_cluster, kube) if kube.cache == "shared" else KubeSync(api, make_cluster(), kube)
 
 
 def _from_snapshot(path: Path, cluster: Cluster) -> FixedIndex:
@@ -76,36 +79,35 @@ def _from_snapshot(path: Path, cluster: Cluster) -> FixedIndex:
     return FixedIndex(cluster.compile())
 
 
-async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: IndexSource | KubeSync) -> None:
+async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: FixedIndex | LiveIndex) -> None:
     """Enrich batches until told to stop."""
     health = Health(lifecycle)
     with Telemetry(SERVICE, settings.telemetry) as telemetry:
         async with (
             serve(settings.health, health, telemetry),
             connect(settings.nats, name="wirespan-enricher") as bus,
-            _following(source, lifecycle, health, telemetry),
         ):
             health.check("bus", lambda: bus.connected)
-            try:
-                await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
-                if isinstance(source, KubeSync):
-                    # Until it can name anybody, batches are better left to replicas that can.
-                    await source.until_synced(lifecycle.stopping)
-            except Stopping:
-                return
-            logger.info("enricher.started", snapshot=str(settings.kube_snapshot or ""))
-            await Worker(bus, settings, telemetry, source).run(lifecycle.stopping)
+            if isinstance(source, LiveIndex):
+                health.check("kubernetes", lambda: source.synced)
+            with suppress(Stopping):
+                await lifecycle.unless_stopping(bus.ensure_streams(settings.streams, cache=isinstance(source, CachedSync)))
+                async with _following(source, bus, lifecycle, telemetry):
+                    if isinstance(source, LiveIndex):
+                        # Until it can name anybody, batches are better left to replicas that can.
+                        await source.until_synced(lifecycle.stopping)
+                    logger.info("enricher.started", snapshot=str(settings.kube_snapshot or ""))
+                    await Worker(bus, settings, telemetry, source).run(lifecycle.stopping)
 
 
 @asynccontextmanager
 async def _following(
-    source: IndexSource | KubeSync, lifecycle: Lifecycle, health: Health, telemetry: Telemetry
+    source: FixedIndex | LiveIndex, bus: Bus, lifecycle: Lifecycle, telemetry: Telemetry
 ) -> AsyncIterator[None]:
     """Follow a live cluster while the block runs."""
-    if not isinstance(source, KubeSync):
+    if not isinstance(source, LiveIndex):
         yield
         return
-    health.check("kubernetes", lambda: source.synced)
     telemetry.gauge(
         "wirespan.enricher.kube.resources",
         "Resources of the API server by how well they are followed",
@@ -116,7 +118,11 @@ async def _following(
     telemetry.gauge("wirespan.enricher.index.compile", "Making of the last index", "s", lambda: source.compile_seconds)
     for name, description in (("lists", "Whole lists taken"), ("faults", "Requests and watches that failed")):
         telemetry.cumulative(f"wirespan.enricher.kube.{name}", description, "1", partial(source.total, name))
-    source.start()
+    if isinstance(source, CachedSync):
+        telemetry.gauge(
+            "wirespan.enricher.kube.leader", "Whether this one follows the API server for all", "1", lambda: int(source.leading)
+        )
+    source.start(bus)
     lifecycle.start("follow the cluster", source.until_broken())
     try:
         yield

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from proto.flow_batch import Entity
 from services.enricher.claims import Claim, Key, Rank, Table, Target, claims, service_of, settle
@@ -20,6 +21,14 @@ from services.enricher.object_meta import STATIC_POD_ANNOTATION, KubeObject, obj
 from services.enricher.objects import EndpointSlice, Node, Pod
 
 _NS_PER_SECOND = 1_000_000_000
+
+
+class Kept(NamedTuple):
+    """An object with what a cluster knows of it: when each of its claims began, and when it was removed, 0 where it was not."""
+
+    obj: KubeObject
+    starts_unix_ns: list[int]
+    removed_unix_ns: int
 
 
 class Cluster:
@@ -59,7 +68,7 @@ class Cluster:
         if before == obj and obj.key not in self._removed:
             return
         if before is not None and before.key != obj.key and observed_unix_ns is not None:
-            self._remove(before, observed_unix_ns)
+            self._remove(before.key, observed_unix_ns)
         self._current[name] = obj.key
         self._objects[obj.key] = obj
         self._removed.pop(obj.key, None)
@@ -70,13 +79,18 @@ class Cluster:
 
     def remove(self, obj: KubeObject, *, observed_unix_ns: int) -> None:
         """Take the news that an object is deleted. One that is not known is nothing to remove."""
-        with self._changing:
-            self._remove(obj, observed_unix_ns)
+        self.remove_key(obj.key, observed_unix_ns=observed_unix_ns)
 
-    def _remove(self, obj: KubeObject, observed_unix_ns: int) -> None:
-        name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
-        if obj.key not in self._objects or obj.key in self._removed:
+    def remove_key(self, key: str, *, observed_unix_ns: int) -> None:
+        """Take the news that the object with a key is deleted."""
+        with self._changing:
+            self._remove(key, observed_unix_ns)
+
+    def _remove(self, key: str, observed_unix_ns: int) -> None:
+        obj = self._objects.get(key)
+        if obj is None or key in self._removed:
             return
+        name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
         self._removed[obj.key] = observed_unix_ns
         if self._current.get(name) == obj.key:
             del self._current[name]
@@ -84,6 +98,32 @@ class Cluster:
         if isinstance(obj, EndpointSlice):
             self._slices[obj.service_key].pop(obj.key, None)
         self._entities.doubt()
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield every object, with all that its claims cannot be told from it alone. No change may come meanwhile."""
+        for key, obj in self._objects.items():
+            starts = [claim.start_unix_ns for claim in self._claims.get(key, ())]
+            yield Kept(obj, starts, self._removed.get(key, 0))
+
+    @property
+    def ended(self) -> list[Claim]:
+        """Claims that have ended and still answer for their time."""
+        return self._ended
+
+    def restore(self, kept: Iterable[Kept], ended: Iterable[Claim]) -> None:
+        """Take what another cluster `kept` and what had `ended` there."""
+        with self._changing:
+            self._ended.extend(ended)
+            for obj, starts, removed_unix_ns in kept:
+                if removed_unix_ns:
+                    self._objects[obj.key], self._removed[obj.key] = obj, removed_unix_ns
+                    continue
+                self._feed(obj, starts[0] if starts else 0)
+                held = self._claims[obj.key]
+                if len(held) == len(starts):
+                    self._claims[obj.key] = [
+                        claim._replace(start_unix_ns=start) for claim, start in zip(held, starts, strict=True)
+                    ]
 
     def expire(self, now_unix_ns: int) -> None:
         """Forget what ended longer ago than the tombstones last."""

@@ -4,7 +4,8 @@ EnricherError
  ├── SnapshotError          a file that should be a snapshot of a cluster and is not
  ├── KubeConfigError        a kubeconfig or service account that cannot be used
  ├── ApiUnreachableError    the API server does not answer, breaks off, or says what nobody understands
- └── ApiRefusedError        the API server answers with an error
+ ├── ApiRefusedError        the API server answers with an error
+ └── CacheMessageError      a message of the shared cache that is not understood
 """
 
 from __future__ import annotations
@@ -40,3 +41,7 @@ class ApiRefusedError(EnricherError):
         super().__init__(f"{status} {message}")
         self.status = status
         self.retry_after_seconds = retry_after_seconds
+
+
+class CacheMessageError(EnricherError):
+    """A message of the shared cache that is not understood, such as a newer release's."""

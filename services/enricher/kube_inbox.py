@@ -1,46 +1,46 @@
-"""What reflectors have to say, until the indexer takes it. Bounded: who comes to a full one waits, and his stream with him."""
+"""What threads have to say, until it is taken. Bounded: who comes to a full inbox waits, and his stream with him."""
 
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from services.enricher.kube_reflector import Update
+_MOST_ITEMS: Final = 256
 
-_MOST_UPDATES: Final = 256
+_Item = TypeVar("_Item")
 
 
-class Inbox:
-    """Updates in the order in which they came. May be used by many threads."""
+class Inbox(Generic[_Item]):
+    """Items in the order in which they came, each with the time at which it was observed. May be used by many threads."""
 
     def __init__(self) -> None:
-        self._updates: list[Update] = []
+        self._items: list[tuple[_Item, int]] = []
         self._changed = threading.Condition()
         self._closed = False
         self.unsettled_since_unix_ns: int | None = None
-        """When the first update was observed that no index holds yet; None where the index holds all."""
+        """When the first item was observed that is not settled yet; None where all are."""
 
-    def put(self, update: Update) -> None:
-        """Hand on an update; wait while there is no room. Once closed, it is let go."""
+    def put(self, item: _Item, observed_unix_ns: int) -> None:
+        """Hand on an item; wait while there is no room. Once closed, it is let go."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._updates) < _MOST_UPDATES)
+            self._changed.wait_for(lambda: self._closed or len(self._items) < _MOST_ITEMS)
             if self.unsettled_since_unix_ns is None:
-                self.unsettled_since_unix_ns = update.observed_unix_ns
-            self._updates.append(update)
+                self.unsettled_since_unix_ns = observed_unix_ns
+            self._items.append((item, observed_unix_ns))
             self._changed.notify_all()
 
-    def take(self, wait_seconds: float) -> list[Update]:
+    def take(self, wait_seconds: float) -> list[_Item]:
         """Return all that has come, after `wait_seconds` at the most; nothing where nothing has."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._updates, wait_seconds)
-            updates, self._updates = self._updates, []
+            self._changed.wait_for(lambda: self._closed or self._items, wait_seconds)
+            items, self._items = self._items, []
             self._changed.notify_all()
-            return updates
+            return [item for item, _ in items]
 
     def settle(self) -> None:
-        """Note that an index holds all that was taken so far."""
+        """Note that all that was taken so far has been dealt with."""
         with self._changed:
-            self.unsettled_since_unix_ns = self._updates[0].observed_unix_ns if self._updates else None
+            self.unsettled_since_unix_ns = self._items[0][1] if self._items else None
 
     def close(self) -> None:
         """Let everybody who waits go on."""

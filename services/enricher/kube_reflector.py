@@ -41,6 +41,8 @@ _PEACE_SECONDS: Final = 10.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
 _FIRST_DENIED_WAIT_SECONDS: Final = 5.0
 _LONGEST_DENIED_WAIT_SECONDS: Final = 60.0
+_CATCH_UP_SECONDS: Final = 0.5
+"""How long what was missed may take to arrive once a watch has gone on."""
 _MOST_LINE_BYTES: Final = 16 << 20
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 _DENIED: Final = frozenset((403, 404))
@@ -59,6 +61,13 @@ class State(enum.Enum):
     """RBAC does not allow it, or the server has no such resource."""
 
 
+class Scope(NamedTuple):
+    """What a reflector follows: a resource by the name that RBAC has for it, of one namespace, or of all where it is empty."""
+
+    resource: str
+    namespace: str
+
+
 class Change(NamedTuple):
     """An object as it is now, or as it last was."""
 
@@ -68,11 +77,15 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """News of a resource. `whole`: these are all of its objects, what else was known is gone."""
+    """News of a resource. `whole`: these are all of its objects, what else was known is gone.
 
-    reflector: Reflector
+    `version` is where a watch goes on behind them; there may be nothing new but it.
+    """
+
+    scope: Scope
     changes: list[Change]
     observed_unix_ns: int
+    version: str = ""
     whole: bool = False
 
 
@@ -88,13 +101,17 @@ class Reflector(threading.Thread):
         *,
         watch_seconds: float,
         longest_wait_seconds: float,
+        version: str = "",
+        behind_since_unix_ns: int | None = None,
     ) -> None:
+        """With a `version` no list is taken: what changed since is asked for, which may be all since `behind_since_unix_ns`."""
         super().__init__(name=f"follow {resource.name} {namespace}".strip(), daemon=True)
         self.resource = resource
         self.namespace = namespace
         self.state = State.STARTING
-        self.failing_since_unix_ns: int | None = None
-        """From when on there may be news that has not come; None while it is followed."""
+        self._failing_since_unix_ns = behind_since_unix_ns
+        self._resumed: tuple[int, float] | None = None
+        """Since when news had been missing, and until when it may still come: a watch has just gone on."""
         self.malformed = 0
         self.lists = 0
         self.faults = 0
@@ -103,11 +120,24 @@ class Reflector(threading.Thread):
         self._deliver = deliver
         self._watch_seconds = watch_seconds
         self._longest_wait_seconds = longest_wait_seconds
-        self._version = ""
+        self._version = version
         self._answer: Answer | None = None
         self._stopping = threading.Event()
         self._following_since = 0.0
         self._wait_seconds = _FIRST_WAIT_SECONDS
+
+    @property
+    def scope(self) -> Scope:
+        """What is followed."""
+        return Scope(self.resource.name, self.namespace)
+
+    @property
+    def failing_since_unix_ns(self) -> int | None:
+        """From when on there may be news that has not come; None while it is followed."""
+        failing, resumed = self._failing_since_unix_ns, self._resumed
+        if failing is None and resumed is not None and time.monotonic() < resumed[1]:
+            return resumed[0]
+        return failing
 
     def stop(self) -> None:
         """Ask the thread to end; it does so soon."""
@@ -157,7 +187,7 @@ class Reflector(threading.Thread):
     def _listed(self, changes: list[Change], version: str, observed_unix_ns: int) -> None:
         self.lists += 1
         self._version = version
-        self._deliver(Update(self, changes, observed_unix_ns, whole=True))
+        self._deliver(Update(self.scope, changes, observed_unix_ns, version, whole=True))
 
     def _watch(self, query: dict[str, str], *, initial: list[Change] | None) -> None:
         """Read one stream. `initial` gathers the objects that come before the end of a list that is a watch."""
@@ -166,7 +196,7 @@ class Reflector(threading.Thread):
             self._answer = answer
             try:
                 if initial is None:
-                    self._followed()
+                    self._followed(resumed=True)
                 rest = b""
                 for chunk in answer.chunks():
                     lines = (rest + chunk).split(b"\n")
@@ -203,8 +233,8 @@ class Reflector(threading.Thread):
         if initial is not None:
             initial.extend(changes)
             return initial
-        if changes:
-            self._deliver(Update(self, changes, time.time_ns()))
+        if changes or version != self._version:
+            self._deliver(Update(self.scope, changes, time.time_ns(), version))
         self._version = version
         return None
 
@@ -226,11 +256,13 @@ class Reflector(threading.Thread):
             self.malformed += 1
             return None
 
-    def _followed(self) -> None:
+    def _followed(self, *, resumed: bool = False) -> None:
         if self.state is not State.FOLLOWED:
             logger.info("resource.followed", resource=self.resource.name, namespace=self.namespace)
         self.state = State.FOLLOWED
-        self.failing_since_unix_ns = None
+        failing = self._failing_since_unix_ns
+        self._resumed = (failing, time.monotonic() + _CATCH_UP_SECONDS) if resumed and failing is not None else None
+        self._failing_since_unix_ns = None
         self._denials = 0
         self._following_since = time.monotonic()
 
@@ -247,8 +279,8 @@ class Reflector(threading.Thread):
             return 0.0
         self.faults += 1
         status = error.status if isinstance(error, ApiRefusedError) else 0
-        if self.failing_since_unix_ns is None:
-            self.failing_since_unix_ns = time.time_ns()
+        if self._failing_since_unix_ns is None:
+            self._failing_since_unix_ns = self.failing_since_unix_ns or time.time_ns()
         said = {"resource": self.resource.name, "namespace": self.namespace, "detail": str(error)}
         if status in _DENIED:
             return self._denied(said)

@@ -12,6 +12,7 @@ import msgspec
 
 from services.enricher.object_meta import KubeObject
 from services.enricher.objects import KINDS
+from services.enricher.settings import KubeSettings
 
 _JSON: Final = "application/json"
 
@@ -70,6 +71,12 @@ RESOURCES: Final = (
 
 ADDRESSED: Final = frozenset(("pods", "services", "nodes"))
 """Resources that hold addresses: without all of them in all namespaces, nobody at an address may still be somebody."""
+
+
+def followed(settings: KubeSettings) -> list[tuple[Resource, str]]:
+    """Return what is to be followed: each resource, with each namespace that the settings name, or "" for all."""
+    namespaces = settings.namespaces or ("",)
+    return [(each, namespace) for each in RESOURCES for namespace in (namespaces if each.namespaced else ("",))]
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename={"resource_version": "resourceVersion", "following": "continue"}):

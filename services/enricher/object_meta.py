@@ -40,7 +40,7 @@ def share(struct: msgspec.Struct, *fields: str) -> None:
             msgspec.structs.force_setattr(struct, field, sys.intern(text))
 
 
-class OwnerReference(msgspec.Struct, frozen=True, gc=False):
+class OwnerReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An object this one belongs to; it lives in the same namespace, or in none."""
 
     kind: str
@@ -51,7 +51,7 @@ class OwnerReference(msgspec.Struct, frozen=True, gc=False):
         share(self, "kind", "name")
 
 
-class ObjectMeta(msgspec.Struct, frozen=True, gc=False, rename="camel", kw_only=True):
+class ObjectMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
     """Identity of an object, and the labels and annotations that mean something here."""
 
     name: str = ""
@@ -87,7 +87,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False, rename="camel", kw_only=
         return next((owner for owner in owners if owner.controller), owners[0] if owners else None)
 
 
-class KubeObject(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class KubeObject(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """What all kinds have."""
 
     kind: ClassVar[str] = ""

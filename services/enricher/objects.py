@@ -14,14 +14,14 @@ import msgspec
 from services.enricher.object_meta import SERVICE_NAME_LABEL, KubeObject, object_key, share
 
 
-class ContainerPort(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class ContainerPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """A port that a container says it listens on."""
 
     container_port: int
     protocol: str | None = None
 
 
-class Container(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class Container(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """A container of a pod's specification."""
 
     name: str
@@ -34,7 +34,7 @@ class Container(msgspec.Struct, frozen=True, gc=False, rename="camel"):
         share(self, "name", "image", "restart_policy")
 
 
-class PodSpec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class PodSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """What the pod is to run."""
 
     node_name: str | None = None
@@ -46,27 +46,38 @@ class PodSpec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
         share(self, "node_name")
 
 
-class PodIP(msgspec.Struct, frozen=True, gc=False):
+class PodIP(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One address of a pod."""
 
     ip: str = ""
 
 
-class Terminated(msgspec.Struct, frozen=True, gc=False, rename={"container_id": "containerID", "finished_at": "finishedAt"}):
+class Terminated(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"container_id": "containerID", "finished_at": "finishedAt"},
+):
     """How a container ended."""
 
     finished_at: datetime | None = None
     container_id: str | None = None
 
 
-class ContainerState(msgspec.Struct, frozen=True, gc=False):
+class ContainerState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A container's state; only the end matters here."""
 
     terminated: Terminated | None = None
 
 
 class ContainerStatus(
-    msgspec.Struct, frozen=True, gc=False, rename={"container_id": "containerID", "last_state": "lastState"}, kw_only=True
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"container_id": "containerID", "last_state": "lastState"},
+    kw_only=True,
 ):
     """What became of a container."""
 
@@ -80,6 +91,7 @@ class PodStatus(
     msgspec.Struct,
     frozen=True,
     gc=False,
+    omit_defaults=True,
     rename={
         "pod_ip": "podIP",
         "pod_ips": "podIPs",
@@ -98,7 +110,7 @@ class PodStatus(
     init_container_statuses: list[ContainerStatus] | None = None
 
 
-class Pod(KubeObject, frozen=True, gc=False, kw_only=True):
+class Pod(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """A pod."""
 
     kind: ClassVar[str] = "Pod"
@@ -134,7 +146,7 @@ class Pod(KubeObject, frozen=True, gc=False, kw_only=True):
         return max(ends, default=None)
 
 
-class ServicePort(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class ServicePort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """A port that a service offers."""
 
     port: int
@@ -146,6 +158,7 @@ class ServiceSpec(
     msgspec.Struct,
     frozen=True,
     gc=False,
+    omit_defaults=True,
     rename={"cluster_ip": "clusterIP", "cluster_ips": "clusterIPs", "external_ips": "externalIPs"},
 ):
     """Where a service can be reached."""
@@ -156,25 +169,25 @@ class ServiceSpec(
     ports: list[ServicePort] | None = None
 
 
-class LoadBalancerIngress(msgspec.Struct, frozen=True, gc=False):
+class LoadBalancerIngress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An entry point of a load balancer."""
 
     ip: str | None = None
 
 
-class LoadBalancerStatus(msgspec.Struct, frozen=True, gc=False):
+class LoadBalancerStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Entry points of a service's load balancer."""
 
     ingress: list[LoadBalancerIngress] | None = None
 
 
-class ServiceStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class ServiceStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """What became of the service."""
 
     load_balancer: LoadBalancerStatus | None = None
 
 
-class Service(KubeObject, frozen=True, gc=False, kw_only=True):
+class Service(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """A service."""
 
     kind: ClassVar[str] = "Service"
@@ -189,7 +202,7 @@ class Service(KubeObject, frozen=True, gc=False, kw_only=True):
         return [*found, *(each.ip or "" for each in ingress)]
 
 
-class TargetReference(msgspec.Struct, frozen=True, gc=False):
+class TargetReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The object behind an endpoint."""
 
     kind: str | None = None
@@ -198,13 +211,13 @@ class TargetReference(msgspec.Struct, frozen=True, gc=False):
     uid: str | None = None
 
 
-class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
+class EndpointConditions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Whether the endpoint takes traffic; absent means that it does."""
 
     ready: bool | None = None
 
 
-class Endpoint(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class Endpoint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """One backend of a service."""
 
     addresses: list[str] | None = None
@@ -212,14 +225,14 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     target_ref: TargetReference | None = None
 
 
-class EndpointPort(msgspec.Struct, frozen=True, gc=False):
+class EndpointPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A port that every endpoint of the slice serves."""
 
     port: int | None = None
     protocol: str | None = None
 
 
-class EndpointSlice(KubeObject, frozen=True, gc=False, kw_only=True):
+class EndpointSlice(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Some of the endpoints of a service."""
 
     kind: ClassVar[str] = "EndpointSlice"
@@ -233,27 +246,29 @@ class EndpointSlice(KubeObject, frozen=True, gc=False, kw_only=True):
         return object_key("Service", self.metadata.namespace or "", name) if name else ""
 
 
-class NodeAddress(msgspec.Struct, frozen=True, gc=False):
+class NodeAddress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An address of a node."""
 
     type: str = ""
     address: str = ""
 
 
-class NodeSpec(msgspec.Struct, frozen=True, gc=False, rename={"pod_cidr": "podCIDR", "pod_cidrs": "podCIDRs"}):
+class NodeSpec(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"pod_cidr": "podCIDR", "pod_cidrs": "podCIDRs"}
+):
     """What the cluster gave the node."""
 
     pod_cidr: str | None = None
     pod_cidrs: list[str] | None = None
 
 
-class NodeStatus(msgspec.Struct, frozen=True, gc=False):
+class NodeStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the node reports of itself."""
 
     addresses: list[NodeAddress] | None = None
 
 
-class Node(KubeObject, frozen=True, gc=False, kw_only=True):
+class Node(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """A node."""
 
     kind: ClassVar[str] = "Node"
@@ -261,43 +276,43 @@ class Node(KubeObject, frozen=True, gc=False, kw_only=True):
     status: NodeStatus = NodeStatus()
 
 
-class Namespace(KubeObject, frozen=True, gc=False, kw_only=True):
+class Namespace(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """A namespace."""
 
     kind: ClassVar[str] = "Namespace"
 
 
-class ReplicaSet(KubeObject, frozen=True, gc=False, kw_only=True):
+class ReplicaSet(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Owner of pods, mostly owned by a Deployment."""
 
     kind: ClassVar[str] = "ReplicaSet"
 
 
-class Deployment(KubeObject, frozen=True, gc=False, kw_only=True):
+class Deployment(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Owner of ReplicaSets."""
 
     kind: ClassVar[str] = "Deployment"
 
 
-class StatefulSet(KubeObject, frozen=True, gc=False, kw_only=True):
+class StatefulSet(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Owner of pods with lasting names."""
 
     kind: ClassVar[str] = "StatefulSet"
 
 
-class DaemonSet(KubeObject, frozen=True, gc=False, kw_only=True):
+class DaemonSet(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Owner of one pod per node."""
 
     kind: ClassVar[str] = "DaemonSet"
 
 
-class Job(KubeObject, frozen=True, gc=False, kw_only=True):
+class Job(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Owner of pods that end."""
 
     kind: ClassVar[str] = "Job"
 
 
-class CronJob(KubeObject, frozen=True, gc=False, kw_only=True):
+class CronJob(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Owner of Jobs."""
 
     kind: ClassVar[str] = "CronJob"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,20 @@ class KubeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         tuple[str, ...],
         Meta(description="follow only these, for a service account that may read no others; else all"),
     ] = ()
+    cache: Annotated[
+        Literal["shared", "direct"],
+        Meta(
+            description="`shared`: one enricher at a time follows the API server and tells the others over the bus, so the "
+            "server's load does not grow with their number; `direct`: each follows it itself"
+        ),
+    ] = "shared"
+    lease_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="shared: silence after which another enricher follows the API server; it is heard ten times as often",
+        ),
+    ] = 5.0
     wait_seconds: Annotated[
         float,
         Meta(ge=0, description="how long records wait for the first lists, or for an API server that was lost, and then pass"),

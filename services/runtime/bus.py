@@ -20,8 +20,16 @@ import structlog
 from proto import subjects
 from services.runtime.connection import Connection, Message, Subscription
 from services.runtime.consuming import Consumption, Delivery
-from services.runtime.errors import BusError, PermissionDeniedError, PublishRefusedError, StreamConfigError, StreamFullError
+from services.runtime.errors import (
+    BusError,
+    JournalMovedError,
+    PermissionDeniedError,
+    PublishRefusedError,
+    StreamConfigError,
+    StreamFullError,
+)
 from services.runtime.jetstream import ConsumerState, JetStream, StreamState, recent_config, stream_configs
+from services.runtime.journal import Journal, JournalEntry
 from services.runtime.publishing import Publisher
 from services.runtime.settings import NatsSettings, StreamSettings
 
@@ -31,6 +39,9 @@ __all__ = [
     "ConsumerState",
     "Consumption",
     "Delivery",
+    "Journal",
+    "JournalEntry",
+    "JournalMovedError",
     "PublishRefusedError",
     "StoredMessage",
     "StreamConfigError",
@@ -119,9 +130,11 @@ class Bus:
             self._connection, timeout_seconds=settings.publish_timeout_seconds, on_no_stream=self._restore_streams
         )
         self._streams: StreamSettings | None = None
+        self._cache = False
         self._restoring = asyncio.Lock()
         self._consumptions: list[Consumption] = []
         self._watches: list[Watch] = []
+        self._journals: list[Journal] = []
 
     @property
     def connected(self) -> bool:
@@ -152,8 +165,8 @@ class Bus:
         """Return once there is a connection."""
         await self._connection.wait_connected()
 
-    async def ensure_streams(self, settings: StreamSettings | None = None) -> None:
-        """Make the streams, or change them to what the settings say.
+    async def ensure_streams(self, settings: StreamSettings | None = None, *, cache: bool = False) -> None:
+        """Make the streams of flows, with `cache` that of the Kubernetes cache too, or change them to what the settings say.
 
         Any number of services may do this at once. A user who may not make streams leaves that to the others; so it does with
         the one to look back at, which nothing depends on, wherever that cannot be. Raises StreamConfigError where another
@@ -161,12 +174,12 @@ class Bus:
         """
         settings = settings or StreamSettings()
         try:
-            for config in stream_configs(settings):
+            for config in stream_configs(settings, cache=cache):
                 await self._jetstream.ensure_stream(config)
         except PermissionDeniedError as error:
             logger.info("streams.not_permitted", error=str(error))
             return
-        self._streams = settings
+        self._streams, self._cache = settings, cache
         recent = recent_config(settings)
         if recent is not None:
             try:
@@ -174,13 +187,19 @@ class Bus:
             except (PermissionDeniedError, StreamConfigError) as error:
                 logger.warning("streams.nothing_to_look_back_at", error=str(error))
 
-    async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None) -> None:
-        """Return once the stream has stored the message, or says that it has stored this id before.
+    def journal(self, stream: str, bell: str) -> Journal:
+        """Return the stream as a log with one writer at a time. It republishes what it stores to the subjects `bell`."""
+        journal = Journal(self._connection, self._jetstream, self._publisher, stream=stream, bell=bell)
+        self._journals.append(journal)
+        return journal
+
+    async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None) -> int:
+        """Return the message's sequence once the stream has stored it, or says that it has stored this id before.
 
         While the bus does not answer the message is sent again under the same id, without end. Any number may be awaited at
         once. Raises StreamFullError, or PublishRefusedError for what no repetition would change.
         """
-        await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
+        return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
 
     def consume(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float, batch: int) -> Consumption:
         """Return an iterator over deliveries of the durable consumer, which is made where it is absent.
@@ -282,6 +301,8 @@ class Bus:
             await consumption.aclose()
         for watch in self._watches:
             await watch.aclose()
+        for journal in self._journals:
+            await journal.aclose()
 
     async def _restore_streams(self) -> None:
         """A stream that was there is gone, with a store that was not kept: make it again, if this process had made it."""
@@ -289,7 +310,7 @@ class Bus:
             return
         async with self._restoring:
             try:
-                await self.ensure_streams(self._streams)
+                await self.ensure_streams(self._streams, cache=self._cache)
             except StreamConfigError as error:
                 logger.warning("streams.not_restored", error=str(error))
 

@@ -9,6 +9,7 @@ RuntimeFault
       ├── RequestTimeoutError    the server did not answer in time; what became of the request is unknown
       ├── PermissionDeniedError  this user may not publish to that subject
       ├── PublishRefusedError    the message cannot be stored, now or later
+      ├── JournalMovedError      somebody else has written to the journal meanwhile
       ├── StreamFullError        the stream holds all it may; room comes when its messages are consumed
       └── ApiError               JetStream refused an administrative request
            └── StreamConfigError    a stream exists and cannot be changed to what the settings ask for
@@ -68,6 +69,10 @@ class PublishRefusedError(BusError):
         self.code = code
         """JetStream's error code, or 0 where the server was not asked."""
         self.description = description
+
+
+class JournalMovedError(BusError):
+    """The journal does not end where its writer believed: another has written, or its stream was made anew."""
 
 
 class StreamFullError(BusError):

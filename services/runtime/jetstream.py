@@ -51,8 +51,8 @@ class ConsumerState:
     """Messages among `ack_pending` that were delivered more than once."""
 
 
-def stream_configs(settings: StreamSettings) -> list[dict[str, Any]]:
-    """The streams as JetStream wants them described."""
+def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dict[str, Any]]:
+    """The streams as JetStream wants them described; with `cache` that of the shared Kubernetes cache too."""
     shared: dict[str, Any] = {
         "storage": settings.storage,
         "num_replicas": settings.replicas,
@@ -64,7 +64,7 @@ def stream_configs(settings: StreamSettings) -> list[dict[str, Any]]:
     }
     queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
     recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
-    return [
+    streams = [
         queue | {"name": subjects.RAW_STREAM, "subjects": [subjects.RAW_SUBJECTS], "max_bytes": settings.raw_bytes},
         queue
         | {
@@ -84,6 +84,12 @@ def stream_configs(settings: StreamSettings) -> list[dict[str, Any]]:
             "duplicate_window": min(settings.duplicate_window_seconds, settings.dead_max_age_seconds) * _NS,
         },
     ]
+    if cache:
+        kept: dict[str, Any] = {"retention": "limits", "discard": "new", "max_age": 0, "allow_rollup_hdrs": True}
+        kept |= {"republish": {"src": subjects.CACHE_SUBJECTS, "dest": subjects.CACHE_BELL_SUBJECTS, "headers_only": True}}
+        names = {"name": subjects.CACHE_STREAM, "subjects": [subjects.CACHE_SUBJECTS], "max_bytes": settings.cache_bytes}
+        streams.append(shared | kept | names)
+    return streams
 
 
 def recent_config(settings: StreamSettings) -> dict[str, Any] | None:
@@ -173,6 +179,10 @@ class JetStream:
         if message.status:
             raise ApiError(message.status, message.description)
         return message
+
+    async def purge(self, stream: str, *, before: int) -> None:
+        """Delete the stream's messages before a sequence."""
+        await self._ask(f"STREAM.PURGE.{stream}", {"seq": before})
 
     async def _update_stream(self, name: str, config: Mapping[str, Any]) -> None:
         """Change our fields and leave the operator's (placement, mirrors, descriptions) as they are."""

@@ -61,8 +61,8 @@ class Publisher:
         self.duplicates = 0
         """Messages that the stream had stored before, under the same id, and did not store again."""
 
-    async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None) -> None:
-        """Return once the message is stored, or was already. Raises StreamFullError or PublishRefusedError."""
+    async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None) -> int:
+        """Return the message's sequence once it is stored, or was already. Raises StreamFullError or PublishRefusedError."""
         all_headers = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         wait_seconds = _FIRST_WAIT_SECONDS
         while True:
@@ -71,8 +71,8 @@ class Publisher:
                 answer = await self._connection.request(
                     subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
                 )
-                if await self._settled(subject, answer):
-                    return
+                if sequence := await self._settled(subject, answer):
+                    return sequence
             except (DisconnectedError, RequestTimeoutError) as error:
                 logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
             except PermissionDeniedError as error:
@@ -81,24 +81,24 @@ class Publisher:
             await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads clients out
             wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
 
-    async def _settled(self, subject: str, answer: Message) -> bool:
-        """Return whether the message is stored; False asks for another attempt."""
+    async def _settled(self, subject: str, answer: Message) -> int:
+        """Return the sequence under which the message is stored; 0 asks for another attempt."""
         if answer.status == NO_RESPONDERS:
             if subject not in self._without_stream:
                 self._without_stream.add(subject)
                 logger.warning("publish.no_stream", subject=subject)
             await self._on_no_stream()
-            return False
+            return 0
         ack = _decode(answer.data)
         if ack.error is None:
             self._without_stream.discard(subject)
             self.duplicates += ack.duplicate
-            return True
+            return ack.seq
         code, description = ack.error.err_code, ack.error.description
         if code in _FULL or (code == _STORE_FAILED and any(text in description for text in _FULL_TEXTS)):
             raise StreamFullError(code, description)
         if code in _PASSING:
-            return False
+            return 0
         raise PublishRefusedError(code, description)
 
 

@@ -93,6 +93,9 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=1 << 20, description="most bytes in FLOWS_ENRICHED; more is refused, and the enricher waits")
     ] = 1 << 30
     dead_bytes: Annotated[int, Meta(ge=1 << 20, description="most bytes in FLOWS_DEAD; the oldest go first")] = 256 << 20
+    cache_bytes: Annotated[
+        int, Meta(ge=1 << 20, description="most bytes in KUBE_CACHE, the enrichers' shared index of the cluster")
+    ] = 256 << 20
     dead_max_age_seconds: Annotated[int, Meta(ge=1, description="how long FLOWS_DEAD keeps a message")] = 7 * 86_400
     recent_bytes: Annotated[
         int,

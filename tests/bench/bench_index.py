@@ -64,11 +64,15 @@ def page(pods: int, first: int, limit: int) -> bytes:
 
 def serve(pods: int) -> None:
     """Serve lists of so many pods and nothing else; print the port first."""
+    counted = {"requests": 0, "objects": 0, "bytes": 0}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if self.path == "/counted":
+                return self._answer(200, json.dumps(counted).encode())
+            counted["requests"] += 1
             url = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(url.query).items()}
             if "sendInitialEvents" in query:
@@ -77,7 +81,11 @@ def serve(pods: int) -> None:
                 time.sleep(3600)
             whole = url.path.endswith("/pods")
             limit = int(query.get("limit", pods))
-            return self._answer(200, page(pods if whole else 0, int(query.get("continue", 0)), limit))
+            first = int(query.get("continue", 0))
+            body = page(pods if whole else 0, first, limit)
+            counted["objects"] += min(limit, pods - first) if whole else 0
+            counted["bytes"] += len(body)
+            return self._answer(200, body)
 
         def _answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
@@ -93,6 +101,16 @@ def serve(pods: int) -> None:
     sys.stdout.write(f"{server.server_address[1]}\n")
     sys.stdout.flush()
     server.serve_forever()
+
+
+def kubeconfig_of(url: str) -> dict[str, Any]:
+    """A kubeconfig that names the server."""
+    return {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }
 
 
 def peak_mib() -> float:
@@ -140,14 +158,8 @@ def compare(pods: int) -> None:
     command = [sys.executable, "-m", "tests.bench.bench_index", "serve", str(pods)]
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        config = {
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{int(server.stdout.readline())}"}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "c",
-        }
         kubeconfig = Path(folder, "kubeconfig")
-        kubeconfig.write_text(json.dumps(config))
+        kubeconfig.write_text(json.dumps(kubeconfig_of(f"http://127.0.0.1:{int(server.stdout.readline())}")))
         try:
             ours = measured("follow", str(kubeconfig))
         finally:

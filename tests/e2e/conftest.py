@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
+from services.runtime.bus import Bus, connect
+from services.runtime.settings import NatsSettings
+from tests.support.kube_api import KubeApiServer
+from tests.support.live_cluster import ALL_BUT_NODES, LIMITED, NODE, TENANT, create_workload
+from tests.support.nats_server import NatsServer
 from tests.support.tools import ToolUnavailableError, tool
+from tests.unit.enricher.objects_as_json import node
 
 ROOT = Path(__file__).parents[2]
 CAPTURE = ROOT / "tests" / "data" / "cluster.pcapng"
@@ -107,3 +113,24 @@ def replay(tmp_path: Path, environment: dict[str, str]) -> Replay:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
+    """An API server with a small shop in it."""
+    etcd, binary = needed("etcd"), needed("kube-apiserver")
+    with KubeApiServer(binary, etcd, tmp_path_factory.mktemp("kube"), users=(LIMITED, TENANT)) as server:
+        server.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shop"}})
+        server.create("/api/v1/nodes", node(NODE, "172.18.0.2"))
+        create_workload(server)
+        server.allow(LIMITED, *ALL_BUT_NODES)
+        server.allow(TENANT, *ALL_BUT_NODES, namespace="shop")
+        yield server
+
+
+@pytest.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """The test's own connection, with the streams made."""
+    async with connect(NatsSettings(url=nats_server.url), name="test") as connected:
+        await connected.ensure_streams()
+        yield connected

@@ -4,156 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proto.columns import Resolution
-from proto.flow_batch import FlowBatch, decode, encode
-from proto.subjects import ENRICHED_STREAM, batch_id, raw_subject
 from services.enricher.snapshot import read_snapshot
-from services.runtime.bus import Bus, connect
-from services.runtime.settings import NatsSettings
-from tests.e2e.conftest import ROOT, WIRESPAN, needed
-from tests.support.kube_api import KubeApiServer, now_rfc3339
-from tests.support.nats_server import NatsServer
-from tests.unit.enricher.objects_as_json import (
-    at,
-    backend,
-    batch_of,
-    endpoint_slice,
-    flow,
-    name_at,
-    node,
-    owner_object,
-    pod,
-    service,
+from services.runtime.bus import Bus
+from tests.e2e.conftest import WIRESPAN
+from tests.support.kube_api import KubeApiServer
+from tests.support.live_cluster import (
+    LIMITED,
+    NODE,
+    OUTSIDE,
+    PODS,
+    TENANT,
+    create_pod,
+    enriched,
+    enricher,
+    logged,
+    logged_of,
+    publish,
+    record,
+    resolution,
 )
+from tests.support.nats_server import NatsServer
+from tests.unit.enricher.objects_as_json import at, name_at
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
 
-NODE = "node-a"
-PODS = "/api/v1/namespaces/shop/pods"
-APPS = "/apis/apps/v1/namespaces/shop"
-LIMITED, TENANT = "limited", "tenant"
-ALL_BUT_NODES = (("", "pods"), ("", "services"), ("discovery.k8s.io", "endpointslices"))
 CHURN_SECONDS = 30
 ADDRESSES = 600
 """Enough that an address is handed on a second or more after it was given up, as nodes do."""
-OUTSIDE = "203.0.113.9"
-
-
-@pytest.fixture(scope="module")
-def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
-    """An API server with a small shop in it."""
-    etcd, binary = needed("etcd"), needed("kube-apiserver")
-    with KubeApiServer(binary, etcd, tmp_path_factory.mktemp("kube"), users=(LIMITED, TENANT)) as server:
-        server.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shop"}})
-        server.create("/api/v1/nodes", node(NODE, "172.18.0.2"))
-        create_workload(server)
-        server.allow(LIMITED, *ALL_BUT_NODES)
-        server.allow(TENANT, *ALL_BUT_NODES, namespace="shop")
-        yield server
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """The test's own connection, with the streams made."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as connected:
-        await connected.ensure_streams()
-        yield connected
-
-
-def create_workload(server: KubeApiServer) -> None:
-    """A Rollout's ReplicaSet, a Deployment's, a CronJob's Job, each with a pod; a service over one of them."""
-    template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "app", "image": "x"}]}}
-    selector = {"matchLabels": {"app": "x"}}
-    deployment = {"metadata": {"name": "cart"}, "spec": {"selector": selector, "template": template}}
-    made = server.create(f"{APPS}/deployments", deployment)
-    replica_set = owner_object("ReplicaSet", "cart-odd-name", ("Deployment", "cart"))
-    replica_set["metadata"]["ownerReferences"][0] |= {"apiVersion": "apps/v1", "uid": made["metadata"]["uid"]}
-    replica_set["spec"] = {"selector": selector, "template": template, "replicas": 1}
-    made = server.create(f"{APPS}/replicasets", replica_set)
-    behind = create_pod(server, "cart-0", "10.42.0.10", owner=("ReplicaSet", "cart-odd-name"))
-    server.create("/api/v1/namespaces/shop/services", service("cart", "10.96.0.10"))
-    endpoints = endpoint_slice("cart", [backend("cart-0", "10.42.0.10", ready=True)], 8080)
-    endpoints["addressType"] = "IPv4"
-    endpoints["endpoints"][0]["targetRef"]["uid"] = behind["metadata"]["uid"]
-    server.create("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices", endpoints)
-    create_pod(server, "client-0", "10.42.0.11")
-
-
-def create_pod(server: KubeApiServer, name: str, address: str, **more: Any) -> dict[str, Any]:
-    """A running pod: created, then given its status as a kubelet would."""
-    tree = pod(name, address, started=now_rfc3339(), **more)
-    del tree["metadata"]["uid"]
-    for reference in tree["metadata"].get("ownerReferences", ()):
-        reference["apiVersion"] = "apps/v1"
-    tree["spec"]["terminationGracePeriodSeconds"] = 0
-    return server.create(PODS, tree)
-
-
-@contextmanager
-def enricher(nats_server: NatsServer, kubeconfig: Path, tmp_path: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    """An enricher that follows the cluster. Its log goes to a file that a failed test shows."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBECONFIG"))}
-    environ |= {
-        "PYTHONPATH": str(ROOT),
-        "WIRESPAN_NATS_URL": nats_server.url,
-        "WIRESPAN_KUBE_KUBECONFIG": str(kubeconfig),
-        "WIRESPAN_KUBE_LONGEST_BACKOFF_SECONDS": "1",
-        "WIRESPAN_LOG_FORMAT": "json",
-        **settings,
-    }
-    log = tmp_path / f"enricher-{len(list(tmp_path.glob('enricher-*')))}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, stderr=output, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        sys.stderr.write(log.read_text())
-
-
-async def logged(tmp_path: Path, event: str, number: int = 0) -> dict[str, Any]:
-    """The first line of an enricher's log with this event, once it is there."""
-    path = tmp_path / f"enricher-{number}.log"
-    while True:
-        for line in path.read_text().splitlines() if path.exists() else ():
-            if line.startswith("{") and json.loads(line)["event"] == event:
-                found: dict[str, Any] = json.loads(line)
-                return found
-        await asyncio.sleep(0.05)
-
-
-async def publish(bus: Bus, sequence: int, *rows: dict[str, Any]) -> None:
-    """Publish records as capture does."""
-    batch = batch_of(*rows, node_name=NODE)
-    sent = FlowBatch(batch.node, "epoch", sequence, batch.count, batch.interval, batch.columns)
-    await bus.publish(raw_subject(NODE), encode(sent), message_id=batch_id(NODE, "epoch", sequence))
-
-
-async def enriched(bus: Bus, records: int) -> dict[int, tuple[FlowBatch, int]]:
-    """Batch and row of every record by its flow id, once there are so many."""
-    while True:
-        batches = [decode(message.data) async for message in bus.peek(ENRICHED_STREAM)]
-        if sum(batch.count for batch in batches) >= records:
-            return {int(each): (batch, row) for batch in batches for row, each in enumerate(batch.column("flow_id"))}
-        await asyncio.sleep(0.1)
-
-
-def record(number: int, local: str, remote: str, **columns: Any) -> dict[str, Any]:
-    """A record that starts now."""
-    return flow(local, remote, flow_id=number, start_unix_ns=time.time_ns(), **columns)
 
 
 async def test_every_kind_is_followed(kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
@@ -180,12 +68,6 @@ async def test_every_kind_is_followed(kube: KubeApiServer, nats_server: NatsServ
     assert name_at(found[2][0], "remote_entity", found[2][1]) == NODE
     assert resolution(found[3], "remote") == Resolution.EXTERNAL
     assert name_at(found[4][0], "local_entity", found[4][1]) == "late-0"
-
-
-def resolution(found: tuple[FlowBatch, int], side: str) -> int:
-    """What is known of an end."""
-    batch, row = found
-    return int(batch.column(f"{side}_resolution")[row])
 
 
 async def test_churn_with_addresses_used_again(kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
@@ -233,7 +115,7 @@ async def test_an_outage_of_the_api_server(kube: KubeApiServer, nats_server: Nat
         finally:
             kube.start()
         create_pod(kube, "after-0", "10.42.0.98")
-        await logged_again(tmp_path, "resource.followed", "pods", 2)
+        await logged_of(tmp_path, "resource.followed", "pods", 2)
         await publish(bus, 1, record(2, "10.42.0.98:40000", OUTSIDE))
         found |= await enriched(bus, 3)
     kube.delete(f"{PODS}/after-0")
@@ -241,16 +123,6 @@ async def test_an_outage_of_the_api_server(kube: KubeApiServer, nats_server: Nat
     assert name_at(found[0][0], "remote_entity", found[0][1]) == "cart-0"
     assert resolution(found[1], "remote") == Resolution.UNRESOLVED
     assert name_at(found[2][0], "local_entity", found[2][1]) == "after-0"
-
-
-async def logged_again(tmp_path: Path, event: str, resource: str, times: int) -> None:
-    """Return once an event was logged so often of a resource."""
-    path = tmp_path / "enricher-0.log"
-    while True:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
-        if sum(line["event"] == event and line.get("resource") == resource for line in lines) >= times:
-            return
-        await asyncio.sleep(0.05)
 
 
 async def test_it_starts_before_the_api_server(kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:

@@ -159,14 +159,19 @@ async def test_killed_at_work_it_loses_and_doubles_nothing(nats_server: NatsServ
 
 
 async def test_replicas_share_the_work(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
-    """Two enrichers take batches from one queue; each record is stored once, and a killed one leaves its share to the other."""
+    """Enrichers take batches from one queue. One joins, one is killed, one is stopped, and each record is stored once."""
     await publish(bus, range(100))
-    with enricher(nats_server, tmp_path) as first, enricher(nats_server, tmp_path):
+    with enricher(nats_server, tmp_path) as first, enricher(nats_server, tmp_path) as second:
         await enriched_at_least(bus, 10)
         first.kill()
         await publish(bus, range(100, 200))
-        await raw_is_empty(bus)
-    assert flow_ids(await enriched_batches(bus)) == expected_ids(range(200))
+        with enricher(nats_server, tmp_path):
+            await enriched_at_least(bus, 60)
+            second.terminate()
+            assert await asyncio.to_thread(second.wait, 30) == 0
+            await publish(bus, range(200, 250))
+            await raw_is_empty(bus)
+    assert flow_ids(await enriched_batches(bus)) == expected_ids(range(250))
 
 
 async def test_what_is_no_batch_goes_to_the_dead_letters(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:

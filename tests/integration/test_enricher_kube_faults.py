@@ -43,9 +43,9 @@ class Following:
         self.reflector = Reflector(api, PODS, "", self.deliver, watch_seconds=60, longest_wait_seconds=1)
 
     def deliver(self, update: Update) -> None:
-        """Keep an update."""
+        """Keep an update that brings more than a version."""
         with self.came:
-            self.updates.append(update)
+            self.updates += [update] if update.changes or update.whole else []
             self.came.notify_all()
 
     def until(self, count: int) -> list[Update]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import urllib3
 from cryptography.hazmat.primitives import serialization
@@ -24,6 +24,14 @@ from tests.support.certificates import make_certificates
 START_SECONDS = 90
 ADMIN = "admin"
 Tree = dict[str, Any]
+
+
+class Asked(NamedTuple):
+    """A request that the server has received."""
+
+    agent: str
+    verb: str
+    uri: str
 
 
 class KubeApiServer:
@@ -44,6 +52,8 @@ class KubeApiServer:
         form = serialization.PrivateFormat.TraditionalOpenSSL
         pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
         (folder / "service-account.key").write_bytes(pem)
+        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
+        (folder / "audit.json").write_text(json.dumps(policy))
 
     @property
     def url(self) -> str:
@@ -98,6 +108,7 @@ class KubeApiServer:
                 "--disable-admission-plugins",
                 "ServiceAccount,TaintNodesByCondition",
             ],
+            ["--audit-policy-file", self.folder / "audit.json", "--audit-log-path", self.folder / "audit.log"],
             ["--endpoint-reconciler-type", "none", "--shutdown-delay-duration", "0s", "--allow-privileged"],
         )
         self._until_ready()
@@ -140,6 +151,14 @@ class KubeApiServer:
     def delete(self, path: str) -> None:
         """Delete an object at once."""
         self.request("DELETE", path, {"gracePeriodSeconds": 0})
+
+    def requests(self) -> list[Asked]:
+        """What was asked of the server since it first started, its own requests of itself included."""
+        log = self.folder / "audit.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        received = [each for each in events if each["stage"] == "RequestReceived"]
+        return [Asked(each.get("userAgent", ""), each["verb"], each["requestURI"]) for each in received]
 
     def allow(self, user: str, *rules: tuple[str, str], namespace: str = "") -> None:
         """Let a user list and watch resources, given as (group, plural), everywhere or in a namespace."""

@@ -160,6 +160,8 @@ def test_the_defaults_do_not_change_unnoticed() -> None:
     assert msgspec.structs.asdict(StreamSettings()) == {
         "raw_bytes": 1 << 30,
         "enriched_bytes": 1 << 30,
+        "cache_bytes": 256 << 20,
+        "recent_bytes": 32 << 20,
         "dead_bytes": 256 << 20,
         "dead_max_age_seconds": 604_800,
         "duplicate_window_seconds": 600,
