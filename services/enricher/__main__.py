@@ -17,6 +17,7 @@ from services.enricher.index_source import FixedIndex
 from services.enricher.kube_api import find_api
 from services.enricher.kube_sync import KubeSync
 from services.enricher.live_index import LiveIndex
+from services.enricher.selection import Selection
 from services.enricher.settings import EnricherSettings
 from services.enricher.snapshot import read_snapshot
 from services.enricher.worker import SERVICE, Worker
@@ -54,15 +55,17 @@ def choose_source(settings: EnricherSettings) -> FixedIndex | LiveIndex:
 
     Raises SnapshotError or KubeConfigError where that cannot be used.
     """
+    kube = settings.kube
+    selection = Selection(kube)
     make_cluster = partial(
         Cluster,
+        selection=selection,
         name=settings.cluster.name,
         service_name_from_labels=settings.service_name_from_labels,
         tombstone_seconds=settings.tombstone_seconds,
     )
     if settings.kube_snapshot is not None:
-        return _from_snapshot(settings.kube_snapshot, make_cluster())
-    kube = settings.kube
+        return _from_snapshot(settings.kube_snapshot, make_cluster(), selection)
     api = find_api(kube.api, kubeconfig=kube.kubeconfig, silence_seconds=kube.silence_seconds)
     if api is None:
         logger.warning("index.absent", hint="neither a snapshot nor an API server is named: every end stays unresolved")
@@ -71,8 +74,8 @@ def choose_source(settings: EnricherSettings) -> FixedIndex | LiveIndex:
     return CachedSync(api, make_cluster, kube) if kube.cache == "shared" else KubeSync(api, make_cluster(), kube)
 
 
-def _from_snapshot(path: Path, cluster: Cluster) -> FixedIndex:
-    snapshot = read_snapshot(path)
+def _from_snapshot(path: Path, cluster: Cluster, selection: Selection) -> FixedIndex:
+    snapshot = read_snapshot(path, selection)
     for obj in snapshot.objects:
         cluster.feed(obj)
     logger.info("index.loaded", path=str(path), objects=len(snapshot.objects), skipped=dict(snapshot.skipped))

@@ -36,6 +36,7 @@ from services.enricher.kube_reflector import Reflector, Scope, State, Update
 from services.enricher.kube_resources import followed
 from services.enricher.kube_roster import Delta, News
 from services.enricher.kube_sync import end_reflectors
+from services.enricher.selection import Selection
 from services.enricher.settings import KubeSettings
 from services.runtime.bus import Journal, JournalMovedError, StreamFullError
 
@@ -58,7 +59,7 @@ class Leader:
         self._indexer = indexer
         self._settings = settings
         self._name = name
-        self._selection = selection(settings)
+        self._selection = kept_by(settings)
         self._inbox: Inbox[Update] = Inbox()
         self._beaten = 0.0
         self._began_unix_ns = time.time_ns()
@@ -70,6 +71,7 @@ class Leader:
                 resource,
                 namespace,
                 self._deliver,
+                selection=Selection(settings),
                 watch_seconds=settings.watch_seconds,
                 longest_wait_seconds=settings.longest_backoff_seconds,
                 version=reader.roster.versions.get(Scope(resource.name, namespace), "") if resumes else "",
@@ -243,6 +245,8 @@ def _pieces(news: News) -> list[tuple[News, list[ObjectChange]]]:
     return pieces
 
 
-def selection(settings: KubeSettings) -> str:
+def kept_by(settings: KubeSettings) -> str:
     """Return what distinguishes the objects that an enricher with these settings keeps from those that others keep."""
-    return ",".join(sorted(f"{resource.name}/{namespace}" for resource, namespace in followed(settings)))
+    scopes = sorted(f"{resource.name}/{namespace}" for resource, namespace in followed(settings))
+    names = ("pod_labels", "pod_annotations", "namespace_labels", "namespace_annotations", "node_labels", "node_annotations")
+    return repr((scopes, [sorted(getattr(settings, name)) for name in names]))

@@ -16,7 +16,7 @@ import msgspec
 from services.enricher.claims import Claim
 from services.enricher.cluster import Kept
 from services.enricher.errors import CacheMessageError
-from services.enricher.kube_resources import RESOURCES
+from services.enricher.kube_resources import ALL_RESOURCES
 from services.enricher.object_meta import KubeObject
 
 _Sized = TypeVar("_Sized")
@@ -106,9 +106,9 @@ CacheMessage = Pulse | LogNews | SnapshotPart
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(CacheMessage)
-_resource_by_kind: Final = {resource.kind: resource.name for resource in RESOURCES}
+_resource_by_kind: Final = {resource.kind: resource.name for resource in ALL_RESOURCES}
 _object_decoders: Final[dict[str, msgspec.msgpack.Decoder[KubeObject]]] = {
-    resource.name: msgspec.msgpack.Decoder(resource.model) for resource in RESOURCES
+    resource.name: msgspec.msgpack.Decoder(resource.model) for resource in ALL_RESOURCES
 }
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from proto.flow_batch import Entity
 from services.enricher.claims import Claim, Key, Rank, Table, Target, claims, service_of, settle
 from services.enricher.entities import EntityFactory
 from services.enricher.index import Index, PodContainers
-from services.enricher.interval_table import IntervalTable
+from services.enricher.interval_table import IntervalRows, IntervalTable
 from services.enricher.object_meta import STATIC_POD_ANNOTATION, KubeObject, object_key
-from services.enricher.objects import EndpointSlice, Node, Pod
+from services.enricher.objects import EndpointSlice, NetworkPolicy, Node, Pod
+from services.enricher.selection import Selection
 
 _NS_PER_SECOND = 1_000_000_000
 
@@ -37,21 +39,35 @@ class Cluster:
     One thread may change and compile it while another asks its indexes.
     """
 
-    def __init__(self, *, name: str = "", service_name_from_labels: bool = False, tombstone_seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        selection: Selection | None = None,
+        service_name_from_labels: bool = False,
+        tombstone_seconds: float = 300.0,
+    ) -> None:
         self._tombstone_ns = round(tombstone_seconds * _NS_PER_SECOND)
         self._changing = threading.Lock()
         """Held for one change, or while one entity is described."""
         self._objects: dict[str, KubeObject] = {}
         self._current: dict[str, str] = {}
         """Key of the object that has a name now, by kind/namespace/name."""
-        self._claims: dict[str, list[Claim]] = {}
+        self._claims: dict[str, tuple[Claim, ...]] = {}
         self._ended: list[Claim] = []
         self._removed: dict[str, int] = {}
         """When a removed object was removed, by its key."""
         self._slices: dict[str, dict[str, EndpointSlice]] = defaultdict(dict)
         """Slices of a service by their own key, by the service's key."""
+        self._policies: dict[str, dict[str, NetworkPolicy]] = defaultdict(dict)
+        """NetworkPolicies by their own key, by namespace."""
         self._entities = EntityFactory(
-            self._objects, self._endpoints, cluster_name=name, service_name_from_labels=service_name_from_labels
+            self._objects,
+            self._endpoints,
+            lambda namespace: self._policies.get(namespace, {}).values(),
+            selection=selection or Selection(),
+            cluster_name=name,
+            service_name_from_labels=service_name_from_labels,
         )
 
     def feed(self, obj: KubeObject, *, observed_unix_ns: int | None = None) -> None:
@@ -74,6 +90,8 @@ class Cluster:
         self._removed.pop(obj.key, None)
         if isinstance(obj, EndpointSlice):
             self._slices[obj.service_key][obj.key] = obj
+        elif isinstance(obj, NetworkPolicy):
+            self._policies[obj.metadata.namespace or ""][obj.key] = obj
         self._replace_claims(obj, observed_unix_ns)
         self._entities.doubt()
 
@@ -97,6 +115,8 @@ class Cluster:
         self._end(self._claims.pop(obj.key, ()), observed_unix_ns)
         if isinstance(obj, EndpointSlice):
             self._slices[obj.service_key].pop(obj.key, None)
+        elif isinstance(obj, NetworkPolicy):
+            self._policies[obj.metadata.namespace or ""].pop(obj.key, None)
         self._entities.doubt()
 
     def kept(self) -> Iterator[Kept]:
@@ -121,9 +141,8 @@ class Cluster:
                 self._feed(obj, starts[0] if starts else 0)
                 held = self._claims[obj.key]
                 if len(held) == len(starts):
-                    self._claims[obj.key] = [
-                        claim._replace(start_unix_ns=start) for claim, start in zip(held, starts, strict=True)
-                    ]
+                    pairs = zip(held, starts, strict=True)
+                    self._claims[obj.key] = tuple(claim._replace(start_unix_ns=start) for claim, start in pairs)
 
     def expire(self, now_unix_ns: int) -> None:
         """Forget what ended longer ago than the tombstones last."""
@@ -148,14 +167,12 @@ class Cluster:
                 _add_pod(pods, obj, targets)
             elif isinstance(obj, Node) and key not in self._removed:
                 pods.nodes[obj.metadata.name] = targets.number(Target(key))
-        contenders: dict[Key, list[Claim]] = defaultdict(list)
-        for claim in (*(claim for held in self._claims.values() for claim in held), *self._ended):
-            contenders[claim.key].append(claim)
-        rows: dict[Table, dict[tuple[bytes, int, int], list[tuple[int, int, int]]]] = {table: {} for table in Table}
-        for claimed, held in contenders.items():
-            rows[claimed.table][claimed[1:]] = [(start, end, targets.number(target)) for start, end, target in settle(held)]
+        rows = {table: IntervalRows() for table in Table}
+        for (table, address, port, transport), held in self._contenders().items():
+            intervals = [(start, end, targets.number(target)) for start, end, target in settle(held)]
+            rows[table].add(address, port, transport, intervals)
         return Index(
-            tables={table: IntervalTable(rows[table]) for table in Table},
+            tables={table: IntervalTable(rows.pop(table)) for table in Table},
             targets=targets.listed,
             kinds=[self._kind(target) for target in targets.listed],
             wholes=[targets.number(Target(target.key)) for target in targets.listed],
@@ -164,6 +181,14 @@ class Cluster:
             complete_since_unix_ns=complete_since_unix_ns,
         )
 
+    def _contenders(self) -> dict[Key, Sequence[Claim]]:
+        """The claims on each key. Nearly all keys have but one."""
+        contenders: dict[Key, Sequence[Claim]] = {}
+        for claim in chain(chain.from_iterable(self._claims.values()), self._ended):
+            held = contenders.get(claim.key, ())
+            contenders[claim.key] = (*held, claim)
+        return contenders
+
     def _replace_claims(self, obj: KubeObject, observed_unix_ns: int | None) -> None:
         """Put an object's claims in the place of those that it had; what it claims no longer has ended."""
         held = {(claim.key, claim.target): claim for claim in self._claims.get(obj.key, ())}
@@ -171,8 +196,8 @@ class Cluster:
         for claim in claims(obj, observed_unix_ns):
             before = held.pop((claim.key, claim.target), None)
             start = claim.start_unix_ns if before is None else min(before.start_unix_ns, claim.start_unix_ns)
-            wanted.append(claim._replace(start_unix_ns=start))
-        self._claims[obj.key] = wanted
+            wanted.append(claim if start == claim.start_unix_ns else claim._replace(start_unix_ns=start))
+        self._claims[obj.key] = tuple(wanted)
         if observed_unix_ns is not None:
             self._end(held.values(), observed_unix_ns)
 
@@ -221,11 +246,12 @@ def _add_pod(pods: PodContainers, pod: Pod, targets: _Targets) -> None:
     running = pod.running_containers
     only = running[0].name if len(running) == 1 else ""
     names = [container.name for container in (*running, *(pod.spec.init_containers or ())) if container.name != only]
-    by_name = {name: targets.number(Target(pod.key, name)) for name in names} | ({only: number} if only else {})
+    by_name = {name: targets.number(Target(pod.key, name)) for name in names}
     for name, container in by_name.items():
-        pods.by_name[number, name] = container
+        pods.by_name[number, name] = container  # one that is not here is found as its pod
+    by_name |= {only: number} if only else {}
     for status in (*(pod.status.container_statuses or ()), *(pod.status.init_container_statuses or ())):
         ended = [state.terminated for state in (status.state, status.last_state) if state and state.terminated]
         for identity in (status.container_id, *(end.container_id for end in ended)):
             if identity and status.name in by_name:
-                pods.by_container_id[identity.rpartition("/")[2]] = by_name[status.name]
+                pods.by_container_id[identity.rpartition("/")[2] if "/" in identity else identity] = by_name[status.name]

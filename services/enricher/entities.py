@@ -12,12 +12,16 @@ from typing import Final
 
 from proto.flow_batch import Entity
 from services.enricher.claims import Target
-from services.enricher.object_meta import RESOURCE_ANNOTATION_PREFIX, KubeObject
-from services.enricher.objects import Container, Node, Pod, Service
+from services.enricher.object_meta import RESOURCE_ANNOTATION_PREFIX, KubeObject, object_key
+from services.enricher.objects import Container, NetworkPolicy, Node, Pod, Service
+from services.enricher.selection import Selection
 from services.enricher.workload import OWNER_ATTRIBUTES, OWNER_KIND, OWNER_NAME, owner_attributes, owners, workload_name
 
 Endpoints = Callable[[str], Collection[tuple[str, bool]]]
 """From a service's key to the keys of the pods behind it, with whether each is ready."""
+
+Policies = Callable[[str], Iterable[NetworkPolicy]]
+"""From a namespace to its NetworkPolicies."""
 
 _IMAGE: Final = re.compile(r"(?:[^/@]+/)*[^/:@]+(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>[\w+.-]+:[0-9a-fA-F]{32,}))?")
 _WORKLOAD_ATTRIBUTES: Final = (*OWNER_ATTRIBUTES.values(), OWNER_KIND, OWNER_NAME)
@@ -32,10 +36,19 @@ class EntityFactory:
     """Describes targets. An entity is made once and is the same object until something that it says has changed."""
 
     def __init__(
-        self, objects: Mapping[str, KubeObject], endpoints: Endpoints, *, cluster_name: str, service_name_from_labels: bool
+        self,
+        objects: Mapping[str, KubeObject],
+        endpoints: Endpoints,
+        policies: Policies,
+        *,
+        selection: Selection,
+        cluster_name: str,
+        service_name_from_labels: bool,
     ) -> None:
         self._objects = objects
         self._endpoints = endpoints
+        self._policies = policies
+        self._selection = selection
         self._cluster = {"k8s.cluster.name": cluster_name} if cluster_name else {}
         self._from_labels = service_name_from_labels
         self._made: dict[Target, Entity] = {}
@@ -63,9 +76,10 @@ class EntityFactory:
     def _describe(self, target: Target) -> Entity:
         match self._objects.get(target.key):
             case Pod() as pod:
-                return Entity("k8s.pod", self._pod(pod, target.container))
+                return Entity("k8s.pod", {**self._pod(pod, target.container), **self._policy_names(pod)})
             case Node() as node:
-                return Entity("k8s.node", {**node_attributes(node), **zone_attributes(node), **self._cluster})
+                chosen = self._selection.attributes(node)
+                return Entity("k8s.node", {**node_attributes(node), **zone_attributes(node), **chosen, **self._cluster})
             case Service() as service:
                 return Entity("k8s.service", self._service(target.key, service.metadata.uid))
             case None if target.key.startswith("Node/"):  # what is gone for good may still be asked for by an old index
@@ -82,6 +96,8 @@ class EntityFactory:
         node = self._objects.get(f"Node//{pod.spec.node_name}") if pod.spec.node_name else None
         container = _container(pod, container_name) or (running[0] if len(running) == 1 and not container_name else None)
         attributes = resource_annotations(pod)
+        for chosen in (self._objects.get(object_key("Namespace", "", metadata.namespace or "")), node, pod):
+            attributes |= self._selection.attributes(chosen)
         attributes |= {
             "k8s.pod.name": metadata.name,
             "k8s.pod.uid": metadata.uid or "",
@@ -96,6 +112,16 @@ class EntityFactory:
         }
         attributes |= self._service_attributes(pod, owned, container)
         return {name: value for name, value in attributes.items() if value}
+
+    def _policy_names(self, pod: Pod) -> dict[str, list[str]]:
+        """The NetworkPolicies that select a pod, by direction."""
+        labels = pod.metadata.labels or {}
+        selecting = [each for each in self._policies(pod.metadata.namespace or "") if each.spec.pod_selector.selects(labels)]
+        named = {
+            f"network.policy.{direction.lower()}": sorted(each.metadata.name for each in selecting if each.about(direction))
+            for direction in ("Ingress", "Egress")
+        }
+        return {name: names for name, names in named.items() if names}
 
     def _service_attributes(self, pod: Pod, owned: Mapping[str, str], container: Container | None) -> dict[str, str]:
         """`service.*` in the order of derivation that OpenTelemetry gives for Kubernetes."""
@@ -118,6 +144,7 @@ class EntityFactory:
         backends = list(self._backends(key))
         behind = _agreed(backends, (*_WORKLOAD_ATTRIBUTES, "service.name", "service.namespace"))
         attributes = {
+            **self._selection.attributes(self._objects.get(object_key("Namespace", "", namespace))),
             "k8s.service.name": name,
             "k8s.service.uid": uid or "",
             "k8s.namespace.name": namespace,

@@ -19,8 +19,11 @@ import msgspec
 from services.enricher.errors import ApiRefusedError, ApiUnreachableError, KubeConfigError
 from services.enricher.kube_api import KubeApi, find_api
 from services.enricher.kube_listing import whole_list
-from services.enricher.kube_resources import RESOURCES, Resource, object_decoders
+from services.enricher.kube_resources import Resource, followed, object_decoders
 from services.enricher.pseudonyms import Pseudonyms
+from services.enricher.selection import Selection
+from services.enricher.settings import KubeSettings
+from services.runtime.settings import SettingsError, load
 
 _SILENCE_SECONDS = 60.0
 _DENIED = frozenset((403, 404))
@@ -40,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     pseudonyms = Pseudonyms(asked.pseudonym_key or secrets.token_hex(16)) if asked.pseudonymise else None
     try:
-        items = list(objects(_api(asked.kubeconfig), asked.namespace))
+        settings = load(KubeSettings, prefix="WIRESPAN_KUBE_")
+        settings = msgspec.structs.replace(settings, namespaces=tuple(asked.namespace))
+        items = list(objects(_api(asked.kubeconfig), settings))
         if pseudonyms is not None:
             items = [pseudonyms.replaced(item) for item in items]
             if asked.pseudonym_map:
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ApiRefusedError, ApiUnreachableError) as error:
         sys.stderr.write(f"wirespan: the API server could not be asked: {error}\n")
         return 1
-    except (KubeConfigError, OSError) as error:
+    except (KubeConfigError, SettingsError, OSError) as error:
         sys.stderr.write(f"wirespan: {error}\n")
         return 2
     sys.stderr.write(f"wirespan: {len(items)} objects written\n")
@@ -65,20 +70,16 @@ def _api(kubeconfig: Path | None) -> KubeApi:
     return api
 
 
-def objects(api: KubeApi, namespaces: Sequence[str]) -> Iterator[dict[str, Any]]:
+def objects(api: KubeApi, settings: KubeSettings) -> Iterator[dict[str, Any]]:
     """Yield what the index reads of every object that may be listed; name on standard error what may not.
 
     Raises ApiRefusedError where nothing may be listed or for other refusals, ApiUnreachableError.
     """
     denied: list[ApiRefusedError] = []
-    asked = [
-        (resource, namespace)
-        for resource in RESOURCES
-        for namespace in (namespaces if namespaces and resource.namespaced else ("",))
-    ]
+    asked, selection = followed(settings), Selection(settings)
     for resource, namespace in asked:
         try:
-            listed, _ = whole_list(api, resource, namespace, partial(_slim, resource))
+            listed, _ = whole_list(api, resource, namespace, partial(_slim, resource, selection))
         except ApiRefusedError as error:
             if error.status not in _DENIED:
                 raise
@@ -90,12 +91,14 @@ def objects(api: KubeApi, namespaces: Sequence[str]) -> Iterator[dict[str, Any]]
         raise denied[0]
 
 
-def _slim(resource: Resource, item: msgspec.Raw) -> dict[str, Any] | None:
+def _slim(resource: Resource, selection: Selection, item: msgspec.Raw) -> dict[str, Any] | None:
     try:
-        fields = msgspec.to_builtins(object_decoders[resource].decode(item), str_keys=True)
+        obj = object_decoders[resource].decode(item)
     except msgspec.DecodeError as error:
         sys.stderr.write(f"wirespan: left out: one of {resource.name}: {error}\n")
         return None
+    selection.trim(obj)
+    fields = msgspec.to_builtins(obj, str_keys=True)
     return {"apiVersion": resource.api_version, "kind": resource.kind, **_without_nothing(fields)}
 
 

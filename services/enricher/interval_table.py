@@ -7,6 +7,7 @@ the size of the table. Two keys never share a hash: a table in which they would 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -64,30 +65,60 @@ def port_words(ports: npt.NDArray[Any], transports: npt.NDArray[Any]) -> Words:
     return words
 
 
+class IntervalRows:
+    """Intervals by key, on their way into a table; flat, because there are as many as a cluster has addresses and ports."""
+
+    def __init__(self) -> None:
+        self.addresses = bytearray()
+        """16 bytes a key."""
+        self.ports = array("Q")
+        self.counts = array("i")
+        """How many of the intervals are each key's."""
+        self.starts, self.ends, self.numbers = array("Q"), array("Q"), array("i")
+
+    @classmethod
+    def of(cls, by_key: Mapping[tuple[bytes, int, int], Sequence[tuple[int, int, int]]]) -> IntervalRows:
+        """Return the rows of a mapping from (16 bytes of address, port, transport) to intervals as `add` takes them."""
+        rows = cls()
+        for key, intervals in by_key.items():
+            rows.add(*key, intervals)
+        return rows
+
+    def add(self, address: bytes, port: int, transport: int, intervals: Sequence[tuple[int, int, int]]) -> None:
+        """Add a key with its intervals as (start, end, number), in order and apart."""
+        self.addresses += address
+        self.ports.append(port << 8 | transport)
+        self.counts.append(len(intervals))
+        for start, end, number in intervals:
+            self.starts.append(start)
+            self.ends.append(end)
+            self.numbers.append(number)
+
+
 class IntervalTable:
     """Who holds a key at a time."""
 
-    def __init__(self, rows: Mapping[tuple[bytes, int, int], Sequence[tuple[int, int, int]]]) -> None:
-        """Take, by (16 bytes of address, port, transport), its intervals as (start, end, number), in order and apart."""
-        words = np.frombuffer(b"".join(address for address, _, _ in rows), "<u8").reshape(-1, 2)
-        ports = np.fromiter((port << 8 | transport for _, port, transport in rows), np.uint64, len(rows))
-        keys = Keys(words[:, 0], words[:, 1], ports)
+    def __init__(self, rows: IntervalRows) -> None:
+        """Take the intervals of every key."""
+        words = np.frombuffer(rows.addresses, "<u8").reshape(-1, 2)
+        keys = Keys(words[:, 0], words[:, 1], np.array(rows.ports, np.uint64))
         self._seed, hashes = _without_collision(keys)
         order = np.argsort(hashes)
         self._keys = keys.take(order)
         self._hashes = np.append(hashes[order], np.uint64(2**64 - 1))
-        bits = max(1, (len(rows) * _DIRECTORY_SLOTS_PER_KEY).bit_length())
+        bits = max(1, (len(order) * _DIRECTORY_SLOTS_PER_KEY).bit_length())
         self._shift = np.uint64(64 - bits)
         starts = np.arange(2**bits, dtype=np.uint64) << self._shift
         self._directory = np.searchsorted(hashes[order], starts).astype(np.int32)
 
-        by_key = list(rows.values())
-        counts = np.fromiter((len(intervals) for intervals in by_key), np.int32, len(by_key))[order]
+        counts = np.array(rows.counts, np.int32)
+        first = np.cumsum(counts, dtype=np.int32) - counts
+        counts, first = counts[order], first[order]
         self._first = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
-        flat = [interval for position in order.tolist() for interval in by_key[position]]
-        self._starts = np.fromiter((start for start, _, _ in (*flat, (0, 0, 0))), np.uint64, len(flat) + 1)
-        self._ends = np.fromiter((end for _, end, _ in flat), np.uint64, len(flat))
-        self._numbers = np.fromiter((number for _, _, number in flat), np.int32, len(flat))
+        places = np.repeat(first - self._first[:-1], counts) + np.arange(len(rows.starts), dtype=np.int32)
+        self._starts = np.append(np.array(rows.starts, np.uint64)[places], np.uint64(0))
+        self._ends = np.array(rows.ends, np.uint64)[places]
+        self._numbers = np.array(rows.numbers, np.int32)[places]
         self._most_intervals = int(counts.max(initial=0))
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.enricher.claims import FOREVER
+from services.enricher.external_networks import ExternalNetworks
 from services.enricher.index import Index
 from services.enricher.interval_table import NOBODY, Bits, Keys, Numbers, address_words, port_words
 from services.enricher.local_workload import Columns, name_local_workloads
@@ -22,17 +23,25 @@ _IPV4_LOOPBACK: Final = np.uint64(0x7F_FFFF_0000)
 _IPV6_LOOPBACK: Final = np.uint64(1 << 56)
 
 
-def join(batch: FlowBatch, index: Index | None, *, complete_until_unix_ns: int = FOREVER) -> FlowBatch:
+def join(
+    batch: FlowBatch,
+    index: Index | None,
+    *,
+    complete_until_unix_ns: int = FOREVER,
+    networks: ExternalNetworks | None = None,
+) -> FlowBatch:
     """Return the batch with the entities at both ends; its other columns are the same arrays.
 
     A record is resolved for the time at which it starts. Without an index every end is unresolved. After
-    `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of.
+    `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of. What is outside has
+    the name that `networks` gives it, and where there is no index, what they name is outside.
     """
     if index is None:
         unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
         nobody = np.full(batch.count, NO_INDEX, np.uint32)
-        columns = {"local_entity": nobody, "remote_entity": nobody}
-        return _enriched(batch, columns | {"local_resolution": unknown, "remote_resolution": unknown}, [])
+        columns: Columns = {"local_entity": nobody, "remote_entity": nobody}
+        columns |= {"local_resolution": unknown, "remote_resolution": unknown}
+        return _enriched(batch, columns, [], networks)
     count = batch.count
     times = np.tile(batch.column("start_unix_ns"), 2)
     keys = _keys(batch)
@@ -52,11 +61,13 @@ def join(batch: FlowBatch, index: Index | None, *, complete_until_unix_ns: int =
     resolutions[holders != NOBODY] = Resolution.RESOLVED
     columns, entities = _entity_columns(index, holders, services)
     columns |= {"local_resolution": resolutions[:count], "remote_resolution": resolutions[count:]}
-    return _enriched(batch, columns, entities)
+    return _enriched(batch, columns, entities, networks)
 
 
-def _enriched(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> FlowBatch:
+def _enriched(batch: FlowBatch, columns: Columns, entities: list[Entity], networks: ExternalNetworks | None) -> FlowBatch:
     name_local_workloads(batch, columns, entities)
+    if networks:
+        _name_external(batch, columns, entities, networks)
     raw = {name: array for name, array in batch.columns.items() if name not in _ADDED}
     return replace(batch, columns=raw | columns, entities=entities)
 
@@ -94,6 +105,28 @@ def _name_loopback(holders: Numbers, keys: Keys, index: Index) -> None:
     loopback = ((low & _IPV4_LOOPBACK_MASK) == _IPV4_LOOPBACK) | (low == _IPV6_LOOPBACK)
     rows = np.flatnonzero(loopback & (keys.high[count:] == 0))
     holders[count + rows] = index.whole(holders[rows])
+
+
+def _name_external(batch: FlowBatch, columns: Columns, entities: list[Entity], networks: ExternalNetworks) -> None:
+    """Put the names of networks at the ends that are outside."""
+    has_index = "local_service" in columns
+    places: dict[int, int] = {}
+    for side in ("local", "remote"):
+        entity, resolution = columns[f"{side}_entity"], columns[f"{side}_resolution"]
+        rows = np.flatnonzero((entity == NO_INDEX) & ((resolution == Resolution.EXTERNAL) | (not has_index)))
+        high, low = address_words(batch.column(f"{side}_address")[rows])
+        found = networks.find(high, low)
+        rows, found = rows[found != NOBODY], found[found != NOBODY]
+        if not len(rows):
+            continue
+        numbers, inverse = np.unique(found, return_inverse=True)
+        for number in numbers.tolist():
+            if places.setdefault(number, len(entities)) == len(entities):
+                entities.append(networks.entities[number])
+        entity, resolution = entity.copy(), resolution.copy()
+        entity[rows] = np.array([places[number] for number in numbers.tolist()], np.uint32)[inverse]
+        resolution[rows] = Resolution.EXTERNAL
+        columns |= {f"{side}_entity": entity, f"{side}_resolution": resolution}
 
 
 def _responders(batch: FlowBatch) -> npt.NDArray[np.intp]:

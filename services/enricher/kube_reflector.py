@@ -33,6 +33,7 @@ from services.enricher.kube_resources import (
     watch_error_decoder,
 )
 from services.enricher.object_meta import KubeObject
+from services.enricher.selection import Selection
 
 logger = structlog.get_logger()
 
@@ -99,6 +100,7 @@ class Reflector(threading.Thread):
         namespace: str,
         deliver: Callable[[Update], None],
         *,
+        selection: Selection,
         watch_seconds: float,
         longest_wait_seconds: float,
         version: str = "",
@@ -118,6 +120,7 @@ class Reflector(threading.Thread):
         self._denials = 0
         self._api = api
         self._deliver = deliver
+        self._selection = selection
         self._watch_seconds = watch_seconds
         self._longest_wait_seconds = longest_wait_seconds
         self._version = version
@@ -251,10 +254,12 @@ class Reflector(threading.Thread):
     def _decoded(self, item: msgspec.Raw, *, deleted: bool) -> Change | None:
         """An object out of its JSON; one of a wrong shape is counted and left out."""
         try:
-            return Change(object_decoders[self.resource].decode(item), deleted)
+            obj = object_decoders[self.resource].decode(item)
         except msgspec.DecodeError:
             self.malformed += 1
             return None
+        self._selection.trim(obj)
+        return Change(obj, deleted)
 
     def _followed(self, *, resumed: bool = False) -> None:
         if self.state is not State.FOLLOWED:

@@ -67,7 +67,11 @@ RESOURCES: Final = (
     Resource("batch", "Job", "jobs", metadata_only=True),
     Resource("batch", "CronJob", "cronjobs", metadata_only=True),
 )
-"""All that the index reads."""
+"""All that the index always reads."""
+NAMESPACES: Final = Resource("", "Namespace", "namespaces", namespaced=False, metadata_only=True)
+NETWORK_POLICIES: Final = Resource("networking.k8s.io", "NetworkPolicy", "networkpolicies")
+ALL_RESOURCES: Final = (*RESOURCES, NAMESPACES, NETWORK_POLICIES)
+"""Those that it reads where the settings ask for what they have, too."""
 
 ADDRESSED: Final = frozenset(("pods", "services", "nodes"))
 """Resources that hold addresses: without all of them in all namespaces, nobody at an address may still be somebody."""
@@ -76,7 +80,12 @@ ADDRESSED: Final = frozenset(("pods", "services", "nodes"))
 def followed(settings: KubeSettings) -> list[tuple[Resource, str]]:
     """Return what is to be followed: each resource, with each namespace that the settings name, or "" for all."""
     namespaces = settings.namespaces or ("",)
-    return [(each, namespace) for each in RESOURCES for namespace in (namespaces if each.namespaced else ("",))]
+    wanted = list(RESOURCES)
+    if settings.namespace_labels or settings.namespace_annotations:
+        wanted.append(NAMESPACES)
+    if settings.network_policies:
+        wanted.append(NETWORK_POLICIES)
+    return [(each, namespace) for each in wanted for namespace in (namespaces if each.namespaced else ("",))]
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename={"resource_version": "resourceVersion", "following": "continue"}):
@@ -123,5 +132,5 @@ frame_decoder: Final = msgspec.json.Decoder(Frame)
 mark_decoder: Final = msgspec.json.Decoder(Mark)
 watch_error_decoder: Final = msgspec.json.Decoder(WatchError)
 object_decoders: Final[dict[Resource, msgspec.json.Decoder[Any]]] = {
-    resource: msgspec.json.Decoder(resource.model) for resource in RESOURCES
+    resource: msgspec.json.Decoder(resource.model) for resource in ALL_RESOURCES
 }

@@ -15,6 +15,7 @@ from services.enricher.kube_reflector import Reflector, State, Update
 from services.enricher.kube_resources import followed
 from services.enricher.kube_roster import Roster
 from services.enricher.live_index import LiveIndex
+from services.enricher.selection import Selection
 from services.enricher.settings import KubeSettings
 from services.runtime.bus import Bus
 from services.runtime.errors import TaskFailedError
@@ -31,12 +32,14 @@ class KubeSync(LiveIndex):
         self._roster = Roster()
         self._delivering = threading.Lock()
         self._began_unix_ns = time.time_ns()
+        selection = Selection(settings)
         self.reflectors = [
             Reflector(
                 api,
                 resource,
                 namespace,
                 self._deliver,
+                selection=selection,
                 watch_seconds=settings.watch_seconds,
                 longest_wait_seconds=settings.longest_backoff_seconds,
             )

@@ -1,4 +1,4 @@
-"""What all Kubernetes objects have: identity, owners, and the labels and annotations that mean something here."""
+"""What all Kubernetes objects have: identity, owners, labels and annotations."""
 
 from __future__ import annotations
 
@@ -14,22 +14,6 @@ STATIC_POD_ANNOTATION: Final = "kubernetes.io/config.hash"
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
 TEMPLATE_HASH_LABEL: Final = "pod-template-hash"
-
-_KEPT_LABELS: Final = frozenset(
-    (
-        "app.kubernetes.io/instance",
-        "app.kubernetes.io/name",
-        "app.kubernetes.io/version",
-        "failure-domain.beta.kubernetes.io/region",
-        "failure-domain.beta.kubernetes.io/zone",
-        "kubernetes.io/hostname",
-        "topology.kubernetes.io/region",
-        "topology.kubernetes.io/zone",
-        HEADLESS_LABEL,
-        SERVICE_NAME_LABEL,
-        TEMPLATE_HASH_LABEL,
-    )
-)
 
 
 def share(struct: msgspec.Struct, *fields: str) -> None:
@@ -52,7 +36,7 @@ class OwnerReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
-    """Identity of an object, and the labels and annotations that mean something here."""
+    """Identity of an object. Of its labels and annotations most are let go at once, see `Selection`."""
 
     name: str = ""
     namespace: str | None = None
@@ -60,18 +44,10 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rena
     creation_timestamp: datetime | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
-    owner_references: list[OwnerReference] | None = None
+    owner_references: tuple[OwnerReference, ...] | None = None
 
     def __post_init__(self) -> None:
-        labels = {key: value for key, value in (self.labels or {}).items() if key in _KEPT_LABELS}
-        annotations = {
-            key: value
-            for key, value in (self.annotations or {}).items()
-            if key.startswith(RESOURCE_ANNOTATION_PREFIX) or key == STATIC_POD_ANNOTATION
-        }
         share(self, "namespace")
-        msgspec.structs.force_setattr(self, "labels", labels or None)
-        msgspec.structs.force_setattr(self, "annotations", annotations or None)
 
     def label(self, name: str) -> str:
         """Return a label's value, empty where it is not set."""

@@ -1,13 +1,14 @@
 """The fields of Kubernetes objects that the index reads, decoded straight from the API's JSON.
 
-Every other field is skipped while decoding, and the labels and annotations nothing here asks for are let go, so a pod costs
-one or two kilobytes. A list or map that the API gives as null is as good as absent. Field names are the API's in snake case.
+Every other field is skipped while decoding, so a pod costs one or two kilobytes. A list or map that the API gives as null is as
+good as absent. Field names are the API's in snake case.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar, cast
 
 import msgspec
 
@@ -20,13 +21,29 @@ class ContainerPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, r
     container_port: int
     protocol: str | None = None
 
+    def __post_init__(self) -> None:
+        share(self, "protocol")
+
+
+_Tuple = TypeVar("_Tuple", bound=tuple[object, ...])
+
+_MOST_SHARED: Final = 1 << 14
+_shared: dict[tuple[object, ...], tuple[object, ...]] = {}
+
+
+def shared(items: _Tuple | None) -> _Tuple | None:
+    """Return an equal tuple that another object has, if there is one: pods of one workload have most of theirs in common."""
+    if len(_shared) >= _MOST_SHARED:
+        _shared.clear()
+    return None if items is None else cast("_Tuple", _shared.setdefault(items, items))
+
 
 class Container(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """A container of a pod's specification."""
 
     name: str
     image: str | None = None
-    ports: list[ContainerPort] | None = None
+    ports: tuple[ContainerPort, ...] | None = None
     restart_policy: str | None = None
     """`Always` on an init container makes it a sidecar."""
 
@@ -39,11 +56,13 @@ class PodSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
 
     node_name: str | None = None
     host_network: bool | None = None
-    containers: list[Container] | None = None
-    init_containers: list[Container] | None = None
+    containers: tuple[Container, ...] | None = None
+    init_containers: tuple[Container, ...] | None = None
 
     def __post_init__(self) -> None:
         share(self, "node_name")
+        msgspec.structs.force_setattr(self, "containers", shared(self.containers))
+        msgspec.structs.force_setattr(self, "init_containers", shared(self.init_containers))
 
 
 class PodIP(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -86,6 +105,15 @@ class ContainerStatus(
     state: ContainerState | None = None
     last_state: ContainerState | None = None
 
+    def __post_init__(self) -> None:
+        share(self, "name")
+        # The runtime's name before the id is in no cgroup's path.
+        msgspec.structs.force_setattr(self, "container_id", (self.container_id or "").rpartition("/")[2] or None)
+        for field in ("state", "last_state"):
+            state = getattr(self, field)
+            if state is not None and state.terminated is None:
+                msgspec.structs.force_setattr(self, field, None)
+
 
 class PodStatus(
     msgspec.Struct,
@@ -104,10 +132,15 @@ class PodStatus(
 
     phase: str | None = None
     pod_ip: str | None = None
-    pod_ips: list[PodIP] | None = None
+    pod_ips: tuple[PodIP, ...] | None = None
     start_time: datetime | None = None
-    container_statuses: list[ContainerStatus] | None = None
-    init_container_statuses: list[ContainerStatus] | None = None
+    container_statuses: tuple[ContainerStatus, ...] | None = None
+    init_container_statuses: tuple[ContainerStatus, ...] | None = None
+
+    def __post_init__(self) -> None:
+        share(self, "phase")
+        if self.pod_ips is not None and len(self.pod_ips) == 1 and self.pod_ips[0].ip == self.pod_ip:
+            msgspec.structs.force_setattr(self, "pod_ips", None)  # says nothing more
 
 
 class Pod(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -164,9 +197,9 @@ class ServiceSpec(
     """Where a service can be reached."""
 
     cluster_ip: str | None = None
-    cluster_ips: list[str] | None = None
-    external_ips: list[str] | None = None
-    ports: list[ServicePort] | None = None
+    cluster_ips: tuple[str, ...] | None = None
+    external_ips: tuple[str, ...] | None = None
+    ports: tuple[ServicePort, ...] | None = None
 
 
 class LoadBalancerIngress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -178,7 +211,7 @@ class LoadBalancerIngress(msgspec.Struct, frozen=True, gc=False, omit_defaults=T
 class LoadBalancerStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Entry points of a service's load balancer."""
 
-    ingress: list[LoadBalancerIngress] | None = None
+    ingress: tuple[LoadBalancerIngress, ...] | None = None
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
@@ -220,7 +253,7 @@ class EndpointConditions(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tr
 class Endpoint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """One backend of a service."""
 
-    addresses: list[str] | None = None
+    addresses: tuple[str, ...] | None = None
     conditions: EndpointConditions | None = None
     target_ref: TargetReference | None = None
 
@@ -236,8 +269,8 @@ class EndpointSlice(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_on
     """Some of the endpoints of a service."""
 
     kind: ClassVar[str] = "EndpointSlice"
-    endpoints: list[Endpoint] | None = None
-    ports: list[EndpointPort] | None = None
+    endpoints: tuple[Endpoint, ...] | None = None
+    ports: tuple[EndpointPort, ...] | None = None
 
     @property
     def service_key(self) -> str:
@@ -259,13 +292,13 @@ class NodeSpec(
     """What the cluster gave the node."""
 
     pod_cidr: str | None = None
-    pod_cidrs: list[str] | None = None
+    pod_cidrs: tuple[str, ...] | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the node reports of itself."""
 
-    addresses: list[NodeAddress] | None = None
+    addresses: tuple[NodeAddress, ...] | None = None
 
 
 class Node(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -280,6 +313,58 @@ class Namespace(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=T
     """A namespace."""
 
     kind: ClassVar[str] = "Namespace"
+
+
+class LabelRequirement(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a selector asks of one label. `operator` is In, NotIn, Exists or DoesNotExist."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] | None = None
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Return whether labels are as it asks; an unknown operator asks for what nothing has."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value in (self.values or ())
+            case "NotIn":
+                return value not in (self.values or ())
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+        return False
+
+
+class LabelSelector(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
+    """What selects objects by their labels; an empty one selects all."""
+
+    match_labels: dict[str, str] | None = None
+    match_expressions: tuple[LabelRequirement, ...] | None = None
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Return whether labels are as it asks."""
+        same = all(labels.get(key) == value for key, value in (self.match_labels or {}).items())
+        return same and all(each.holds(labels) for each in self.match_expressions or ())
+
+
+class NetworkPolicySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
+    """Whom a policy is about. What it allows them is not read."""
+
+    pod_selector: LabelSelector = LabelSelector()
+    policy_types: tuple[str, ...] | None = None
+
+
+class NetworkPolicy(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """A rule about the traffic of the pods that it selects in its namespace."""
+
+    kind: ClassVar[str] = "NetworkPolicy"
+    spec: NetworkPolicySpec = NetworkPolicySpec()
+
+    def about(self, direction: str) -> bool:
+        """Return whether it is about `Ingress` or `Egress`."""
+        return direction in (self.spec.policy_types or ("Ingress",))
 
 
 class ReplicaSet(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -330,5 +415,6 @@ KINDS: Final[dict[tuple[str, str], type[KubeObject]]] = {
     ("batch", "Job"): Job,
     ("batch", "CronJob"): CronJob,
     ("discovery.k8s.io", "EndpointSlice"): EndpointSlice,
+    ("networking.k8s.io", "NetworkPolicy"): NetworkPolicy,
 }
 """Kinds that are read, by API group and kind: other groups have a `Service` of their own."""

@@ -8,12 +8,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from services.enricher.external_networks import ExternalNetworks
 from services.enricher.kube_api import Source
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
+_Keys = tuple[str, ...]
+
 
 class KubeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the live cluster is followed."""
+    """How the live cluster is followed, and what is kept of its objects."""
 
     api: Annotated[
         Source,
@@ -41,6 +44,26 @@ class KubeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             description="shared: silence after which another enricher follows the API server; it is heard ten times as often",
         ),
     ] = 5.0
+    pod_labels: Annotated[
+        _Keys, Meta(description="labels of pods to show as `k8s.pod.label.<key>`; `*` in a key stands for anything")
+    ] = ()
+    pod_annotations: Annotated[_Keys, Meta(description="annotations of pods to show as `k8s.pod.annotation.<key>`")] = ()
+    namespace_labels: Annotated[
+        _Keys,
+        Meta(description="labels of namespaces to show as `k8s.namespace.label.<key>`; needs the right to read namespaces"),
+    ] = ()
+    namespace_annotations: Annotated[
+        _Keys, Meta(description="annotations of namespaces to show as `k8s.namespace.annotation.<key>`; as above")
+    ] = ()
+    node_labels: Annotated[_Keys, Meta(description="labels of nodes to show as `k8s.node.label.<key>`")] = ()
+    node_annotations: Annotated[_Keys, Meta(description="annotations of nodes to show as `k8s.node.annotation.<key>`")] = ()
+    network_policies: Annotated[
+        bool,
+        Meta(
+            description="name the NetworkPolicies that select a pod, as `network.policy.ingress` and `.egress`; needs the "
+            "right to read networkpolicies"
+        ),
+    ] = False
     wait_seconds: Annotated[
         float,
         Meta(ge=0, description="how long records wait for the first lists, or for an API server that was lost, and then pass"),
@@ -72,6 +95,13 @@ class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
         Path | None,
         Meta(description="file of `wirespan snapshot` or `kubectl get ... -A -o json`, to use instead of a live cluster"),
     ] = None
+    external_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="names for networks outside the cluster, `name=CIDR` each: shown as `external.name`; of several that "
+            "hold an address the one with the longest prefix counts"
+        ),
+    ] = ()
     service_name_from_labels: Annotated[
         bool, Meta(description="let `service.name` and `service.version` come from the `app.kubernetes.io/*` labels of pods")
     ] = False
@@ -82,3 +112,7 @@ class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     ack_wait_seconds: Annotated[
         float, Meta(ge=1, description="a batch without a sign of life for so long goes to another replica")
     ] = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse networks that are none. Raises ValueError."""
+        ExternalNetworks(self.external_networks)

@@ -17,6 +17,7 @@ import msgspec
 from services.enricher.errors import SnapshotError
 from services.enricher.object_meta import KubeObject
 from services.enricher.objects import KINDS
+from services.enricher.selection import Selection
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SEPARATOR: Final = re.compile(r"\s*(---\s*)*")
@@ -46,7 +47,7 @@ _object_decoders: Final[Mapping[tuple[str, str], msgspec.json.Decoder[Any]]] = {
 }
 
 
-def read_snapshot(path: Path) -> Snapshot:
+def read_snapshot(path: Path, selection: Selection | None = None) -> Snapshot:
     """Return the objects in a file of JSON: a List of any kinds, a PodList and its like, single objects, an array of objects,
     or several of these one after another (with or without `---` between them).
 
@@ -57,6 +58,7 @@ def read_snapshot(path: Path) -> Snapshot:
         content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     except OSError as error:
         raise SnapshotError(path, error.strerror or str(error)) from error
+    selection = selection or Selection()
     objects: list[KubeObject] = []
     skipped: Counter[str] = Counter()
     try:
@@ -65,6 +67,7 @@ def read_snapshot(path: Path) -> Snapshot:
             if isinstance(found, str):
                 skipped[found] += 1
             else:
+                selection.trim(found)
                 objects.append(found)
     except msgspec.DecodeError as error:
         raise SnapshotError(path, f"not what `kubectl get -o json` prints: {error}") from error

@@ -18,6 +18,7 @@ from proto.columns import Resolution
 from proto.errors import DecodeError, ProtoError
 from proto.flow_batch import FlowBatch, Part, decode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id
+from services.enricher.external_networks import ExternalNetworks
 from services.enricher.index_source import IndexSource
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
@@ -42,6 +43,7 @@ class Worker:
         self._bus = bus
         self._settings = settings
         self._source = source
+        self._networks = ExternalNetworks(settings.external_networks)
         self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
         self._ends = telemetry.counter(
             "wirespan.enricher.ends",
@@ -104,7 +106,8 @@ class Worker:
             return
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
-        batch, stored = join(raw, view.index, complete_until_unix_ns=view.complete_until_unix_ns), 0
+        batch = join(raw, view.index, complete_until_unix_ns=view.complete_until_unix_ns, networks=self._networks)
+        stored = 0
         try:
             for part in encode_parts(batch):
                 await self._store(enriched_subject(batch.node), part, delivery)

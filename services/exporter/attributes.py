@@ -359,6 +359,10 @@ END: Final = (
               "the pod is owned"),
     Attribute("{end}.k8s.node.name, .uid", MERMIN, "the node that the end is or runs on", "the end is a pod or a node"),
     Attribute("{end}.k8s.service.name, .uid", MERMIN, "the Service that the end serves on that port", "there is one"),
+    Attribute("{end}.external.name", OURS, "the name that users gave to the network that the address lies in",
+              "the address is outside and in such a network"),
+    Attribute("{end}.network.policy.ingress, .egress", MERMIN, "names of the NetworkPolicies that select the pod",
+              "asked for, and there are some", "string[]"),
     Attribute("{end}.*", MERMIN, "every other attribute of the entity, under the end's name", _KNOWN, "any"),
 )  # fmt: skip
 """Attributes of each end; `{end}` is `source` (the initiator) or `destination` (the responder)."""
@@ -371,8 +375,8 @@ TUNNEL: Final = (
 PEER: Final = (
     Attribute("network.local.address", STABLE, "IP address of the resource's end"),
     Attribute("network.peer.address", STABLE, "IP address of the other end"),
-    Attribute("service.peer.name", DEVELOPMENT, "`service.name` of the destination: its workload's or else its Service's",
-              _NAMED),
+    Attribute("service.peer.name", DEVELOPMENT, "`service.name` of the destination: its workload's or its Service's, or its "
+              "`external.name`", _NAMED),
     Attribute("service.peer.namespace", DEVELOPMENT, "its `service.namespace`, else its Kubernetes namespace", _NAMED),
     Attribute("peer.service", DEPRECATED, "service.peer.name, under the name that Tempo's service graph reads; `external` "
               "for an address outside the cluster, so that the edge is drawn and no address becomes a series",

@@ -23,8 +23,10 @@ def end_attributes(end: str, entity: Entity | None, service: Entity | None) -> d
 
 
 def service_name(entity: Entity | None, service: Entity | None) -> tuple[str, str] | None:
-    """Return an end's `service.name` and namespace ("" where unknown): its workload's, else its Service's; None without one."""
-    for name in ("service.name", "k8s.service.name"):
+    """Return an end's `service.name` and namespace ("" where unknown): its workload's, else its Service's, else the name that
+    users gave to its network; None without one.
+    """
+    for name in ("service.name", "k8s.service.name", "external.name"):
         for known in (entity, service):
             found = known.attributes.get(name) if known else None
             if known and isinstance(found, str) and found:

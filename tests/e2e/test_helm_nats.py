@@ -21,7 +21,15 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
-from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
+from proto.subjects import (
+    CACHE_BELL_SUBJECTS,
+    CACHE_LOG_SUBJECT,
+    CACHE_PULSE_SUBJECT,
+    CACHE_STREAM,
+    DEAD_STREAM,
+    ENRICHED_STREAM,
+    RAW_STREAM,
+)
 from services.cli.settings import BusSettings
 from services.runtime.bus import Bus, connect
 from services.runtime.settings import NatsSettings, load
@@ -192,7 +200,7 @@ READING = ("$JS.API.DIRECT.GET.FLOWS_RAW", "$JS.API.STREAM.MSG.GET.FLOWS_RAW")
 PULLING = ("$JS.API.CONSUMER.MSG.NEXT.FLOWS_RAW.enricher", "$JS.API.CONSUMER.MSG.NEXT.FLOWS_ENRICHED.exporter")
 MAY_NOT_PUBLISH = {
     "capture": (
-        *("flows.enriched.node-a", "flows.dead.capture", "flows.raw.a.b", "$JS.API.STREAM.CREATE.FLOWS_RAW"),
+        *("flows.enriched.node-a", "flows.dead.capture", "flows.raw.a.b", "kube.cache.log", "$JS.API.STREAM.CREATE.FLOWS_RAW"),
         *(*STREAM_POWERS, *READING, *PULLING, "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
     ),
     "enricher": (
@@ -200,11 +208,19 @@ MAY_NOT_PUBLISH = {
         "$JS.ACK.FLOWS_ENRICHED.exporter.1.1.1.1.0",
     ),
     "exporter": (
-        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.enricher", *STREAM_POWERS, *READING, PULLING[0]),
+        *(
+            "flows.raw.node-a",
+            "flows.enriched.node-a",
+            "flows.dead.enricher",
+            "kube.cache.log",
+            *STREAM_POWERS,
+            *READING,
+            PULLING[0],
+        ),
         *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW", "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
     ),
     "toolbox": (
-        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.reader", *STREAM_POWERS, *PULLING),
+        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.reader", "kube.cache.log", *STREAM_POWERS, *PULLING),
         *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW"),
     ),
 }
@@ -231,6 +247,20 @@ async def client(settings: NatsSettings, refusals: list[str]) -> Any:
         yield connected
     finally:
         await connected.close()
+
+
+async def test_enrichers_may_share_what_they_know_of_the_cluster(nats_of_one: RenderedNats) -> None:
+    """The enricher's user makes the cache's stream, appends to it, hears of it, reads and trims it."""
+    async with connect(nats_of_one.settings("enricher"), name="test") as bus:
+        await bus.ensure_streams(cache=True)
+        journal = bus.journal(CACHE_STREAM, CACHE_BELL_SUBJECTS)
+        await journal.wait(0)
+        waiting = asyncio.create_task(journal.wait(PATIENCE_SECONDS))
+        first = await journal.append(CACHE_LOG_SUBJECT, b"a", after=await journal.last_sequence())
+        await waiting
+        last = await journal.append(CACHE_PULSE_SUBJECT, b"b", after=first, only=True)
+        await journal.trim(last)
+        assert [entry.data async for entry in journal.entries(0)] == [b"b"]
 
 
 @pytest.mark.parametrize("user", MAY_NOT_PUBLISH)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.enricher.interval_table import NOBODY, IntervalTable, Keys, address_words, port_words
+from services.enricher.interval_table import NOBODY, IntervalRows, IntervalTable, Keys, address_words, port_words
 
 addresses = st.sampled_from([bytes(16), bytes(15) + b"\x01", b"\x01" + bytes(15), b"\xff" * 16]) | st.binary(
     min_size=16, max_size=16
@@ -38,7 +38,7 @@ def test_it_answers_as_a_search_through_all_rows(
     ]
     high, low = address_words(np.array([key[0] for key, _ in asked], "V16"))
     ports = port_words(np.array([key[1] for key, _ in asked], "<u2"), np.array([key[2] for key, _ in asked], "u1"))
-    found = IntervalTable(rows).find(Keys(high, low, ports), np.array([time for _, time in asked], np.uint64))
+    found = IntervalTable(IntervalRows.of(rows)).find(Keys(high, low, ports), np.array([time for _, time in asked], np.uint64))
     assert found.tolist() == expected
 
 
@@ -46,7 +46,8 @@ def test_a_large_table_finds_every_key_and_no_other() -> None:
     """Tens of thousands of keys find themselves; as many others find nobody."""
     count = 30_000
     numbers = np.arange(2 * count, dtype=np.uint64)
-    table = IntervalTable({(number.to_bytes(16, "big"), number % 7, 6): [(0, 2**64 - 1, number)] for number in range(count)})
+    keys = {(number.to_bytes(16, "big"), number % 7, 6): [(0, 2**64 - 1, number)] for number in range(count)}
+    table = IntervalTable(IntervalRows.of(keys))
     addresses = np.frombuffer(b"".join(int(number).to_bytes(16, "big") for number in numbers), "V16")
     high, low = address_words(addresses)
     ports = port_words((numbers % 7).astype("<u2"), np.full(2 * count, 6, "u1"))

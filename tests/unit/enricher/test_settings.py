@@ -20,6 +20,8 @@ def test_defaults() -> None:
     assert settings.service_name_from_labels is False
     assert (settings.tombstone_seconds, settings.concurrent_batches, settings.ack_wait_seconds) == (300.0, 8, 30.0)
     assert settings.cluster.name == ""
+    assert (settings.kube.cache, settings.kube.lease_seconds, settings.kube.network_policies) == ("shared", 5.0, False)
+    assert settings.external_networks == settings.kube.pod_labels == settings.kube.namespace_labels == ()
 
 
 def test_from_the_environment() -> None:
@@ -35,3 +37,10 @@ def test_what_cannot_work_is_refused(name: str, value: str) -> None:
     """A wrong value or a setting that does not exist names its variable."""
     with pytest.raises(SettingsError, match=PREFIX + name):
         load(EnricherSettings, prefix=PREFIX, environ={PREFIX + name: value})
+
+
+@pytest.mark.parametrize("networks", ["office", "=10.0.0.0/8", "office=10.0.0.0/40", "a=10.0.0.0/8,b=10.0.0.0/8"])
+def test_networks_that_are_none_are_refused(networks: str) -> None:
+    """What is no name with a network, or gives one network two names, is one line before anything starts."""
+    with pytest.raises(SettingsError, match=r"10\.0|office"):
+        load(EnricherSettings, prefix=PREFIX, environ={PREFIX + "EXTERNAL_NETWORKS": networks})

@@ -5,6 +5,9 @@
 # Of the owners of pods only the metadata is asked for.
 - {apiGroups: [apps], resources: [replicasets, deployments, statefulsets, daemonsets], verbs: [list, watch]}
 - {apiGroups: [batch], resources: [jobs, cronjobs], verbs: [list, watch]}
+{{- if .Values.settings.kube.network_policies }}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, watch]}
+{{- end }}
 {{- end -}}
 
 {{- define "wirespan.subject" -}}

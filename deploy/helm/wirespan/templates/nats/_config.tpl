@@ -98,7 +98,7 @@ key_file: "/etc/nats/tls/tls.key"
 {{/* What the streams may hold together. */}}
 {{- define "wirespan.streamBytes" -}}
 {{- $streams := .Values.settings.streams -}}
-{{- printf "%.0f" (addf (default 1073741824 $streams.raw_bytes) (default 1073741824 $streams.enriched_bytes) (default 268435456 $streams.dead_bytes)) -}}
+{{- printf "%.0f" (addf (default 1073741824 $streams.raw_bytes) (default 1073741824 $streams.enriched_bytes) (default 268435456 $streams.dead_bytes) (default 268435456 $streams.cache_bytes)) -}}
 {{- end -}}
 
 {{/* FLOWS_RECENT is always kept in memory, the others where the values say so. */}}

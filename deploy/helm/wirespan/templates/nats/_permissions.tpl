@@ -4,8 +4,8 @@ Who may do what on the bus. The API of JetStream is subjects too, so each servic
 */}}
 {{- define "wirespan.natsPermissions" -}}
 {{- $api := ternary "$JS.API" (printf "$JS.%s.API" .Values.nats.domain) (empty .Values.nats.domain) -}}
-{{- $streams := list "FLOWS_RAW" "FLOWS_ENRICHED" "FLOWS_DEAD" "FLOWS_RECENT" -}}
-{{- $enricher := list "flows.enriched.*" "flows.dead.enricher" -}}
+{{- $streams := list "FLOWS_RAW" "FLOWS_ENRICHED" "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE" -}}
+{{- $enricher := list "flows.enriched.*" "flows.dead.enricher" "kube.cache.*" (printf "%s.DIRECT.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api) -}}
 {{- range $stream := $streams -}}
 {{- range list "CREATE" "UPDATE" "INFO" -}}
 {{- $enricher = append $enricher (printf "%s.STREAM.%s.%s" $api . $stream) -}}
@@ -19,7 +19,7 @@ Who may do what on the bus. The API of JetStream is subjects too, so each servic
 {{- $reader = append $reader (printf "%s.%s" $api .) -}}
 {{- end -}}
 capture: {publish: ["flows.raw.*"], subscribe: ["_INBOX_capture.>"]}
-enricher: {publish: {{ toRawJson $enricher }}, subscribe: ["_INBOX_enricher.>"]}
+enricher: {publish: {{ toRawJson $enricher }}, subscribe: ["_INBOX_enricher.>", "kube.bell.>"]}
 exporter: {publish: {{ toRawJson $exporter }}, subscribe: ["_INBOX_exporter.>"]}
 reader: {publish: {{ toRawJson $reader }}, subscribe: ["_INBOX_reader.>", "flows.>"]}
 {{- end -}}
