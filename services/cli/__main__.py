@@ -23,6 +23,7 @@ _COMMANDS: Final = {
         "Show what could not be processed, put it back, or delete it.",
     ),
     "doctor": ("services.cli.doctor.command", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
+    "plan": ("services.cli.plan.command", "plan_command", "Say what to run for a cluster of so many nodes and flows."),
     "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),
 }
 """Name of each subcommand: module, attribute, one line of help."""

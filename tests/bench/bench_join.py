@@ -38,34 +38,45 @@ def pod_address(number: int) -> str:
     return f"10.{128 + number // 60_000}.{number // 250 % 240}.{number % 250 + 1}"
 
 
-def make_cluster() -> Cluster:
-    """A cluster of pods of one and two containers, each behind a service."""
-    cluster = Cluster(name="bench")
+def objects() -> list[dict[str, Any]]:
+    """The objects of a cluster of pods of one and two containers, each behind a service."""
+    trees: list[dict[str, Any]] = []
     for number in range(NODES):
         status = {"addresses": [{"type": "InternalIP", "address": f"172.18.{number // 250}.{number % 250 + 1}"}]}
-        cluster.feed(msgspec.convert({"metadata": {"name": f"node-{number}", "uid": f"n{number}"}, "status": status}, Node))
+        trees.append(
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number}", "uid": f"n{number}"}, "status": status}
+        )
     for number in range(PODS):
         owner = {"kind": "ReplicaSet", "name": f"app-{number % SERVICES}-5d78c9869d", "controller": True}
         sidecar = [{"name": "istio-proxy", "ports": [{"containerPort": 15090}]}] if number % 3 == 0 else []
-        tree = {
+        trees.append({
+            "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": f"app-{number % SERVICES}-5d78c9869d-{number}", "namespace": "shop", "uid": f"pod-{number}",
                          "labels": {"pod-template-hash": "5d78c9869d"}, "ownerReferences": [owner]},
             "spec": {"nodeName": f"node-{number % NODES}",
                      "containers": [{"name": "app", "image": "shop/app:1.2.3", "ports": [{"containerPort": 8080}]}, *sidecar]},
             "status": {"phase": "Running", "podIP": pod_address(number), "startTime": "2026-05-28T07:12:09Z"},
-        }  # fmt: skip
-        cluster.feed(msgspec.convert(tree, Pod))
+        })  # fmt: skip
     for number in range(SERVICES):
         name = f"app-{number}"
         spec = {"clusterIP": f"10.96.{number // 250}.{number % 250 + 1}", "ports": [{"port": 80}]}
-        cluster.feed(msgspec.convert({"metadata": {"name": name, "namespace": "shop"}, "spec": spec}, Service))
+        trees.append({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
         endpoints = [
             {"addresses": [pod_address(pod)], "targetRef": {"kind": "Pod", "uid": f"pod-{pod}"}}
             for pod in range(number, PODS, SERVICES)
         ]
         metadata = {"name": f"{name}-x", "namespace": "shop", "labels": {"kubernetes.io/service-name": name}}
-        tree = {"metadata": metadata, "endpoints": endpoints, "ports": [{"port": 8080, "protocol": "TCP"}]}
-        cluster.feed(msgspec.convert(tree, EndpointSlice))
+        tree = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata, "endpoints": endpoints}
+        trees.append(tree | {"ports": [{"port": 8080, "protocol": "TCP"}]})
+    return trees
+
+
+def make_cluster() -> Cluster:
+    """The cluster of those objects."""
+    kinds = {kind.__name__: kind for kind in (Node, Pod, Service, EndpointSlice)}
+    cluster = Cluster(name="bench")
+    for tree in objects():
+        cluster.feed(msgspec.convert(tree, kinds[tree["kind"]]))
     return cluster
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from services.cli.plan.model import Load, plan
+from services.cli.plan.show import values
 from services.runtime.settings import describe
 from tests.support.helm_chart import BACKEND, MATRIX, RELEASE, HelmError, Rendered, helm, merged, render
 from tests.support.helm_values import _SERVICES, CHART, settings_schemas
@@ -160,15 +162,15 @@ def test_every_pod_has_a_network_policy(helm_binary: Path) -> None:
 
 def test_every_setting_arrives(helm_binary: Path) -> None:
     """A value for every setting of every `settings` map is a variable of the services that have it, and no other is there."""
-    values: dict[str, Any] = {"nats": {"replicas": 1}, "settings": {}}
+    given_values: dict[str, Any] = {"nats": {"replicas": 1}, "settings": {}}
     for name, schema in settings_schemas().items():
         example = {field: an_example(shape) for field, shape in schema["properties"].items()}
         if name in _SERVICES:
-            values[name] = {"settings": example}
+            given_values[name] = {"settings": example}
         elif example:
-            values["settings"][name] = example
-    values["settings"]["streams"] |= {"replicas": 1, "raw_bytes": 1 << 21, "enriched_bytes": 1 << 21}
-    rendered = render(helm_binary, values)
+            given_values["settings"][name] = example
+    given_values["settings"]["streams"] |= {"replicas": 1, "raw_bytes": 1 << 21, "enriched_bytes": 1 << 21}
+    rendered = render(helm_binary, given_values)
     for service, struct_type in _SERVICES.items():
         known = {variable.name for variable in describe(struct_type, f"WIRESPAN_{service.upper()}_")}
         given = {variable["name"] for variable in rendered.pod(service)["containers"][0]["env"]}
@@ -216,6 +218,16 @@ def test_namespaces_limit_the_roles(helm_binary: Path) -> None:
     assert render(helm_binary, MATRIX["some namespaces, no nodes"]).of_kind("ClusterRole") == []
 
 
+@pytest.mark.parametrize("nodes", [10, 100, 1_000, 10_000])
+def test_the_chart_takes_what_is_planned(helm_binary: Path, nodes: int) -> None:
+    """The values of `wirespan plan` are values of the chart, and the streams fit the volume that they come with."""
+    made = plan(Load(nodes=nodes, flows_per_node=50))
+    rendered = render(helm_binary, values(made))
+    environment = rendered.environment("exporter")
+    assert environment["WIRESPAN_STREAMS_RAW_BYTES"] == str(made.raw_stream_bytes)
+    assert rendered.one("StatefulSet", f"{RELEASE}-wirespan-nats")["spec"]["replicas"] == made.nats.replicas
+
+
 REFUSED = {
     "a value that does not exist": ({"captur": {}}, "captur"),
     "a setting that does not exist": ({"capture": {"settings": {"linger": 1}}}, "linger"),
@@ -244,9 +256,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_values_are_refused(helm_binary: Path, name: str) -> None:
     """Values that cannot work are refused before anything is installed, and the message names the value."""
-    values, named = REFUSED[name]
+    wrong, named = REFUSED[name]
     with pytest.raises(HelmError) as refused:
-        render(helm_binary, values)
+        render(helm_binary, wrong)
     assert named in str(refused.value)
 
 

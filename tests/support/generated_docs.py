@@ -13,6 +13,9 @@ import msgspec
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
 from proto.columns import ENRICHED, FILE, RAW, SOCKET, Column
 from services.capture.settings import CaptureSettings
+from services.cli.plan.figures import FIGURES
+from services.cli.plan.model import Load, plan
+from services.cli.plan.show import rows
 from services.enricher.settings import EnricherSettings
 from services.exporter import attributes_document
 from services.exporter.otlp_environment import VARIABLES
@@ -70,6 +73,25 @@ def otlp_table() -> str:
     return "\n".join(lines)
 
 
+PLANNED_NODES = (10, 100, 1_000, 10_000)
+PLANNED_FLOWS = 50
+
+
+def plans_table() -> str:
+    """What `wirespan plan` says of clusters of some sizes as a Markdown table."""
+    plans = [dict(rows(plan(Load(nodes=nodes, flows_per_node=PLANNED_FLOWS)))) for nodes in PLANNED_NODES]
+    lines = [f"| nodes | {' | '.join(f'{nodes:,}' for nodes in PLANNED_NODES)} |", "|---" * (len(plans) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(made[name] for made in plans)} |" for name in plans[0]]
+    return "\n".join(lines)
+
+
+def figures_table() -> str:
+    """What `wirespan plan` computes with as a Markdown table."""
+    lines = ["| figure | value | unit | from |", "|---|---|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {each.value:,g} | {each.unit} | {each.source} |" for name, each in FIGURES.items()]
+    return "\n".join(lines)
+
+
 WHOLE: dict[str, Callable[[], str]] = {
     "docs/attributes.md": attributes_document.markdown,
     **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
@@ -88,6 +110,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/configuration.md", "exporter"): lambda: settings_table("exporter"),
     ("docs/configuration.md", "otlp"): otlp_table,
     ("deploy/helm/wirespan/README.md", "values"): values_table,
+    ("docs/scale.md", "plans"): plans_table,
+    ("docs/scale.md", "figures"): figures_table,
     ("tests/data/README.md", "conversations"): conversation_table,
 }
 """What stands between the two marks of (document, section)."""

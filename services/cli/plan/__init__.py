@@ -1,0 +1,1 @@
+"""`wirespan plan`: what to run for how many nodes."""

@@ -1,0 +1,64 @@
+"""What `wirespan plan` computes with: each figure once, with its unit and where it is from.
+
+Measured figures are those of docs/performance.md, on a small shared machine, so they err towards more. What nobody has measured
+says that it is an assumption.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Figure(NamedTuple):
+    """A number that the plan depends on."""
+
+    value: float
+    unit: str
+    source: str
+
+
+_BUS: Final = "bench_bus"
+_SPANS: Final = "bench_encoder; gzip by Python's zlib at the level that gRPC takes"
+_CHOSEN: Final = "chosen"
+
+FIGURES: Final[dict[str, Figure]] = {
+    "raw_batch_bytes": Figure(2_753, "bytes a batch", _BUS),
+    "raw_record_bytes": Figure(318, "bytes a record", _BUS),
+    "enriched_batch_bytes": Figure(
+        10_440, "bytes a batch", f"{_BUS}; the entities of a batch of 20 records, fewer in smaller ones"
+    ),
+    "enriched_record_bytes": Figure(648, "bytes a record", _BUS),
+    "capture_batch_us": Figure(245, "µs of a core a batch", f"{_BUS}: packing and publishing"),
+    "capture_record_us": Figure(4, "µs of a core a record", f"bench_socket_tap (an ended record) and {_BUS}"),
+    "capture_drain_us": Figure(500, "µs of a core a drain", "bench_socket_tap, some ten thousand live flows"),
+    "enricher_batch_us": Figure(1_370, "µs of a core a batch", _BUS),
+    "enricher_record_us": Figure(5.8, "µs of a core a record", _BUS),
+    "exporter_batch_us": Figure(670, "µs of a core a batch", _BUS),
+    "exporter_record_us": Figure(8, "µs of a core a record", _BUS),
+    "gzip_record_us": Figure(14, "µs of a core a span", _SPANS),
+    "gzip_ratio": Figure(9, "times smaller", f"{_SPANS}: 8 to 12"),
+    "nats_batch_us": Figure(400, "µs of a core a batch", f"{_BUS}: one server, both streams on disk"),
+    "nats_record_us": Figure(5.3, "µs of a core a record", _BUS),
+    "nats_message_memory": Figure(231, "bytes a message in the duplicate window", "200,000 messages into a server, its growth"),
+    "span_bytes_full": Figure(2_082, "bytes a span", "bench_encoder"),
+    "span_bytes_standard": Figure(1_456, "bytes a span", "bench_encoder"),
+    "span_bytes_lean": Figure(896, "bytes a span", "bench_encoder"),
+    "enricher_memory": Figure(140, "MiB", f"{_BUS}, its peak over 10,000 pods"),
+    "exporter_memory": Figure(200, "MiB", f"{_BUS}, its peak"),
+    "pod_memory": Figure(4, "KiB a pod in each enricher", "bench_index: 192 MiB for 50,000 pods"),
+    "connection_memory": Figure(50, "KiB a connection to NATS", "assumption"),
+    "batch_limit_bytes": Figure(512 * 1024, "bytes a batch", "proto: larger ones are split"),
+    "active_interval": Figure(30, "seconds between records of a flow that lives", "capture's default"),
+    "duplicate_window": Figure(600, "seconds that a stream remembers message ids", "the streams' default"),
+    "utilisation": Figure(0.6, "of a core that a replica is planned to use", _CHOSEN),
+    "stream_cores": Figure(
+        0.6, "of a core that the leader of one stream is planned to use", "assumption: one stream is one leader"
+    ),
+    "headroom": Figure(1.25, "times the bytes of the outage that a stream can hold", _CHOSEN),
+    "most_connections": Figure(5_000, "connections to one server before leaf nodes are advised", "assumption"),
+}
+
+
+def figure(name: str) -> float:
+    """Return the number."""
+    return FIGURES[name].value
