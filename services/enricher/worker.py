@@ -24,6 +24,7 @@ from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
 from services.runtime.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
 from services.runtime.errors import PermissionDeniedError, Stopping
+from services.runtime.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
 
 logger = structlog.get_logger()
@@ -59,6 +60,7 @@ class Worker:
         )
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
+        self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
         self._stopping = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -73,6 +75,7 @@ class Worker:
             batch=self._settings.concurrent_batches,
         )
         closing = asyncio.create_task(self._close(deliveries), name="stop consuming")
+        lag = asyncio.create_task(self._lag.watch(), name="watch the lag")
         try:
             async with deliveries, asyncio.TaskGroup() as batches:
                 await slots.acquire()
@@ -81,6 +84,7 @@ class Worker:
                     await slots.acquire()
         finally:
             closing.cancel()
+            lag.cancel()
 
     async def _close(self, deliveries: Consumption) -> None:
         await self._stopping.wait()
@@ -88,8 +92,9 @@ class Worker:
 
     async def _work(self, delivery: Delivery, slots: asyncio.Semaphore) -> None:
         try:
-            async with delivery.kept():
-                await self._enrich(delivery)
+            with self._lag.over(delivery):
+                async with delivery.kept():
+                    await self._enrich(delivery)
         except Stopping:
             await delivery.nak()
         finally:

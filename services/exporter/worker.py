@@ -10,7 +10,6 @@ Batches that wait while others are encoded are encoded together (`encoding_queue
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from concurrent.futures import Executor
 from typing import Final
@@ -24,13 +23,12 @@ from services.exporter.encoder import SpanEncoder
 from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
 from services.exporter.settings import ExporterSettings
 from services.runtime import bus as runtime_bus
-from services.runtime.errors import BusError
+from services.runtime.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
 
 SERVICE: Final = "exporter"
 _DRAIN_SHARE: Final = 0.8
 """Of the drain time, for what is in flight; the rest is for giving back what did not make it."""
-_LAG_SECONDS: Final = 10.0
 _GIVE_BACK_SECONDS: Final = 5.0
 """How long a batch rests in the stream after a failure of our own."""
 
@@ -72,13 +70,7 @@ class Worker:
             "{batch}",
             series=by_reason("stopping", "error"),
         )
-        self._pending = 0
-        telemetry.gauge(
-            "wirespan.exporter.batches.pending",
-            "Batches in the stream that no exporter has yet",
-            "{batch}",
-            lambda: self._pending,
-        )
+        self._lag = Lag(bus, ENRICHED_STREAM, EXPORTER_DURABLE, telemetry)
         telemetry.gauge("wirespan.exporter.batches.in_hand", "Batches being worked on", "{batch}", lambda: len(self._in_hand))
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -92,7 +84,7 @@ class Worker:
             batch=settings.concurrent_batches,
         )
         intake = asyncio.create_task(self._take(consumption))
-        lag = asyncio.create_task(self._watch_lag())
+        lag = asyncio.create_task(self._lag.watch())
         stop = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait({intake, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -122,12 +114,6 @@ class Worker:
             self._finished.clear()
             await self._finished.wait()
 
-    async def _watch_lag(self) -> None:
-        while True:
-            with contextlib.suppress(BusError):  # the next look may say more
-                self._pending = (await self._bus.consumer_state(ENRICHED_STREAM, EXPORTER_DURABLE)).pending
-            await asyncio.sleep(_LAG_SECONDS)
-
     def _on_settled(self, task: asyncio.Task[None]) -> None:
         del self._in_hand[task]
         self._finished.set()
@@ -147,8 +133,9 @@ class Worker:
     async def _settle(self, delivery: runtime_bus.Delivery) -> None:
         """Bring one batch to its end: acknowledged, or given back."""
         try:
-            async with delivery.kept():
-                await self._export(delivery)
+            with self._lag.over(delivery):
+                async with delivery.kept():
+                    await self._export(delivery)
         except asyncio.CancelledError:
             self._given_back.add(1, {"reason": "stopping"})
             await delivery.nak()

@@ -40,6 +40,7 @@ class _Position:
 
     attempts: int
     stream_sequence: int
+    stored_unix_ns: int
 
 
 def _position(reply: str) -> _Position:
@@ -49,7 +50,7 @@ def _position(reply: str) -> _Position:
     """
     tokens = reply.split(".")
     at = 4 if len(tokens) == 9 else 6
-    return _Position(attempts=int(tokens[at]), stream_sequence=int(tokens[at + 1]))
+    return _Position(attempts=int(tokens[at]), stream_sequence=int(tokens[at + 1]), stored_unix_ns=int(tokens[at + 3]))
 
 
 class Delivery:
@@ -64,6 +65,8 @@ class Delivery:
         self.subject = message.subject
         self.headers: Mapping[str, str] = message.headers
         self.stream_sequence = position.stream_sequence
+        self.stored_unix_ns = position.stored_unix_ns
+        """When the stream took it, by the server's clock."""
         self.attempts = position.attempts
         """Deliveries of this message so far, this one included."""
 

@@ -465,7 +465,7 @@ def test_the_positions_of_both_forms_of_reply_subjects() -> None:
     domain = _position("$JS.ACK.hub.ACCHASH.FLOWS_RAW.enricher.3.17.20.1700000000000000000.5.token")
 
     assert plain == domain
-    assert (plain.attempts, plain.stream_sequence) == (3, 17)
+    assert (plain.attempts, plain.stream_sequence, plain.stored_unix_ns) == (3, 17, 1_700_000_000_000_000_000)
 
 
 class admin:  # noqa: N801 - reads as the context manager it is

@@ -34,12 +34,13 @@ def _in_range(counter: str) -> str:
 
 def _numbers() -> list[Json]:
     dead = f"{_in_range('enricher_dead')} + {_in_range('exporter_dead_letters')}"
-    waiting = "In FLOWS_ENRICHED, with no exporter yet. It grows while the backend is slower than the flows."
+    behind = 'max({__name__=~"wirespan_(enricher|exporter)_lag_seconds",instance=~"$instance"})'
+    waiting = "How long the oldest batch in hand is in its stream. It grows while the backend takes nothing."
     return [
         stat("Records captured", promql(_rate("capture_records")), unit="cps"),
         stat("Records enriched", promql(_rate("enricher_records")), unit="cps"),
         stat("Spans accepted", promql(_rate("exporter_spans_accepted")), unit="cps"),
-        stat("Batches waiting", promql(_now("exporter_batches_pending", "max")), about=waiting, bad_above=1000),
+        stat("Behind", promql(behind), unit="s", about=waiting, bad_above=30),
         stat("Dead letters", promql(dead), about="In the time range. FLOWS_DEAD has each with its reason.", bad_above=1),
         stat(
             "Spans refused",
@@ -70,9 +71,17 @@ def _waits() -> list[Json]:
         row("What waits"),
         timeseries(
             "Batches and requests",
-            promql(_now("exporter_batches_pending", "max"), "batches in the stream"),
-            promql(_now("exporter_batches_in_hand"), "batches in hand"),
+            promql(_now("enricher_batches_pending", "max"), "batches that no enricher has"),
+            promql(_now("exporter_batches_pending", "max"), "batches that no exporter has"),
+            promql(_now("exporter_batches_in_hand"), "batches in hand of exporters"),
             promql(_now("exporter_requests_in_flight"), "requests in flight"),
+        ),
+        timeseries(
+            "Age of the oldest batch in hand",
+            promql(_now("enricher_lag_seconds", "max"), "enricher"),
+            promql(_now("exporter_lag_seconds", "max"), "exporter"),
+            unit="s",
+            about="Since its stream took it.",
         ),
         timeseries(
             "Backpressure",
