@@ -134,7 +134,7 @@ def test_a_node_refers_to_no_secret_but_its_own(case: Rendered) -> None:
         if component != "capture":
             continue
         secrets = " ".join(name for kind, name in references(spec) if kind == "Secret")
-        assert not any(other in secrets for other in ("enricher", "exporter", "reader", "system", "server"))
+        assert not any(other in secrets for other in ("enricher", "exporter", "reader", "operator", "system", "server"))
 
 
 def test_probes_and_grace(case: Rendered) -> None:
@@ -216,6 +216,28 @@ def test_namespaces_limit_the_roles(helm_binary: Path) -> None:
     assert [rule["resources"] for rule in cluster["rules"]] == [["nodes"]]
     assert rendered.environment("enricher")["WIRESPAN_KUBE_NAMESPACES"] == "shop,billing"
     assert render(helm_binary, MATRIX["some namespaces, no nodes"]).of_kind("ClusterRole") == []
+
+
+def test_rights_follow_what_is_asked_for(helm_binary: Path) -> None:
+    """NetworkPolicies and namespaces may be read only where a setting asks for what is in them."""
+
+    def resources(given: dict[str, Any]) -> set[str]:
+        roles = render(helm_binary, given).of_kind("Role", "ClusterRole")
+        return {resource for role in roles for rule in role["rules"] for resource in rule["resources"]}
+
+    optional = {"networkpolicies", "namespaces"}
+    assert not resources({}) & optional
+    everything = {"network_policies": True, "namespace_annotations": ["owner"]}
+    assert resources({"settings": {"kube": everything}}) >= optional
+    assert resources({"settings": {"kube": everything}, "rbac": {"namespaces": ["shop"], "nodes": False}}) >= optional
+
+
+def test_the_exporter_may_reach_every_backend(helm_binary: Path) -> None:
+    """The exporter's policy opens the ports of the backend and of those that it fails over to."""
+    rendered = render(helm_binary, MATRIX["everything on"])
+    policy = rendered.one("NetworkPolicy", f"{RELEASE}-wirespan-exporter")
+    opened = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert {443, 8443} <= opened
 
 
 @pytest.mark.parametrize("nodes", [10, 100, 1_000, 10_000])

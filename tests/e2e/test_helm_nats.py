@@ -85,6 +85,13 @@ class RenderedNats:
         environ["WIRESPAN_NATS_URL"] = ",".join(f"{scheme}://localhost:{server.port}" for server in self.servers)
         return {name: str(files.get(value, value)) for name, value in environ.items()}
 
+    def environment_of(self, user: str) -> dict[str, str]:
+        """The toolbox's variables, had it been told to be this user."""
+        environ = self.environment("toolbox")
+        password = self.rendered.data("Secret", f"{RELEASE}-wirespan-nats-{user}")["password"].decode()
+        own = {"WIRESPAN_NATS_USER": user, "WIRESPAN_NATS_PASSWORD": password, "WIRESPAN_NATS_INBOX_PREFIX": f"_INBOX_{user}"}
+        return environ | own
+
     def settings(self, component: str, node: str = NODE) -> NatsSettings:
         """The settings of a service's connection, as it reads them itself."""
         environ = self.environment(component, node)
@@ -142,14 +149,14 @@ async def test_flows_pass_under_the_rendered_users(helm_binary: Path, tmp_path: 
                 assert receiver.spans or await becomes(lambda: bool(receiver.spans))
                 assert await empties(reader)
                 assert (await reader.stream_state(DEAD_STREAM)).messages == 0
-                looked_back = await asyncio.to_thread(tap, bus)
+                looked_back = await asyncio.to_thread(wirespan, bus.environment("toolbox"), "tap", "--last", "3", "-o", "json")
                 assert len(looked_back.stdout.splitlines()) == 3, looked_back.stderr
 
 
-def tap(bus: RenderedNats) -> subprocess.CompletedProcess[str]:
-    """`wirespan tap` in the toolbox, looking back."""
-    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **bus.environment("toolbox")}
-    command = [*WIRESPAN, "tap", "--last", "3", "--output", "json"]
+def wirespan(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, in the toolbox."""
+    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **environ}
+    command = [*WIRESPAN, *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
@@ -309,3 +316,24 @@ async def test_strangers_are_not_let_in(nats_of_one: RenderedNats, nats_of_nodes
         await nats.connect(
             right.url.replace("tls://", "nats://"), user=right.user, password=right.password, allow_reconnect=False
         )
+
+
+async def test_an_operator_may_put_dead_letters_back(helm_binary: Path, tmp_path: Path) -> None:
+    """The toolbox as `operator` lists, replays and purges dead letters; as `reader` it lists them and is refused the rest."""
+    values = {"toolbox": {"enabled": True}}
+    with running(render(helm_binary, values), tmp_path) as bus:
+        async with connect(bus.settings("enricher"), name="test") as enricher:
+            await enricher.ensure_streams()
+            for number in range(2):
+                await enricher.dead_letter_payload(
+                    "enricher", b"x", message_id=str(number), subject="flows.raw.a", reason="refused", detail="", records=1
+                )
+            reader, as_operator = bus.environment("toolbox"), bus.environment_of("operator")
+            assert "refused" in (await asyncio.to_thread(wirespan, reader, "dead-letters", "list")).stdout
+            assert (await asyncio.to_thread(wirespan, reader, "dead-letters", "purge", "--yes")).returncode != 0
+            async with connect(bus.settings("toolbox"), name="test") as looking:
+                assert (await looking.stream_state(DEAD_STREAM)).messages == 2
+                replayed = await asyncio.to_thread(wirespan, as_operator, "dead-letters", "replay")
+                assert replayed.returncode == 0, replayed.stderr
+                assert (await looking.stream_state(DEAD_STREAM)).messages == 0
+                assert (await looking.stream_state(RAW_STREAM)).messages == 2

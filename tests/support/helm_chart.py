@@ -50,7 +50,9 @@ MATRIX: Final[dict[str, Tree]] = {
     "a user for each node": {"nats": {"auth": {"nodes": ["node-a", "ip-10-0-0-7.eu-west-1.compute.internal"]}}},
     "secrets of one's own": {
         "nats": {
-            "auth": {user: {"existingSecret": "bus"} for user in ("capture", "enricher", "exporter", "reader", "system")},
+            "auth": {
+                user: {"existingSecret": "bus"} for user in ("capture", "enricher", "exporter", "reader", "operator", "system")
+            },
             "tls": {"existingSecret": "bus-tls"},
         },
         "otlp": {
@@ -102,9 +104,15 @@ MATRIX: Final[dict[str, Tree]] = {
                 "max_flows": 1048576,
             },
         },
-        "settings": {"streams": {"raw_bytes": 2147483648}, "nats": {"publish_timeout_seconds": 7.5}},
+        "enricher": {"settings": {"external_networks": ["office=192.0.2.0/24"]}},
+        "exporter": {"settings": {"failover_endpoints": ["https://second.example.com:8443"]}},
+        "settings": {
+            "streams": {"raw_bytes": 2147483648},
+            "nats": {"publish_timeout_seconds": 7.5},
+            "kube": {"network_policies": True, "namespace_labels": ["team"]},
+        },
         "nats": {"replicas": 3, "extraConfig": "debug: false", "persistence": {"storageClassName": "fast"}},
-        "toolbox": {"enabled": True},
+        "toolbox": {"enabled": True, "user": "operator"},
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "scrapeTimeout": "10s"},
             "serviceMonitor": {"enabled": True, "relabelings": [{"action": "labeldrop", "regex": "pod"}]},

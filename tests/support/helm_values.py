@@ -107,6 +107,7 @@ SHAPES: Final[dict[str, Schema]] = {
     "nats.auth.method": {"enum": ["password", "token", "creds", "nkey", "none"]},
     "nats.auth.*.user": {"type": "string", "pattern": '^[^"\\\\]+$'},
     "nats.auth.*.password": {"type": "string", "pattern": '^[^"\\\\]*$'},
+    "toolbox.user": {"enum": ["reader", "operator"]},
     "nats.auth.nodes": {"type": "array", "items": _NAME, "uniqueItems": True},
     "nats.tls.issuerRef": _FREE,
     "nats.tls.validityDays": _COUNT,

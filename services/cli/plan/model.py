@@ -14,7 +14,8 @@ _US: Final = 1e-6
 _MANY_NODES: Final = 1000
 _FEW_NODES: Final = 100
 _LONGEST_DRAIN_SECONDS: Final = 3.0
-_DEAD_BYTES: Final = 256 * _MIB
+_OTHER_STREAMS_BYTES: Final = 512 * _MIB
+"""FLOWS_DEAD and KUBE_CACHE, as they are by default."""
 _FILE_SHARE: Final = 0.9
 _TWO_STREAMS: Final = 2
 
@@ -110,7 +111,7 @@ def plan(load: Load) -> Plan:
         enriched_bytes_per_second=enriched,
         raw_stream_bytes=raw_stream,
         enriched_stream_bytes=enriched_stream,
-        volume_gib=math.ceil((raw_stream + enriched_stream + _DEAD_BYTES) / _FILE_SHARE / 1024 / _MIB),
+        volume_gib=math.ceil((raw_stream + enriched_stream + _OTHER_STREAMS_BYTES) / _FILE_SHARE / 1024 / _MIB),
         connections_per_server=connections,
         leaf_nodes=connections > figure("most_connections"),
         spans_per_second=all_records,

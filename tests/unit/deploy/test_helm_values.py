@@ -68,7 +68,7 @@ def test_versions_agree() -> None:
 
 def test_no_value_holds_a_secret() -> None:
     """Nothing that is a secret has a default, and no password or token is taken by a `settings` map, which would show it."""
-    for user in ("capture", "enricher", "exporter", "reader", "system", "route"):
+    for user in ("capture", "enricher", "exporter", "reader", "operator", "system", "route"):
         assert values()["nats"]["auth"][user]["password"] == ""
     assert values()["otlp"]["headers"] == {}
     names = {name for schema in settings_schemas().values() for name in schema["properties"]}

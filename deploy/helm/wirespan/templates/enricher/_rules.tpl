@@ -10,6 +10,15 @@
 {{- end }}
 {{- end -}}
 
+{{/* What belongs to no namespace: nodes, and namespaces where their labels or annotations are asked for. */}}
+{{- define "wirespan.clusterResources" -}}
+{{- $kube := .Values.settings.kube -}}
+{{- $resources := list -}}
+{{- if or (not .Values.rbac.namespaces) .Values.rbac.nodes -}}{{- $resources = append $resources "nodes" -}}{{- end -}}
+{{- if or $kube.namespace_labels $kube.namespace_annotations -}}{{- $resources = append $resources "namespaces" -}}{{- end -}}
+{{- toJson $resources -}}
+{{- end -}}
+
 {{- define "wirespan.subject" -}}
 subjects:
   - {kind: ServiceAccount, name: {{ include "wirespan.serviceAccountName" . }}, namespace: {{ .root.Release.Namespace }}}

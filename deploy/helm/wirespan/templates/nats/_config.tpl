@@ -57,7 +57,7 @@ accounts {
   {{ $nats.account }} {
     jetstream: enabled
     users: [
-      {{- range $user := list "capture" "enricher" "exporter" "reader" }}
+      {{- range $user := list "capture" "enricher" "exporter" "reader" "operator" }}
       {{- if not (and (eq $user "capture") $nats.auth.nodes) }}
       {
         user: {{ (index $nats.auth $user).user | quote }}, password: ${{ upper $user }}_PASSWORD

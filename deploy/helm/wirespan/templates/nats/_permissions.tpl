@@ -18,10 +18,12 @@ Who may do what on the bus. The API of JetStream is subjects too, so each servic
 {{- range list "STREAM.LIST" "STREAM.NAMES" "STREAM.INFO.*" "CONSUMER.LIST.*" "CONSUMER.NAMES.*" "CONSUMER.INFO.*.*" "DIRECT.GET.>" "STREAM.MSG.GET.*" -}}
 {{- $reader = append $reader (printf "%s.%s" $api .) -}}
 {{- end -}}
+{{- $operator := concat $reader (list "flows.raw.*" "flows.enriched.*" (printf "%s.STREAM.MSG.DELETE.FLOWS_DEAD" $api)) -}}
 capture: {publish: ["flows.raw.*"], subscribe: ["_INBOX_capture.>"]}
 enricher: {publish: {{ toRawJson $enricher }}, subscribe: ["_INBOX_enricher.>", "kube.bell.>"]}
 exporter: {publish: {{ toRawJson $exporter }}, subscribe: ["_INBOX_exporter.>"]}
 reader: {publish: {{ toRawJson $reader }}, subscribe: ["_INBOX_reader.>", "flows.>"]}
+operator: {publish: {{ toRawJson $operator }}, subscribe: ["_INBOX_operator.>", "flows.>"]}
 {{- end -}}
 
 {{- define "wirespan.natsConsuming" -}}

@@ -22,7 +22,7 @@
 - name: GOMEMLIMIT
   value: {{ printf "%.0fB" (mulf (include "wirespan.bytes" . | float64) 0.9) | quote }}
 {{- end }}
-{{- $users := ternary (list "enricher" "exporter" "reader" "system") (list "capture" "enricher" "exporter" "reader" "system") (not (empty $nats.auth.nodes)) }}
+{{- $users := ternary (list "enricher" "exporter" "reader" "operator" "system") (list "capture" "enricher" "exporter" "reader" "operator" "system") (not (empty $nats.auth.nodes)) }}
 {{- range $user := ternary (append $users "route") $users (gt (int $nats.replicas) 1) }}
 - name: {{ upper $user }}_PASSWORD_TEXT
   valueFrom:
