@@ -1,4 +1,4 @@
-"""A real Prometheus with the settings of deploy/compose/prometheus.yaml; only where its targets listen is another."""
+"""A real Prometheus with the settings and the alerts of deploy/compose; only where its targets listen is another."""
 
 from __future__ import annotations
 
@@ -74,6 +74,19 @@ class Prometheus(AbstractContextManager["Prometheus"]):
             raise AssertionError(f"{query}: {error.read().decode()}") from None
         return [(found["metric"], float(found["value"][1])) for found in result]
 
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerting rules as they stand, once every one has been evaluated."""
+        found: list[dict[str, Any]] = []
+
+        def evaluated() -> bool:
+            with urllib.request.urlopen(f"{self.url}/api/v1/rules?type=alert", timeout=30) as response:
+                groups = json.load(response)["data"]["groups"]
+            found[:] = [rule for group in groups for rule in group["rules"]]
+            return all(rule["health"] != "unknown" for rule in found)
+
+        self._until(evaluated, lambda: f"not evaluated: {found}")
+        return found
+
     def wait_for(self, query: str) -> Series:
         """The value of a query as soon as it has one that is above 0."""
         found: Series = []
@@ -87,7 +100,8 @@ class Prometheus(AbstractContextManager["Prometheus"]):
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = yaml.safe_load(SETTINGS.read_text())
-        settings["global"]["scrape_interval"] = "1s"
+        settings["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        settings["rule_files"] = [str(SETTINGS.parent / name) for name in settings["rule_files"]]
         for job in settings["scrape_configs"]:
             for group in job["static_configs"]:
                 names = [target.partition(":")[0] for target in group["targets"]]

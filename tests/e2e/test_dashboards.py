@@ -18,7 +18,7 @@ import yaml
 
 from tests.e2e.collector import Collector, free_port
 from tests.e2e.prometheus import Prometheus
-from tests.support.dashboards import FILES, ROOT, queries
+from tests.support.dashboards import FILES, ROOT, alerts, queries
 from tests.support.pipeline import Pipeline
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
@@ -96,3 +96,11 @@ def test_span_metrics_tell_who_failed_whom(asked: Prometheus) -> None:
     asked.wait_for(f"count({panel.text} > 0) >= {len(expected)}")
     found = [labels for labels, per_second in asked.ask(panel.text) if per_second > 0]
     assert {(labels["source_service_name"], labels.get("destination_service_name", "")) for labels in found} == expected
+
+
+def test_alerts_are_understood_and_quiet_while_all_is_well(asked: Prometheus) -> None:
+    """Prometheus evaluates every rule without a complaint, and none of them is about to fire."""
+    found = asked.alerts()
+    assert {rule["name"] for rule in found} == {alert.panel for alert in alerts()}
+    assert [(rule["name"], rule.get("lastError")) for rule in found if rule["health"] != "ok"] == []
+    assert [rule["name"] for rule in found if rule["state"] != "inactive"] == []

@@ -1,4 +1,4 @@
-"""Every metric that a dashboard asks for is one that a running service shows."""
+"""Every metric that a dashboard or an alert asks for is one that a running service shows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.dashboards import metrics_of, queries
+from tests.support.dashboards import alerts, metrics_of, queries
 from tests.support.hostile_kube_api import HostileKubeApi
 from tests.support.live_capture import reason_to_skip
 from tests.support.pipeline import SERVICES, Pipeline, metric_names
 
 pytestmark = pytest.mark.timeout(120)
 
-OURS = {metric for query in queries() for metric in metrics_of(query) if metric.startswith("wirespan_")}
+OURS = {metric for query in [*queries(), *alerts()] for metric in metrics_of(query) if metric.startswith("wirespan_")}
 LIVE_ONLY = {"wirespan_capture_merged_total", "wirespan_capture_slots", "wirespan_capture_slots_used"}
 
 

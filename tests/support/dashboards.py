@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import yaml
+
 ROOT: Final = Path(__file__).parents[2]
 FILES: Final = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 _FILLED_IN: Final = {
@@ -41,6 +43,12 @@ def load(path: Path) -> dict[str, Any]:
 def queries() -> list[Query]:
     """Every query of every dashboard."""
     return [query for path in FILES for query in _of(path.stem, load(path))]
+
+
+def alerts() -> list[Query]:
+    """Every expression of an alert."""
+    groups = yaml.safe_load((ROOT / "deploy" / "compose" / "alerts.yaml").read_text())["groups"]
+    return [Query("alerts", rule["alert"], "promql", rule["expr"]) for group in groups for rule in group["rules"]]
 
 
 def metrics_of(query: Query) -> set[str]:
