@@ -21,6 +21,7 @@ from services.exporter.otlp_grpc import GrpcSink
 from services.exporter.otlp_http import HttpSink
 from services.exporter.otlp_sink import Sink
 from services.exporter.settings import ExporterSettings
+from services.exporter.summary import Thinning
 from services.exporter.worker import SERVICE, Worker
 from services.runtime import bus as runtime_bus
 from services.runtime import health
@@ -118,7 +119,8 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
             readiness.check("bus", lambda: bus.connected)
             readiness.check("backend", lambda: delivery.backend_answers)
             readiness.check("credentials", lambda: delivery.authorized)
-            encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=settings.attributes)
+            thinning = Thinning(settings.keep_ratio, round(settings.slow_seconds * 1e9)) if settings.keep_ratio < 1 else None
+            encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=settings.attributes, thinning=thinning)
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
             await worker.run(lifecycle.stopping)

@@ -39,7 +39,7 @@ class SpanSet:
     """Encoded spans of one shape in no particular order. A span is its blocks and behind them its pieces."""
 
     rows: Array
-    """The row of the bundle that each span was made of."""
+    """The row of the bundle that each span was made of, or the first of several."""
     resources: Array
     """Key of each span's resource, int64."""
     blocks: list[Block]
@@ -48,6 +48,8 @@ class SpanSet:
     pieces: list[Column]
     lengths: Array
     """Bytes of each span, tag and length included."""
+    further: tuple[Array, Array] | None = None
+    """Where spans were made of several rows: the others, and of each which span of the set it is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,27 @@ class Assembly:
         """How many spans there are."""
         return len(self._order)
 
-    def rows(self, first: int, end: int) -> Array:
-        """The bundle's row that each span of a run was made of."""
-        return self._rows[first:end]
+    def rows(self, first: int, end: int) -> tuple[Array, Array]:
+        """The bundle's rows that the spans of a run were made of, and of each which span of the run it is in.
+
+        The first row of each span comes first, in the order of the spans.
+        """
+        rows, places = [self._rows[first:end]], [np.arange(end - first)]
+        for one, offset in zip(self._sets, self._offsets, strict=True):
+            if one.further is not None:
+                further, span = one.further
+                place = self._place[span + offset]
+                mine = ((place >= first) & (place < end)).nonzero()[0]
+                rows.append(further[mine])
+                places.append(place[mine] - first)
+        return np.concatenate(rows), np.concatenate(places)
+
+    @cached_property
+    def _place(self) -> Array:
+        """Where among all each span stands."""
+        place = np.empty(self.count, np.int64)
+        place[self._order] = np.arange(self.count)
+        return place
 
     def runs(self, max_bytes: int) -> Iterator[tuple[int, int]]:
         """Runs of spans whose bodies take at most `max_bytes`, or hold a single span."""

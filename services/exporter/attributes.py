@@ -183,6 +183,11 @@ def _answered(records: Records, told_by_source: Mask) -> Mask:
 
 
 INTEGERS: Final = (
+    Integers("a summary of several flows", lambda records: records.nonzero("summary_records"), (
+        Integer("flow.summary.records", OURS, "records that the span stands for: of the same two workloads, port of the "
+                "responder and minute", "", _column("summary_records")),
+        Integer("flow.summary.flows", OURS, "of these, how many are the first of their flow", "", _column("summary_flows")),
+    )),
     Integers("always", None, (
         Integer("flow.bytes.delta", MERMIN, "IP bytes from source to destination in this record", "bytes", _forward("bytes")),
         Integer("flow.bytes.total", MERMIN, "the same since the flow began", "bytes", _forward("bytes_total")),

@@ -7,7 +7,8 @@ value and kept. Pieces are put in order and joined; no code here runs per record
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -17,13 +18,14 @@ import numpy as np
 from proto.columns import NO_INDEX, Observer
 from proto.flow_batch import Array, FlowBatch
 from services.exporter import protobuf_wire as wire
-from services.exporter.assembly import Assembly, Scope
+from services.exporter.assembly import Assembly, Scope, SpanSet
 from services.exporter.bundle import MOST_BATCHES, Bundle, bundle
 from services.exporter.entities import Origin
 from services.exporter.flow_spans import FlowSpans
 from services.exporter.profiles import Profile
 from services.exporter.selection import selection
-from services.exporter.spans import Perspective, perspective
+from services.exporter.spans import Perspective, SpanIds, perspective
+from services.exporter.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE_NAME: Final = "wirespan"
@@ -40,7 +42,9 @@ class Request:
     body: bytes
     spans: int
     rows: Array
-    """The rows of `bundle` that the spans were made of, in the order of the spans."""
+    """The rows of `bundle` that the spans were made of: the first of each span in the order of the spans, then all others."""
+    places: Array
+    """Which span each of `rows` is in."""
     bundle: Bundle
     encoder: SpanEncoder = field(repr=False)
 
@@ -48,8 +52,8 @@ class Request:
         """Return the same spans as two requests. Raises ValueError for a single span."""
         if self.spans < 2:
             raise ValueError("a request of one span cannot be split")
-        half = self.spans // 2
-        first, second = (self.encoder.request(self.bundle, rows) for rows in (self.rows[:half], self.rows[half:]))
+        in_first = self.places < self.spans // 2
+        first, second = (self.encoder.request(self.bundle, self.rows[half]) for half in (in_first, ~in_first))
         return first, second
 
 
@@ -60,10 +64,20 @@ class SpanEncoder:
     Threads may share one; they take turns.
     """
 
-    def __init__(self, *, cluster_name: str, distribution_version: str | None = None, profile: Profile = "full") -> None:
+    def __init__(
+        self,
+        *,
+        cluster_name: str,
+        distribution_version: str | None = None,
+        profile: Profile = "full",
+        thinning: Thinning | None = None,
+    ) -> None:
+        """`thinning`: which flows get spans of their own, the others are summed up; None: all do."""
         self._cluster_name = cluster_name
         self._version = distribution_version if distribution_version is not None else _installed_version()
         self._flow_spans = FlowSpans(cluster_name, selection(profile))
+        self._thinning = thinning
+        self._summaries = FlowSpans(cluster_name, selection(profile, NOT_OF_A_SUMMARY)) if thinning else None
         self._lock = threading.Lock()
         scope = wire.field(1, SCOPE_NAME.encode()) + wire.field(2, self._version.encode())
         self._scope = Scope(wire.field(1, scope), wire.field(3, SCHEMA_URL.encode()))
@@ -77,9 +91,11 @@ class SpanEncoder:
         return spans.body(0, spans.count)
 
     def request(self, whole: Bundle, rows: Array) -> Request:
-        """Return the request for some rows (an index array) of a bundle."""
-        spans = self._spans(whole.take(rows))
-        return Request(spans.body(0, spans.count), spans.count, rows[spans.rows(0, spans.count)], whole, self)
+        """Return the request for some rows (an index array) of a bundle: with a row, all that are in a summary with it."""
+        rows = np.sort(rows)
+        spans = self._spans(whole, rows)
+        own_rows, places = spans.rows(0, spans.count)
+        return Request(spans.body(0, spans.count), spans.count, rows[own_rows], places, whole, self)
 
     def encode_requests(self, batch: FlowBatch, max_bytes: int) -> list[Request]:
         """Return the batch as requests of at most `max_bytes`; a span that is larger by itself is a request by itself."""
@@ -91,21 +107,54 @@ class SpanEncoder:
             return []
         spans = self._spans(whole)
         return [
-            Request(spans.body(first, end), end - first, spans.rows(first, end), whole, self)
+            Request(spans.body(first, end), end - first, *spans.rows(first, end), whole, self)
             for first, end in spans.runs(max_bytes)
         ]
 
-    def _spans(self, whole: Bundle) -> Assembly:
-        """Encode all spans that a bundle's records become.
+    def _spans(self, whole: Bundle, rows: Array | None = None) -> Assembly:
+        """Encode all spans that a bundle's records, or some rows of them, become.
 
         A new shape of span (say, one for each exchange of a connection) plugs in here: one more `SpanSet`, made as `FlowSpans`
         makes its own, with `rows` naming the record that each span belongs to and `resources` that record's resource.
         """
+        chosen = whole if rows is None else whole.take(rows)
         with self._lock:
-            seen = perspective(whole.batch)
-            entities = self._flow_spans.ends.numbers(whole.batch)
-            sets = [self._flow_spans.encode(whole.batch, seen, entities, _resource_keys(whole, seen))]
+            seen = perspective(chosen.batch)
+            ids = self._flow_spans.ids(chosen.batch, seen)
+            entities = self._flow_spans.ends.numbers(chosen.batch)
+            if self._thinning is None or self._summaries is None:
+                sets = [self._flow_spans.encode(chosen.batch, seen, ids, entities, _resource_keys(chosen, seen))]
+            else:
+                source = np.searchsorted(whole.first_rows, np.arange(chosen.batch.count) if rows is None else rows, "right")
+                drawn = self._thinning.drawn(ids)
+                kept = drawn | self._thinning.remarkable(chosen.batch)
+                sets = [
+                    *self._kept(chosen, kept.nonzero()[0], without_lost_parents(ids, drawn), entities),
+                    *self._summed_up(self._summaries, chosen, (~kept).nonzero()[0], ids, source),
+                ]
             return Assembly(sets, self._scope, partial(self._resource, whole, entities))
+
+    def _kept(self, chosen: Bundle, rows: Array, ids: SpanIds, entities: Array) -> Iterator[SpanSet]:
+        """The spans of the flows that have their own."""
+        if len(rows):
+            part = chosen.take(rows)
+            seen = perspective(part.batch)
+            spans = self._flow_spans.encode(part.batch, seen, ids.take(rows), entities, _resource_keys(part, seen))
+            yield replace(spans, rows=rows)
+
+    def _summed_up(self, summaries: FlowSpans, chosen: Bundle, rows: Array, ids: SpanIds, source: Array) -> Iterator[SpanSet]:
+        """The spans that stand for the others."""
+        if not len(rows):
+            return
+        part = chosen.take(rows)
+        entities = summaries.ends.numbers(part.batch)
+        sums = summed_up(part, source[rows], perspective(part.batch), entities)
+        whole = replace(part, batch=sums.batch, node=part.node[sums.first])
+        seen = perspective(sums.batch)
+        own_ids = summary_ids(ids.take(rows), sums.first)
+        spans = summaries.encode(sums.batch, seen, own_ids, entities, _resource_keys(whole, seen))
+        others = np.setdiff1d(np.arange(len(rows)), sums.first)
+        yield replace(spans, rows=rows[sums.first], further=(rows[others], sums.summary[others]))
 
     def _resource(self, whole: Bundle, entities: Array, key: int) -> bytes:
         container_number, at_socket = key >> _CONTAINER & _NO_CONTAINER, key & 1

@@ -39,11 +39,17 @@ class FlowSpans:
         self._tunnels = Tunnels(selection)
         self.ends = Ends(selection)
 
-    def encode(self, batch: FlowBatch, seen: Perspective, entities: Array, resources: Array) -> SpanSet:
-        """Return one span per record. `entities` are what `ends.numbers` gave, `resources` the key of each span's resource."""
+    def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
+        """Return the ids of a batch's spans."""
+        return self._mixer.ids(batch, seen)
+
+    def encode(self, batch: FlowBatch, seen: Perspective, ids: SpanIds, entities: Array, resources: Array) -> SpanSet:
+        """Return one span per record, with these ids. `entities` are what `ends.numbers` gave for the batch, `resources` is the
+        key of each span's resource.
+        """
         records = Records(batch, seen)
         pieces = [self._words.column(records), *self.ends.columns(records, entities), *self._tunnels.columns(records)]
-        head, parts = _fixed(records, self._mixer.ids(batch, seen), self._selection.integers)
+        head, parts = _fixed(records, ids, self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)
         blocks = [Block(as_void(head), None, 0)]
         for at, rows in parts:

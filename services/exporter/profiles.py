@@ -48,6 +48,7 @@ IN_LEAN: Final = (
     r"flow\.tcp\.(connect\.time|handshake\.latency)",
     r"flow\.response\.(count|time|time_max)",
     r"flow\.request\.unanswered",
+    r"flow\.summary\..*",
 )
 """Patterns of whole names that `lean` carries."""
 

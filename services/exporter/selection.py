@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Final
 
 from services.exporter.attributes import INTEGERS, WORDS, Integers, Word
 from services.exporter.profiles import Profile, carries
@@ -16,17 +17,20 @@ class Selection:
     profile: Profile
     words: tuple[Word, ...]
     integers: tuple[Integers, ...]
+    left_out: re.Pattern[str]
+    """Names that are not carried whatever the profile."""
 
     def has(self, name: str) -> bool:
-        """Whether an attribute of an end is among them."""
-        return self.profile == "full" or carries(self.profile, name)
+        """Whether an attribute is among them."""
+        return not self.left_out.fullmatch(name) and carries(self.profile, name)
 
 
-@lru_cache(maxsize=3)
-def selection(profile: Profile) -> Selection:
-    """Return what the spans of a profile carry."""
-    words = tuple(word for word in WORDS if carries(profile, word.name))
-    blocks = (
-        replace(block, attributes=tuple(row for row in block.attributes if carries(profile, row.name))) for block in INTEGERS
-    )
-    return Selection(profile, words, tuple(block for block in blocks if block.attributes))
+_NOTHING: Final = re.compile(r"(?!)")
+
+
+def selection(profile: Profile, left_out: re.Pattern[str] = _NOTHING) -> Selection:
+    """Return what the spans of a profile carry, without what has a name of the pattern."""
+    of_ends = Selection(profile, (), (), left_out)
+    words = tuple(word for word in WORDS if of_ends.has(word.name))
+    blocks = (replace(block, attributes=tuple(row for row in block.attributes if of_ends.has(row.name))) for block in INTEGERS)
+    return replace(of_ends, words=words, integers=tuple(block for block in blocks if block.attributes))

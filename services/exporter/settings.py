@@ -24,6 +24,18 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
         Profile,
         Meta(description="how much a span carries; docs/attributes.md says which attributes that are"),
     ] = "full"
+    keep_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="share of the flows that neither failed nor were slow that are spans of their own; the others are "
+            "summed up by workload pair and minute",
+        ),
+    ] = 1.0
+    slow_seconds: Annotated[
+        float, Meta(ge=0, description="a flow with a response or a handshake that takes as long is slow, and not summed up")
+    ] = 1.0
     max_request_bytes: Annotated[
         int, Meta(ge=4096, description="most bytes of spans in one request, before compression; many servers take 4 MiB")
     ] = 3_500_000

@@ -102,6 +102,10 @@ class SpanIds:
     flags: npt.NDArray[np.uint32]
     """`Span.flags`: sampled, and whether the parent is of another process."""
 
+    def take(self, rows: Array) -> SpanIds:
+        """Return the ids of some rows (an index array)."""
+        return SpanIds(*(getattr(self, name)[rows] for name in self.__slots__))
+
 
 def perspective(batch: FlowBatch) -> Perspective:
     """Return the ends and kinds of a batch's records.
@@ -186,6 +190,11 @@ class IdMixer:
         return trace
 
 
+def mixed_again(words: Words) -> Words:
+    """Return other ids made of ids: distinct for distinct ones, and none of them 0."""
+    return _last_step(words ^ _AGAIN)
+
+
 def oriented(batch: FlowBatch, name: str, source_is_local: Mask, rows: Array) -> tuple[Array, Array]:
     """Return `local_<name>` and `remote_<name>` of some rows (an index array) as source's and destination's."""
     local, remote = batch.column(f"local_{name}")[rows], batch.column(f"remote_{name}")[rows]
@@ -213,6 +222,7 @@ def _last_step(words: Words) -> Words:
     return span_id
 
 
+_AGAIN: Final = np.uint64(0x9E3779B97F4A7C15)
 _A: Final = (30, 27, 31), (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _B: Final = (33, 33, 33), (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
 """Shifts and factors of `a` and `b`."""

@@ -173,7 +173,7 @@ class Worker:
             left = refused.spans
             for number, rows in refused.request.bundle.by_source(refused.request.rows):
                 # Which of its spans a backend refused it does not say: their number is shared out, every row is kept.
-                records = min(left, len(rows))
+                records = len(rows) if refused.reason == "rejected" else min(left, len(rows))
                 left -= records
                 source = refused.request.bundle.sources[number]
                 await self._bury_refused(shared.deliveries[number], source, np.sort(rows), records, refused)
