@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Indexes = npt.NDArray[np.uint32]
 
 _NS: Final = 1_000_000_000
+_TCP: Final = 6
 
 _COLUMN_TYPES: Final = {column.name: column.numpy_dtype.base for column in RAW}
 
@@ -214,6 +215,7 @@ class FlowTable:
         reasons = np.zeros(len(hot), np.uint8)
         # A handshake under way gives its first record when it is over: until then its trace is not known for sure.
         reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT
+        reasons[self._answered(rows, hot, moved, idle)] = Reason.ACTIVE_TIMEOUT
         if final is not None:
             reasons[:] = np.where(self._reasons[kind] == Reason.END_OF_FLOW, Reason.END_OF_FLOW, final)
         reasons[over] = self._reasons[kind[over]]
@@ -221,6 +223,12 @@ class FlowTable:
         reasons[retired] = np.maximum(self._final_reason[here][retired], Reason.END_OF_FLOW)
         reasons[(state == State.FREE) | self._pending[here]] = 0
         return reasons
+
+    def _answered(self, rows: Slots, hot: Slots, moved: Array, idle: Array) -> Array:
+        """Return which of the flows that `moved` had their answer and fell quiet, and have no end that would be seen."""
+        quiet = moved & (idle >= int(self._settings.answered_quiet_seconds * _NS))
+        which = np.flatnonzero(quiet & (hot["transport"] != _TCP) & (hot["responses"] != 0))
+        return which[rows["request_ns"][which] == 0]
 
     def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
         """Take back from `over` the handshakes whose next SYN may still come."""

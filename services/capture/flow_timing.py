@@ -20,6 +20,9 @@ class FlowTableSettings:
 
     active_interval_seconds: float = 30
     """A flow that lives and moves gives a record this often."""
+    answered_quiet_seconds: float = 2
+    """A flow of datagrams (all but TCP) that was answered and has been quiet this long gives a record. Nothing says that it is
+    over, and it may go on; but whoever waits for the span of a name lookup must not wait for the active interval."""
     linger_seconds: float = 1
     """Quiet time after which a closed, reset or refused connection is over: the last ACKs belong to it, and whoever waits
     for the record waits this long."""

@@ -91,11 +91,39 @@ def test_a_living_flow_gives_a_record_every_interval(table_of):
 
 def test_a_flow_that_stands_still_gives_no_active_record(table_of):
     """Two datagrams, then silence: one active record, none while nothing moves, and none at the end where nothing changed."""
-    talk = Conversation().udp(0, "client", b"x").udp(1, "server", b"y")
+    talk = Conversation().udp(0, "client", b"x").udp(1, "client", b"y")
     table = table_of(talk.frames)
     records = [table.accepted(second) for second in range(70)]
     assert [second for second, emitted in enumerate(records) if emitted] == [30]
     assert table.source.used_slots == 0
+
+
+def test_an_answered_flow_of_datagrams_gives_a_record_when_it_falls_quiet(table_of):
+    """A lookup is told two seconds after its answer, by whatever follows in the flow too; nothing twice, nothing left out."""
+    talk = Conversation()
+    for second in (0, 0.5, 10):
+        talk.udp(second, "client", b"question").udp(second + 0.1, "server", b"answer")
+    talk.udp(20, "client", b"unanswered")
+    table = table_of(talk.frames)
+    told = {tick / 10: record for tick in range(900) for record in table.accepted(tick / 10)}
+    assert list(told) == [2.6, 12.1, 42.1]
+    assert [record["reason"] for record in told.values()] == [Reason.ACTIVE_TIMEOUT] * 3
+    assert [record["record"] for record in told.values()] == [0, 1, 2]
+    assert [record["responses"] for record in told.values()] == [2, 1, 0]
+    assert [record["request_waits"] for record in told.values()] == [0, 0, 1]
+    assert [record["tx_packets"] + record["rx_packets"] for record in told.values()] == [4, 2, 1]
+    assert len({record["flow_id"] for record in told.values()}) == 1
+    assert table.source.used_slots == 0
+
+
+def test_an_open_connection_that_answered_waits_for_its_interval(table_of):
+    """TCP says when it is over: a pause between two requests gives no record."""
+    talk = Conversation().handshake()
+    talk.tcp(1, "client", ACK, seq=1001, ack=5001, payload=b"q").tcp(1.1, "server", ACK, seq=5001, ack=1002, payload=b"a")
+    table = table_of(talk.frames)
+    assert table.accepted(20) == []
+    (record,) = table.accepted(40)
+    assert record["responses"] == 1
 
 
 def test_a_handshake_gives_its_first_record_when_it_is_over(table_of):
