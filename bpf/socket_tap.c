@@ -19,7 +19,7 @@
  * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
  *
  * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
- * DENY_PORTS (the rules are in maps); NO_COARSE_CLOCK for kernels before 5.11.
+ * DENY_PORTS (the rules are in maps); NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
  */
 #include <linux/types.h>
 
@@ -40,17 +40,17 @@ static inline __attribute__((always_inline)) int parse_load(frame_source skb, __
 #ifndef KEEP_TRANSPORT
 #define KEEP_TRANSPORT(number) 1
 #endif
-#ifdef NO_COARSE_CLOCK
-#define clock_coarse_ns bpf_ktime_get_ns
-#else
-#define clock_coarse_ns bpf_ktime_get_coarse_ns
-#endif
 
 #define TCP_STATE_LISTEN 10
 /* A socket's figures are read once in every 2^27 ns (134 ms): often enough for a record, too rarely to be seen. */
 #define SOCKET_INTERVAL_BITS 27
 /* How far the kernel's own departure time of a segment may be from what is known of now to be taken for the packet's time. */
 #define DEPARTURE_NEAR_NS 20000000ULL
+/*
+ * A TCP client that has pushed this often and not been answered streams: when each of its requests was over does not matter. A
+ * response to so long a request waits from the last tick, 4 ms too long at most.
+ */
+#define PUSHES_PER_RESPONSE 256
 /* A UDP client that sends this many datagrams per answer streams: the time of each does not matter. */
 #define DATAGRAMS_PER_RESPONSE 16
 
@@ -64,7 +64,9 @@ struct socket_facts {
     __u32 lost;        /* segments the kernel holds for lost now */
     __u32 congestion_window;
     __u32 closed; /* the application has closed the socket */
-    __u8 pad[24];
+    __u32 pushes; /* of the client since the server's `answers`-th response, as they were received */
+    __u32 answers;
+    __u8 pad[16];
 };
 
 struct slot {
@@ -128,6 +130,7 @@ BPF_TABLE("hash", struct flow_key, slot_reference, flows_by_key, SLOTS + 256);
 BPF_TABLE("percpu_array", u32, struct tap_count, tap_counters, TAP_COUNTERS);
 BPF_TABLE("hash", struct endpoint, u8, excluded_endpoints, 64);
 BPF_STACK(free_slots, slot_reference, SLOTS);
+BPF_TABLE("array", u32, u64, tick_base, 1);
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
 #ifdef ALLOW_NETWORKS
 BPF_F_TABLE("lpm_trie", struct network, u8, allowed_networks, 1024, BPF_F_NO_PREALLOC);
@@ -139,6 +142,40 @@ BPF_F_TABLE("lpm_trie", struct network, u8, denied_networks, 1024, BPF_F_NO_PREA
 /* Value: bit 0 is allowed, bit 1 is denied. */
 BPF_TABLE("array", u32, u8, port_rules, 65536);
 #endif
+
+/*
+ * The time of the last tick. The kernel counts ticks on the monotonic clock, and the JIT makes bpf_jiffies64 a load, where the
+ * coarse clock is a call that costs half as much as the precise one. `tick_base` is the time of tick 0, 0 while it is not known.
+ */
+FLOW_INLINE __u64 clock_coarse_ns(void)
+{
+#ifdef NO_COARSE_CLOCK
+    return bpf_ktime_get_ns();
+#else
+#ifdef TICK_NS
+    __u32 zero = 0;
+    __u64 *base = tick_base.lookup(&zero);
+
+    if (base && *base)
+        return *base + bpf_jiffies64() * TICK_NS;
+#endif
+    return bpf_ktime_get_coarse_ns();
+#endif
+}
+
+/* Put the ticks right where they are not: at the beginning, and after the machine was suspended. Returns the precise time. */
+FLOW_INLINE __u64 set_ticks(void)
+{
+    __u64 now = bpf_ktime_get_ns();
+#if defined(TICK_NS) && !defined(NO_COARSE_CLOCK)
+    __u32 zero = 0;
+    __u64 *base = tick_base.lookup(&zero);
+
+    if (base && now - (*base + bpf_jiffies64() * TICK_NS) >= 2 * TICK_NS)
+        *base = bpf_ktime_get_coarse_ns() - bpf_jiffies64() * TICK_NS;
+#endif
+    return now;
+}
 
 FLOW_INLINE void count_packet(__u32 counter, const struct packet *packet)
 {
@@ -274,6 +311,22 @@ FLOW_INLINE int is_timed_tcp(const struct flow *flow, const struct packet *packe
     if (!packet->payload_bytes)
         return 0;
     return flow_from_client(flow, from) ? packet->tcp_flags & TCP_PSH : flow->request_ns != 0;
+}
+
+/* Whether what is timed of a client's segment is worth its time, which costs as much as all the rest where it is received. */
+FLOW_INLINE int is_stream(const struct flow *flow, struct socket_facts *socket, const struct packet *packet)
+{
+    if (!packet->payload_bytes || packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) ||
+            flow->outcome == FLOW_OUTCOME_HALF_OPEN || !flow_from_client(flow, FLOW_RX))
+        return 0;
+    if (socket->answers != flow->responses) {
+        socket->answers = flow->responses;
+        socket->pushes = 0;
+    }
+    if (socket->pushes == PUSHES_PER_RESPONSE)
+        return 1;
+    socket->pushes += 1;
+    return 0;
 }
 
 FLOW_INLINE int is_timed_datagram(const struct flow *flow, int from)
@@ -465,7 +518,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
             timed = is_timed_datagram(&slot->flow, from);
         }
     }
-    packet.time_ns = slot ? packet_time(skb, &slot->flow, timed, 0) : bpf_ktime_get_ns();
+    packet.time_ns = slot ? packet_time(skb, &slot->flow, timed, 0) : set_ticks();
     if (!slot) {
         if (packet.transport == TRANSPORT_TCP && packet.tcp_flags & TCP_RST) {
             count_packet(TAP_STRAY_RESET, &packet);
@@ -499,13 +552,17 @@ FLOW_INLINE void count_segment(struct flow *flow, const struct packet *packet, i
 {
     struct flow_side *own = &flow->sides[FLOW_TX];
 
-    if (from != FLOW_TX) {
-        flow_count(flow, packet, from);
-        return;
+    if (from == FLOW_TX) {
+        own->bytes += packet->ip_bytes;
+        own->packets += packet->segments;
+        own->payload_bytes += packet->payload_bytes;
+    } else {
+        own = &flow->sides[FLOW_RX];
+        FLOW_ADD(own->bytes, packet->ip_bytes);
+        FLOW_ADD(own->packets, packet->segments);
+        if (packet->payload_bytes)
+            FLOW_ADD(own->payload_bytes, packet->payload_bytes);
     }
-    own->bytes += packet->ip_bytes;
-    own->packets += packet->segments;
-    own->payload_bytes += packet->payload_bytes;
     flow_moment(flow, packet);
 }
 
@@ -536,6 +593,7 @@ FLOW_INLINE int tap_segment(
     struct packet packet;
     __u64 last_ns = flow->last_ns;
     int opening = flow->outcome == FLOW_OUTCOME_HALF_OPEN;
+    int timed;
 
     packet.tcp_flags = tcp[13];
     if (packet.tcp_flags & TCP_SYN)
@@ -550,14 +608,17 @@ FLOW_INLINE int tap_segment(
     packet.window = bpf_ntohs(*(const __be16 *)(tcp + 14));
     read_header(&packet, tcp - offset, offset);
     count_segments(skb, &packet);
-    packet.time_ns = packet_time(skb, flow, is_timed_tcp(flow, &packet, from), from == FLOW_TX);
+    timed = is_timed_tcp(flow, &packet, from);
+    if (timed && from == FLOW_RX)
+        timed = !is_stream(flow, &slot->socket, &packet);
+    packet.time_ns = packet_time(skb, flow, timed, from == FLOW_TX);
     count_segment(flow, &packet, from);
     flow_header(&flow->sides[from & 1], &packet);
     flow_tcp(flow, &packet, from);
     if (from == FLOW_RX && slot->socket.closed)
         settle_closed(flow);
-    /* A client's socket has its first round-trip time when it completes the handshake. */
-    if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || packet.tcp_flags & (TCP_FIN | TCP_RST))
+    /* A client's socket has its first round-trip time when it completes the handshake; the last figures are those that count. */
+    if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)
         read_socket(&slot->socket, sk, packet.time_ns);
     return 1;
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack
@@ -35,6 +36,8 @@ DEFAULT_CAPACITY: Final = 131_072
 _FIRST_GENERATION: Final = 1
 _COUNT_BYTES: Final = 16
 _ALLOWED, _DENIED = 1, 2
+_CLOCK_MONOTONIC_COARSE: Final = 6
+"""Linux's number; the time module does not have it."""
 
 Indexes = npt.NDArray[np.uint32]
 
@@ -93,7 +96,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            self._loaded = load_tap([f"SLOTS={self.capacity}", *self._rules.defines()])
+            self._loaded = load_tap([f"SLOTS={self.capacity}", f"TICK_NS={tick_ns()}ULL", *self._rules.defines()])
             self._stack.callback(self._loaded.close)
             self._check_layout()
             self._barrier = bpf_syscall.ProgramBarrier()
@@ -298,6 +301,11 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                 ports[port] = ports.get(port, 0) | bit
         for port, rule in ports.items():
             bpf_syscall.update(self._maps["port_rules"], port.to_bytes(4, "little"), bytes([rule]))
+
+
+def tick_ns() -> int:
+    """Return the length of the kernel's tick, which is what its coarse clock resolves."""
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
 def _mapped(address: str) -> bytes:

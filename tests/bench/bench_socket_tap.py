@@ -23,6 +23,7 @@ from pathlib import Path
 
 from services.capture import bpf_syscall
 from services.capture.cgroups import find_root
+from services.capture.socket_tap import tick_ns
 from services.capture.tap_loader import LoadedTap, load_tap
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -244,7 +245,7 @@ def main() -> None:
     if arguments.one:
         flows(arguments.one)
         return
-    loaded = load_tap([f"SLOTS={SLOTS}"])
+    loaded = load_tap([f"SLOTS={SLOTS}", f"TICK_NS={tick_ns()}ULL"])
     bpf_syscall.push_all(loaded.maps["free_slots"], _references())
     for name, program in loaded.program_descriptions.items():
         _say(f"{name:12} {program.instructions} instructions, {program.verified_instructions} verified")
