@@ -228,7 +228,8 @@ class FlowTable:
         """Return which of the flows that `moved` had their answer and fell quiet, and have no end that would be seen."""
         quiet = moved & (idle >= int(self._settings.answered_quiet_seconds * _NS))
         which = np.flatnonzero(quiet & (hot["transport"] != _TCP) & (hot["responses"] != 0))
-        return which[rows["request_ns"][which] == 0]
+        answered: Array = which[rows["request_ns"][which] == 0]
+        return answered
 
     def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
         """Take back from `over` the handshakes whose next SYN may still come."""
