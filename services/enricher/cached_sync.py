@@ -26,6 +26,7 @@ from services.enricher.cluster import Cluster
 from services.enricher.kube_api import KubeApi
 from services.enricher.kube_indexer import Indexer
 from services.enricher.kube_reflector import Scope, State
+from services.enricher.kube_resources import followed
 from services.enricher.live_index import LiveIndex
 from services.enricher.settings import KubeSettings
 from services.runtime.bus import Bus, Journal, JournalMovedError
@@ -67,7 +68,7 @@ class CachedSync(LiveIndex):
         """Return the resources that may be read and that the index does not hold all of; all where none may be read."""
         pulse, covered = self._reader.pulse, self._indexer.covered
         if pulse is None or self._reader.broken or not covered:
-            return ["everything"]
+            return sorted({resource.name for resource, _ in followed(self._settings)})
         scopes = pulse.scopes
         return sorted(
             {s.resource for s in scopes if Scope(s.resource, s.namespace) not in covered and s.state != State.DENIED.value}

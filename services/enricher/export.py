@@ -105,7 +105,7 @@ def _slim(resource: Resource, selection: Selection, item: msgspec.Raw) -> dict[s
 def _without_nothing(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: _without_nothing(value) for name, value in tree.items() if value is not None}
-    return [_without_nothing(each) for each in tree] if isinstance(tree, list) else tree
+    return [_without_nothing(each) for each in tree] if isinstance(tree, (list, tuple)) else tree
 
 
 def _write(output: Path | None, items: Sequence[dict[str, Any]]) -> None:

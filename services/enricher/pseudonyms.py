@@ -61,15 +61,15 @@ class Pseudonyms:
 
     def _tree(self, tree: Any, template_hash: str, field: str = "") -> Any:
         if isinstance(tree, dict):
-            if field in ("labels", "annotations"):
+            if field in ("labels", "annotations", "matchLabels"):
                 return {name: self._value(name, value, template_hash) for name, value in tree.items()}
             return {name: self._tree(value, template_hash, name) for name, value in tree.items() if name not in _LEFT_OUT}
-        if isinstance(tree, list):
+        if isinstance(tree, (list, tuple)):
             return [self._tree(each, template_hash, field) for each in tree]
         return self._text(tree, template_hash, field) if isinstance(tree, str) else tree
 
     def _text(self, text: str, template_hash: str, field: str) -> str:
-        if field in _NAMES:
+        if field in _NAMES or field == "values":  # those of a selector's labels
             return self.name(text, template_hash)
         if field in ("podIP", "ip", "clusterIP", "clusterIPs", "externalIPs", "addresses", "address"):
             return self.address(text)

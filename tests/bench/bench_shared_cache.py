@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import structlog
 
 from tests.bench.bench_index import kubeconfig_of
 from tests.support.nats_server import NatsServer
@@ -36,6 +39,7 @@ async def replica(kubeconfig: Path, nats_url: str, mode: str) -> None:
     from services.runtime.bus import connect
     from services.runtime.settings import NatsSettings
 
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     api = find_api("auto", kubeconfig=kubeconfig, silence_seconds=600)
     assert api is not None
     settings = KubeSettings(wait_seconds=600)

@@ -40,6 +40,7 @@ from tests.unit.enricher.objects_as_json import at, name_at
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
 
 CHURN_SECONDS = 30
+OUTAGE_SECONDS = 60
 ADDRESSES = 600
 """Enough that an address is handed on a second or more after it was given up, as nodes do."""
 
@@ -101,28 +102,40 @@ async def test_churn_with_addresses_used_again(kube: KubeApiServer, nats_server:
     sys.stdout.write(f"{sum(made)} pods on {ADDRESSES} addresses in {CHURN_SECONDS} s\n")
 
 
-async def test_an_outage_of_the_api_server(kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
-    """Records go on while the API server is away, after a bounded wait: what was known stays known, and what nobody knows is
-    unresolved, not external. When it is back, what is new is known.
+@pytest.mark.parametrize("cache", ["shared", "direct"])
+async def test_an_outage_of_the_api_server(
+    kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path, cache: str
+) -> None:
+    """A minute without the API server while records stream through: none is lost and none waits longer than it may. What was
+    known stays known, and what nobody knows is unresolved, not external. When it is back, what is new is known.
     """
-    with enricher(nats_server, kube.kubeconfig(), tmp_path, WIRESPAN_KUBE_WAIT_SECONDS="2"):
+    settings = {"WIRESPAN_KUBE_WAIT_SECONDS": "2", "WIRESPAN_KUBE_CACHE": cache}
+    with enricher(nats_server, kube.kubeconfig(), tmp_path, **settings):
         await logged(tmp_path, "index.synced")
         kube.stop(kill=True)
+        sent = 0
         try:
             await logged(tmp_path, "resource.lost")
-            await publish(bus, 0, record(0, "10.42.0.11:40000", "10.42.0.10:8080"), record(1, "10.42.0.11:40001", OUTSIDE))
-            found = await enriched(bus, 2)
+            deadline = time.monotonic() + OUTAGE_SECONDS
+            while time.monotonic() < deadline:
+                known = record(2 * sent, "10.42.0.11:40000", "10.42.0.10:8080")
+                await publish(bus, sent, known, record(2 * sent + 1, "10.42.0.11:40001", OUTSIDE))
+                sent += 1
+                await asyncio.sleep(0.25)  # the load, not a wait for anything
+            found = await enriched(bus, 2 * sent)
         finally:
-            kube.start()
-        create_pod(kube, "after-0", "10.42.0.98")
+            await asyncio.to_thread(kube.start)
+        create_pod(kube, f"after-{cache}", "10.42.0.98")
         await logged_of(tmp_path, "resource.followed", "pods", 2)
-        await publish(bus, 1, record(2, "10.42.0.98:40000", OUTSIDE))
-        found |= await enriched(bus, 3)
-    kube.delete(f"{PODS}/after-0")
-    assert name_at(found[0][0], "local_entity", found[0][1]) == "client-0"
-    assert name_at(found[0][0], "remote_entity", found[0][1]) == "cart-0"
-    assert resolution(found[1], "remote") == Resolution.UNRESOLVED
-    assert name_at(found[2][0], "local_entity", found[2][1]) == "after-0"
+        await publish(bus, sent, record(2 * sent, "10.42.0.98:40000", OUTSIDE))
+        found |= await enriched(bus, 2 * sent + 1)
+    kube.delete(f"{PODS}/after-{cache}")
+    assert len(found) == 2 * sent + 1
+    for number in range(sent):
+        assert name_at(found[2 * number][0], "local_entity", found[2 * number][1]) == "client-0"
+        assert name_at(found[2 * number][0], "remote_entity", found[2 * number][1]) == "cart-0"
+        assert resolution(found[2 * number + 1], "remote") == Resolution.UNRESOLVED
+    assert name_at(found[2 * sent][0], "local_entity", found[2 * sent][1]) == f"after-{cache}"
 
 
 async def test_it_starts_before_the_api_server(kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
