@@ -116,6 +116,7 @@ MATRIX: Final[dict[str, Tree]] = {
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "scrapeTimeout": "10s"},
             "serviceMonitor": {"enabled": True, "relabelings": [{"action": "labeldrop", "regex": "pod"}]},
+            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
         },
         "grafana": {"dashboards": {"enabled": True}},
         "networkPolicy": {

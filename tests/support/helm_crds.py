@@ -37,6 +37,13 @@ _MONITOR: Final = {
 _KINDS: Final[dict[tuple[str, str, str, str], Schema]] = {
     ("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors"): _object(**_MONITOR, podMetricsEndpoints=_ENDPOINTS),
     ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"): _object(**_MONITOR, endpoints=_ENDPOINTS),
+    ("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"): _object(
+        groups=_list(
+            _object(
+                name=_TEXT, rules=_list(_object(alert=_TEXT, expr=_TEXT, labels=_TEXTS, annotations=_TEXTS, **{"for": _TEXT}))
+            )
+        )
+    ),
     ("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"): _object(
         scaleTargetRef=_object(name=_TEXT, kind=_TEXT, apiVersion=_TEXT),
         minReplicaCount=_NUMBER,
