@@ -100,8 +100,8 @@ enum packet_late {
 
 /* Wireshark's tcp.analysis: how far behind the highest byte an overtaken segment may be where no round trip is known. */
 #define FLOW_REORDERING_NS 3000000u
-/* Units of received_at that a host's clock may stand behind: a tick of 250 Hz. */
-#define FLOW_CLOCK_SLACK 4
+/* The unit of gap_at: 2^10 ns. */
+#define FLOW_GAP_BITS 10
 
 #define FLOW_RESPONSE_TIME_BUCKETS 20
 #define FLOW_RESPONSE_TIME_UNIT_NS 16000
@@ -213,7 +213,7 @@ struct flow {
     __u16 icmp_errors;              /* deep: ICMP errors that quote a packet of this flow */
     __u8 icmp_error_type;           /* deep: of the last one */
     __u8 icmp_error_code;
-    __u32 received_at; /* when remote's next_sequence last grew, in units of 2^20 ns */
+    __u32 gap_at; /* when what was received first had a gap, which is still open; 0: it has none */
     struct flow_side sides[2];
     __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
 };
@@ -470,35 +470,43 @@ FLOW_INLINE int tcp_is_probe(const struct flow_side *own, const struct packet *p
 }
 
 /*
- * Whether the highest byte received came longer ago than the path reorders: the handshake's round trip (Wireshark's rule), with
- * what a clock of ticks may be wrong by.
+ * Whether late payload that was received was overtaken on its way: nothing that was lost can have been sent again within a round
+ * trip of the gap that it left, and nothing is held up for long. Without a gap, it was there before. Where the round trip is not
+ * known, what two duplicate ACKs asked for was sent again (RFC 5681 3.2).
  */
-FLOW_INLINE int tcp_reordering_is_over(const struct flow *flow, const struct packet *packet)
+FLOW_INLINE int tcp_was_overtaken(const struct flow *flow, const struct packet *packet, __u32 begin)
 {
-    __u32 elapsed = (__u32)(packet->time_ns >> 20) - flow->received_at;
-    __u64 limit_ns = FLOW_REORDERING_NS;
+    const struct flow_side *own = &flow->sides[FLOW_RX];
+    __u32 elapsed = (__u32)(packet->time_ns >> FLOW_GAP_BITS) - flow->gap_at;
 
+    if (!flow->gap_at)
+        return 0;
     if (flow->syn_ns && flow->handshake_ack_ns > flow->syn_ns && !flow->syn_repeats && !flow->syn_ack_repeats)
-        limit_ns = flow->handshake_ack_ns - flow->syn_ns;
-    return elapsed < 1u << 31 && elapsed > (__u32)(limit_ns >> 20) + FLOW_CLOCK_SLACK;
+        return elapsed <= (__u32)((flow->handshake_ack_ns - flow->syn_ns) >> (FLOW_GAP_BITS + 1));
+    if (flow->sides[FLOW_TX].duplicate_run >= 2 && own->acknowledged == begin)
+        return 0;
+    return elapsed <= FLOW_REORDERING_NS >> FLOW_GAP_BITS;
+}
+
+/* Whether a segment received is not the next one: its time tells reordering from repetition. */
+FLOW_INLINE int tcp_is_out_of_place(const struct flow *flow, const struct packet *packet, int from)
+{
+    return from == FLOW_RX && packet->payload_bytes && packet->sequence != flow->sides[FLOW_RX].next_sequence;
 }
 
 /*
  * Payload that begins below the highest byte sent was sent before, or was overtaken. A sender's own socket overtakes nothing. At
- * the receiver's, what is acknowledged was there before, what its two duplicate ACKs asked for was sent again (RFC 5681 3.2), and
- * so was what comes when reordering is over; the rest is taken for overtaken. A host with precise times has judged by those.
+ * the receiver's, what is acknowledged was there before, and time tells the rest. A host with precise times has judged by those.
  */
 FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
 {
     struct flow_side *own = &flow->sides[from & 1];
-    const struct flow_side *peer = &flow->sides[!from];
     __u32 overlap = own->next_sequence - begin;
     int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED && !sequence_after(end, own->acknowledged);
     int reordered = packet->late == LATE_REORDERED;
 
     if (packet->late == LATE_UNJUDGED)
-        reordered = from == FLOW_RX && !acknowledged && !(peer->duplicate_run >= 2 && own->acknowledged == begin) &&
-                    !tcp_reordering_is_over(flow, packet);
+        reordered = from == FLOW_RX && !acknowledged && tcp_was_overtaken(flow, packet, begin);
     if (reordered) {
         FLOW_ADD(own->out_of_order, packet->segments);
         return;
@@ -538,10 +546,11 @@ FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int
         }
     }
     if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence)) {
+        if (from == FLOW_RX && fresh && own->known & FLOW_KNOWN_NEXT && sequence_after(begin, own->next_sequence) &&
+                !flow->gap_at)
+            flow->gap_at = (__u32)(packet->time_ns >> FLOW_GAP_BITS) | 1;
         own->next_sequence = next;
         own->known |= FLOW_KNOWN_NEXT;
-        if (from == FLOW_RX)
-            flow->received_at = (__u32)(packet->time_ns >> 20);
     }
     return fresh;
 }
@@ -565,6 +574,8 @@ FLOW_INLINE void tcp_acknowledge(struct flow *flow, const struct packet *packet,
         FLOW_ADD(own->duplicate_acks, 1);
         count_few(&own->duplicate_run);
     }
+    if (from == FLOW_TX && flow->gap_at && packet->acknowledgment == peer->next_sequence)
+        flow->gap_at = 0;
     if (!packet->window && !(packet->tcp_flags & (TCP_SYN | TCP_FIN)))
         own->zero_windows += 1;
     own->window = packet->window;

@@ -310,6 +310,8 @@ FLOW_INLINE int is_timed_tcp(const struct flow *flow, const struct packet *packe
         return 1;
     if (!packet->payload_bytes)
         return 0;
+    if (tcp_is_out_of_place(flow, packet, from))
+        return 1;
     return flow_from_client(flow, from) ? packet->tcp_flags & TCP_PSH : flow->request_ns != 0;
 }
 

@@ -84,7 +84,7 @@ _MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "icmp_errors": (168, "<u2"),
     "icmp_error_type": (170, "|u1"),
     "icmp_error_code": (171, "|u1"),
-    "received_at": (172, "<u4"),
+    "gap_at": (172, "<u4"),
     "response_time_histogram": (_RX + _SIDE_BYTES, f"({RESPONSE_TIME_BUCKETS},)<u4"),
 }
 

@@ -12,8 +12,9 @@ from proto.columns import Role
 from services.capture.flow_layout import State
 from services.capture.socket_tap import SocketTap
 from tests.kernel.test_socket_tap import reason_to_skip
+from tests.support.delaying_forwarder import Holding
 from tests.support.live_capture import slots_of
-from tests.support.lossy_path import lossy_path, transfers
+from tests.support.lossy_path import long_path, lossy_path, transfers
 
 CONNECTIONS = 10
 
@@ -24,14 +25,19 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def rows():
-    """The slots of both ends of every connection through a router that loses 3 %."""
-    with SocketTap() as tap, lossy_path(0.03) as (client, server):
-        transfers(client, server, count=CONNECTIONS, size=150_000)
+def captured_over(path, count=CONNECTIONS):
+    """The slots of both ends of every connection over a path."""
+    with SocketTap() as tap, path as (client, server):
+        transfers(client, server, count=count, size=150_000)
         tap.detach()
         used = slots_of(tap)
         return used[(used["state"] == State.LIVE) & ((used["local_port"] == 8080) | (used["remote_port"] == 8080))].copy()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Through a router that loses 3 %."""
+    return captured_over(lossy_path(0.03))
 
 
 def test_a_sender_sees_only_retransmissions(rows):
@@ -54,3 +60,26 @@ def test_a_receiver_sees_what_the_loss_left(rows):
     late = clients["rx_retransmits"].astype(np.int64) + clients["rx_out_of_order"]
     assert late.sum() > 0
     assert not clients["rx_zero_windows"].any()
+
+
+def late_at_receiver(rows):
+    """What the sender sent again; what the receiver takes for sent again, and for overtaken."""
+    clients, servers = (rows[rows["role"] == role] for role in (Role.CLIENT, Role.SERVER))
+    return tuple(
+        int(column.sum()) for column in (servers["tx_retransmits"], clients["rx_retransmits"], clients["rx_out_of_order"])
+    )
+
+
+def test_a_receiver_takes_what_was_lost_for_sent_again():
+    """On a long path that loses and does not reorder: what the sender sent again is what its peer takes for it."""
+    sent, taken, overtaken = late_at_receiver(captured_over(long_path(0.02, loss=0.03), 6))
+    assert sent > 5
+    assert sent >= taken >= 0.8 * sent - 2
+    assert overtaken <= 1 + 0.05 * sent
+
+
+def test_a_receiver_takes_what_was_held_up_for_overtaken():
+    """On a path that reorders and loses nothing: what was overtaken is not taken for a loss, duplicate ACKs or not."""
+    sent, taken, overtaken = late_at_receiver(captured_over(long_path(0.02, holding=Holding(20, 0.005)), 6))
+    assert overtaken > 5
+    assert abs(taken - sent) <= 1 + 0.1 * overtaken

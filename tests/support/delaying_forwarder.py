@@ -1,7 +1,7 @@
 """A long way between two networks: a TUN interface that gives back every packet it is given, some time later.
 
 The router routes into it what is to take the long way; what comes out is routed on as if it had come from afar. Whole packets,
-in order, none lost, and TCP's ends none the wiser: a proxy would end one connection and begin another.
+none lost, in order unless some are held back, and the ends none the wiser: a proxy would end one connection and begin another.
 
     with slow_way(router, "slow0", 0.06):
         router.ip("route", "add", "default", "dev", "slow0", "table", "100")
@@ -19,7 +19,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections import deque
+from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,28 +35,47 @@ _IFF_NO_PI: Final = 0x1000
 _LARGEST_PACKET: Final = 65535
 
 
-def forward(interface: str, delay_seconds: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Every so many-th of the large packets is held back, and overtaken by those behind it."""
+
+    every: int = 0
+    """0: none is."""
+    seconds: float = 0.0
+
+
+_LARGE: Final = 1000
+
+
+def forward(interface: str, delay_seconds: float, holding: Holding) -> None:
     """Make the interface, print `ready`, and give packets back until killed."""
     os.nice(-15)  # on a busy machine a late packet is one that its sender sends again
     tun = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", interface.encode(), _IFF_TUN | _IFF_NO_PI))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    waiting: deque[tuple[float, bytes]] = deque()
+    waiting: list[tuple[float, int, bytes]] = []
+    number = large = 0
     while True:
         timeout = max(waiting[0][0] - time.monotonic(), 0) if waiting else None
         if select.select([tun], [], [], timeout)[0]:
             # Read first, then looked at the clock: never less than the delay.
             packet = os.read(tun, _LARGEST_PACKET)
-            waiting.append((time.monotonic() + delay_seconds, packet))
+            due = time.monotonic() + delay_seconds
+            number += 1
+            large += len(packet) >= _LARGE
+            if holding.every and len(packet) >= _LARGE and large % holding.every == 0:
+                due += holding.seconds
+            heappush(waiting, (due, number, packet))
         while waiting and waiting[0][0] <= time.monotonic():
-            os.write(tun, waiting.popleft()[1])
+            os.write(tun, heappop(waiting)[2])
 
 
 @contextlib.contextmanager
-def slow_way(router: Namespace, interface: str, delay_seconds: float) -> Iterator[None]:
+def slow_way(router: Namespace, interface: str, delay_seconds: float, holding: Holding | None = None) -> Iterator[None]:
     """The interface is there and up, and delays what is routed into it."""
-    command = [sys.executable, str(Path(__file__)), interface, str(delay_seconds)]
+    held = holding or Holding()
+    command = [sys.executable, str(Path(__file__)), interface, str(delay_seconds), str(held.every), str(held.seconds)]
     with router.spawn(command, stdout=subprocess.PIPE) as forwarder:
         try:
             assert forwarder.stdout is not None
@@ -68,4 +88,4 @@ def slow_way(router: Namespace, interface: str, delay_seconds: float) -> Iterato
 
 
 if __name__ == "__main__":
-    forward(sys.argv[1], float(sys.argv[2]))
+    forward(sys.argv[1], float(sys.argv[2]), Holding(int(sys.argv[3]), float(sys.argv[4])))

@@ -1,4 +1,4 @@
-"""Real TCP connections through a router that loses packets, captured on both sides of it."""
+"""Real TCP connections through a router that loses or reorders packets, captured on both sides of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
+from tests.support.delaying_forwarder import Holding, slow_way
 from tests.support.namespaces import Network
 
 if TYPE_CHECKING:
@@ -22,6 +23,31 @@ CLIENT, SERVER = "10.71.1.2", "10.71.2.2"
 @contextlib.contextmanager
 def lossy_path(loss: float) -> Iterator[tuple[Namespace, Namespace]]:
     """A client's and a server's namespace, and between them a router that loses this share of the packets each way."""
+    with _path() as (client, router, server):
+        if loss:
+            rule = ("-A", "FORWARD", "-m", "statistic", "--mode", "random", "--probability", str(loss), "-j", "DROP")
+            router.run("iptables", *rule)
+        yield client, server
+
+
+@contextlib.contextmanager
+def long_path(
+    one_way_seconds: float, *, loss: float = 0, holding: Holding | None = None
+) -> Iterator[tuple[Namespace, Namespace]]:
+    """The same, and the way is long; what is lost is lost before it, and what is held back is overtaken."""
+    with _path() as (client, router, server), slow_way(router, "slow0", one_way_seconds, holding):
+        router.ip("route", "add", "default", "dev", "slow0", "table", "100")
+        for side in ("left", "right"):
+            router.ip("rule", "add", "iif", side, "lookup", "100")
+        if loss:
+            match = ("-o", "slow0", "-m", "statistic", "--mode", "random", "--probability", str(loss))
+            router.run("iptables", "-A", "FORWARD", *match, "-j", "DROP")
+        yield client, server
+
+
+@contextlib.contextmanager
+def _path() -> Iterator[tuple[Namespace, Namespace, Namespace]]:
+    """Client, router and server."""
     with Network() as network:
         client, router, server = (network.namespace(name) for name in ("client", "router", "server"))
         network.link((client, "eth0", [f"{CLIENT}/24"]), (router, "left", ["10.71.1.1/24"]))
@@ -29,10 +55,9 @@ def lossy_path(loss: float) -> Iterator[tuple[Namespace, Namespace]]:
         router.set_sysctl("ipv4/ip_forward", 1)
         client.ip("route", "add", "default", "via", "10.71.1.1")
         server.ip("route", "add", "default", "via", "10.71.2.1")
-        if loss:
-            rule = ("-A", "FORWARD", "-m", "statistic", "--mode", "random", "--probability", str(loss), "-j", "DROP")
-            router.run("iptables", *rule)
-        yield client, server
+        for scope in ("all", "default", "left", "right"):
+            router.set_sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
+        yield client, router, server
 
 
 @contextlib.contextmanager

@@ -59,12 +59,29 @@ def in_replay(frames, path):
 
 
 def test_a_receiver_tells_reordering_from_repetition_by_time():
-    """In the kernel: overtaken by less than the handshake's round trip is out of order; what comes later was sent again."""
+    """In the kernel: within half the handshake's round trip of the gap, overtaken, duplicate ACKs or not; later, sent again."""
     talk = Conversation().handshake(rtt=0.02)
-    for step, (seconds, offset) in enumerate([(1, 0), (1.001, 200), (1.015, 100), (2, 400), (2.2, 300)]):
-        talk.tcp(seconds, "client", ACK, seq=1001 + offset, ack=5001, payload=bytes([step]) * 100)
+
+    def received(seconds, offset):
+        talk.tcp(seconds, "client", ACK, seq=1001 + offset, ack=5001, payload=bytes(100))
+
+    def asked(seconds, offset):
+        talk.tcp(seconds, "server", ACK, seq=5001, ack=1001 + offset)
+
+    for step, offset in enumerate((0, 200, 300, 400)):
+        received(1 + step / 1000, offset)
+        asked(1.0001 + step / 1000, 100)
+    received(1.005, 100)
+    asked(1.0051, 500)
+    received(2, 600)
+    asked(2.0001, 500)
+    received(2.015, 700)
+    received(2.021, 500)
+    asked(2.0211, 800)
+    received(3, 700)
     (flow,), _ = in_kernel(talk.frames, {bytes([10, 0, 0, 2])})
-    assert (flow["rx_out_of_order"], flow["rx_retransmits"], flow["rx_retransmit_bytes"]) == (1, 1, 100)
+    assert (flow["rx_out_of_order"], flow["rx_retransmits"], flow["rx_retransmit_bytes"]) == (1, 2, 200)
+    assert flow["rx_spurious_retransmits"] == 1
 
 
 def test_kernel_and_replay_agree_on_every_member(tmp_path):
