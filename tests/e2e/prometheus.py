@@ -19,7 +19,7 @@ from tests.e2e.collector import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 SETTINGS: Final = ROOT / "deploy" / "compose" / "prometheus.yaml"
-WAIT_SECONDS: Final = 60
+WAIT_SECONDS: Final = 120
 
 Series: TypeAlias = list[tuple[dict[str, str], float]]
 """Labels and value of each series."""

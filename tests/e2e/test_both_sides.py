@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(bool(reason_to_skip()), reason=str(reason_to_skip())),
 ]
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 
 
 @pytest.fixture(scope="module")

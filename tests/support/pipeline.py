@@ -24,7 +24,7 @@ from tests.support.nats_server import NatsServer
 
 ROOT: Final = Path(__file__).parents[2]
 SERVICES: Final = ("capture", "enricher", "exporter")
-WAIT_SECONDS: Final = 60
+WAIT_SECONDS: Final = 120
 
 
 class Pipeline(AbstractContextManager["Pipeline"]):

@@ -49,7 +49,7 @@ def promql(query: str, legend: str = "", *, now: bool = False) -> Json:
 
 def traceql(query: str, *, limit: int = 100) -> Json:
     """A TraceQL query. One that ends in a metrics function gives lines, another gives the spans that it finds."""
-    how = {"queryType": "traceql", "limit": limit, "spss": 10, "tableType": "spans", "filters": []}
+    how = {"queryType": "traceql", "metricsQueryType": "range", "limit": limit, "spss": 10, "tableType": "spans", "filters": []}
     return {"datasource": TEMPO, "query": query, **how}
 
 
