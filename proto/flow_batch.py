@@ -30,6 +30,11 @@ MAX_DECODE_BYTES: Final = 8 * 1024 * 1024
 Array: TypeAlias = npt.NDArray[Any]
 AttributeValue: TypeAlias = str | int | float | bool | list[str]
 
+SOURCE_NAT: Final = "k8s.node.source_nat"
+"""Attribute of a node at the remote end of a server's record: the Service also takes connections from outside, which come to
+its pods from the address of the node that handed them on. The client is the node, or somebody whose own socket nobody sees.
+"""
+
 _DTYPE: Final = re.compile(r"(\([1-9][0-9]{0,2},\))?(\|u1|\|i1|\|V[1-9][0-9]?|<[uif][248])")
 _STRING: Final = frozenset({str})
 _SECTIONS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])

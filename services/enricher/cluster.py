@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from proto.flow_batch import Entity
 from services.enricher.claims import Claim, Key, Rank, Table, Target, claims, service_of, settle
-from services.enricher.entities import EntityFactory
+from services.enricher.entities import STAND_IN, EntityFactory
 from services.enricher.index import Index, PodContainers
 from services.enricher.interval_table import IntervalRows, IntervalTable
 from services.enricher.object_meta import STATIC_POD_ANNOTATION, KubeObject, object_key
-from services.enricher.objects import EndpointSlice, NetworkPolicy, Node, Pod
+from services.enricher.objects import EndpointSlice, NetworkPolicy, Node, Pod, Service
 from services.enricher.selection import Selection
 
 _NS_PER_SECOND = 1_000_000_000
@@ -171,15 +171,25 @@ class Cluster:
         for (table, address, port, transport), held in self._contenders().items():
             intervals = [(start, end, targets.number(target)) for start, end, target in settle(held)]
             rows[table].add(address, port, transport, intervals)
+        hiding, stand_ins = self._stand_ins(targets)
         return Index(
             tables={table: IntervalTable(rows.pop(table)) for table in Table},
             targets=targets.listed,
             kinds=[self._kind(target) for target in targets.listed],
             wholes=[targets.number(Target(target.key)) for target in targets.listed],
+            stand_ins=[stand_ins.get(number, number) for number in range(len(targets.listed))],
+            hiding=hiding,
             pods=pods,
             describe=self._describe,
             complete_since_unix_ns=complete_since_unix_ns,
         )
+
+    def _stand_ins(self, targets: _Targets) -> tuple[list[int], dict[int, int]]:
+        """Number the services that hide their clients, and if there are any, a second target for each node; nodes to those."""
+        services = (key for key, obj in self._objects.items() if isinstance(obj, Service) and obj.hides_clients)
+        hiding = [targets.number(Target(key)) for key in services]
+        nodes = [target for target in targets.listed if isinstance(self._objects.get(target.key), Node)] if hiding else []
+        return hiding, {targets.number(node): targets.number(node._replace(container=STAND_IN)) for node in nodes}
 
     def _contenders(self) -> dict[Key, Sequence[Claim]]:
         """The claims on each key. Nearly all keys have but one."""

@@ -10,12 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from proto.flow_batch import Entity
+from proto.flow_batch import SOURCE_NAT, AttributeValue, Entity
 from services.enricher.claims import Target
 from services.enricher.object_meta import RESOURCE_ANNOTATION_PREFIX, KubeObject, object_key
 from services.enricher.objects import Container, NetworkPolicy, Node, Pod, Service
 from services.enricher.selection import Selection
 from services.enricher.workload import OWNER_ATTRIBUTES, OWNER_KIND, OWNER_NAME, owner_attributes, owners, workload_name
+
+STAND_IN: Final = "/stand-in"
+"""In the place of a container: a node at whose address somebody outside may be seen."""
 
 Endpoints = Callable[[str], Collection[tuple[str, bool]]]
 """From a service's key to the keys of the pods behind it, with whether each is ready."""
@@ -78,8 +81,7 @@ class EntityFactory:
             case Pod() as pod:
                 return Entity("k8s.pod", {**self._pod(pod, target.container), **self._policy_names(pod)})
             case Node() as node:
-                chosen = self._selection.attributes(node)
-                return Entity("k8s.node", {**node_attributes(node), **zone_attributes(node), **chosen, **self._cluster})
+                return Entity("k8s.node", self._node(node, stands_in=target.container == STAND_IN))
             case Service() as service:
                 return Entity("k8s.service", self._service(target.key, service.metadata.uid))
             case None if target.key.startswith("Node/"):  # what is gone for good may still be asked for by an old index
@@ -88,6 +90,12 @@ class EntityFactory:
                 return Entity("k8s.pod", {"k8s.pod.uid": target.key, **self._cluster})
             case _:  # a service that only its endpoints speak of
                 return Entity("k8s.service", self._service(target.key, None))
+
+    def _node(self, node: Node, *, stands_in: bool) -> dict[str, AttributeValue]:
+        """The node's attributes; `stands_in` where a client at its address may be somebody outside."""
+        doubt: dict[str, AttributeValue] = {SOURCE_NAT: True} if stands_in else {}
+        known = {**node_attributes(node), **zone_attributes(node), **self._selection.attributes(node), **self._cluster}
+        return {**known, **doubt}
 
     def _pod(self, pod: Pod, container_name: str) -> dict[str, str]:
         """The pod's attributes, those of its container too where one is named or it has but one."""

@@ -44,6 +44,8 @@ class Index:
         targets: Sequence[Target],
         kinds: Sequence[int],
         wholes: Sequence[int],
+        stand_ins: Sequence[int],
+        hiding: Sequence[int],
         pods: PodContainers,
         describe: Callable[[Target], Entity],
         complete_since_unix_ns: int = 0,
@@ -58,6 +60,10 @@ class Index:
         """Kind of each target; one more at the end, where NOBODY points."""
         self._wholes = np.array([*wholes, NOBODY], np.int32)
         """The pod that each container belongs to, and what is no container itself."""
+        self._stand_ins = np.array([*stand_ins, NOBODY], np.int32)
+        """What each target is where it may stand for somebody outside: of nodes another target, others are themselves."""
+        self._hiding = np.zeros(len(targets) + 1, np.bool_)
+        self._hiding[list(hiding)] = True
         self.complete_since_unix_ns: Final = complete_since_unix_ns
         """Earlier than this, an address without a holder may have had one."""
 
@@ -78,6 +84,14 @@ class Index:
         """Return which targets are of a kind; NOBODY is of none but POD."""
         matches: Bits = self._kinds[numbers] == kind
         return matches
+
+    def hides_clients(self, services: Numbers) -> Bits:
+        """Return of which services the clients may be outside though they come from the address of a node."""
+        return self._hiding[services]
+
+    def stand_ins(self, numbers: Numbers) -> Numbers:
+        """Return the targets that say of nodes that they may stand for somebody outside; other targets as they are."""
+        return self._stand_ins[numbers]
 
     def whole(self, numbers: Numbers) -> Numbers:
         """Return the pods that containers belong to; other targets as they are."""

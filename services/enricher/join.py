@@ -55,6 +55,9 @@ def join(
     holders[rows] = index.listening_containers(*answering)
     holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
 
+    handed_on = index.hides_clients(services[:count]) & (batch.column("role") == Role.SERVER)
+    holders[count:] = np.where(handed_on, index.stand_ins(holders[count:]), holders[count:])
+
     unresolved = (times < index.complete_since_unix_ns) | (times > complete_until_unix_ns)
     unresolved[:count] |= contradicted
     resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))

@@ -192,10 +192,16 @@ class ServiceSpec(
     frozen=True,
     gc=False,
     omit_defaults=True,
-    rename={"cluster_ip": "clusterIP", "cluster_ips": "clusterIPs", "external_ips": "externalIPs"},
+    rename={
+        "external_traffic_policy": "externalTrafficPolicy",
+        "cluster_ip": "clusterIP",
+        "cluster_ips": "clusterIPs",
+        "external_ips": "externalIPs",
+    },
 ):
     """Where a service can be reached."""
 
+    external_traffic_policy: str | None = None
     cluster_ip: str | None = None
     cluster_ips: tuple[str, ...] | None = None
     external_ips: tuple[str, ...] | None = None
@@ -226,6 +232,12 @@ class Service(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     kind: ClassVar[str] = "Service"
     spec: ServiceSpec = ServiceSpec()
     status: ServiceStatus = ServiceStatus()
+
+    @property
+    def hides_clients(self) -> bool:
+        """Whether a client from outside may come to its pods from the address of a node that handed the connection on."""
+        reachable = any(port.node_port for port in self.spec.ports or ()) or bool(self.spec.external_ips)
+        return reachable and self.spec.external_traffic_policy != "Local"
 
     @property
     def addresses(self) -> list[str]:

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import Observer, Role
-from proto.flow_batch import Array, FlowBatch
+from proto.flow_batch import SOURCE_NAT, Array, FlowBatch
 
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -134,9 +134,10 @@ def perspective(batch: FlowBatch) -> Perspective:
 
 
 def _of_cluster(batch: FlowBatch, name: str) -> Mask:
-    """Where the entity that a column points at is a pod or node of this cluster."""
+    """Where the entity that a column points at is a pod or node of this cluster, and does not stand for anybody outside."""
     entities = batch.entities or ()
-    known = np.array([*[entity.type in CLUSTER_ENTITY_TYPES for entity in entities], False])
+    own = [entity.type in CLUSTER_ENTITY_TYPES and SOURCE_NAT not in entity.attributes for entity in entities]
+    known = np.array([*own, False])
     return known.take(np.minimum(batch.column(name), len(entities)))
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from proto.columns import ENRICHED, NO_INDEX, Resolution, Role
-from proto.flow_batch import FlowBatch, decode, encode
+from proto.flow_batch import SOURCE_NAT, FlowBatch, decode, encode
 from services.enricher.cluster import Cluster
 from services.enricher.index import Index
 from services.enricher.join import join
@@ -119,3 +119,28 @@ def test_the_workload_behind_a_cluster_ip_gives_its_name() -> None:
     entity = at(batch, "remote_service")
     assert entity is not None
     assert (entity.attributes["k8s.service.name"], entity.attributes["service.name"]) == ("kube-dns", "coredns")
+
+
+@pytest.mark.parametrize(
+    ("more", "doubtful"), [({}, True), ({"externalTrafficPolicy": "Local"}, False), ({"ports": []}, False)]
+)
+def test_a_node_that_may_stand_for_somebody_outside_says_so(more: dict[str, object], doubtful: bool) -> None:  # noqa: FBT001
+    """Only at the client's end of what a Service answers that takes connections from outside and hides who made them."""
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30080}], **more}
+    web = {**service("web", "10.96.0.1"), "spec": spec}
+    index = cluster_of(
+        node("node-a", "172.18.0.2"),
+        pod("web-0", "10.42.0.10"),
+        pod("db-0", "10.42.0.11"),
+        web,
+        endpoint_slice("web", ["10.42.0.10"], 8080),
+    ).compile()
+    batch = batch_of(
+        flow("10.42.0.10:8080", "172.18.0.2:40000", role=Role.SERVER),
+        flow("10.42.0.11:5432", "172.18.0.2:40000", role=Role.SERVER),
+        flow("10.42.0.10:40000", "172.18.0.2:10250", role=Role.CLIENT),
+    )
+    nodes = [at(join(batch, index), "remote_entity", row) for row in range(3)]
+    assert [each.type if each else "" for each in nodes] == ["k8s.node"] * 3
+    assert [each.attributes.get(SOURCE_NAT) for each in nodes if each] == [True if doubtful else None, None, None]
+    assert [each.attributes["k8s.node.name"] for each in nodes if each] == ["node-a"] * 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proto.columns import NO_INDEX, Observer, Role
-from proto.flow_batch import Entity, FlowBatch
+from proto.flow_batch import SOURCE_NAT, Entity, FlowBatch
 from services.exporter.spans import FLAG_IS_REMOTE, IdMixer, Kind, Side, SpanIds, perspective
 
 POD, NODE, HOST, SERVICE, OTHER = (Entity(kind, {}) for kind in ("k8s.pod", "k8s.node", "host", "k8s.service", "container"))
@@ -141,6 +141,12 @@ def test_both_ends_of_a_connection_within_a_host_are_one_trace():
 def test_a_server_span_has_no_parent_that_never_comes(entities, values):
     """Without a client of this cluster, a seen handshake and a socket, the server's first span is a root."""
     assert parent_id(record(entities=entities, **(SERVERS_VIEW | values))) is None
+
+
+def test_a_node_that_may_stand_for_somebody_outside_is_no_parent():
+    """Who came from outside to a node port has no span; the server's stays a root of the same trace."""
+    doubtful = Entity("k8s.node", {**NODE.attributes, SOURCE_NAT: True})
+    assert parent_id(record(entities=[doubtful], **SERVERS_VIEW, remote_entity=0)) is None
 
 
 def test_a_client_on_a_node_is_a_parent():
