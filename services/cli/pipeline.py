@@ -206,8 +206,10 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
     if plan.live:
         capture |= _live_settings(environ, nats)
     enricher = {"WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(plan.kube_snapshot.absolute())} if plan.kube_snapshot else {}
+    # A run that ends says what was refused; waiting for better credentials would keep it from ending.
+    exporter = {} if plan.loop or plan.live else {"WIRESPAN_EXPORTER_UNAUTHORIZED": "dead_letter"}
     return [
-        _command(EXPORTER, folder, plan.destination.environ(environ)),
+        _command(EXPORTER, folder, exporter | plan.destination.environ(environ)),
         # A capture is not of the cluster that this environment happens to know, unless that is said.
         _command(ENRICHER, folder, {"WIRESPAN_KUBE_API": "off", **environ, **enricher}),
         _command(CAPTURE, folder, {**environ, **capture}, ends=not (plan.loop or plan.live)),

@@ -238,9 +238,10 @@ def test_refused_spans_fail_the_replay(receiver, tmp_path) -> None:
         assert "no room" in run.stderr
 
 
-def test_rejected_batches_are_dead(receiver, tmp_path) -> None:
-    """A backend that will never take it: every record is dead, and nothing is tried for ever."""
-    receiver.default = Refuse(grpc.StatusCode.INVALID_ARGUMENT, "not mine")
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED])
+def test_rejected_batches_are_dead(receiver, tmp_path, code: grpc.StatusCode) -> None:
+    """A backend that will never take it, or not with these credentials: every record is dead, and nothing is tried for ever."""
+    receiver.default = Refuse(code, "not mine")
     with Run(tmp_path, "replay", CAPTURE, "--otlp-endpoint", receiver.grpc_endpoint) as run:
         assert run.finish() == 1
         assert figure(run.stdout, "dead") == figure(run.stdout, "records")
