@@ -6,8 +6,9 @@ way back to the batch it came from, for it is the batches that are acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, TypeVar
 
 import numpy as np
@@ -54,11 +55,11 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     if len(batches) == 1:
         return Bundle(batches[0], (batches[0].node,), np.zeros(counts[0], np.int64), batches, first_rows)
     tables = [batch.entities or () for batch in batches]
-    entities, entity_maps = _united(tables, [[entity.packed for entity in table] for table in tables])
-    owners = [[(row.get("pod_uid"), row.get("container_id")) for row in batch.containers] for batch in batches]
-    containers, container_maps = _united([batch.containers for batch in batches], owners)
-    names = [(batch.node,) for batch in batches]
-    nodes, node_maps = _united(names, names)
+    entities, entity_maps = _united(tables, attrgetter("packed"))
+    containers, container_maps = _united(
+        [batch.containers for batch in batches], lambda row: (row.get("pod_uid"), row.get("container_id"))
+    )
+    nodes, node_maps = _united([(batch.node,) for batch in batches], str)
     renumbered = dict.fromkeys(_ENTITY_COLUMNS, entity_maps) | {"local_container": container_maps}
     columns = {}
     for name in sorted({name for batch in batches for name in batch.columns if name in COLUMNS}):
@@ -71,17 +72,22 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     return Bundle(whole, nodes, node, batches, first_rows)
 
 
-def _united(tables: Sequence[Sequence[Row]], keys: Sequence[Sequence[Hashable]]) -> tuple[list[Row], list[Array]]:
+def _united(tables: Sequence[Sequence[Row]], key: Callable[[Row], Hashable]) -> tuple[list[Row], list[Array]]:
     """Return the rows of all tables, those of equal keys once, and for each table where its rows went."""
     places: dict[Hashable, int] = {}
+    # The same object comes in table after table, and is found again faster than its key is.
+    objects: dict[int, int] = {}
     rows: list[Row] = []
     maps = []
-    for table, names in zip(tables, keys, strict=True):
-        numbers = [places.setdefault(name, len(places)) for name in names]
-        if len(places) > len(rows):
-            for place, row in zip(numbers, table, strict=True):
-                if place == len(rows):
-                    rows.append(row)
+    for table in tables:
+        numbers = [objects.get(identity, -1) for identity in map(id, table)]
+        if -1 in numbers:
+            for at, row in enumerate(table):
+                if numbers[at] < 0:
+                    place = places.setdefault(key(row), len(rows))
+                    if place == len(rows):
+                        rows.append(row)
+                    numbers[at] = objects[id(row)] = place
         maps.append(np.array([*numbers, NO_INDEX], "<u4"))
     return rows, maps
 

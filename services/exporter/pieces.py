@@ -93,6 +93,7 @@ class Ends:
         self._numbers: dict[bytes, int] = {}
         self._entities: list[Entity | None] = [None]
         self._table = Table(self._make, words=3)
+        self._without_address: dict[int, bytes] = {}
         self._resources: dict[tuple[int, Origin], bytes] = {}
 
     def numbers(self, batch: FlowBatch) -> Array:
@@ -149,20 +150,25 @@ class Ends:
         return kept
 
     def _forget(self) -> None:
-        for cache in (self._numbers, self._table, self._resources):
+        for cache in (self._numbers, self._table, self._without_address, self._resources):
             cache.clear()
         del self._entities[1:]
 
     def _make(self, key: tuple[int, ...]) -> bytes:
         first, last, known = key
+        text = address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little"))
+        of_end = f"{_ENDS[bool(known & _DESTINATION)]}.address"
+        of_resource = "network.local.address" if known & _OWN else "network.peer.address"
+        # A workload has few addresses, but whoever calls from outside has one of very many.
+        rest = self._without_address.get(known)
+        if rest is None:
+            rest = self._without_address[known] = self._make_without_address(known)
+        return b"".join(attribute(name, text) for name in (of_end, of_resource) if self._selection.has(name)) + rest
+
+    def _make_without_address(self, known: int) -> bytes:
         end = _ENDS[bool(known & _DESTINATION)]
         entity, service = self._entities[known >> _ENTITY], self._entities[known >> _SERVICE & _ENTITY_MASK]
-        text = address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little"))
-        attributes: dict[str, AttributeValue] = {
-            f"{end}.address": text,
-            "network.local.address" if known & _OWN else "network.peer.address": text,
-            **end_attributes(end, entity, service),
-        }
+        attributes = end_attributes(end, entity, service)
         resolution = _RESOLUTIONS.get(known >> _RESOLUTION & 3)
         if resolution:
             attributes[f"flow.{end}.resolution"] = resolution

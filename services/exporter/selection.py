@@ -22,6 +22,8 @@ class Selection:
 
     def has(self, name: str) -> bool:
         """Whether an attribute is among them."""
+        if self.profile == "full" and self.left_out is _NOTHING:
+            return True
         return not self.left_out.fullmatch(name) and carries(self.profile, name)
 
 
