@@ -77,6 +77,13 @@ enum flow_verdict {
     FLOW_RENEW, /* nothing was counted: the packet opens a new connection; retire the slot, begin another with the packet */
 };
 
+/* Whether a connection's requests are looked at for their trace context, and what came of it: traced_exchange.h. */
+enum flow_requests {
+    FLOW_REQUESTS_UNKNOWN,
+    FLOW_REQUESTS_OPAQUE, /* its first payload was no HTTP/1: none is looked at any more */
+    FLOW_REQUESTS_TRACED, /* an exchange of an application's trace is open */
+};
+
 /* Index of flow.sides. */
 enum flow_direction {
     FLOW_TX,
@@ -196,7 +203,7 @@ struct flow {
     __u8 closed_by;
     __u8 icmp_type; /* of the first message */
     __u8 icmp_code;
-    __u8 pad;
+    __u8 requests; /* enum flow_requests: traced_exchange.h */
 
     __u8 local_address[16];
     __u8 remote_address[16];
@@ -333,8 +340,8 @@ FLOW_INLINE __u32 response_time_bucket(__u64 time_ns)
 
 /*
  * Exchanges: a request is what the client sends after the server's last payload; the response time runs from its last byte to
- * the server's first. Only payload not seen before counts, so that a repeat neither asks nor answers. Seam: the request's
- * `traceparent`.
+ * the server's first. Only payload not seen before counts, so that a repeat neither asks nor answers. What belongs to an
+ * application's trace is told one by one: traced_exchange.h.
  */
 FLOW_INLINE void flow_exchange(struct flow *flow, const struct packet *packet, int from)
 {

@@ -4,9 +4,11 @@
  *
  * An input is a link type's number (an index into link_types), then packets: two bytes of captured length, one of what the wire
  * had more, one of time since the packet before (in 2^k ns, above 128 backwards), then the captured bytes. A table that is full
- * gives up a slot. After each input the counters must add up, and no flow may hold more than was counted.
+ * gives up a slot. After each input the counters must add up, no flow may hold more than was counted, and every exchange that
+ * began must be over or open.
  */
-#define DATAGRAMS 16u
+#define DATAGRAMS       16u
+#define ENDED_EXCHANGES 16u
 #include "replay.c"
 
 #define CAPACITY 16u
@@ -32,6 +34,27 @@ static void begin_again(void)
     for (index = 0; index < CAPACITY; index++)
         replay->buckets[index] = NO_SLOT;
     replay->free_slot = NO_SLOT;
+    memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
+    replay->exchanges.open_count = 0;
+    replay->exchanges.ended_count = 0;
+}
+
+static void check_exchanges(__u64 *taken)
+{
+    const struct exchanges *exchanges = &replay->exchanges;
+    const struct exchange *each;
+    __u64 index;
+
+    for (index = 0; index < exchanges->ended_count; index++) {
+        each = &exchanges->ended[index];
+        if (each->request_last_ns < each->request_first_ns || each->response_first_ns > each->response_last_ns ||
+                !(each->trace_flags & 1) || each->end == EXCHANGE_END_OPEN)
+            abort();
+    }
+    *taken += exchanges->ended_count;
+    replay_exchanges_taken(replay);
+    if (exchanges->requests[TRACE_SAMPLED] != *taken + exchanges->open_count)
+        abort();
 }
 
 static void check(__u64 lost_bytes)
@@ -60,13 +83,17 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
     struct pcap_pkthdr header = {.caplen = 0};
     __u64 time_ns = 1700000000000000000ull;
     __u64 lost_bytes = 0;
+    __u64 taken = 0;
     __u32 next = 0;
     __u32 captured;
     __u8 *copy;
 
-    if (!replay)
+    if (!replay) {
         replay = replay_new(slots, outers, CAPACITY);
-    if (!replay || !size)
+        if (!replay || replay_trace(replay))
+            abort();
+    }
+    if (!size)
         return 0;
     begin_again();
     replay->link_type = link_types[data[0] % (sizeof(link_types) / sizeof(link_types[0]))];
@@ -93,6 +120,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
             replay_release(replay, &next, 1);
         }
         free(copy);
+        check_exchanges(&taken);
     }
     replay->header = NULL;
     forget_datagrams(replay);

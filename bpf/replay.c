@@ -25,6 +25,7 @@ enum replay_stop {
     REPLAY_END,        /* no packet left in the file, or no file open */
     REPLAY_TABLE_FULL, /* the next packet needs a slot: retire and release some */
     REPLAY_CUT,        /* the file ends or breaks in the middle of a packet; it is closed */
+    REPLAY_EXCHANGES,  /* many exchanges have ended: take them */
 };
 
 /* ---- Packets ------------------------------------------------------------------------------------------------------------- */
@@ -107,14 +108,18 @@ static int count_packet(struct replay *replay, struct arrival *arrival)
     __u32 hash = hash_packet(replay, packet, &arrival->through);
     int from = FLOW_TX;
     __u32 slot = find_slot(replay, packet, &arrival->through, hash, &from);
+    struct exchange_moment before;
     struct flow *flow;
 
     if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
         retire_slot(replay, slot);
         slot = NO_SLOT;
     } else if (slot != NO_SLOT) {
-        flow_deepen(&replay->slots[slot], &replay->traces[slot], packet, from);
-        flow_add(&replay->slots[slot], packet, from);
+        flow = &replay->slots[slot];
+        before = exchange_before(flow, from);
+        flow_deepen(flow, &replay->traces[slot], packet, from);
+        flow_add(flow, packet, from);
+        exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
     }
     if (slot == NO_SLOT) {
         slot = take_slot(replay, hash);
@@ -193,6 +198,7 @@ void replay_close(struct replay *replay)
         return;
     if (replay->file)
         pcap_close(replay->file);
+    exchanges_free(&replay->exchanges);
     free(replay->links);
     free(replay->traces);
     free(replay->buckets);
@@ -312,6 +318,10 @@ enum replay_stop replay_advance(struct replay *replay, __u64 until_ns, __u64 max
             stop = REPLAY_UNTIL;
             break;
         }
+        if (replay->exchanges.ended_count >= ENDED_EXCHANGES) {
+            stop = REPLAY_EXCHANGES;
+            break;
+        }
         if (!take_packet(replay, replay->counters.next_ns)) {
             stop = REPLAY_TABLE_FULL;
             break;
@@ -342,4 +352,42 @@ void replay_release(struct replay *replay, const __u32 *slots, size_t count)
     for (index = 0; index < count; index++)
         if (slots[index] < replay->capacity)
             release_slot(replay, slots[index]);
+}
+
+/* From now on, keep the exchanges of requests that carry a sampled trace context. Returns -1 where memory is missing. */
+int replay_trace(struct replay *replay)
+{
+    return exchanges_keep(&replay->exchanges, replay->capacity);
+}
+
+/* What is kept of exchanges: `ended` are in the order in which they ended. Valid until the next call. */
+const struct exchanges *replay_exchanges(const struct replay *replay)
+{
+    return &replay->exchanges;
+}
+
+/* Copy the open exchanges, exchanges.open_count of them. */
+void replay_open_exchanges(const struct replay *replay, struct exchange *copies)
+{
+    const struct exchanges *exchanges = &replay->exchanges;
+    __u64 place;
+
+    for (place = 0; place < exchanges->open_count; place++)
+        copies[place] = exchanges->of_slot[exchanges->open[place]].exchange;
+}
+
+/* End the open exchanges that these are copies of, as their `end` and `ended_ns` say. */
+void replay_end_exchanges(struct replay *replay, const struct exchange *copies, size_t count)
+{
+    const struct exchange *copy;
+
+    for (copy = copies; copy < copies + count; copy++)
+        if (copy->slot < replay->capacity && replay->slots[copy->slot].id == copy->flow_id)
+            exchanges_end(&replay->exchanges, copy->slot, &replay->slots[copy->slot], copy->end, copy->ended_ns);
+}
+
+/* The ended exchanges were taken. */
+void replay_exchanges_taken(struct replay *replay)
+{
+    replay->exchanges.ended_count = 0;
 }

@@ -6,6 +6,7 @@
 #define WIRESPAN_SLOT_TABLE_H
 
 #include "arrival.h"
+#include "replay_exchanges.h"
 
 #include <pcap/pcap.h>
 
@@ -41,6 +42,7 @@ struct replay {
     struct flow *slots;
     struct link *links;
     struct flow_trace *traces; /* of the slots */
+    struct exchanges exchanges;
     struct flow_outer *outers; /* of the slots, the caller's */
     __u8 *outer_used;          /* whether a slot's is not zero: memory that was never touched stays so */
     __u32 *buckets;
@@ -142,6 +144,7 @@ static void release_slot(struct replay *replay, __u32 slot)
     if (flow->state == FLOW_FREE)
         return;
     retire_slot(replay, slot);
+    exchanges_forget(&replay->exchanges, slot, flow);
     memset(flow, 0, sizeof(*flow));
     memset(&replay->traces[slot], 0, sizeof(*replay->traces));
     if (replay->outer_used[slot])

@@ -53,6 +53,26 @@ class Reason(enum.IntEnum):
     ACTIVE_TIMEOUT = 3
     SHUTDOWN = 4
     TABLE_PRESSURE = 5
+    EXCHANGE = 6
+    """It tells of one request and its response, not of the flow: all that is summed up over records is 0 in it."""
+
+
+class ExchangeEnd(enum.IntEnum):
+    """Why an exchange is over."""
+
+    NONE = 0
+    NEXT_REQUEST = 1
+    """The client asked for something else."""
+    CLOSED = 2
+    """The connection was closed."""
+    RESET = 3
+    """The connection was reset."""
+    IDLE_TIMEOUT = 4
+    """The response paused for seconds, or the connection ended waiting for it."""
+    ACTIVE_TIMEOUT = 5
+    """The response still went on; what came later is in no exchange."""
+    SHUTDOWN = 6
+    """Capture ended."""
 
 
 class Outcome(enum.IntEnum):
@@ -107,6 +127,10 @@ class Resolution(enum.IntEnum):
     """The index could not answer in time: the address may well be a workload."""
 
 
+FIRST_EXCHANGE: Final = 1 << 31
+"""`record` of a flow's first exchange; from here on they are numbered, so that flow id and record stay a record's name."""
+
+
 class Kind(enum.Enum):
     """How a column relates to the record's interval."""
 
@@ -141,7 +165,7 @@ _CONSTANT, _STATE, _DELTA = Kind.CONSTANT, Kind.STATE, Kind.DELTA
 RAW: Final = (
     # Which flow, which record of it
     Column("flow_id", "<u8", _CONSTANT, "", "identity of the flow within the epoch"),
-    Column("record", "<u4", _CONSTANT, "", "number of this record within its flow, from 0"),
+    Column("record", "<u4", _CONSTANT, "", "number of this record within its flow, from 0; of an exchange, 2**31 and more"),
     Column("reason", "|u1", _CONSTANT, "", "why the record was emitted", enum=Reason),
     Column("observer", "|u1", _CONSTANT, "", "what saw the packets", enum=Observer),
     Column("role", "|u1", _CONSTANT, "", "which end is local", enum=Role),
@@ -291,6 +315,29 @@ FILE: Final = (
     Column("rx_incomplete_datagrams", "<u4", _STATE, "", "as tx_incomplete_datagrams, received"),
 )
 """Columns that capture adds where it reads a capture file: what was around the flow's packets, which no socket sees."""
+EXCHANGE: Final = (
+    Column("trace_id", "|V16", _CONSTANT, "", "of the application's trace, as the request's `traceparent` has it"),
+    Column("parent_span_id", "|V8", _CONSTANT, "", "of the span that made the request, from the same place"),
+    Column("trace_flags", "|u1", _CONSTANT, "bits", "from the same place; bit 0, sampled, is always set"),
+    Column("exchange_end", "|u1", _CONSTANT, "", "why the exchange is over", enum=ExchangeEnd),
+    Column("request_first_unix_ns", "<u8", _CONSTANT, "ns", "first byte of the request"),
+    Column(
+        "request_last_unix_ns",
+        "<u8",
+        _CONSTANT,
+        "ns",
+        "last byte of the request, when it was sent again last if it had not arrived",
+    ),
+    Column("response_first_unix_ns", "<u8", _CONSTANT, "ns", "first byte of the response that is no interim one; 0: none came"),
+    Column("response_last_unix_ns", "<u8", _CONSTANT, "ns", "last byte of the response, as request_last_unix_ns"),
+    Column("request_bytes", "<u8", _CONSTANT, "bytes", "payload of the request, each byte counted once"),
+    Column(
+        "response_bytes", "<u8", _CONSTANT, "bytes", "payload of the response, interim ones included, each byte counted once"
+    ),
+    Column("request_retransmits", "<u4", _CONSTANT, "packets", "segments of the request's direction that were sent again"),
+    Column("response_retransmits", "<u4", _CONSTANT, "packets", "segments of the response's direction that were sent again"),
+)
+"""Columns of records whose reason is EXCHANGE; those of RAW that are not a record's name, ends or times are 0 there."""
 
 ENRICHED: Final = (
     Column("local_entity", "<u4", _CONSTANT, "", "index into `entities`: who is local", default=NO_INDEX),
@@ -302,5 +349,5 @@ ENRICHED: Final = (
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + FILE + ENRICHED}
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + FILE + EXCHANGE + ENRICHED}
 """Every column of schema v1 by name."""

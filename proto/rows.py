@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, FILE, NO_INDEX, RAW, SOCKET, Column
+from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NO_INDEX, RAW, SOCKET, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -50,11 +50,12 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
 
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
-    a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket, or only a file, knows
-    is there where the batch has it. Columns that the schema does not know come last and as they are, raw bytes in hexadecimal.
+    a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket or only a file knows, or
+    only an exchange has, is there where the batch has it. Columns that the schema does not know come last and as they are;
+    raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
-    for some in (SOCKET, FILE):
+    for some in (SOCKET, FILE, EXCHANGE):
         if any(column.name in batch.columns for column in some):
             known += some
     if batch.entities is not None:
@@ -88,16 +89,19 @@ def _known_values(batch: FlowBatch, column: Column) -> list[Any]:
     if column.enum is not None:
         names = {member.value: member.name.lower() for member in column.enum}
         return [names.get(number, number) for number in array.tolist()]
-    values: list[Any] = array.tolist()
-    return values
+    return _as_it_is(array)
 
 
 def _unknown_values(array: Array) -> list[Any]:
+    # JSON has no NaN and no infinity.
+    return _finite(array.tolist()) if array.dtype.kind == "f" else _as_it_is(array)
+
+
+def _as_it_is(array: Array) -> list[Any]:
     if array.dtype.kind == "V":
         return _each(array, bytes.hex)
     values: list[Any] = array.tolist()
-    # JSON has no NaN and no infinity.
-    return _finite(values) if array.dtype.kind == "f" else values
+    return values
 
 
 def _finite(values: list[Any]) -> list[Any]:

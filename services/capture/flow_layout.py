@@ -69,6 +69,7 @@ _MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "closed_by": (60, "|u1"),
     "icmp_type": (61, "|u1"),
     "icmp_code": (62, "|u1"),
+    "requests": (63, "|u1"),
     "local_address": (64, "|V16"),
     "remote_address": (80, "|V16"),
     "syn_ns": (96, "<u8"),

@@ -40,6 +40,9 @@ class FlowTableSettings:
     """UDP and all other transports. Well above resolvers' and QUIC's pauses; conntrack's is 30 s, or 120 s for a stream."""
     icmp_idle_seconds: float = 30
     """ICMP: a ping that pauses this long is another ping."""
+    exchange_pause_seconds: float = 2
+    """A traced response that pauses this long is over: whoever looks at the trace does not wait for the connection's next
+    request."""
     given_up_seconds: float = 3
     """When capture itself ends, a SYN unanswered for this long counts as timed out, a younger one as still waiting: answered
     SYNs are answered within the first repeat (1 s) or second (3 s)."""

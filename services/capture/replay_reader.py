@@ -4,7 +4,7 @@ A flow's watermark moves as soon as its batch is made, because a batch of a repl
 not depend on when the bus takes it: the same files under the same epoch give the same bytes under the same message ids.
 
 In a loop the files are read again and again at the speed of their clock. Times are moved to now; flow ids go on, and initial
-sequence numbers differ from pass to pass, so that every pass has traces of its own.
+sequence numbers and the applications' trace ids differ from pass to pass, so that every pass has traces of its own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import RAW, Reason
+from proto.columns import COLUMNS, Reason
 from proto.flow_batch import MAX_BATCH_BYTES, Array, FlowBatch, encode
 from proto.subjects import batch_id
+from services.capture.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flow_table import Emission, FlowTable
 from services.capture.progress import ProgressReport
 from services.capture.replay_layout import file_columns
@@ -30,7 +31,7 @@ _LONGEST_PAUSE_NS: Final = 10_000_000_000
 """Longer silences of the files' clock are cut to this in a loop."""
 _PASS_STRIDE: Final = 0x9E37_79B1
 """What initial sequence numbers grow by from pass to pass: odd, so that 2**32 passes differ."""
-_TIME_COLUMNS: Final = tuple(column.name for column in RAW if column.name.endswith("_unix_ns"))
+_TIME_COLUMNS: Final = frozenset(name for name in COLUMNS if name.endswith("_unix_ns"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class ReplayReader:
     def finish(self) -> Iterator[list[ReadyBatch]]:
         """Read no more; yield the last records of all flows, whose reason is shutdown."""
         now_unix_ns = max(self._source.clock_unix_ns, self._last_now_unix_ns)
+        for exchanges in self._exchanges.drain(now_unix_ns, final=True):
+            yield self._ready(exchanges)
         for emission in self._table.drain(now_unix_ns, Reason.SHUTDOWN):
             yield self._ready(emission)
 
@@ -85,14 +88,16 @@ class ReplayReader:
         self._source.close()
 
     def _begin_pass(self) -> None:
-        self._source = ReplaySource(self._settings.replay_files, self._settings.replay_capacity)
-        self._table = FlowTable(self._source, self._settings.flow_table)
-        self._emissions = replay(self._source, self._table)
+        settings = self._settings
+        self._source = ReplaySource(settings.replay_files, settings.replay_capacity, trace_context=settings.trace_context)
+        self._table = FlowTable(self._source, settings.flow_table)
+        self._exchanges = ExchangeTable(self._source, settings.flow_table)
+        self._emissions = replay(self._source, self._table, exchanges=self._exchanges)
         self._last_now_unix_ns = 0
         self._offset_ns = 0
         self._report.begin_pass(self._source)
 
-    def _ready(self, emission: Emission) -> list[ReadyBatch]:
+    def _ready(self, emission: Emission | ExchangeEmission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns
         began_unix_ns = self._last_now_unix_ns or int(emission.columns["flow_start_unix_ns"].min())
         columns: Mapping[str, Array] = emission.columns | file_columns(self._source.outers[emission.slots])
@@ -111,7 +116,8 @@ class ReplayReader:
         )
         due_unix_ns = now_unix_ns + self._offset_ns if self._settings.replay_loop else 0
         ready = [self._message(part, due_unix_ns) for part in _parts(batch)]
-        self._table.accept(emission)
+        if isinstance(emission, Emission):
+            self._table.accept(emission)
         return ready
 
     def _message(self, batch: FlowBatch, due_unix_ns: int) -> ReadyBatch:
@@ -139,12 +145,16 @@ class ReplayReader:
         """Return the columns of this pass: times moved to now, identities its own."""
         moved = dict(columns)
         offset = np.uint64(self._offset_ns % 2**64)
-        for name in _TIME_COLUMNS:
+        for name in _TIME_COLUMNS & columns.keys():
             moved[name] = np.where(columns[name] != 0, columns[name] + offset, 0).astype("<u8")
         moved["flow_id"] = columns["flow_id"] + np.uint64(self._earlier_flows)
         shift = np.uint32((zlib.crc32(self._epoch.encode()) + self._passes * _PASS_STRIDE) % 2**32)
         for bit, name in ((1, "local_isn"), (2, "remote_isn")):
             moved[name] = np.where(columns["isn_seen"] & bit, columns[name] + shift, columns[name]).astype("<u4")
+        if "trace_id" in columns:
+            words = np.ascontiguousarray(columns["trace_id"]).view("<u4").reshape(-1, 4).copy()
+            words[:, 0] += shift
+            moved["trace_id"] = words.view("|V16").ravel()
         return moved
 
 

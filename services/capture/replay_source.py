@@ -21,10 +21,12 @@ import numpy.typing as npt
 import bpf
 from proto.columns import Reason
 from services.capture.errors import CaptureError, CaptureFileError
+from services.capture.exchange_layout import EXCHANGE, Exchanges, RequestCounter, request_counters
 from services.capture.flow_layout import FLOW, Disposition, Slots
 from services.capture.replay_layout import OUTER, Outers
 
 if TYPE_CHECKING:
+    from services.capture.exchange_table import ExchangeEmission, ExchangeTable
     from services.capture.flow_table import Emission, FlowTable
 
 DEFAULT_CAPACITY: Final = 1 << 20
@@ -48,6 +50,8 @@ class Stop(enum.IntEnum):
     """The next packet needs a slot and none is free."""
     CUT = 4
     """The file ends or breaks in the middle of a packet. What came before it counts."""
+    EXCHANGES = 5
+    """Many exchanges have ended and are to be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +82,31 @@ class _Counters(ctypes.Structure):
     )
 
 
+class _Exchanges(ctypes.Structure):
+    """`struct exchanges` of bpf/replay_exchanges.h."""
+
+    _fields_ = (
+        ("of_slot", ctypes.c_void_p),
+        ("open", ctypes.c_void_p),
+        ("ended", ctypes.c_void_p),
+        ("open_count", ctypes.c_uint64),
+        ("ended_count", ctypes.c_uint64),
+        ("ended_room", ctypes.c_uint64),
+        ("lost", ctypes.c_uint64),
+        ("requests", ctypes.c_uint64 * len(RequestCounter)),
+    )
+
+
 class ReplaySource(AbstractContextManager["ReplaySource"]):
     """The flows of capture files, read one after the other through one table.
 
     `capacity` is rounded up to a power of two. Every file is opened once before anything is read: raises CaptureFileError for
     the first that is no capture. `advance` takes packets; between calls `slots` may be read. Not for two threads at once.
-    Leaving the context closes the files; `slots` stays readable.
+    Leaving the context closes the files; `slots` stays readable. With `trace_context`, the exchanges of requests that carry a
+    sampled trace context are kept too.
     """
 
-    def __init__(self, files: Sequence[Path], capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(self, files: Sequence[Path], capacity: int = DEFAULT_CAPACITY, *, trace_context: bool = False) -> None:
         self._library = _library()
         self._files = [Path(path) for path in files]
         self._sizes = [self._check(path) for path in self._files]
@@ -103,6 +123,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         if not self._handle:
             raise CaptureError(f"no memory for a table of {self.capacity} flows")
         self._counters = _Counters.from_address(self._handle)
+        self._exchanges = _Exchanges.from_address(self._library.replay_exchanges(self._handle))
+        self._traces = trace_context
+        if trace_context and self._library.replay_trace(self._handle):
+            raise CaptureError(f"no memory for the exchanges of {self.capacity} flows")
         self._finished_sizes = 0
         self._cut: dict[Path, str] = {}
         self._next_file = 0
@@ -115,6 +139,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         handle, self._handle = self._handle, None
         if handle:
             self._counters = _Counters.from_buffer_copy(self._counters)
+            self._exchanges = _Exchanges.from_buffer_copy(self._exchanges)
             self._library.replay_close(handle)
 
     def open_next_file(self) -> bool:
@@ -152,6 +177,26 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     def mark_taken(self, slots: npt.NDArray[np.uint32]) -> None:
         """Add one to `taken` of each of these slots (indexes)."""
         self.slots["taken"][slots] += 1
+
+    def open_exchanges(self) -> Exchanges:
+        """Return copies of the traced exchanges that are not over."""
+        found = np.zeros(int(self._exchanges.open_count), EXCHANGE)
+        self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
+        return found
+
+    def end_exchanges(self, exchanges: Exchanges) -> None:
+        """End the open exchanges that these are copies of, as their `end` and `ended_ns` say."""
+        exchanges = np.ascontiguousarray(exchanges)
+        self._library.replay_end_exchanges(self._open_handle(), exchanges.ctypes.data, len(exchanges))
+
+    def take_exchanges(self) -> Exchanges:
+        """Return the exchanges that are over, each once."""
+        kept = self._exchanges
+        taken = np.zeros(int(kept.ended_count), EXCHANGE)
+        if len(taken):
+            ctypes.memmove(taken.ctypes.data, kept.ended, taken.nbytes)
+        self._library.replay_exchanges_taken(self._open_handle())
+        return taken
 
     def retire(self, slots: npt.NDArray[np.uint32]) -> None:
         """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""
@@ -217,6 +262,9 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
             counters[f"{kind.name.lower()}_packets"] = int(seen.disposition_packets[kind])
             counters[f"{kind.name.lower()}_bytes"] = int(seen.disposition_bytes[kind])
         counters["truncated_file"] = len(self._cut)
+        if self._traces:
+            counters |= request_counters(self._exchanges.requests)
+            counters["exchanges_lost"] = int(self._exchanges.lost)
         return counters
 
     def _check(self, path: Path) -> int:
@@ -238,32 +286,43 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         return self._handle
 
 
-def replay(source: ReplaySource, table: FlowTable, tick_seconds: int = 1) -> Iterator[Emission]:
+def replay(
+    source: ReplaySource, table: FlowTable, tick_seconds: int = 1, exchanges: ExchangeTable | None = None
+) -> Iterator[Emission | ExchangeEmission]:
     """Yield the records of all files, at whole ticks of the capture's clock and at the end; the same files, the same records.
 
-    Settle each emission (FlowTable.accept or refuse) before asking for the next. Before a packet is taken, what was idle up to
-    its tick has ended: after a gap, it begins another flow. Files whose clock goes on are one capture in pieces; where a file's
-    clock lies before that of the one before it, the flows of the earlier files end there.
+    Settle each emission (FlowTable.accept or refuse) before asking for the next; those of exchanges, of which there are none
+    without `exchanges`, need not be. Before a packet is taken, what was idle up to its tick has ended: after a gap, it begins
+    another flow. Files whose clock goes on are one capture in pieces; where a file's clock lies before that of the one before
+    it, the flows of the earlier files end there.
     """
     tick_ns = tick_seconds * 1_000_000_000
     now_ns = 0
+
+    def drain(final: Reason | None = None) -> Iterator[Emission | ExchangeEmission]:
+        if exchanges is not None:
+            yield from exchanges.drain(now_ns, final=final is not None)
+        yield from table.drain(now_ns, final)
+
     while source.open_next_file():
         ahead = source.advance(0)
         if ahead.next_unix_ns is not None and ahead.next_unix_ns + tick_ns < now_ns:
-            yield from table.drain(now_ns, Reason.SHUTDOWN)
+            yield from drain(Reason.SHUTDOWN)
             now_ns = 0
         while ahead.stop not in {Stop.END_OF_FILE, Stop.CUT}:
             if ahead.stop is Stop.TABLE_FULL:
                 now_ns = max(now_ns, source.clock_unix_ns)
-                yield from table.drain(now_ns)
+                yield from drain()
                 if source.used_slots == source.capacity:
                     raise CaptureError("the flow table is full of records that were not settled")
+            elif ahead.stop is Stop.EXCHANGES:
+                yield from drain()
             elif ahead.next_unix_ns is not None and ahead.next_unix_ns // tick_ns * tick_ns > now_ns:
                 now_ns = ahead.next_unix_ns // tick_ns * tick_ns
-                yield from table.drain(now_ns)
+                yield from drain()
             ahead = source.advance(max(now_ns // tick_ns * tick_ns + tick_ns - 1, source.clock_unix_ns))
         now_ns = max(now_ns, source.clock_unix_ns)
-    yield from table.drain(now_ns, Reason.SHUTDOWN)
+    yield from drain(Reason.SHUTDOWN)
 
 
 def _pages(size: int) -> mmap.mmap:
@@ -291,6 +350,11 @@ def _library() -> Any:
         "replay_advance": (ctypes.c_int, (handle, ctypes.c_uint64, ctypes.c_uint64, path, size)),
         "replay_retire": (None, (handle, pointer, size)),
         "replay_release": (None, (handle, pointer, size)),
+        "replay_trace": (ctypes.c_int, (handle,)),
+        "replay_exchanges": (pointer, (handle,)),
+        "replay_open_exchanges": (None, (handle, pointer)),
+        "replay_end_exchanges": (None, (handle, pointer, size)),
+        "replay_exchanges_taken": (None, (handle,)),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -58,6 +58,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         Path | None, Meta(description="live: where the host's cgroup2 tree is mounted; found in /proc/mounts where it is empty")
     ] = None
     loopback: Annotated[bool, Meta(description="live: keep connections of 127.0.0.0/8 and ::1 too")] = False
+    trace_context: Annotated[
+        bool,
+        Meta(
+            description="look for a W3C `traceparent` in clear-text HTTP/1 requests and tell the exchanges of sampled traces "
+            "within those traces (docs/correlation.md); the only payload that is ever read"
+        ),
+    ] = True
     allow_networks: Annotated[
         tuple[str, ...], Meta(description="live: keep only flows whose remote address is in one of these (CIDR)")
     ] = ()

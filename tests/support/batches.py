@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from proto.columns import ENRICHED, NO_INDEX, RAW, Column
+from proto.columns import ENRICHED, EXCHANGE, NO_INDEX, RAW, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 _names = st.text(max_size=12)
@@ -46,7 +46,7 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     containers = draw(st.lists(st.dictionaries(_names, _names, max_size=3), max_size=3))
     enriched = draw(st.booleans())
     entities = draw(st.lists(_entities, max_size=4)) if enriched else None
-    present = draw(st.lists(st.sampled_from(RAW + ENRICHED if enriched else RAW), unique=True, max_size=12))
+    present = draw(st.lists(st.sampled_from(RAW + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12))
     columns = {}
     for column in present:
         rows_pointed_at = len(containers) if column.name == "local_container" else len(entities or ())

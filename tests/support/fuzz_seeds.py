@@ -33,6 +33,12 @@ def seeds() -> Iterator[bytes]:
     for _ in range(4):
         talk.tcp(0, "client", ACK, seq=5, ack=10)
     talk.tcp(0, "client", ACK, seq=4, ack=16).tcp(0, "server", FIN | ACK, seq=16, ack=5).tcp(0, "client", RST, seq=5)
+    traced = f"GET / HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{'4b' * 16}-{'f0' * 8}-01\r\n\r\n".encode()
+    asking = Conversation().handshake()
+    for number in range(2):
+        sequence = {"seq": 1001 + number * len(traced), "ack": 5001 + number * 8}
+        asking.tcp(0, "client", PSH | ACK, payload=traced, **sequence).tcp(0, "client", PSH | ACK, payload=traced, **sequence)
+        asking.tcp(0, "server", PSH | ACK, seq=sequence["ack"], ack=sequence["seq"] + len(traced), payload=b"HTTP/1.1")
     six = Conversation("2001:db8::1", "2001:db8::2").handshake().icmp(1, "client", icmp(128, identifier=2))
     asked = ip("10.0.0.1", "10.0.0.2", 17, udp(40000, 53, b"?"))
     chain = bytes([43, 0]) + bytes(6) + bytes([44, 1]) + bytes(14) + struct.pack("!BBHI", 17, 0, 1, 9)
@@ -47,7 +53,7 @@ def seeds() -> Iterator[bytes]:
         ip("10.0.0.1", "10.0.0.2", 6, tcp(1, 2, SYN, options=bytes(20)), options=bytes(8)),
         ip(*v6, 132, bytes(20)),
     ]
-    frames = talk.frames + six.frames + [Frame(pcap.START, ethernet(packet)) for packet in odd]
+    frames = talk.frames + six.frames + asking.frames + [Frame(pcap.START, ethernet(packet)) for packet in odd]
     yield fuzz_input(frames)
     yield fuzz_input(
         [Frame(pcap.START, ethernet(odd[6], tags=(0x88A8, 0x8100))), Frame(0, ethernet(bytes(28), ethertype=0x806))]

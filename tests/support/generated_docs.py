@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
-from proto.columns import ENRICHED, FILE, RAW, SOCKET, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, RAW, SOCKET, Column
 from services.capture.settings import CaptureSettings
 from services.cli.plan.figures import FIGURES
 from services.cli.plan.model import Load, plan
@@ -103,6 +103,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "raw columns"): lambda: column_table(RAW),
     ("proto/README.md", "socket columns"): lambda: column_table(SOCKET),
     ("proto/README.md", "file columns"): lambda: column_table(FILE),
+    ("proto/README.md", "exchange columns"): lambda: column_table(EXCHANGE),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
     ("docs/configuration.md", "capture"): lambda: settings_table("capture"),

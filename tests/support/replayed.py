@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from proto.columns import FILE, RAW, End, Outcome, Reason, Role, Tunnel
+from proto.columns import EXCHANGE, FILE, RAW, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
+from services.capture.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flow_table import FlowTable
 from services.capture.flow_timing import FlowTableSettings
 from services.capture.replay_layout import file_columns
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from services.capture.flow_table import Emission
     from tests.support.pcap import Frame
 
-_ENUMS = {"reason": Reason, "role": Role, "outcome": Outcome, "closed_by": End, "tunnel": Tunnel}
+_ENUMS = {
+    "reason": Reason, "role": Role, "outcome": Outcome, "closed_by": End, "tunnel": Tunnel, "exchange_end": ExchangeEnd,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Replayed:
 
     records: list[dict[str, Any]]
     counters: dict[str, int]
+    exchanges: list[dict[str, Any]] = field(default_factory=list)
+    """Where trace contexts are looked for."""
 
     @property
     def only(self) -> dict[str, Any]:
@@ -40,28 +45,36 @@ class Replayed:
         return sum(record[f"tx_{what}"] + record[f"rx_{what}"] for record in self.records)
 
 
-def rows(emission: Emission, source: ReplaySource | None = None) -> list[dict[str, Any]]:
+def rows(emission: Emission | ExchangeEmission, source: ReplaySource | None = None) -> list[dict[str, Any]]:
     """The records of an emission that is not settled yet; with its source, what only a file knows as well."""
     columns = emission.columns | (file_columns(source.outers[emission.slots]) if source else {})
-    lists = {name: columns[name].tolist() for name in (column.name for column in RAW + FILE) if name in columns}
+    known = [column.name for column in RAW + FILE + EXCHANGE]
+    lists = {name: columns[name].tolist() for name in known if name in columns}
     return [
         {name: _ENUMS.get(name, lambda value: value)(values[row]) for name, values in lists.items()}
         for row in range(len(emission))
     ]
 
 
-def replay_files(files: Iterable[Path], *, capacity: int = 1024, settings: FlowTableSettings | None = None) -> Replayed:
+def replay_files(
+    files: Iterable[Path], *, capacity: int = 1024, settings: FlowTableSettings | None = None, trace_context: bool = False
+) -> Replayed:
     """Replay files and accept every record; the totals of records and counters must agree."""
     records: list[dict[str, Any]] = []
-    with ReplaySource(list(files), capacity) as source:
+    exchanges: list[dict[str, Any]] = []
+    with ReplaySource(list(files), capacity, trace_context=trace_context) as source:
         table = FlowTable(source, settings)
-        for emission in replay(source, table):
+        for emission in replay(source, table, exchanges=ExchangeTable(source, settings) if trace_context else None):
+            if isinstance(emission, ExchangeEmission):
+                exchanges += rows(emission)
+                continue
             records += rows(emission, source)
             table.accept(emission)
         counters = source.counters
         assert source.used_slots == 0
         assert source.file_bytes_read == source.file_bytes_total
-    replayed = Replayed(records, counters)
+        assert not len(source.open_exchanges())
+    replayed = Replayed(records, counters, exchanges)
     check_totals(replayed)
     return replayed
 

@@ -21,7 +21,7 @@ static int check(const char *path)
     enum replay_stop stop;
     int kind;
 
-    if (!slots || !outers || !replay)
+    if (!slots || !outers || !replay || replay_trace(replay))
         abort();
     if (replay_check_file(path, error, sizeof(error)) || replay_open_file(replay, path, error, sizeof(error))) {
         replay_close(replay);
@@ -33,6 +33,8 @@ static int check(const char *path)
         stop = replay_advance(replay, until, 1000, error, sizeof(error));
         if (stop == REPLAY_UNTIL)
             until = replay->counters.next_ns;
+        if (stop == REPLAY_EXCHANGES)
+            replay_exchanges_taken(replay);
         if (stop == REPLAY_TABLE_FULL) {
             slot = (slot + 7) % CAPACITY;
             replay_retire(replay, &slot, 1);

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from proto.columns import ENRICHED, FILE, RAW, SOCKET, Outcome
+from proto.columns import ENRICHED, EXCHANGE, FILE, RAW, SOCKET, Outcome
 from proto.errors import DecodeError
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from proto.rows import address_text, batches, rows
@@ -40,6 +40,9 @@ def test_keys_are_the_same_whether_a_column_was_sent_or_not() -> None:
     (tunnelled,) = rows(_batch(columns={"tx_tunnel_id": [1]}))
     assert list(tunnelled) == list(empty) + [column.name for column in FILE]
     assert tunnelled["local_tunnel_address"] == "::"
+    (exchange,) = rows(_batch(columns={"trace_id": np.frombuffer(bytes(range(16)), "|V16")}))
+    assert list(exchange) == list(empty) + [column.name for column in EXCHANGE]
+    assert (exchange["trace_id"], exchange["parent_span_id"]) == (bytes(range(16)).hex(), bytes(8).hex())
 
 
 def test_addresses_are_text() -> None:

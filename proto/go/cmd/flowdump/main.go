@@ -24,7 +24,9 @@ var resolutions = names{0: "none", 1: "resolved", 2: "external", 3: "unresolved"
 // raw and enriched are the columns of the schema and how each is shown.
 var raw = map[string]show{
 	"flow_id": plain, "record": plain,
-	"reason":        names{1: "end_of_flow", 2: "idle_timeout", 3: "active_timeout", 4: "shutdown", 5: "table_pressure"}.show,
+	"reason": names{
+		1: "end_of_flow", 2: "idle_timeout", 3: "active_timeout", 4: "shutdown", 5: "table_pressure", 6: "exchange",
+	}.show,
 	"observer":      names{1: "socket", 2: "capture"}.show,
 	"role":          names{0: "unknown", 1: "client", 2: "server"}.show,
 	"transport":     transports.show,
@@ -71,6 +73,17 @@ var file = map[string]show{
 	"tx_tunnel_id": plain, "rx_tunnel_id": plain, "tx_tunnel_bytes_total": plain, "rx_tunnel_bytes_total": plain,
 	"tx_fragments": plain, "rx_fragments": plain, "tx_overlapping_fragments": plain, "rx_overlapping_fragments": plain,
 	"tx_incomplete_datagrams": plain, "rx_incomplete_datagrams": plain,
+}
+
+// exchange is what only a record of one request has: shown where the batch has any of it.
+var exchange = map[string]show{
+	"trace_id": bytesOf(16), "parent_span_id": bytesOf(8), "trace_flags": plain,
+	"exchange_end": names{
+		0: "none", 1: "next_request", 2: "closed", 3: "reset", 4: "idle_timeout", 5: "active_timeout", 6: "shutdown",
+	}.show,
+	"request_first_unix_ns": plain, "request_last_unix_ns": plain,
+	"response_first_unix_ns": plain, "response_last_unix_ns": plain,
+	"request_bytes": plain, "response_bytes": plain, "request_retransmits": plain, "response_retransmits": plain,
 }
 
 var enriched = map[string]show{
@@ -148,6 +161,20 @@ func histogram(batch *flowbatch.Batch, name string) ([]any, error) {
 	return shown, nil
 }
 
+// bytesOf shows a column of so many raw bytes a row.
+func bytesOf(size int) show {
+	return func(batch *flowbatch.Batch, name string) ([]any, error) {
+		if _, found := batch.Type(name); found {
+			return unknown(batch, name)
+		}
+		shown := make([]any, batch.Count)
+		for row := range shown {
+			shown[row] = hex.EncodeToString(make([]byte, size))
+		}
+		return shown, nil
+	}
+}
+
 func each(batch *flowbatch.Batch, name string, value func(uint64) any) ([]any, error) {
 	numbers, err := flowbatch.Values[uint64](batch, name)
 	shown := make([]any, len(numbers))
@@ -213,10 +240,11 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for _, some := range []map[string]show{socket, file} {
+	for _, some := range []map[string]show{socket, file, exchange} {
 		for name := range some {
 			if _, found := batch.Columns[name]; found {
 				maps.Copy(shows, some)
+				break
 			}
 		}
 	}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Replay's keeping of traced exchanges: the open ones beside their slots, the ended ones in a row until they are taken. */
+#ifndef WIRESPAN_REPLAY_EXCHANGES_H
+#define WIRESPAN_REPLAY_EXCHANGES_H
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A reader is asked to take what has ended before there is more than this. */
+#ifndef ENDED_EXCHANGES
+#define ENDED_EXCHANGES 65536u
+#endif
+
+struct exchanges;
+
+/* Which flow's exchange traced_exchange.h speaks of. */
+struct exchange_of {
+    struct exchanges *exchanges;
+    __u32 slot;
+};
+
+typedef struct exchange_of exchange_host;
+
+#include "traced_exchange.h"
+
+struct open_exchange {
+    struct exchange exchange;
+    __u32 place; /* in `open` */
+    __u32 pad;
+};
+
+/* Of a table whose capacity is 0 none is kept. */
+struct exchanges {
+    struct open_exchange *of_slot; /* touched where there is one */
+    __u32 *open;                   /* slots */
+    struct exchange *ended;
+    __u64 open_count;
+    __u64 ended_count;
+    __u64 ended_room;
+    __u64 lost; /* no memory was left for them */
+    __u64 requests[REQUEST_COUNTERS];
+};
+
+static inline struct exchange *exchange_open(exchange_host host)
+{
+    return &host.exchanges->of_slot[host.slot].exchange;
+}
+
+static inline struct exchange *exchange_place(exchange_host host)
+{
+    struct exchanges *exchanges = host.exchanges;
+    struct open_exchange *open = &exchanges->of_slot[host.slot];
+
+    memset(open, 0, sizeof(*open));
+    open->exchange.slot = host.slot;
+    open->place = (__u32)exchanges->open_count++;
+    exchanges->open[open->place] = host.slot;
+    return &open->exchange;
+}
+
+static inline void exchange_ended(exchange_host host, struct exchange *exchange)
+{
+    struct exchanges *exchanges = host.exchanges;
+    __u32 place = exchanges->of_slot[host.slot].place;
+    __u32 last = exchanges->open[--exchanges->open_count];
+    __u64 room = exchanges->ended_room ? 2 * exchanges->ended_room : 64;
+    struct exchange *ended = exchanges->ended;
+
+    exchanges->open[place] = last;
+    exchanges->of_slot[last].place = place;
+    if (exchanges->ended_count == exchanges->ended_room) {
+        ended = realloc(ended, room * sizeof(*ended));
+        if (!ended) {
+            exchanges->lost++;
+            return;
+        }
+        exchanges->ended = ended;
+        exchanges->ended_room = room;
+    }
+    ended[exchanges->ended_count++] = *exchange;
+}
+
+static inline void count_request(exchange_host host, __u32 counter)
+{
+    host.exchanges->requests[counter]++;
+}
+
+static void exchanges_free(struct exchanges *exchanges)
+{
+    free(exchanges->of_slot);
+    free(exchanges->open);
+    free(exchanges->ended);
+}
+
+/* Returns -1 where memory is missing. */
+static int exchanges_keep(struct exchanges *exchanges, __u32 capacity)
+{
+    exchanges->of_slot = calloc(capacity, sizeof(*exchanges->of_slot));
+    exchanges->open = calloc(capacity, sizeof(*exchanges->open));
+    return exchanges->of_slot && exchanges->open ? 0 : -1;
+}
+
+/* Add a packet's payload, which lies in its frame, to the exchange of its flow. The packet is in the flow already. */
+static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source frame, struct flow *flow,
+        const struct packet *packet, int from, struct exchange_moment before)
+{
+    __u8 words = 0;
+
+    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !packet->payload_bytes)
+        return;
+    if (parse_load(frame, packet->transport_offset + 12, &words, 1))
+        return;
+    exchange_after(
+            (exchange_host){exchanges, slot}, frame, packet->transport_offset + (words >> 4) * 4u, flow, packet, from, before);
+}
+
+/* End the exchange of a slot, if it has one. */
+static void exchanges_end(struct exchanges *exchanges, __u32 slot, struct flow *flow, enum exchange_end end, __u64 ended_ns)
+{
+    struct exchange *exchange;
+
+    if (!exchanges->of_slot || flow->requests != FLOW_REQUESTS_TRACED)
+        return;
+    exchange = &exchanges->of_slot[slot].exchange;
+    exchange->end = (__u8)end;
+    exchange->ended_ns = ended_ns;
+    flow->requests = FLOW_REQUESTS_UNKNOWN;
+    exchange_ended((exchange_host){exchanges, slot}, exchange);
+}
+
+/* The flow of an open exchange is about to be forgotten. When one ended that nobody ended, the reader says. */
+static void exchanges_forget(struct exchanges *exchanges, __u32 slot, struct flow *flow)
+{
+    enum exchange_end end = flow->outcome == FLOW_OUTCOME_RESET ? EXCHANGE_END_RESET
+                            : flow_ended(flow)                  ? EXCHANGE_END_CLOSED
+                                                                : EXCHANGE_END_IDLE_TIMEOUT;
+
+    exchanges_end(exchanges, slot, flow, end, end == EXCHANGE_END_IDLE_TIMEOUT ? 0 : flow->last_ns);
+}
+
+#endif

@@ -1,0 +1,78 @@
+"""`struct exchange` of bpf/traced_exchange.h as a numpy dtype, and the words that C and Python count requests by.
+
+A test compiles the header and compares every offset, size and number below.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Exchanges: TypeAlias = npt.NDArray[Any]
+"""Structured array of EXCHANGE, one row per exchange. Times are on the host's clock."""
+
+MEMBERS: Final[dict[str, tuple[int, str]]] = {
+    "flow_id": (0, "<u8"),
+    "owner": (8, "<u8"),
+    "request_first_ns": (16, "<u8"),
+    "request_last_ns": (24, "<u8"),
+    "response_first_ns": (32, "<u8"),
+    "response_last_ns": (40, "<u8"),
+    "ended_ns": (48, "<u8"),
+    "request_bytes": (56, "<u8"),
+    "response_bytes": (64, "<u8"),
+    "flow_first_ns": (72, "<u8"),
+    "trace_id": (80, "|V16"),
+    "parent_span_id": (96, "|V8"),
+    "local_address": (104, "|V16"),
+    "remote_address": (120, "|V16"),
+    "slot": (136, "<u4"),
+    "number": (140, "<u4"),
+    "local_isn": (144, "<u4"),
+    "remote_isn": (148, "<u4"),
+    "request_retransmits": (152, "<u4"),
+    "response_retransmits": (156, "<u4"),
+    "local_port": (192, "<u2"),
+    "remote_port": (194, "<u2"),
+    "role": (196, "|u1"),
+    "isn_seen": (197, "|u1"),
+    "trace_flags": (198, "|u1"),
+    "end": (199, "|u1"),
+}
+"""Member -> (offset, dtype string), but for those that only C looks at."""
+
+EXCHANGE: Final = np.dtype(
+    {
+        "names": list(MEMBERS),
+        "offsets": [offset for offset, _ in MEMBERS.values()],
+        "formats": [dtype for _, dtype in MEMBERS.values()],
+        "itemsize": 200,
+    }
+)
+
+
+class RequestCounter(enum.IntEnum):
+    """What became of a request that was looked at (`enum trace_found`, `enum request_counter`)."""
+
+    SAMPLED = 0
+    """It has a sampled trace context: its exchange is told."""
+    UNSAMPLED = 1
+    ABSENT = 2
+    """It has no trace context."""
+    CUT = 3
+    """Its headers go on behind what is looked at."""
+    MALFORMED = 4
+    NO_HTTP = 5
+    """It only begins like HTTP/1."""
+    OVERTAKEN = 6
+    """Its first segment came late and was not looked at."""
+    NO_ROOM = 7
+    """It is sampled, and there was no room for its exchange."""
+
+
+def request_counters(counts: Any) -> dict[str, int]:
+    """Return counts, in the order of RequestCounter, by the names that they have in a batch's counters."""
+    return {f"requests_{counter.name.lower()}": int(counts[counter]) for counter in RequestCounter}
