@@ -14,14 +14,17 @@
 
 #include "parse.h"
 
-/* Of a request, looked at: a full Ethernet segment, in whole chunks. */
-#define TRACE_CONTEXT_BYTES 1536u
+/* Of a request, looked at: whole chunks. The verifier follows every word of them. */
+#define TRACE_CONTEXT_BYTES 1024u
 #define TRACE_CHUNK_WORDS   8u
 #define TRACE_CHUNK_BYTES   (TRACE_CHUNK_WORDS * 8u)
-#define TRACE_CHUNKS        (TRACE_CONTEXT_BYTES / TRACE_CHUNK_BYTES)
 #define TRACE_NAME_BYTES    12u /* "traceparent:" */
 #define TRACE_VALUE_BYTES   55u /* version, trace id, parent id and flags with their dashes */
 #define TRACE_MAX_BLANKS    8u  /* between name and value */
+
+#define BYTES_OF_1  0x0101010101010101ull
+#define ASCII_HIGH  (0x80 * BYTES_OF_1)
+#define DIGITS_OF_0 ('0' * BYTES_OF_1)
 
 /* Loops stay loops: unrolled they are larger than a program may be. */
 #ifdef __clang__
@@ -65,71 +68,68 @@ FLOW_INLINE int trace_load(const struct trace_text *text, __u32 offset, void *ta
 /* 0x80 in every byte of `word` that equals `byte`, and nothing else. */
 FLOW_INLINE __u64 bytes_equal(__u64 word, __u8 byte)
 {
-    __u64 rest = word ^ (byte * 0x0101010101010101ull);
+    __u64 rest = word ^ byte * BYTES_OF_1;
 
-    return ~(((rest & 0x7f7f7f7f7f7f7f7full) + 0x7f7f7f7f7f7f7f7full) | rest | 0x7f7f7f7f7f7f7f7full);
+    return ~(((rest & ~ASCII_HIGH) + ~ASCII_HIGH) | rest | ~ASCII_HIGH);
 }
 
 /* The number of the first byte that bytes_equal marked; there is one. */
 FLOW_INLINE __u32 first_byte(__u64 marks)
 {
-    __u64 below = ((marks & (0 - marks)) - 1) & 0x0101010101010101ull;
+    __u64 below = ((marks & (0 - marks)) - 1) & BYTES_OF_1;
 
-    return (__u32)((below * 0x0101010101010101ull) >> 56) - 1;
+    return (__u32)((below * BYTES_OF_1) >> 56) - 1;
 }
 
-/* A hexadecimal digit as the standard has it, in lower case; anything else has bits from 8 on. Without a branch. */
-FLOW_INLINE __u32 hex_digit(__u8 character)
+/* 0x80 in every byte of `word`, all of ASCII, that is at least `least`. */
+FLOW_INLINE __u64 bytes_from(__u64 word, __u8 least)
 {
-    __u32 digit = (__u32)character - '0';
-    __u32 letter = (__u32)character - 'a';
-    __u32 is_digit = (digit - 10) >> 31 & ~digit >> 31;
-    __u32 is_letter = (letter - 6) >> 31 & ~letter >> 31;
-
-    return is_digit * digit + is_letter * (letter + 10) + (1 - is_digit - is_letter) * 0x100;
+    return ((word | ASCII_HIGH) - least * BYTES_OF_1) & ASCII_HIGH;
 }
 
-/* Two digits as a byte; what is none has bits from 8 on. */
-FLOW_INLINE __u32 hex_byte(const __u8 *digits)
+/* 0x80 in every byte of `word` from `least` to `most`, of any word. */
+FLOW_INLINE __u64 bytes_within(__u64 word, __u8 least, __u8 most)
 {
-    __u32 high = hex_digit(digits[0]);
-    __u32 low = hex_digit(digits[1]);
+    __u64 ascii = word & ~ASCII_HIGH;
 
-    return (high & 15) << 4 | (low & 15) | ((high | low) & 0x100);
+    return bytes_from(ascii, least) & ~bytes_from(ascii, most + 1) & ~word;
+}
+
+/* Eight hexadecimal digits as four bytes. Digits are in lower case, as the standard has it; `*wrong` gets bits for others. */
+FLOW_INLINE __u32 hex_bytes(__u64 digits, __u64 *wrong)
+{
+    __u64 letters = bytes_within(digits, 'a', 'f') & ASCII_HIGH;
+    __u64 values = (digits & 0x0f * BYTES_OF_1) + (letters >> 7) * 9;
+
+    *wrong |= ASCII_HIGH ^ ((bytes_within(digits, '0', '9') & ASCII_HIGH) | letters);
+    values = (values << 4 | values >> 8) & 0x00ff00ff00ff00ffull;
+    values = (values | values >> 8) & 0x0000ffff0000ffffull;
+    return (__u32)(values | values >> 16);
 }
 
 /* Whether the payload begins like a request of HTTP/1: with a method, three to seven capital letters, and a space. */
 FLOW_INLINE int request_begins(frame_source source, __u32 offset, __u32 payload_bytes)
 {
-    __u8 text[8] = {0};
-    __u32 letters = 0;
-    int method = 1;
-    int begins = 0;
-    __u32 at;
+    __u64 text = 0;
+    __u64 others;
 
-    if (payload_bytes < sizeof(text) || parse_load(source, offset, text, sizeof(text)))
+    if (payload_bytes < sizeof(text) || parse_load(source, offset, &text, sizeof(text)))
         return 0;
-    for (at = 0; at < sizeof(text); at++) {
-        if (!method)
-            continue;
-        if ((__u8)(text[at] - 'A') < 26) {
-            letters++;
-        } else {
-            method = 0;
-            begins = text[at] == ' ' && letters >= 3;
-        }
-    }
-    return begins;
+    others = ASCII_HIGH & ~bytes_within(text, 'A', 'Z');
+    others &= 0 - others;
+    return others > 1ull << 23 && bytes_equal(text, ' ') & others;
 }
 
 /* The value behind the header's name, at `offset`. */
 FLOW_INLINE enum trace_found trace_value(const struct trace_text *text, __u32 offset, struct trace_context *context)
 {
-    __u8 value[TRACE_VALUE_BYTES + 1] = {0};
+    __u64 digits[4] = {0};
+    __u32 *trace_id = (__u32 *)context->trace_id;
+    __u32 *parent = (__u32 *)context->parent_span_id;
+    __u64 wrong = 0;
     __u8 after = 0;
-    __u32 wrong = 0;
-    __u32 byte;
-    __u32 known;
+    __u32 version;
+    __u32 dashes;
     __u32 at;
 
     TRACE_LOOP
@@ -141,46 +141,77 @@ FLOW_INLINE enum trace_found trace_value(const struct trace_text *text, __u32 of
         offset++;
     }
     /* What follows tells that the value is whole. */
-    if (trace_load(text, offset, value, TRACE_VALUE_BYTES) || trace_load(text, offset + TRACE_VALUE_BYTES, &after, 1))
+    if (trace_load(text, offset + TRACE_VALUE_BYTES, &after, 1))
         return TRACE_CUT;
-    known = 0;
-    TRACE_LOOP
-    for (at = 0; at < 16; at++) {
-        byte = hex_byte(value + 3 + 2 * at);
-        wrong |= byte;
-        known |= byte;
-        context->trace_id[at] = (__u8)byte;
-    }
-    wrong |= !(known & 0xff) << 8;
-    known = 0;
-    TRACE_LOOP
-    for (at = 0; at < 8; at++) {
-        byte = hex_byte(value + 36 + 2 * at);
-        wrong |= byte;
-        known |= byte;
-        context->parent_span_id[at] = (__u8)byte;
-    }
-    wrong |= !(known & 0xff) << 8;
-    byte = hex_byte(value + 53);
-    wrong |= byte;
-    context->flags = (__u8)byte;
-    byte = hex_byte(value);
-    wrong |= byte;
-    wrong |= (value[2] != '-' || value[35] != '-' || value[52] != '-') << 8;
-    if (wrong & 0x100 || byte == 0xff)
+    /* Version, first dash, and digits of the trace id that are read again below. */
+    if (trace_load(text, offset, digits, 8))
+        return TRACE_CUT;
+    dashes = (digits[0] >> 16 & 0xff) == '-';
+    version = hex_bytes((digits[0] & 0xffff) | DIGITS_OF_0 << 16, &wrong) & 0xff;
+    if (trace_load(text, offset + 3, digits, 32))
+        return TRACE_CUT;
+    trace_id[0] = hex_bytes(digits[0], &wrong);
+    trace_id[1] = hex_bytes(digits[1], &wrong);
+    trace_id[2] = hex_bytes(digits[2], &wrong);
+    trace_id[3] = hex_bytes(digits[3], &wrong);
+    /* Dash, parent, dash, flags. */
+    if (trace_load(text, offset + 36, digits, 16))
+        return TRACE_CUT;
+    parent[0] = hex_bytes(digits[0], &wrong);
+    parent[1] = hex_bytes(digits[1], &wrong);
+    if (trace_load(text, offset + 47, digits, 8))
+        return TRACE_CUT;
+    dashes += (digits[0] >> 40 & 0xff) == '-';
+    context->flags = (__u8)hex_bytes(digits[0] >> 48 | DIGITS_OF_0 << 16, &wrong);
+    if (trace_load(text, offset + 35, digits, 1))
+        return TRACE_CUT;
+    dashes += (digits[0] & 0xff) == '-';
+    if (wrong || dashes != 3 || version == 0xff || !(trace_id[0] | trace_id[1] | trace_id[2] | trace_id[3]) ||
+            !(parent[0] | parent[1]))
         return TRACE_MALFORMED;
     /* Later versions may say more behind what version 0 says. */
-    if (after != '\r' && after != '\n' && after != ' ' && after != '\t' && !(after == '-' && byte))
+    if (after != '\r' && after != '\n' && after != ' ' && after != '\t' && !(after == '-' && version))
         return TRACE_MALFORMED;
     return context->flags & 1 ? TRACE_SAMPLED : TRACE_UNSAMPLED;
 }
 
-/* Whether the line that ends with the newline at `newline` is a request line of HTTP/1. */
-FLOW_INLINE int is_request_line(const struct trace_text *text, __u32 newline)
+/* Load a chunk of the text, from byte `*at` on; where fewer are left, the last that there are. What is loaded has a size that is
+ * known beforehand, so that the verifier need not follow how much there is. */
+FLOW_INLINE int trace_chunk(const struct trace_text *text, __u32 limit, __u32 *at, __u64 *words)
 {
-    __u64 version = 0;
+    if (*at > limit - TRACE_CHUNK_BYTES)
+        *at = limit - TRACE_CHUNK_BYTES;
+    words[TRACE_CHUNK_WORDS] = 0;
+    return trace_load(text, text->begin + *at, words, TRACE_CHUNK_BYTES + 8) &&
+           trace_load(text, text->begin + *at, words, TRACE_CHUNK_BYTES);
+}
 
-    if (newline < text->begin + 10 || trace_load(text, newline - 9, &version, 8))
+/* Whether the first line is a request line of HTTP/1; -1 where it does not end within `limit`. */
+FLOW_INLINE int is_request_line(const struct trace_text *text, __u32 limit)
+{
+    __u64 words[TRACE_CHUNK_WORDS + 1] = {0};
+    __u64 newlines = 0;
+    __u64 version = 0;
+    __u32 newline = 0;
+    __u32 at = 0;
+    __u32 word;
+
+    TRACE_LOOP
+    for (word = 0; word < TRACE_CONTEXT_BYTES / 8; word++) {
+        if (!(word % TRACE_CHUNK_WORDS)) {
+            at = word * 8;
+            if (at >= limit || trace_chunk(text, limit, &at, words))
+                return -1;
+        }
+        newlines = bytes_equal(words[word % TRACE_CHUNK_WORDS], '\n');
+        if (newlines) {
+            newline = at + word % TRACE_CHUNK_WORDS * 8 + first_byte(newlines);
+            break;
+        }
+    }
+    if (!newline)
+        return -1;
+    if (newline < 10 || trace_load(text, text->begin + newline - 9, &version, 8))
         return 0;
     /* "HTTP/1." and a digit, little-endian */
     return (version & 0x00ffffffffffffffull) == 0x002e312f50545448ull;
@@ -195,7 +226,17 @@ FLOW_INLINE int is_traceparent(const struct trace_text *text, __u32 offset)
     if (trace_load(text, offset, &head, 8) || trace_load(text, offset + 8, &tail, 4))
         return -1;
     /* "tracepar" and "ent" with the bits of capitals put out, then the colon as it is */
-    return (head | 0x2020202020202020ull) == 0x7261706563617274ull && (tail | 0x00202020u) == 0x3a746e65u;
+    return (head | 0x20 * BYTES_OF_1) == 0x7261706563617274ull && (tail | 0x00202020u) == 0x3a746e65u;
+}
+
+/* A request of less than a chunk has no room for it; where it is whole it has none. */
+FLOW_INLINE enum trace_found trace_short(const struct trace_text *text)
+{
+    __u32 last = 0;
+
+    if (text->end - text->begin < 4 || trace_load(text, text->end - 4, &last, 4))
+        return TRACE_CUT;
+    return last == 0x0a0d0a0du ? TRACE_ABSENT : TRACE_CUT;
 }
 
 /*
@@ -206,63 +247,49 @@ FLOW_INLINE enum trace_found trace_context_find(
         frame_source source, __u32 offset, __u32 payload_bytes, struct trace_context *context)
 {
     struct trace_text text = {.source = source, .begin = offset, .end = offset + payload_bytes};
-    __u64 words[TRACE_CHUNK_WORDS + 1];
+    __u64 words[TRACE_CHUNK_WORDS + 1] = {0};
     __u32 limit = payload_bytes < TRACE_CONTEXT_BYTES ? payload_bytes : TRACE_CONTEXT_BYTES;
-    int is_request = 0;
-    __u64 newlines;
+    __u32 header = 0;
     __u64 following;
-    __u64 ends;
+    __u64 newlines;
     __u64 starts;
-    __u32 newline;
-    __u32 chunk;
+    __u64 ends;
+    __u32 at = 0;
     __u32 word;
-    __u32 size;
     __u32 line;
     int named;
 
+    if (payload_bytes < TRACE_CHUNK_BYTES)
+        return trace_short(&text);
+    named = is_request_line(&text, limit);
+    if (named <= 0)
+        return named ? TRACE_CUT : TRACE_NO_HTTP;
     TRACE_LOOP
-    for (chunk = 0; chunk < TRACE_CHUNKS; chunk++) {
-        if (chunk * TRACE_CHUNK_BYTES >= limit)
-            break;
-        size = limit - chunk * TRACE_CHUNK_BYTES;
-        if (size > sizeof(words))
-            size = sizeof(words);
-        __builtin_memset(words, 0, sizeof(words));
-        if (parse_load(source, offset + chunk * TRACE_CHUNK_BYTES, words, size))
-            return TRACE_CUT;
-        TRACE_LOOP
-        for (word = 0; word < TRACE_CHUNK_WORDS; word++) {
-            newlines = bytes_equal(words[word], '\n');
-            if (!newlines)
-                continue;
-            line = offset + chunk * TRACE_CHUNK_BYTES + word * 8;
-            if (!is_request && !is_request_line(&text, line + first_byte(newlines)))
-                return TRACE_NO_HTTP;
-            is_request = 1;
-            following = words[word] >> 8 | words[word + 1] << 56;
-            ends = newlines & (bytes_equal(following, '\r') | bytes_equal(following, '\n'));
-            starts = newlines & bytes_equal(following | 0x2020202020202020ull, 't');
-            /* No more than two such lines begin within a word. */
-            TRACE_LOOP
-            for (named = 0; named < 2; named++) {
-                if (ends && (!starts || first_byte(ends) < first_byte(starts)))
-                    return TRACE_ABSENT;
-                if (!starts)
-                    break;
-                newline = line + first_byte(starts);
-                starts &= starts - 1;
-                switch (is_traceparent(&text, newline + 1)) {
-                case 0:
-                    break;
-                case 1:
-                    return trace_value(&text, newline + 1 + TRACE_NAME_BYTES, context);
-                default:
-                    return TRACE_CUT;
-                }
+    for (word = 0; word < TRACE_CONTEXT_BYTES / 8; word++) {
+        if (!(word % TRACE_CHUNK_WORDS)) {
+            at = word * 8;
+            if (at >= limit || trace_chunk(&text, limit, &at, words))
+                break;
+        }
+        newlines = bytes_equal(words[word % TRACE_CHUNK_WORDS], '\n');
+        following = words[word % TRACE_CHUNK_WORDS] >> 8 | words[word % TRACE_CHUNK_WORDS + 1] << 56;
+        ends = newlines & (bytes_equal(following, '\r') | bytes_equal(following, '\n'));
+        /* Only those before the end: what comes behind it is the body. */
+        starts = newlines & bytes_equal(following | 0x20 * BYTES_OF_1, 't') & ((ends & (0 - ends)) - 1);
+        if (starts) {
+            line = offset + at + word % TRACE_CHUNK_WORDS * 8 + first_byte(starts) + 1;
+            named = is_traceparent(&text, line);
+            if (named < 0)
+                break;
+            if (named) {
+                header = line;
+                break;
             }
         }
+        if (ends)
+            return TRACE_ABSENT;
     }
-    return TRACE_CUT;
+    return header ? trace_value(&text, header + TRACE_NAME_BYTES, context) : TRACE_CUT;
 }
 
 #endif

@@ -101,10 +101,17 @@ def test_headers_that_go_on_in_the_next_segment_are_missed(tmp_path, cut):
 
 
 def test_headers_that_are_longer_than_is_looked_at_are_missed(tmp_path):
-    """1,536 bytes are looked at, of which the header's name is to begin within."""
-    far, near = (request("X: " + "x" * size, f"traceparent: {CONTEXT}") for size in (1520, 1400))
+    """1,024 bytes are looked at, of which the header's name is to begin within."""
+    far, near = (request("X: " + "x" * size, f"traceparent: {CONTEXT}") for size in (1000, 950))
     assert looked_at(tmp_path, far) == ({"cut"}, [])
     assert looked_at(tmp_path, near)[0] == {"sampled"}
+    assert looked_at(tmp_path, request(f"traceparent: {CONTEXT}", line=f"GET /{'x' * 1200} HTTP/1.1")) == ({"cut"}, [])
+
+
+@pytest.mark.parametrize(("payload", "counted"), [(b"GET / HTTP/1.1\r\n\r\n", "absent"), (b"GET / HTTP/1.1\r\nHost:", "cut")])
+def test_a_short_request_has_no_room_for_it(tmp_path, payload, counted):
+    """Whole or cut off: that is told by its end."""
+    assert looked_at(tmp_path, payload) == ({counted}, [])
 
 
 @pytest.mark.parametrize("payload", [
