@@ -100,7 +100,9 @@ class ReplayReader:
     def _ready(self, emission: Emission | ExchangeEmission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns
         began_unix_ns = self._last_now_unix_ns or int(emission.columns["flow_start_unix_ns"].min())
-        columns: Mapping[str, Array] = emission.columns | file_columns(self._source.outers[emission.slots])
+        columns: Mapping[str, Array] = emission.columns
+        if isinstance(emission, Emission):
+            columns = emission.columns | file_columns(self._source.outers[emission.slots])
         if self._settings.replay_loop:
             self._keep_pace(now_unix_ns)
             columns = self._moved(columns)
