@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from services.exporter.attributes import END, INTEGERS, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
+from services.exporter.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS
 from services.exporter.profiles import least_profile
 
 _INTRODUCTION: Final = """\
@@ -38,6 +39,15 @@ resources are whole in each. [performance.md](performance.md) has the bytes.
 - **Ids** are derived from the record and the cluster's name, never drawn by lot: a span sent again overwrites itself.
 - **Point of view**: a socket's own end. A capture file stands at neither end: its spans are told by the end that is a workload
   of the cluster; where both are or neither is, by the source.
+
+## The spans of an exchange
+
+A request that carries a sampled W3C `traceparent`, and its response, are spans of the application's trace besides
+([correlation.md](correlation.md)): `exchange at client`, `exchange at server` or `exchange at capture`, after whose socket saw
+it, a child of the span that made the request, with a link to the flow's span; and its children `request transfer`, `server
+wait` and `response transfer`, those of them that took time. All are INTERNAL, so that no service graph counts the request
+twice. An exchange has the attributes of both ends as the flow's spans have them, and those under *Of an exchange*; its phases
+have `flow.observer` alone.
 """
 
 
@@ -56,10 +66,17 @@ def markdown() -> str:
         ("Of the ends: `source`, and the same for `destination`", ends),
         ("From the resource's point of view", PEER),
         ("Of the tunnel", TUNNEL),
+        ("Of an exchange", [*EXCHANGE_WORDS, *_exchange_integers()]),
         ("The resource", RESOURCE),
     ):
         parts += [f"\n## {title}\n\n", *_table(rows, whole=rows is RESOURCE)]
     return "".join(parts)
+
+
+def _exchange_integers() -> Iterator[Attribute]:
+    for block in EXCHANGE_INTEGERS:
+        for row in block.attributes:
+            yield Attribute(row.name, row.convention, row.meaning, block.presence, "int", row.unit)
 
 
 def _type(attribute: Integer) -> str:

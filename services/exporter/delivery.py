@@ -135,7 +135,7 @@ class Delivery:
         outcome = await self._send_until_answered(request)
         if isinstance(outcome, Accepted):
             return self._on_accepted(request, outcome)
-        if outcome.too_large and request.spans > 1:
+        if outcome.too_large and request.divisible:
             return await self._deliver_halves(request, outcome)
         return self._on_rejected(request, outcome)
 
@@ -153,7 +153,7 @@ class Delivery:
                     held, body = True, _NO_SPANS
                     self._warnings.error("credentials.rejected", detail=outcome.detail)
                 size_suspected = size_suspected + 1 if outcome.smaller_may_pass else 0
-                if size_suspected >= _SUSPECTED_IN_A_ROW and request.spans > 1 and len(request.body) > _NEVER_TOO_LARGE_BYTES:
+                if size_suspected >= _SUSPECTED_IN_A_ROW and request.divisible and len(request.body) > _NEVER_TOO_LARGE_BYTES:
                     return Rejected(outcome.detail, too_large=True)
             elif body is request.body:
                 return outcome

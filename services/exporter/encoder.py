@@ -15,16 +15,17 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import NO_INDEX, Observer
+from proto.columns import NO_INDEX, Observer, Reason
 from proto.flow_batch import Array, FlowBatch
 from services.exporter import protobuf_wire as wire
 from services.exporter.assembly import Assembly, Scope, SpanSet
 from services.exporter.bundle import MOST_BATCHES, Bundle, bundle
 from services.exporter.entities import Origin
+from services.exporter.exchange_spans import ExchangeSpans
 from services.exporter.flow_spans import FlowSpans
 from services.exporter.profiles import Profile
 from services.exporter.selection import selection
-from services.exporter.spans import Perspective, SpanIds, perspective
+from services.exporter.spans import Mask, Perspective, SpanIds, perspective
 from services.exporter.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -48,17 +49,29 @@ class Request:
     bundle: Bundle
     encoder: SpanEncoder = field(repr=False)
 
+    @property
+    def divisible(self) -> bool:
+        """Whether it holds spans of more than one record, or of more than one summary."""
+        return len(np.unique(self._first_places()[1])) > 1
+
+    def _first_places(self) -> tuple[Array, Array]:
+        """Each record once, and the first span that it is in."""
+        rows, at = np.unique(self.rows, return_index=True)
+        return rows, self.places[at]
+
     def split(self) -> tuple[Request, Request]:
-        """Return the same spans as two requests. Raises ValueError for a single span."""
-        if self.spans < 2:
-            raise ValueError("a request of one span cannot be split")
-        in_first = self.places < self.spans // 2
-        first, second = (self.encoder.request(self.bundle, self.rows[half]) for half in (in_first, ~in_first))
+        """Return the same spans as two requests. Raises ValueError where they are of one record, or of one summary."""
+        rows, places = self._first_places()
+        beginnings = np.unique(places)
+        if len(beginnings) < 2:
+            raise ValueError("a request of one record cannot be split")
+        in_first = places < beginnings[len(beginnings) // 2]
+        first, second = (self.encoder.request(self.bundle, rows[half]) for half in (in_first, ~in_first))
         return first, second
 
 
 class SpanEncoder:
-    """Encodes flow batches as OTLP spans, one span per record.
+    """Encodes flow batches as OTLP spans: one for each record of a flow, a few for each of an exchange.
 
     The same batch gives the same bytes. What is kept between batches are only bytes for values seen before, in bounded caches.
     Threads may share one; they take turns.
@@ -78,12 +91,13 @@ class SpanEncoder:
         self._flow_spans = FlowSpans(cluster_name, selection(profile))
         self._thinning = thinning
         self._summaries = FlowSpans(cluster_name, selection(profile, NOT_OF_A_SUMMARY)) if thinning else None
+        self._exchange_spans = ExchangeSpans(self._flow_spans.mixer, selection(profile), self._flow_spans.ends)
         self._lock = threading.Lock()
         scope = wire.field(1, SCOPE_NAME.encode()) + wire.field(2, self._version.encode())
         self._scope = Scope(wire.field(1, scope), wire.field(3, SCHEMA_URL.encode()))
 
     def encode(self, batch: FlowBatch, rows: slice | Array | None = None) -> bytes:
-        """Return an `ExportTraceServiceRequest` with one span per row, grouped by resource; empty for no rows."""
+        """Return an `ExportTraceServiceRequest` with the spans of some rows, grouped by resource; empty for no rows."""
         chosen = batch if rows is None else batch.take(rows)
         if not chosen.count:
             return b""
@@ -114,25 +128,39 @@ class SpanEncoder:
     def _spans(self, whole: Bundle, rows: Array | None = None) -> Assembly:
         """Encode all spans that a bundle's records, or some rows of them, become.
 
-        A new shape of span (say, one for each exchange of a connection) plugs in here: one more `SpanSet`, made as `FlowSpans`
-        makes its own, with `rows` naming the record that each span belongs to and `resources` that record's resource.
+        A new shape of span plugs in here: one more `SpanSet`, with `rows` naming the record that each span belongs to and
+        `resources` that record's resource.
         """
         chosen = whole if rows is None else whole.take(rows)
         with self._lock:
-            seen = perspective(chosen.batch)
-            ids = self._flow_spans.ids(chosen.batch, seen)
-            entities = self._flow_spans.ends.numbers(chosen.batch)
-            if self._thinning is None or self._summaries is None:
-                sets = [self._flow_spans.encode(chosen.batch, seen, ids, entities, _resource_keys(chosen, seen))]
+            batch = chosen.batch
+            entities = self._flow_spans.ends.numbers(batch)
+            traced = _is_exchange(batch)
+            sets: list[SpanSet] = []
+            if traced is None:
+                sets += self._flow_sets(whole, chosen, entities, rows)
             else:
-                source = np.searchsorted(whole.first_rows, np.arange(chosen.batch.count) if rows is None else rows, "right")
-                drawn = self._thinning.drawn(ids)
-                kept = drawn | self._thinning.remarkable(chosen.batch)
-                sets = [
-                    *self._kept(chosen, kept.nonzero()[0], without_lost_parents(ids, drawn), entities),
-                    *self._summed_up(self._summaries, chosen, (~kept).nonzero()[0], ids, source),
-                ]
+                flows, exchanges = (~traced).nonzero()[0], traced.nonzero()[0]
+                if len(flows):
+                    of_whole = flows if rows is None else rows[flows]
+                    sets += [_placed(one, flows) for one in self._flow_sets(whole, chosen.take(flows), entities, of_whole)]
+                resources = _resource_keys(chosen, perspective(batch))
+                sets += self._exchange_spans.encode(batch, exchanges, entities, resources)
             return Assembly(sets, self._scope, partial(self._resource, whole, entities))
+
+    def _flow_sets(self, whole: Bundle, chosen: Bundle, entities: Array, rows: Array | None) -> list[SpanSet]:
+        """The spans of flows: `chosen` are the bundle's `rows`, or all. The sets' rows are those of `chosen`."""
+        seen = perspective(chosen.batch)
+        ids = self._flow_spans.ids(chosen.batch, seen)
+        if self._thinning is None or self._summaries is None:
+            return [self._flow_spans.encode(chosen.batch, seen, ids, entities, _resource_keys(chosen, seen))]
+        source = np.searchsorted(whole.first_rows, np.arange(chosen.batch.count) if rows is None else rows, "right")
+        drawn = self._thinning.drawn(ids)
+        kept = drawn | self._thinning.remarkable(chosen.batch)
+        return [
+            *self._kept(chosen, kept.nonzero()[0], without_lost_parents(ids, drawn), entities),
+            *self._summed_up(self._summaries, chosen, (~kept).nonzero()[0], ids, source),
+        ]
 
     def _kept(self, chosen: Bundle, rows: Array, ids: SpanIds, entities: Array) -> Iterator[SpanSet]:
         """The spans of the flows that have their own."""
@@ -167,6 +195,21 @@ class SpanEncoder:
             container.get("container_id", ""),
         )
         return self._flow_spans.ends.resource(int(entities[key >> _ENTITY]), origin)
+
+
+def _placed(spans: SpanSet, rows: Array) -> SpanSet:
+    """The same spans as of rows of something larger, of which `rows` was a part."""
+    further = None if spans.further is None else (rows[spans.further[0]], spans.further[1])
+    return replace(spans, rows=rows[spans.rows], further=further)
+
+
+def _is_exchange(batch: FlowBatch) -> Mask | None:
+    """Where a record is an exchange of a trace; None where none is."""
+    if "trace_id" not in batch.columns:
+        return None
+    trace = np.ascontiguousarray(batch.column("trace_id")).view("<u8").reshape(-1, 2)
+    traced: Mask = (batch.column("reason") == Reason.EXCHANGE) & trace.any(axis=1)
+    return traced if traced.any() else None
 
 
 def _resource_keys(whole: Bundle, seen: Perspective) -> Array:

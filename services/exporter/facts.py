@@ -164,7 +164,7 @@ _CLOSERS[0, [End.LOCAL, End.REMOTE]] = 2, 1
 def facts_key(records: Records) -> Array:
     """Return each record's `Facts` packed into a uint64, a byte each but for the smallest."""
     column, seen = records.column, records.seen
-    ipv4 = _is_ipv4(column("local_address"))
+    ipv4 = is_ipv4(column("local_address"))
     direction = records.has_initiator() * (np.uint8(2) - records.told_by_source())
     closed_by = _CLOSERS[seen.source_is_local.view(np.uint8), column("closed_by")]
     small = ipv4 | seen.side << _SIDE | direction << _DIRECTION | closed_by << _CLOSED_BY
@@ -178,12 +178,13 @@ def facts_key(records: Records) -> Array:
     if len(icmp):
         key[icmp, 4], key[icmp, 5] = column("icmp_type")[icmp], column("icmp_code")[icmp]
     if records.has("tunnel"):
-        outer_ipv4 = _is_ipv4(column("local_tunnel_address"))
+        outer_ipv4 = is_ipv4(column("local_tunnel_address"))
         key[:, 6] = np.minimum(column("tunnel"), _TUNNEL_MASK) | outer_ipv4 * np.uint8(_TUNNEL_MASK + 1)
     return key.view("<u8").ravel()
 
 
-def _is_ipv4(address: Array) -> Array:
+def is_ipv4(address: Array) -> Array:
+    """Where an address is an IPv4-mapped one."""
     halves = np.ascontiguousarray(address).view("<u8").reshape(-1, 2)
     ipv4: Array = (halves[:, 0] == 0) & (halves[:, 1].astype(np.uint32) == np.uint32(0xFFFF0000))
     return ipv4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,23 +18,37 @@ from services.exporter.selection import Selection
 from services.exporter.spans import IdMixer, Mask, Perspective, SpanIds
 
 # ScopeSpans.spans with its length, then Span: trace_id, span_id, start and end (fixed64), flags (fixed32), kind.
-_LENGTH_BYTES: Final = 4
-_HEAD: Final = (
-    b"\x12" + bytes(_LENGTH_BYTES) + b"\x0a\x10" + bytes(16) + b"\x12\x08" + bytes(8)
+LENGTH_BYTES: Final = 4
+HEAD: Final = (
+    b"\x12" + bytes(LENGTH_BYTES) + b"\x0a\x10" + bytes(16) + b"\x12\x08" + bytes(8)
     + b"\x39" + bytes(8) + b"\x41" + bytes(8) + b"\x85\x01" + bytes(4) + b"\x30" + bytes(1)
 )  # fmt: skip
-_PARENT: Final = b"\x22\x08" + bytes(8)
+PARENT: Final = b"\x22\x08" + bytes(8)
 _BIG_U8, _U8, _U4, _U1 = (np.dtype(name) for name in (">u8", "<u8", "<u4", "u1"))
 _SPARSE: Final = 4
 """What fewer than one in so many spans have is computed for those alone; else it is cheaper to do it for all at once."""
 _AT_LENGTH, _AT_TRACE, _AT_SPAN, _AT_START, _AT_END, _AT_FLAGS, _AT_KIND = 1, 7, 25, 34, 43, 53, 58
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SpanHeads:
+    """What every span has, one row for each."""
+
+    trace_id_high: Array
+    trace_id_low: Array
+    span_id: Array
+    start: Array
+    end: Array
+    """Unix nanoseconds, as `start`."""
+    flags: Array
+    kind: Array
+
+
 class FlowSpans:
     """Encodes records as spans. What is kept between batches are bytes for values seen before."""
 
     def __init__(self, cluster_name: str, selection: Selection) -> None:
-        self._mixer = IdMixer(cluster_name)
+        self.mixer = IdMixer(cluster_name)
         self._selection = selection
         self._words = Words(selection)
         self._tunnels = Tunnels(selection)
@@ -41,7 +56,7 @@ class FlowSpans:
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
         """Return the ids of a batch's spans."""
-        return self._mixer.ids(batch, seen)
+        return self.mixer.ids(batch, seen)
 
     def encode(self, batch: FlowBatch, seen: Perspective, ids: SpanIds, entities: Array, resources: Array) -> SpanSet:
         """Return one span per record, with these ids. `entities` are what `ends.numbers` gave for the batch, `resources` is the
@@ -58,7 +73,7 @@ class FlowSpans:
         lengths = room.copy()
         for column in pieces:
             lengths += column.lengths
-        wire.write_slots(head, _AT_LENGTH, _LENGTH_BYTES, lengths - 1 - _LENGTH_BYTES)
+        wire.write_slots(head, _AT_LENGTH, LENGTH_BYTES, lengths - 1 - LENGTH_BYTES)
         return SpanSet(np.arange(batch.count), resources, blocks, room, pieces, lengths)
 
 
@@ -71,8 +86,9 @@ def _fixed(
     (_, always), *some = _groups(records, integers)
     dense = [(at, attributes) for at, attributes in some if len(at) * _SPARSE >= records.count]
     columns = wire.IntegerColumns([row.values(records) for _, attributes in [(None, always), *dense] for row in attributes])
-    head = columns.rows(_names(always), slice(0, len(always)), prefix=_HEAD)
-    _write_head(head, records, ids)
+    head = columns.rows(_names(always), slice(0, len(always)), prefix=HEAD)
+    times = records.column("start_unix_ns"), records.column("end_unix_ns")
+    write_heads(head, SpanHeads(ids.trace_id_high, ids.trace_id_low, ids.span_id, *times, ids.flags, records.seen.kind))
     parts, first = _parents(ids), len(always)
     for at, attributes in dense:
         parts.append((at, columns.rows(_names(attributes), slice(first, first + len(attributes)), at)))
@@ -100,14 +116,15 @@ def _names(attributes: list[Integer]) -> tuple[str, ...]:
     return tuple([row.name for row in attributes])
 
 
-def _write_head(head: wire.Bytes2D, records: Records, ids: SpanIds) -> None:
-    wire.put(head, _AT_TRACE, _BIG_U8, ids.trace_id_high)
-    wire.put(head, _AT_TRACE + 8, _BIG_U8, ids.trace_id_low)
-    wire.put(head, _AT_SPAN, _BIG_U8, ids.span_id)
-    wire.put(head, _AT_START, _U8, records.column("start_unix_ns"))
-    wire.put(head, _AT_END, _U8, records.column("end_unix_ns"))
-    wire.put(head, _AT_FLAGS, _U4, ids.flags)
-    wire.put(head, _AT_KIND, _U1, records.seen.kind)
+def write_heads(head: wire.Bytes2D, heads: SpanHeads) -> None:
+    """Fill what follows `HEAD` in each row; the length is still missing then."""
+    wire.put(head, _AT_TRACE, _BIG_U8, heads.trace_id_high)
+    wire.put(head, _AT_TRACE + 8, _BIG_U8, heads.trace_id_low)
+    wire.put(head, _AT_SPAN, _BIG_U8, heads.span_id)
+    wire.put(head, _AT_START, _U8, heads.start)
+    wire.put(head, _AT_END, _U8, heads.end)
+    wire.put(head, _AT_FLAGS, _U4, heads.flags)
+    wire.put(head, _AT_KIND, _U1, heads.kind)
 
 
 def _parents(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
@@ -115,6 +132,6 @@ def _parents(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
     at = ids.parent_span_id.nonzero()[0]
     if not len(at):
         return []
-    rows = wire.Template(_PARENT, ()).rows(len(at))
-    wire.put(rows, len(_PARENT) - 8, _BIG_U8, ids.parent_span_id[at])
+    rows = wire.Template(PARENT, ()).rows(len(at))
+    wire.put(rows, len(PARENT) - 8, _BIG_U8, ids.parent_span_id[at])
     return [(at, rows)]

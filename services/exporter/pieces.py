@@ -17,7 +17,7 @@ from services.exporter.records import Records
 from services.exporter.selection import Selection
 from services.exporter.spans import Kind
 
-_SPAN_NAME, _SPAN_STATUS = 5, 15
+SPAN_NAME, _SPAN_STATUS = 5, 15
 _STATUS_MESSAGE: Final = 2
 _STATUS_ERROR: Final = b"\x18\x02"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -29,6 +29,13 @@ _ENDS: Final = ("source", "destination")
 _CLIENT, _NAMED, _DESTINATION, _OWN = 1 << 8, 1 << 9, 1 << 12, 1 << 13
 _RESOLUTION, _SERVICE, _ENTITY = 10, 14, 38
 _ENTITY_MASK: Final = (1 << 24) - 1
+_NO_NAME: Final = 0xFF
+"""In the transport's place, which is reserved: the span has its name from elsewhere."""
+
+
+def status(message: str) -> bytes:
+    """Return `Span.status` of a failure."""
+    return field(_SPAN_STATUS, field(_STATUS_MESSAGE, message.encode()) + _STATUS_ERROR)
 
 
 class Words:
@@ -49,7 +56,7 @@ class Words:
         values = ((word.name, word.value(known)) for word in self._selection.words)
         out = b"".join(attribute(name, value) for name, value in values if value is not None)
         if known.error:
-            out += field(_SPAN_STATUS, field(_STATUS_MESSAGE, known.error[1].encode()) + _STATUS_ERROR)
+            out += status(known.error[1])
         return out
 
 
@@ -123,15 +130,15 @@ class Ends:
             self._entities.append(entity)
         return number
 
-    def columns(self, records: Records, numbers: Array) -> tuple[Column, Column]:
-        """Return the pieces of each record's source and of its destination; the span's name is with the destination."""
+    def columns(self, records: Records, numbers: Array, *, named: bool = True) -> tuple[Column, Column]:
+        """Return the pieces of each record's source and of its destination; the second has the span's name where `named`."""
         count, nothing = records.count, len(numbers) - 1
         entity, service = (numbers.take(np.minimum(records.ends(name), nothing)) for name in ("entity", "service"))
         key = entity << _ENTITY | service << _SERVICE
         key |= (records.ends("resolution") & np.uint8(3)).astype(np.int64) << _RESOLUTION
         key[:count] |= records.told_by_source() * np.int64(_OWN)
         key[count:] |= (
-            records.column("transport")
+            (records.column("transport") if named else np.full(count, _NO_NAME))
             | (records.seen.kind == Kind.CLIENT) * np.int64(_CLIENT)
             | records.has_initiator() * np.int64(_NAMED)
             | np.where(records.told_by_source(), _DESTINATION, _DESTINATION | _OWN)
@@ -183,11 +190,13 @@ class Ends:
 
 
 def _name(key: int, known: tuple[str, str] | None) -> bytes:
-    """The span's name, as a field of it."""
+    """The span's name, as a field of it; nothing where it stands elsewhere."""
+    if key & 0xFF == _NO_NAME:
+        return b""
     name = transport_name(key & 0xFF)
     if known and key & _NAMED:
         name = f"{name} {known[0]}"
-    return field(_SPAN_NAME, name.encode())
+    return field(SPAN_NAME, name.encode())
 
 
 def peer_attributes(known: tuple[str, str] | None, *, external: bool) -> dict[str, AttributeValue]:

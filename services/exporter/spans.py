@@ -20,6 +20,9 @@ Span id, 64 bits: a(b(a(low ^ seed[4]) ^ high) ^ (side << 32 | record number)), 
 bijection, so two records of one side never share an id within their trace. Capture files may have seen one connection at
 several points, before and after a translation or on both nodes, so for them b(...) is b(b(...) ^ start of the flow): the same
 file gives the same ids, another point others.
+
+Exchanges stand in the application's trace, under the span that asked: both ids are those of the wire. Their spans' ids are
+a(b(a(flow ^ (side << 32 | record number)) ^ trace low ^ a(trace high ^ parent)) ^ phase), where flow is b(...) from above.
 """
 
 from __future__ import annotations
@@ -107,6 +110,24 @@ class SpanIds:
         return SpanIds(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
+@dataclass(frozen=True, slots=True)
+class ExchangeIds:
+    """Where each exchange stands in the application's trace, and which flow it is of. One row per record."""
+
+    trace_id_high: Words
+    trace_id_low: Words
+    exchange: Words
+    """What `phase_ids` makes the ids of its spans of."""
+    parent_span_id: Words
+    """The caller's."""
+    flow_trace_id_high: Words
+    flow_trace_id_low: Words
+    flow_span_id: Words
+    """Of its flow's first record, at the same side."""
+    linked: Mask
+    """That span's id is known for sure."""
+
+
 def perspective(batch: FlowBatch) -> Perspective:
     """Return the ends and kinds of a batch's records.
 
@@ -157,10 +178,7 @@ class IdMixer:
         both_isn = (batch.column("isn_seen") & _ISN_BOTH) == _ISN_BOTH
         trace = self._trace_ids(batch, seen, both_isn)
         high, low = trace
-        base = _mix_b(_mix_a(low ^ self._seeds[4]) ^ high)
-        captured = np.flatnonzero(seen.side == Side.CAPTURE)
-        if len(captured):
-            base[captured] = _mix_b(base[captured] ^ batch.column("flow_start_unix_ns")[captured].astype(np.uint64))
+        base = self._span_base(batch, seen, trace)
         record = batch.column("record").astype(np.uint64)
         side = seen.side.astype(np.uint64) << np.uint64(32)
         later = record > 0
@@ -189,6 +207,33 @@ class IdMixer:
             trace[:, rest] = ids
         trace[1][(trace[0] | trace[1]) == 0] = 1
         return trace
+
+    def exchange_ids(self, batch: FlowBatch, seen: Perspective) -> ExchangeIds:
+        """Return the ids of a batch all of whose records are exchanges."""
+        both_isn = (batch.column("isn_seen") & _ISN_BOTH) == _ISN_BOTH
+        flow = self._trace_ids(batch, seen, both_isn)
+        base = self._span_base(batch, seen, flow)
+        side = seen.side.astype(np.uint64) << np.uint64(32)
+        high, low = np.ascontiguousarray(batch.column("trace_id")).view(">u8").reshape(-1, 2).astype(np.uint64).T
+        parent = np.ascontiguousarray(batch.column("parent_span_id")).view(">u8").astype(np.uint64)
+        own = _mix_b(_mix_a(base ^ (side | batch.column("record").astype(np.uint64))) ^ low ^ _mix_a(high ^ parent))
+        # At a socket, a flow that was joined has its start to itself: what that comes to in nanoseconds is told by its records.
+        linked = both_isn | (seen.side == Side.CAPTURE)
+        return ExchangeIds(high, low, own, parent, flow[0], flow[1], _last_step(base ^ side), linked)
+
+    def _span_base(self, batch: FlowBatch, seen: Perspective, trace: Words) -> Words:
+        """What all span ids of a flow are made of."""
+        high, low = trace
+        base = _mix_b(_mix_a(low ^ self._seeds[4]) ^ high)
+        captured = np.flatnonzero(seen.side == Side.CAPTURE)
+        if len(captured):
+            base[captured] = _mix_b(base[captured] ^ batch.column("flow_start_unix_ns")[captured].astype(np.uint64))
+        return base
+
+
+def phase_ids(exchange: Words, phase: Words) -> Words:
+    """Return the span id of each phase (`proto.exchange_phases.Phase`) of an exchange."""
+    return _last_step(exchange ^ phase)
 
 
 def mixed_again(words: Words) -> Words:

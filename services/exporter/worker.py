@@ -176,7 +176,7 @@ class Worker:
                 records = len(rows) if refused.reason == "rejected" else min(left, len(rows))
                 left -= records
                 source = refused.request.bundle.sources[number]
-                await self._bury_refused(shared.deliveries[number], source, np.sort(rows), records, refused)
+                await self._bury_refused(shared.deliveries[number], source, np.unique(rows), records, refused)
 
     async def _bury(self, delivery: runtime_bus.Delivery, reason: str, detail: str, records: int | None) -> None:
         """Make the whole message a dead letter and acknowledge it."""

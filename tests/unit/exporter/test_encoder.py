@@ -263,7 +263,7 @@ def test_a_split_request_is_the_same_spans_in_two(count, data):
     got = [(row, said(span)) for piece in pieces for row, span in zip(piece.rows.tolist(), spans_of(piece.body), strict=True)]
     assert dict(got) == dict(zip(request.rows.tolist(), map(said, spans_of(request.body)), strict=True))
     assert len(got) == request.spans
-    with pytest.raises(ValueError, match="one span"):
+    with pytest.raises(ValueError, match="one record"):
         pieces[0].split()
 
 

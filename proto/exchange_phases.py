@@ -1,0 +1,64 @@
+"""What an exchange record becomes: one span for the exchange and one for each of its phases that took place.
+
+Here because two have to agree on it: the exporter makes the spans, and the ledger says beforehand how many there will be.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import ExchangeEnd, Reason
+from proto.flow_batch import FlowBatch
+
+
+class Phase(enum.IntEnum):
+    """A span of an exchange. The values are part of span ids."""
+
+    EXCHANGE = 0
+    """The whole of it, from the request's first byte to the response's last."""
+    REQUEST_TRANSFER = 1
+    """The request's first byte to its last; there is none where both were in one segment."""
+    SERVER_WAIT = 2
+    """The request's last byte to the response's first, or to the end of a connection that brought none."""
+    RESPONSE_TRANSFER = 3
+    """The response's first byte to its last, likewise."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Phases:
+    """Of each exchange (row) and `Phase` (column): whether there is one, and from when to when, Unix nanoseconds."""
+
+    present: npt.NDArray[np.bool_]
+    begin: npt.NDArray[np.uint64]
+    end: npt.NDArray[np.uint64]
+
+
+def phases(batch: FlowBatch) -> Phases:
+    """Return the phases of a batch all of whose records are exchanges."""
+    first, asked, begun, done = (
+        batch.column(f"{name}_unix_ns") for name in ("request_first", "request_last", "response_first", "response_last")
+    )
+    over = batch.column("end_unix_ns")
+    answered = begun != 0
+    silent = ~answered & (batch.column("response_bytes") == 0)
+    begun = np.maximum(np.where(answered, begun, over), asked)
+    # A response that was broken off lasted until the connection was.
+    done = np.maximum(np.where(batch.column("exchange_end") == ExchangeEnd.RESET, over, done), begun)
+    everyone = np.ones(batch.count, np.bool_)
+    return Phases(
+        np.stack([everyone, asked > first, answered | (silent & (begun > asked)), answered & (done > begun)], axis=1),
+        np.stack([batch.column("start_unix_ns"), first, asked, begun], axis=1),
+        np.stack([over, asked, begun, done], axis=1),
+    )
+
+
+def span_count(batch: FlowBatch) -> int:
+    """Return how many spans the records of a batch become."""
+    exchanges = np.flatnonzero(batch.column("reason") == Reason.EXCHANGE)
+    if not len(exchanges):
+        return batch.count
+    return batch.count - len(exchanges) + int(phases(batch.take(exchanges)).present.sum())
