@@ -37,6 +37,8 @@ SUBJECT_HEADER: Final = "Wirespan-Subject"
 """Dead letters: the subject the message came from."""
 RECORDS_HEADER: Final = "Wirespan-Records"
 """Dead letters: how many records are lost to the backend with this message; absent where that cannot be known."""
+SPANS_HEADER: Final = "Wirespan-Spans"
+"""Dead letters: how many spans those records are, where they are not as many: an exchange is several."""
 
 _NOT_IN_TOKEN: Final = re.compile(r"[^A-Za-z0-9_=-]+")
 

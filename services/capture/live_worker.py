@@ -153,6 +153,7 @@ class LivePublisher:
     def _count(self, batch: LiveBatch) -> None:
         progress, columns = self._progress, batch.emission.columns
         progress.records += batch.records
+        progress.spans += batch.records
         progress.batches += len(batch.messages)
         progress.flows += int((columns["record"] == 0).sum())
         self._flow_packets += int(columns["tx_packets"].sum() + columns["rx_packets"].sum())

@@ -26,6 +26,10 @@ class Progress(msgspec.Struct, kw_only=True):
     flows: int = 0
     records: int = 0
     """Of batches that the bus has stored."""
+    exchanges: int = 0
+    """Of the records, those of requests in an application's trace."""
+    spans: int = 0
+    """What the records become."""
     batches: int = 0
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     """Packets and bytes by what they are."""

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 
 from proto.columns import COLUMNS, Reason
+from proto.exchange_phases import span_count
 from proto.flow_batch import MAX_BATCH_BYTES, Array, FlowBatch, encode
 from proto.subjects import batch_id
 from services.capture.exchange_table import ExchangeEmission, ExchangeTable
@@ -41,6 +42,10 @@ class ReadyBatch:
     message_id: str
     message: bytes
     records: int
+    exchanges: int
+    """Of them, those of requests in an application's trace."""
+    spans: int
+    """What they become."""
     due_unix_ns: int
     """When to send it by this machine's clock; 0: at once."""
 
@@ -129,6 +134,8 @@ class ReplayReader:
             message_id=batch_id(self._node, self._epoch, batch.sequence),
             message=encode(batch),
             records=batch.count,
+            exchanges=int((batch.column("reason") == Reason.EXCHANGE).sum()),
+            spans=span_count(batch),
             due_unix_ns=due_unix_ns,
         )
 

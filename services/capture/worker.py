@@ -132,6 +132,8 @@ async def _store(batch: ReadyBatch, bus: Bus, subject: str, progress: Progress) 
             wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
         else:
             progress.records += batch.records
+            progress.exchanges += batch.exchanges
+            progress.spans += batch.spans
             progress.batches += 1
             return
 
@@ -142,6 +144,7 @@ def _show(telemetry: Telemetry, progress: Progress, report: ProgressReport) -> N
         ("records", "Records in batches that the bus has stored", "{record}", lambda: progress.records),
         ("batches", "Batches that the bus has stored", "{batch}", lambda: progress.batches),
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: progress.refused_waits),
+        ("exchanges", "Of the records, exchanges of application traces", "{record}", lambda: progress.exchanges),
         ("flows", "Flows begun", "{flow}", lambda: report.refresh().flows),
     )
     for name, description, unit, read in figures:

@@ -60,7 +60,9 @@ class Conversations:
         self._records: deque[tuple[float, FlowView]] = deque(maxlen=MOST_RECORDS)
 
     def add(self, now_seconds: float, view: FlowView) -> None:
-        """Take in one record."""
+        """Take in one record; one of an exchange tells nothing that its flow's do not."""
+        if view.exchange is not None:
+            return
         self._records.append((now_seconds, view))
 
     def current(self, now_seconds: float) -> list[Conversation]:
@@ -80,7 +82,9 @@ class Tellers:
         self._first: OrderedDict[Hashable, tuple[str, int]] = OrderedDict()
 
     def heard_from_other_end(self, view: FlowView) -> bool:
-        """Whether the other end of this connection has told of it before this end did."""
+        """Whether the other end of this connection has told of it before this end did. Exchanges are told by each."""
+        if view.exchange is not None:
+            return False
         first = self._first.setdefault(view.connection, view.seen_at)
         self._first.move_to_end(view.connection)
         if len(self._first) > MOST_RECORDS:

@@ -8,7 +8,7 @@ from typing import Final
 from rich.text import Text
 
 from services.cli import units
-from services.cli.flow_view import FlowView
+from services.cli.flow_view import ExchangeView, FlowView
 
 OUTCOME_STYLES: Final = {
     "closed": "green",
@@ -17,6 +17,7 @@ OUTCOME_STYLES: Final = {
     "refused": "bold red",
     "timeout": "bold red",
     "reset": "red",
+    "exchange": "cyan",
 }
 """Colours of the outcomes, the same wherever one is shown."""
 
@@ -39,6 +40,8 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
     line.append(f"  {units.byte_count(view.bytes_out)} out, {units.byte_count(view.bytes_in)} in")
     if view.connect_ns is not None:
         line.append(f"  connect {units.duration(view.connect_ns)}")
+    if view.exchange is not None:
+        line.append(_exchange(view.exchange))
     if view.responses:
         line.append(f"  response {_response(view)}")
     if view.syn_repeats:
@@ -49,6 +52,14 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
         line.append(f"  again, as {_teller(view)} saw it", style="dim")
     line.rstrip()
     return line
+
+
+def _exchange(exchange: ExchangeView) -> str:
+    """Where its time went, how it ended where no response did, and whose it is."""
+    phases = {"request": exchange.request_ns, "server wait": exchange.wait_ns, "response": exchange.response_ns}
+    said = "".join(f"  {name} {units.duration(time)}" for name, time in phases.items() if time)
+    silent = "" if exchange.wait_ns is not None else f"  no response ({exchange.end})"
+    return f"{said}{silent}  trace {exchange.trace_id}"
 
 
 def _teller(view: FlowView) -> str:

@@ -62,6 +62,17 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeView:
+    """What is looked at of one request of an application's trace. Nanoseconds; None where no response came."""
+
+    trace_id: str
+    request_ns: int
+    wait_ns: int | None
+    response_ns: int | None
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
 class FlowView:
     """What people look at of one record. Times are nanoseconds; None is "not seen". `out` is source to destination."""
 
@@ -97,6 +108,9 @@ class FlowView:
     local_retransmits: int
     """Those that the local end sent again, which its socket sees all of."""
 
+    exchange: ExchangeView | None = None
+    """The record tells of one request and not of the flow: bytes and retransmissions are the request's and its response's."""
+
     @property
     def local(self) -> Peer:
         """The end that saw this."""
@@ -117,6 +131,9 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
     """Return the view of one row of `proto.rows`."""
     source, destination = ("remote", "local") if row["role"] == "server" else ("local", "remote")
     bytes_out, bytes_in = ("rx_bytes", "tx_bytes") if source == "remote" else ("tx_bytes", "rx_bytes")
+    exchange = _exchange(row)
+    if exchange is not None:
+        bytes_out, bytes_in = "request_bytes", "response_bytes"
     return FlowView(
         flow=(row["node"], row["epoch"], row["flow_id"]),
         connection=_connection(row),
@@ -129,7 +146,7 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         local_is_source=source == "local",
         captured=row["observer"] == "capture",
         transport=_transport(row),
-        outcome="" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " "),
+        outcome=_outcome(row) if exchange is None else "exchange",
         bytes_out=row[bytes_out],
         bytes_in=row[bytes_in],
         connect_ns=_connect_ns(row),
@@ -137,9 +154,36 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         responses=row["responses"],
         response_sum_ns=row["response_time_sum_ns"],
         response_max_ns=row["response_time_max_ns"],
-        retransmits=row["tx_retransmits"] + row["rx_retransmits"],
+        retransmits=_retransmits(row, exchange),
         local_retransmits=row["tx_retransmits"],
+        exchange=exchange,
     )
+
+
+def _exchange(row: Mapping[str, Any]) -> ExchangeView | None:
+    if row["reason"] != "exchange" or "trace_id" not in row:
+        return None
+    times = ("request_first", "request_last", "response_first", "response_last")
+    first, asked, begun, done = (row[f"{name}_unix_ns"] for name in times)
+    return ExchangeView(
+        trace_id=row["trace_id"],
+        request_ns=max(asked - first, 0),
+        wait_ns=max(begun - asked, 0) if begun else None,
+        response_ns=max(done - begun, 0) if begun else None,
+        end=str(row["exchange_end"]).replace("_", " "),
+    )
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    return "" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " ")
+
+
+def _retransmits(row: Mapping[str, Any], exchange: ExchangeView | None) -> int:
+    first, second = (
+        ("tx_retransmits", "rx_retransmits") if exchange is None else ("request_retransmits", "response_retransmits")
+    )
+    retransmits: int = row[first] + row[second]
+    return retransmits
 
 
 def _connection(row: Mapping[str, Any]) -> Hashable:

@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from proto.errors import DecodeError
-from proto.flow_batch import decode
-from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, subject_token
+from proto.exchange_phases import span_count
+from proto.flow_batch import FlowBatch, decode
+from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, SPANS_HEADER, subject_token
 
 PARTIAL_SUCCESS: Final = "partial_success"
 """Reason of a dead letter whose request the backend took, without some of its spans (OTLP partial success)."""
@@ -28,6 +29,10 @@ class CaptureProgress(msgspec.Struct, frozen=True, kw_only=True):
     flows: int = 0
     records: int = 0
     """Of batches that the bus has stored."""
+    exchanges: int = 0
+    """Of the records, those of requests in an application's trace."""
+    spans: int | None = None
+    """What the records become; None where each is one."""
     batches: int = 0
     counters: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Packets that are in no flow, by what they are."""
@@ -35,6 +40,11 @@ class CaptureProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How often a full stream made capture wait."""
     finished: bool = False
     error: str | None = None
+
+    @property
+    def expected_spans(self) -> int:
+        """Spans that the records become: one for each of a flow, a few for each of an exchange."""
+        return self.records if self.spans is None else self.spans
 
 
 def read_progress(path: Path) -> CaptureProgress:
@@ -54,15 +64,27 @@ class DeadLetter:
     detail: str
     records: int | None
     """Records lost to the backend with it; None where nobody can say."""
+    spans: int | None = None
+    """Spans that they are, where that is not as many."""
+
+    @property
+    def lost(self) -> int:
+        """Spans lost, as far as anybody can say."""
+        return (self.records if self.spans is None else self.spans) or 0
 
 
 def read_dead_letter(subject: str, headers: Mapping[str, str], data: bytes) -> DeadLetter:
     """Return what the message on a `flows.dead.<service>` subject says."""
+    records, spans = _number(headers.get(RECORDS_HEADER)), _number(headers.get(SPANS_HEADER))
+    held = _held(data) if records is None or spans is None else None
+    if held is not None and records in {None, held.count}:
+        records, spans = held.count, span_count(held) if spans is None else spans
     return DeadLetter(
         service=subject.rpartition(".")[2],
         reason=headers.get(REASON_HEADER, "unknown"),
         detail=headers.get(DETAIL_HEADER, ""),
-        records=_records(headers.get(RECORDS_HEADER), data),
+        records=records,
+        spans=spans,
     )
 
 
@@ -77,7 +99,7 @@ def is_of_run(headers: Mapping[str, str], node: str, epoch: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The account of a run. `records == accepted + refused + dead` once nothing is under way."""
+    """The account of a run. `progress.expected_spans == accepted + refused + dead` once nothing is under way."""
 
     progress: CaptureProgress
     letters: tuple[DeadLetter, ...] = ()
@@ -87,12 +109,12 @@ class Ledger:
     @property
     def refused(self) -> int:
         """Spans that the backend did not take while it took their request."""
-        return sum(letter.records or 0 for letter in self.letters if letter.reason == PARTIAL_SUCCESS)
+        return sum(letter.lost for letter in self.letters if letter.reason == PARTIAL_SUCCESS)
 
     @property
     def dead(self) -> int:
-        """Records that came to an end in a dead letter for any other reason."""
-        return sum(letter.records or 0 for letter in self.letters if letter.reason != PARTIAL_SUCCESS)
+        """Spans whose records came to an end in a dead letter for any other reason."""
+        return sum(letter.lost for letter in self.letters if letter.reason != PARTIAL_SUCCESS)
 
     @property
     def uncounted(self) -> int:
@@ -104,23 +126,25 @@ class Ledger:
         """Spans that the backend took; None while some are under way or cannot be counted."""
         if self.batches_under_way or self.uncounted:
             return None
-        return self.progress.records - self.refused - self.dead
+        return self.progress.expected_spans - self.refused - self.dead
 
     @property
     def complete(self) -> bool:
         """Every record of every packet has been acknowledged by the backend."""
-        return self.progress.finished and self.accepted == self.progress.records and not self.letters
+        return self.progress.finished and self.accepted == self.progress.expected_spans and not self.letters
 
     def faults(self) -> list[str]:
         """One line for each reason for which records are lost, the largest first."""
         return [_fault(key, letters) for key, letters in _grouped(self.letters)]
 
 
-def _records(header: str | None, data: bytes) -> int | None:
-    if header is not None and header.isascii() and header.isdigit():
-        return int(header)
+def _number(header: str | None) -> int | None:
+    return int(header) if header is not None and header.isascii() and header.isdigit() else None
+
+
+def _held(data: bytes) -> FlowBatch | None:
     try:
-        return decode(data).count
+        return decode(data)
     except DecodeError:
         return None
 

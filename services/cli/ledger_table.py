@@ -27,6 +27,9 @@ def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Tab
     table.add_row("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
     table.add_row("flows", units.count(progress.flows), "")
     table.add_row("records", units.count(progress.records), units.counted(progress.batches, "batch", "batches"))
+    if progress.exchanges:
+        table.add_row("  exchanges", units.count(progress.exchanges), "requests in application traces, with their phases")
+    table.add_row("spans", units.count(progress.expected_spans), "")
     accepted = "unknown" if ledger.accepted is None else units.count(ledger.accepted)
     table.add_row("spans accepted", Text(accepted, style="green" if ledger.complete else "yellow"), f"by {destination}")
     table.add_row("spans refused", _bad(ledger.refused), "")

@@ -173,10 +173,10 @@ class Worker:
             left = refused.spans
             for number, rows in refused.request.bundle.by_source(refused.request.rows):
                 # Which of its spans a backend refused it does not say: their number is shared out, every row is kept.
-                records = len(rows) if refused.reason == "rejected" else min(left, len(rows))
-                left -= records
+                spans = len(rows) if refused.reason == "rejected" else min(left, len(rows))
+                left -= spans
                 source = refused.request.bundle.sources[number]
-                await self._bury_refused(shared.deliveries[number], source, np.unique(rows), records, refused)
+                await self._bury_refused(shared.deliveries[number], source, np.unique(rows), spans, refused)
 
     async def _bury(self, delivery: runtime_bus.Delivery, reason: str, detail: str, records: int | None) -> None:
         """Make the whole message a dead letter and acknowledge it."""
@@ -185,7 +185,7 @@ class Worker:
         self._dead.add(1, {"reason": reason})
 
     async def _bury_refused(
-        self, delivery: runtime_bus.Delivery, batch: FlowBatch, rows: Array, records: int, refused: Refused
+        self, delivery: runtime_bus.Delivery, batch: FlowBatch, rows: Array, spans: int, refused: Refused
     ) -> None:
         """Make a dead letter of some of a batch's records. The batch itself is acknowledged later, once, as a whole."""
         payload = encode(batch.take(rows)) if len(rows) < batch.count else delivery.data
@@ -198,6 +198,7 @@ class Worker:
             subject=delivery.subject,
             reason=refused.reason,
             detail=refused.detail,
-            records=records,
+            records=min(spans, len(rows)),
+            spans=spans,
         )
         self._dead.add(1, {"reason": refused.reason})

@@ -237,7 +237,16 @@ class Bus:
         await delivery.ack()
 
     async def dead_letter_payload(
-        self, service: str, payload: bytes, *, message_id: str, subject: str, reason: str, detail: str, records: int | None
+        self,
+        service: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        subject: str,
+        reason: str,
+        detail: str,
+        records: int | None,
+        spans: int | None = None,
     ) -> None:
         """Store `payload`, part of a message of `subject`, as a dead letter. Nothing is acknowledged.
 
@@ -251,6 +260,8 @@ class Bus:
         }
         if records is not None:
             headers[subjects.RECORDS_HEADER] = str(records)
+        if spans is not None and spans != records:
+            headers[subjects.SPANS_HEADER] = str(spans)
         await self.publish(subjects.dead_subject(service), payload, message_id=f"dead/{service}/{message_id}", headers=headers)
 
     async def stream_state(self, stream: str) -> StreamState:

@@ -163,10 +163,25 @@ def test_the_ledger_adds_up(reference) -> None:
     """Packets are tshark's count, accepted spans are those in the file, and nothing was lost on the way."""
     ledger, output = reference
     assert figure(ledger, "packets read") == packets_in(CAPTURE)
-    records = figure(ledger, "records")
-    assert records >= figure(ledger, "flows") > 20
-    assert figure(ledger, "spans accepted") == records == len(ids_in(output)) == len(set(ids_in(output)))
+    spans = figure(ledger, "spans")
+    assert spans > figure(ledger, "records") > figure(ledger, "flows") > 20
+    assert figure(ledger, "spans accepted") == spans == len(ids_in(output)) == len(set(ids_in(output)))
     assert (figure(ledger, "spans refused"), figure(ledger, "dead")) == (0, 0)
+
+
+def test_the_exchanges_of_application_traces_are_in_those_traces(reference) -> None:
+    """Every traced request of the capture: a child of its caller's span, with its wait, and linked to its connection's span."""
+    ledger, output = reference
+    spans = spans_in(output)
+    exchanges = [span for span in spans if span["name"] == "exchange at capture"]
+    assert len(exchanges) == figure(ledger, "exchanges") == 6
+    flows = {(span["traceId"], span["spanId"]) for span in spans if span["name"].startswith("tcp")}
+    for exchange in exchanges:
+        waits = [span for span in spans if span.get("parentSpanId") == exchange["spanId"] and span["name"] == "server wait"]
+        assert [wait["traceId"] for wait in waits] == [exchange["traceId"]]
+        assert {(link["traceId"], link["spanId"]) for link in exchange["links"]} <= flows
+    asked = CAPTURE.read_bytes()
+    assert all(f"00-{each['traceId']}-{each['parentSpanId']}-01".encode() in asked for each in exchanges)
 
 
 def test_nothing_but_the_output_is_left(reference) -> None:
@@ -234,7 +249,7 @@ def test_refused_spans_fail_the_replay(receiver, tmp_path) -> None:
     with Run(tmp_path, "replay", CAPTURE, "--otlp-endpoint", receiver.grpc_endpoint) as run:
         assert run.finish() == 1
         assert figure(run.stdout, "spans refused") == 2
-        assert figure(run.stdout, "spans accepted") == figure(run.stdout, "records") - 2
+        assert figure(run.stdout, "spans accepted") == figure(run.stdout, "spans") - 2
         assert "no room" in run.stderr
 
 
@@ -244,7 +259,7 @@ def test_rejected_batches_are_dead(receiver, tmp_path, code: grpc.StatusCode) ->
     receiver.default = Refuse(code, "not mine")
     with Run(tmp_path, "replay", CAPTURE, "--otlp-endpoint", receiver.grpc_endpoint) as run:
         assert run.finish() == 1
-        assert figure(run.stdout, "dead") == figure(run.stdout, "records")
+        assert figure(run.stdout, "dead") == figure(run.stdout, "spans")
         assert figure(run.stdout, "spans accepted") == 0
         assert "not mine" in run.stderr
 

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from proto.columns import Observer, Outcome, Role
+from proto.columns import FIRST_EXCHANGE, ExchangeEnd, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity
 from services.cli.conversation_table import conversation_table
 from services.cli.conversations import Conversations, Tellers
 from services.cli.flow_line import flow_line
 from services.cli.flow_view import flow_views, printable
-from tests.unit.cli.flow_records import LOCAL, REMOTE, record_batch
+from tests.unit.cli.flow_records import LOCAL, REMOTE, START, record_batch
 
 POD = Entity("k8s.pod", {"k8s.pod.name": "web-1", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
 
@@ -215,3 +215,32 @@ def test_the_table_fits_the_screen() -> None:
         assert max(map(len, lines)) <= width
         assert "last minute: 40 flows" in console.file.getvalue()
         assert ("  +" in console.file.getvalue()) == (height < 48)
+
+
+def test_an_exchange_is_told_by_where_its_time_went():
+    """One request of an application's trace: its own bytes and times, and no second telling of its flow."""
+    exchange = {
+        "reason": Reason.EXCHANGE,
+        "record": FIRST_EXCHANGE,
+        "trace_id": np.void(bytes(range(16))),
+        "request_first_unix_ns": START,
+        "request_last_unix_ns": START + 1_000_000,
+        "response_first_unix_ns": START + 151_000_000,
+        "response_last_unix_ns": START + 151_000_000,
+        "request_bytes": 300,
+        "response_bytes": 2048,
+        "request_retransmits": 1,
+        "responses": 0,
+        "outcome": Outcome.UNKNOWN,
+        "syn_unix_ns": 0,
+    }
+    (view,) = flow_views(record_batch(**exchange))
+    shown = flow_line(view).plain
+    assert "exchange" in shown
+    assert "300 B out, 2.0 KiB in  request 1.0 ms  server wait 150 ms  trace 000102030405060708090a0b0c0d0e0f" in shown
+    assert "1 retransmission" in shown
+    (silent,) = flow_views(record_batch(**exchange | {"response_first_unix_ns": 0, "exchange_end": ExchangeEnd.RESET}))
+    assert "no response (reset)" in flow_line(silent).plain
+    conversations = Conversations()
+    conversations.add(1.0, view)
+    assert conversations.current(1.0) == []

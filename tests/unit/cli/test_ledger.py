@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
+import numpy as np
 from rich.console import Console
 
-from proto.flow_batch import encode
-from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, batch_id, part_id
+from proto.flow_batch import FlowBatch, encode
+from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, SPANS_HEADER, batch_id, part_id
 from services.cli.ledger import CaptureProgress, DeadLetter, Ledger, is_of_run, read_dead_letter, read_progress
 from services.cli.ledger_table import ledger_table, packets_in_no_flow
 from tests.support.batches import fixed_batch
@@ -27,6 +29,26 @@ def test_nothing_lost_is_complete() -> None:
     ledger = Ledger(DONE)
     assert (ledger.accepted, ledger.refused, ledger.dead, ledger.complete, ledger.faults()) == (12, 0, 0, True, [])
     assert "unknown" not in printed(ledger)
+
+
+def test_an_exchange_is_several_spans() -> None:
+    """They are in the account: shown, and taken from the accepted as spans, not as records."""
+    progress = CaptureProgress(records=12, exchanges=2, spans=16, batches=2, finished=True)
+    assert Ledger(progress).accepted == 16
+    assert "requests in application traces" in printed(Ledger(progress))
+    assert Ledger(progress, (DeadLetter("exporter", "rejected", "no", 2, 5),)).accepted == 11
+    columns = {
+        "reason": [6, 1],
+        "request_last_unix_ns": [5, 0],
+        "response_first_unix_ns": [9, 0],
+        "response_last_unix_ns": [9, 0],
+    }
+    batch = FlowBatch("n", "e", 0, 2, (0, 1), {name: np.array(values, np.uint64) for name, values in columns.items()})
+    message = encode(replace(batch, columns=batch.columns | {"reason": np.array([6, 1], np.uint8)}))
+    letter = read_dead_letter("flows.dead.enricher", {REASON_HEADER: "broken"}, message)
+    assert (letter.records, letter.spans) == (2, 4)
+    partly = read_dead_letter("flows.dead.exporter", {RECORDS_HEADER: "1", SPANS_HEADER: "2"}, message)
+    assert (partly.records, partly.lost) == (1, 2)
 
 
 def test_live_packets_are_seen_and_not_read() -> None:
