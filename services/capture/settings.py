@@ -61,8 +61,8 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     trace_context: Annotated[
         bool,
         Meta(
-            description="replay: look for a W3C `traceparent` in clear-text HTTP/1 requests and tell the exchanges of sampled traces "
-            "within those traces (docs/correlation.md); the only payload that is ever read"
+            description="replay: look for a W3C `traceparent` in clear-text HTTP/1 requests and tell the exchanges of sampled "
+            "traces within those traces (docs/correlation.md); the only payload that is ever read"
         ),
     ] = True
     allow_networks: Annotated[

@@ -172,7 +172,7 @@ def test_the_ledger_adds_up(reference) -> None:
 def test_the_exchanges_of_application_traces_are_in_those_traces(reference) -> None:
     """Every traced request of the capture: a child of its caller's span, with its wait, and linked to its connection's span."""
     ledger, output = reference
-    spans = spans_in(output)
+    spans = list(spans_in(output))
     exchanges = [span for span in spans if span["name"] == "exchange at capture"]
     assert len(exchanges) == figure(ledger, "exchanges") == 6
     flows = {(span["traceId"], span["spanId"]) for span in spans if span["name"].startswith("tcp")}
