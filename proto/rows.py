@@ -194,10 +194,14 @@ class _Tables:
 
 
 def _wire_value(column: Column, value: Any, tables: _Tables) -> Any:
+    is_bytes, size = column.numpy_dtype.kind == "V", column.numpy_dtype.itemsize
     if value is None:
-        return np.full(column.numpy_dtype.shape, column.default) if column.numpy_dtype.kind != "V" else np.void(bytes(16))
-    if column.name in _ADDRESSES:
-        return np.void(_packed_address(value))
+        return np.void(bytes(size)) if is_bytes else np.full(column.numpy_dtype.shape, column.default)
+    if is_bytes:
+        packed = _packed_address(value) if column.name in _ADDRESSES else bytes.fromhex(value)
+        if len(packed) != size:
+            raise ValueError(f"{len(packed)} bytes for {size}")
+        return np.void(packed)
     if column.name == "local_container" or column.name in _ENTITY_INDEXES:
         return tables.place(column.name, value)
     if isinstance(value, str):
