@@ -194,7 +194,7 @@ class _Tables:
 
 
 def _wire_value(column: Column, value: Any, tables: _Tables) -> Any:
-    is_bytes, size = column.numpy_dtype.kind == "V", column.numpy_dtype.itemsize
+    is_bytes, size = column.dtype.startswith("|V"), column.numpy_dtype.itemsize
     if value is None:
         return np.void(bytes(size)) if is_bytes else np.full(column.numpy_dtype.shape, column.default)
     if is_bytes:
