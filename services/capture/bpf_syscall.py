@@ -11,8 +11,6 @@ import errno
 import os
 import platform
 import struct
-import sys
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +22,6 @@ MAP_CREATE: Final = 0
 MAP_LOOKUP_ELEM: Final = 1
 MAP_UPDATE_ELEM: Final = 2
 MAP_DELETE_ELEM: Final = 3
-PROG_GET_FD_BY_ID: Final = 13
-OBJ_GET_INFO_BY_FD: Final = 15
-MAP_LOOKUP_BATCH: Final = 24
 MAP_DELETE_BATCH: Final = 27
 LINK_CREATE: Final = 28
 
@@ -42,8 +37,8 @@ _ATTRIBUTE_BYTES: Final = 128
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _bpf(command: int, attribute: bytes) -> int:
-    """Make the system call. `attribute` is padded with zeros, which every kernel takes for fields it does not know."""
+def call(command: int, attribute: bytes) -> int:
+    """Make the system call; return its result. `attribute` is padded with zeros: fields of newer kernels, left out."""
     number = _SYSCALL_NUMBER.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf(2) is not known here for {platform.machine()}")
@@ -61,14 +56,14 @@ def _address(buffer: Any) -> int:
 
 def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
     """Attach a program to a cgroup (kernel >= 5.7) and return the link's descriptor; closing it, or dying, detaches."""
-    return _bpf(LINK_CREATE, struct.pack("=IIII", program_fd, target_fd, attach_type, 0))
+    return call(LINK_CREATE, struct.pack("=IIII", program_fd, target_fd, attach_type, 0))
 
 
 def lookup(map_fd: int, key: bytes, value_size: int) -> bytes | None:
     """Return a map entry's value, or None where the map has no such key."""
     key_buffer, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_size)
     try:
-        _bpf(MAP_LOOKUP_ELEM, struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value), 0))
+        call(MAP_LOOKUP_ELEM, struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value), 0))
     except FileNotFoundError:
         return None
     return value.raw
@@ -81,52 +76,17 @@ def update(map_fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
         ctypes.create_string_buffer(value, len(value)),
     )
     address = _address(key_buffer) if key else 0
-    _bpf(MAP_UPDATE_ELEM, struct.pack("=IIQQQ", map_fd, 0, address, _address(value_buffer), flags))
+    call(MAP_UPDATE_ELEM, struct.pack("=IIQQQ", map_fd, 0, address, _address(value_buffer), flags))
 
 
 def delete(map_fd: int, key: bytes) -> bool:
     """Remove a map entry; False where there was none."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     try:
-        _bpf(MAP_DELETE_ELEM, struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), 0, 0))
+        call(MAP_DELETE_ELEM, struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), 0, 0))
     except FileNotFoundError:
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramStatistics:
-    """What the kernel counts of a program while kernel.bpf_stats_enabled is 1."""
-
-    run_time_ns: int
-    run_count: int
-    verified_instructions: int
-    """Instructions the verifier went through (kernel >= 5.16, else 0)."""
-
-
-def program_id(program_fd: int) -> int:
-    """Return the number that the kernel knows the program by, as bpftool shows it."""
-    info = ctypes.create_string_buffer(8)
-    _bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program_fd, len(info), _address(info)))
-    return int.from_bytes(info.raw[4:], sys.byteorder)
-
-
-def program_exists(program: int) -> bool:
-    """Whether the kernel has a program of this number. Raises OSError where it may not be asked."""
-    try:
-        os.close(_bpf(PROG_GET_FD_BY_ID, struct.pack("=I", program)))
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def program_statistics(program_fd: int) -> ProgramStatistics:
-    """Read `struct bpf_prog_info` of a program."""
-    info = ctypes.create_string_buffer(232)
-    _bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program_fd, len(info), _address(info)))
-    run_time_ns, run_count = struct.unpack_from("=QQ", info.raw, 192)
-    (verified,) = struct.unpack_from("=I", info.raw, 216)
-    return ProgramStatistics(run_time_ns, run_count, verified)
 
 
 def push_all(map_fd: int, values: npt.NDArray[np.uint64]) -> None:
@@ -168,26 +128,6 @@ def delete_all(map_fd: int, keys: npt.NDArray[Any]) -> int:
     return removed
 
 
-def read_hash(map_fd: int, key_dtype: npt.DTypeLike, value_dtype: npt.DTypeLike, max_entries: int) -> tuple[Any, Any]:
-    """Read a whole hash map with BPF_MAP_LOOKUP_BATCH (kernel >= 5.6); returns its keys and values as arrays of one length."""
-    keys, values = np.zeros(max_entries, key_dtype), np.zeros(max_entries, value_dtype)
-    cursor = ctypes.create_string_buffer(4)
-    number = _SYSCALL_NUMBER[platform.machine()]
-    read, position = 0, 0
-    while read < max_entries:
-        addresses = keys[read:].ctypes.data, values[read:].ctypes.data
-        attribute = struct.pack("=QQQQIIQQ", position, _address(cursor), *addresses, max_entries - read, map_fd, 0, 0)
-        request = ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES)
-        result = _libc.syscall(number, MAP_LOOKUP_BATCH, request, _ATTRIBUTE_BYTES)
-        read += struct.unpack_from("=I", request.raw, 32)[0]
-        if result < 0:
-            if ctypes.get_errno() == errno.ENOENT:
-                break
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        position = _address(cursor)
-    return keys[:read], values[:read]
-
-
 class ProgramBarrier:
     """Waits for programs: after `wait`, none runs that had begun before.
 
@@ -219,4 +159,4 @@ _ARRAY_OF_MAPS: Final = 12
 
 def _create_map(kind: int, inner: int = 0) -> int:
     """Create a map of one entry with 4-byte key and value."""
-    return _bpf(MAP_CREATE, struct.pack("=IIIIII", kind, 4, 4, 1, 0, inner))
+    return call(MAP_CREATE, struct.pack("=IIIIII", kind, 4, 4, 1, 0, inner))

@@ -25,6 +25,7 @@ from services.capture import bpf_syscall
 from services.capture.cgroups import find_root
 from services.capture.socket_tap import tick_ns
 from services.capture.tap_loader import LoadedTap, load_tap
+from tests.support import bpf_info
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 SLOTS = 8192
@@ -112,10 +113,10 @@ def measure(loaded: LoadedTap, rounds: int) -> None:
             programs = [loaded.programs[name] for name in (ingress, egress)]
             links = [bpf_syscall.link_create(program, root, kind) for kind, program in enumerate(programs)]
             for label, load in LOADS.items():
-                before = {name: bpf_syscall.program_statistics(loaded.programs[name]) for name in {ingress, egress}}
+                before = {name: bpf_info.program_statistics(loaded.programs[name]) for name in {ingress, egress}}
                 load()
                 for name, earlier in before.items():
-                    later = bpf_syscall.program_statistics(loaded.programs[name])
+                    later = bpf_info.program_statistics(loaded.programs[name])
                     runs = later.run_count - earlier.run_count
                     found.setdefault((label, name), []).append((later.run_time_ns - earlier.run_time_ns) / runs)
             for link in links:

@@ -11,9 +11,8 @@ import pytest
 from proto.columns import Role
 from services.capture.flow_layout import State
 from services.capture.socket_tap import SocketTap
-from tests.kernel.test_socket_tap import reason_to_skip
 from tests.support.delaying_forwarder import Holding
-from tests.support.live_capture import slots_of
+from tests.support.live_capture import reason_to_skip, slots_of
 from tests.support.lossy_path import long_path, lossy_path, transfers
 
 CONNECTIONS = 10

@@ -5,28 +5,24 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from proto.columns import Observer, Outcome, Reason, Role
-from services.capture import bpf_syscall
+from proto.columns import Outcome, Reason, Role
 from services.capture.cgroups import cgroup_id, find_root
 from services.capture.flow_layout import State
-from services.capture.flow_table import FlowTable
 from services.capture.live_records import monotonic_ns
 from services.capture.slot_layout import FLOW_KEY
 from services.capture.socket_tap import SocketTap, TapRules, tick_ns
 from services.capture.tap_loader import SYSTEM_PYTHON, TapLoadError, load_tap
-from tests.support.live_capture import reason_to_skip, slots_of
-from tests.support.namespaces import Network, Pod
+from tests.support import bpf_info
+from tests.support.live_capture import WAIT_SECONDS, Live, reason_to_skip, slots_of, wait_until
+from tests.support.namespaces import Pod
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
 
-WAIT_SECONDS = 10
 IP, TCP, UDP = 20, 32, 8
 """Header bytes: IPv4, TCP with timestamps, UDP."""
 
@@ -34,59 +30,6 @@ IP, TCP, UDP = 20, 32, 8
 _reason = reason_to_skip()
 if _reason:
     pytest.skip(_reason, allow_module_level=True)
-
-
-class Live:
-    """A tap and its table."""
-
-    def __init__(self, tap: SocketTap) -> None:
-        self.tap = tap
-        self.table = FlowTable(tap, observer=Observer.SOCKET)
-
-    def rows(self, port: int):
-        """Return the live slots of flows with this port, as a copy."""
-        rows = slots_of(self.tap)
-        return rows[(rows["state"] == State.LIVE) & ((rows["local_port"] == port) | (rows["remote_port"] == port))]
-
-    def side(self, role: Role, port: int):
-        """Return the one live slot of this role with this port."""
-        (row,) = [row for row in self.rows(port) if row["role"] == role]
-        return row
-
-    def finish(self, port: int) -> dict[str, np.ndarray]:
-        """End every flow now; return the records of those with this port."""
-        found = []
-        for emission in self.table.drain(monotonic_ns(), Reason.SHUTDOWN):
-            found.append(emission.columns)
-            self.table.accept(emission)
-        if not found:
-            return {}
-        columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
-        mine = (columns["local_port"] == port) | (columns["remote_port"] == port)
-        return {name: column[mine] for name, column in columns.items()}
-
-
-@pytest.fixture(scope="module")
-def pods() -> Iterator[tuple[Pod, Pod]]:
-    """Two pods of a node."""
-    with Network() as network:
-        node = network.node("node", "10.42.0.1/24", "fd42::1/64")
-        yield node.pod("client", "10.42.0.12/24", "fd42::c/64"), node.pod("server", "10.42.0.13/24", "fd42::d/64")
-
-
-@pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    """The tap with what it does by default."""
-    with SocketTap() as tap:
-        yield Live(tap)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Return once the condition holds."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.01)
 
 
 def listen(pod: Pod, address: str) -> socket.socket:
@@ -364,16 +307,16 @@ def test_a_killed_capture_leaves_nothing_attached(tmp_path: Path) -> None:
     """After kill -9 the kernel has none of its programs."""
     script = (
         "import sys, time\nfrom services.capture.socket_tap import SocketTap\n"
-        "from services.capture.bpf_syscall import program_id\n"
+        "from tests.support.bpf_info import program_id\n"
         "with SocketTap(capacity=1024) as tap:\n"
         "    print(*(program_id(fd) for fd in tap.loaded.programs.values()), flush=True)\n    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
         programs = [int(number) for number in child.stdout.readline().split()]
         assert len(programs) >= 3
-        assert all(bpf_syscall.program_exists(program) for program in programs)
+        assert all(bpf_info.program_exists(program) for program in programs)
         child.kill()
-    wait_until(lambda: not any(bpf_syscall.program_exists(program) for program in programs))
+    wait_until(lambda: not any(bpf_info.program_exists(program) for program in programs))
 
 
 def test_ten_thousand_short_connections_are_each_reported_once_per_side(live, pods) -> None:
@@ -505,7 +448,7 @@ def test_no_key_outlives_its_flow(pods) -> None:
 
 def keys(tap: SocketTap):
     """Return the keys in the tap's index."""
-    return bpf_syscall.read_hash(tap.loaded.maps["flows_by_key"], FLOW_KEY, "<u8", tap.capacity + 256)[0]
+    return bpf_info.keys_of_map(tap.loaded.maps["flows_by_key"], FLOW_KEY)
 
 
 @pytest.mark.parametrize("define", ["NO_COARSE_CLOCK", "TICK_NS=4000000ULL", "ALLOW_NETWORKS", "ALLOW_PORTS"])
@@ -541,30 +484,6 @@ def test_rules_leave_flows_out_and_count_them(pods) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
             assert len(live.rows(listener.getsockname()[1])) == 0
         assert tap.counters["loopback_packets"] > before
-
-
-def test_other_transports_have_flows(live, pods) -> None:
-    """An echo request and its reply are one flow at each end; so are packets of a transport that has no ports."""
-    client_pod, server_pod = pods
-    with client_pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as echo:
-        echo.settimeout(WAIT_SECONDS)
-        for _ in range(3):
-            echo.sendto(
-                b"\x08\0" + (0xFFFF - 0x0800 - 0x1234).to_bytes(2, "big") + b"\x12\x34\0\0", (server_pod.addresses[0], 0)
-            )
-            echo.recv(100)
-        rows = slots_of(live.tap)
-        (mine,) = rows[(rows["transport"] == 1) & (rows["state"] == State.LIVE) & (rows["role"] == Role.CLIENT)]
-        assert (int(mine["tx_packets"]), int(mine["rx_packets"]), int(mine["local_port"])) == (3, 3, 0x1234)
-        assert mine["responses"] == 3
-    with client_pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, 253) as sender:
-        receiver = server_pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, 253)
-        with receiver:
-            receiver.settimeout(WAIT_SECONDS)
-            sender.sendto(b"experimental", (server_pod.addresses[0], 0))
-            receiver.recv(100)
-        rows = slots_of(live.tap)
-        assert [int(row["tx_bytes"] + row["rx_bytes"]) for row in rows[rows["transport"] == 253]] == [32, 32]
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""What the tests of the socket tap share: two pods of a node, and a tap that sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from services.capture.socket_tap import SocketTap
+from tests.support.live_capture import Live
+from tests.support.namespaces import Network, Pod
+
+
+@pytest.fixture(scope="module")
+def pods() -> Iterator[tuple[Pod, Pod]]:
+    """Two pods of a node."""
+    with Network() as network:
+        node = network.node("node", "10.42.0.1/24", "fd42::1/64")
+        yield node.pod("client", "10.42.0.12/24", "fd42::c/64"), node.pod("server", "10.42.0.13/24", "fd42::d/64")
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    """The tap with what it does by default."""
+    with SocketTap() as tap:
+        yield Live(tap)
