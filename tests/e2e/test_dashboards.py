@@ -66,20 +66,17 @@ def asked(otelcol_metrics: Path, prometheus: Path, tmp_path_factory: pytest.Temp
 
 
 def span_metrics(prometheus_url: str) -> dict:
-    """What makes the Collector's metrics of spans those of deploy/compose/tempo.yaml."""
+    """What docs/dashboards.md adds to a Collector: the span metrics of deploy/compose/tempo.yaml, for this Prometheus."""
+    (written,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "dashboards.md").read_text(), re.DOTALL)
+    documented = yaml.safe_load(written)
     tempo = yaml.safe_load((ROOT / "deploy" / "compose" / "tempo.yaml").read_text())
-    made = tempo["metrics_generator"]["processor"]["span_metrics"]
-    return {
-        "connectors": {
-            "spanmetrics": {
-                "namespace": "traces.spanmetrics",
-                "metrics_flush_interval": "1s",
-                "dimensions": [{"name": name} for name in made["dimensions"]],
-            }
-        },
-        "exporters": {"prometheusremotewrite": {"endpoint": f"{prometheus_url}/api/v1/write"}},
-        "pipelines": {"metrics": {"receivers": ["spanmetrics"], "exporters": ["prometheusremotewrite"]}},
-    }
+    made = documented["connectors"]["spanmetrics"]
+    dimensions = [dimension["name"] for dimension in made["dimensions"]]
+    assert dimensions == tempo["metrics_generator"]["processor"]["span_metrics"]["dimensions"]
+    made["metrics_flush_interval"] = "1s"
+    documented["exporters"]["prometheusremotewrite"]["endpoint"] = f"{prometheus_url}/api/v1/write"
+    metrics = documented["service"]["pipelines"]["metrics"]
+    return {"connectors": documented["connectors"], "exporters": documented["exporters"], "pipelines": {"metrics": metrics}}
 
 
 @pytest.mark.parametrize("query", PROMQL, ids=lambda query: f"{query.dashboard}: {query.panel}")
