@@ -19,7 +19,7 @@ import yaml
 from tests.e2e.collector import Collector, free_port
 from tests.e2e.prometheus import Prometheus
 from tests.support.dashboards import FILES, ROOT, alerts, queries
-from tests.support.pipeline import Pipeline
+from tests.support.pipeline import SERVICES, Pipeline
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
 
@@ -61,7 +61,8 @@ def asked(otelcol_metrics: Path, prometheus: Path, tmp_path_factory: pytest.Temp
         pipeline,
     ):
         found.wait_for('rate(traces_spanmetrics_calls_total{status_code="STATUS_CODE_ERROR"}[1m])')
-        found.wait_for("rate(wirespan_exporter_spans_accepted_total[1m])")
+        for service in SERVICES:  # scraped twice, so that every counter of its has a rate
+            found.wait_for(f"rate(wirespan_{service}_records_total[1m])")
         yield found
 
 
