@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -179,6 +182,44 @@ async def test_killed_in_the_middle(bus: Bus, nats_server: NatsServer, otlp_rece
     assert_all_arrived(otlp_receiver, expected)
     assert not await dead_letters(bus)
     assert exporter.end() == 0, exporter.log
+
+
+async def test_wrong_credentials_lose_nothing(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):
+    """A token that is not taken: readiness says so, nothing is dead, and a new process with a good one delivers everything."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    exporter = Exporter(
+        nats_server.url,
+        tmp_path,
+        OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint,
+        WIRESPAN_HEALTH_PORT=str(port),
+        WIRESPAN_EXPORTER_DRAIN_SECONDS="1",
+    )
+    otlp_receiver.default = Refuse(grpc.StatusCode.UNAUTHENTICATED, "token expired")
+    wanted = await publish_all(bus)
+
+    def failing() -> bytes:
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").read()
+        except urllib.error.HTTPError as error:
+            return error.read()
+
+    async def says_so() -> bool:
+        return b"credentials" in await asyncio.to_thread(failing)
+
+    exporter.start()
+    try:
+        await wait_for(otlp_receiver, lambda: bool(otlp_receiver.requests))
+        await until(says_so)
+        assert "credentials.rejected" in exporter.events
+        assert exporter.end() == 0
+        otlp_receiver.default = Accept()
+        exporter.start()
+        await until_all_settled(bus)
+    finally:
+        exporter.close()
+    assert set(otlp_receiver.spans) == wanted
+    assert not await dead_letters(bus)
 
 
 async def test_sums_survive_a_kill(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):

@@ -57,7 +57,7 @@ def dull_batch(count: int = 60, sequence: int = 0) -> FlowBatch:
 
 
 @given(st.lists(span_batches().map(moderate), min_size=1, max_size=3), st.sampled_from([0.0, 0.3, 0.999]))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 def test_no_count_is_lost(batches, ratio):
     """Whatever is summed up, the spans' counts add up to those of the records, direction by direction, to the byte."""
     batches = [replace(batch, sequence=number) for number, batch in enumerate(batches)]
@@ -70,7 +70,7 @@ def test_no_count_is_lost(batches, ratio):
 
 
 @given(st.lists(span_batches().map(moderate), min_size=2, max_size=3), st.sampled_from([0.0, 0.5]))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_a_batch_delivered_again_gives_the_same_spans(batches, ratio):
     """Alone, or with other batches in any company: every span is the same, ids and sums."""
     batches = [replace(batch, sequence=number) for number, batch in enumerate(batches)]
@@ -82,7 +82,7 @@ def test_a_batch_delivered_again_gives_the_same_spans(batches, ratio):
 
 
 @given(span_batches(), st.sampled_from([0.0, 0.5]))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_a_span_of_its_own_says_what_it_always_says(batch, ratio):
     """But for a parent that may be in a summary, nothing changes for flows that are kept."""
     full = {span.span_id: span for span in spans_of(encoder().encode(batch))}
@@ -152,7 +152,7 @@ def test_a_trace_is_kept_whole_or_not_at_all():
 
 
 @given(span_batches(), st.sampled_from([0.0, 0.5]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_a_split_keeps_summaries_whole(batch, ratio):
     """However often a request is split, each span is the same and each record is in one request."""
     requests: list[Request] = encoder(ratio).encode_requests(batch, 10**8)
