@@ -11,10 +11,11 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from services.exporter.delivery import Delivery, DeliverySettings
+from services.exporter.delivery import Delivery
 from services.exporter.encoder import SpanEncoder
 from services.exporter.errors import OutputFileError
 from services.exporter.failover import FailoverSink
+from services.exporter.gate import DeliverySettings
 from services.exporter.otlp_environment import OtlpSettings, read_endpoint, read_environment
 from services.exporter.otlp_file import FileSink
 from services.exporter.otlp_grpc import GrpcSink

@@ -18,9 +18,10 @@ import numpy as np
 
 from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import ENRICHED_STREAM, EXPORTER_DURABLE
-from services.exporter.delivery import Delivery, RareLog, Refused
+from services.exporter.delivery import Delivery, Refused
 from services.exporter.encoder import SpanEncoder
 from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
+from services.exporter.rare_log import RareLog
 from services.exporter.settings import ExporterSettings
 from services.runtime import bus as runtime_bus
 from services.runtime.lag import Lag

@@ -10,8 +10,9 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from services.exporter.delivery import Attempt, Delivered, Delivery, DeliverySettings, Gate
+from services.exporter.delivery import Delivered, Delivery
 from services.exporter.encoder import Request, SpanEncoder
+from services.exporter.gate import Attempt, DeliverySettings, Gate
 from services.exporter.otlp_environment import OtlpSettings
 from services.exporter.otlp_grpc import GrpcSink
 from services.exporter.otlp_http import HttpSink
