@@ -97,6 +97,12 @@ def test_tokens_are_the_enrichers_alone(case: Rendered) -> None:
         assert account["automountServiceAccountToken"] is False
 
 
+def test_services_do_not_become_settings(case: Rendered) -> None:
+    """The kubelet makes no variables of Services: WIRESPAN_NATS_PORT, of a Service wirespan-nats, would stop every start."""
+    for component, spec in case.pods():
+        assert spec["enableServiceLinks"] is False, component
+
+
 def test_roles_only_list_and_watch(case: Rendered) -> None:
     """No role of the chart has another verb than list and watch, a wildcard, or Secrets in it."""
     for role in case.of_kind("Role", "ClusterRole"):

@@ -20,6 +20,8 @@ spec:
     spec:
       serviceAccountName: {{ include "wirespan.serviceAccountName" . }}
       automountServiceAccountToken: {{ .token }}
+      # A Service called wirespan-nats would otherwise become variables that look like settings.
+      enableServiceLinks: false
       {{- with include "wirespan.pullSecrets" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
