@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import yaml
 
 from services.cli.plan.model import Load, plan
 from services.cli.plan.show import values
-from services.runtime.settings import describe
+from services.runtime.health import Health, serve
+from services.runtime.settings import HealthSettings, describe
 from tests.support.helm_chart import BACKEND, MATRIX, RELEASE, HelmError, Rendered, helm, merged, render
 from tests.support.helm_values import _SERVICES, CHART, settings_schemas
+from tests.support.kube_api import _free_ports as free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 
@@ -288,6 +293,33 @@ def test_wrong_values_are_refused(helm_binary: Path, name: str) -> None:
     with pytest.raises(HelmError) as refused:
         render(helm_binary, wrong)
     assert named in str(refused.value)
+
+
+def test_secrets_of_ones_own_leave_nothing_to_chance(helm_binary: Path) -> None:
+    """With Secrets of one's own the chart renders the same every time, as those need who render without asking the cluster."""
+    first, second = (render(helm_binary, MATRIX["secrets of one's own"]).objects for _ in range(2))
+    assert first == second
+
+
+async def test_the_pod_of_helm_test_tells_ready_from_not(helm_binary: Path) -> None:
+    """What `helm test` runs passes where every service is ready, and else ends with 1 and names the check that fails."""
+    (container,) = render(helm_binary, {}).pod("test")["containers"]
+    script, *services = container["args"]
+    assert len(services) == 3
+    health = Health()
+    (port,) = free_ports(1)
+    script = script.replace(":9464/", f":{port}/").replace("+ 120", "+ 3")
+
+    def ask() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *container["command"][1:], script, "127.0.0.1"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    async with serve(HealthSettings(port=port), health):
+        assert (await asyncio.to_thread(ask)).returncode == 0
+        health.check("backend", lambda: False)
+        refused = await asyncio.to_thread(ask)
+    assert refused.returncode == 1
+    assert "does not pass: backend" in refused.stdout
 
 
 def test_the_chart_can_be_packaged(helm_binary: Path, tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ MATRIX: Final[dict[str, Tree]] = {
         "tests": {"enabled": False},
     },
     "enrich and export only": {"capture": {"enabled": False}, "fullnameOverride": "hub"},
+    "capture only": {
+        "enricher": {"enabled": False},
+        "exporter": {"enabled": False},
+        "otlp": {"endpoint": ""},
+        "nats": OWN_NATS | {"auth": {"capture": {"existingSecret": "bus"}}},
+    },
     "everything on": {
         "cluster": {"name": "shop"},
         "commonLabels": {"team": "net"},

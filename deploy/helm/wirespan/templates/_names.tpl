@@ -102,3 +102,12 @@ annotations:
 {{- end -}}
 {{- printf "%.0f" (mulf (float64 $number) (index $units $unit)) -}}
 {{- end -}}
+
+{{/* The services that this release runs, as JSON. */}}
+{{- define "wirespan.services" -}}
+{{- $services := list -}}
+{{- range list "capture" "enricher" "exporter" -}}
+{{- if (index $.Values .).enabled -}}{{- $services = append $services . -}}{{- end -}}
+{{- end -}}
+{{- toJson $services -}}
+{{- end -}}
