@@ -27,7 +27,7 @@ WORKLOAD_NAMES: Final = (
     "service.name",
 )
 """Attributes that name a workload, the one people speak of first: the deployment, not one of its pods."""
-_LOCAL_NAMES: Final = ("service.name", "host.name")
+_LOCAL_NAMES: Final = ("service.name", "host.name", "external.name")
 """Of what runs on a host outside any pod: the unit or the container, not the host that it shares with all others."""
 _BOTH_ISNS: Final = 3
 """`isn_seen` of a connection whose handshake was seen."""

@@ -117,6 +117,7 @@ async def _following(
         "{resource}",
         lambda: [(count, {"state": state.value}) for state, count in source.states().items()],
     )
+    telemetry.gauge("wirespan.enricher.kube.behind", "Age of what is known of the cluster", "s", lambda: source.behind_seconds)
     telemetry.gauge("wirespan.enricher.kube.objects", "Objects known", "{object}", lambda: source.objects)
     telemetry.gauge("wirespan.enricher.index.compile", "Making of the last index", "s", lambda: source.compile_seconds)
     for name, description in (("lists", "Whole lists taken"), ("faults", "Requests and watches that failed")):

@@ -72,6 +72,11 @@ class LiveIndex(ABC):
         """Raise an error once a thread or task has ended that was not told to."""
 
     @property
+    def behind_seconds(self) -> float:
+        """How long ago the last moment was of which the index holds all the news."""
+        return max(0.0, (time.time_ns() - self._caught_up_unix_ns(self.lost_since_unix_ns())) / _NS_PER_SECOND)
+
+    @property
     def synced(self) -> bool:
         """Whether the index holds all objects of every resource that may be read, and of one at least."""
         synced = not self.missing()

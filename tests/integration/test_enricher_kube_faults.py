@@ -20,6 +20,7 @@ from services.enricher.kube_listing import whole_list
 from services.enricher.kube_reflector import Reflector, State, Update
 from services.enricher.kube_resources import RESOURCES
 from services.enricher.kube_sync import KubeSync
+from services.enricher.selection import Selection
 from services.enricher.settings import KubeSettings
 from services.runtime.errors import TaskFailedError
 from tests.support.hostile_kube_api import HostileKubeApi, Request
@@ -40,7 +41,7 @@ class Following:
         self.api = api
         self.updates: list[Update] = []
         self.came = threading.Condition()
-        self.reflector = Reflector(api, PODS, "", self.deliver, watch_seconds=60, longest_wait_seconds=1)
+        self.reflector = Reflector(api, PODS, "", self.deliver, selection=Selection(), watch_seconds=60, longest_wait_seconds=1)
 
     def deliver(self, update: Update) -> None:
         """Keep an update that brings more than a version."""

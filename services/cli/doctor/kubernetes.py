@@ -18,11 +18,11 @@ RESOURCES: Final = (
     ("", "pods"),
     ("", "services"),
     ("", "nodes"),
-    ("", "namespaces"),
     ("discovery.k8s.io", "endpointslices"),
-    ("apps", "replicasets"),
+    *(("apps", kind) for kind in ("replicasets", "deployments", "statefulsets", "daemonsets")),
+    *(("batch", kind) for kind in ("jobs", "cronjobs")),
 )
-"""API group and resource of what the enricher lists and watches, in all namespaces."""
+"""API group and resource of what the enricher lists and watches whatever its settings, in all namespaces."""
 VERBS: Final = ("list", "watch")
 
 _SECONDS: Final = 2.0

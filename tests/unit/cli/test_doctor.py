@@ -17,11 +17,13 @@ from services.cli.doctor.checks import Check, Subject, checks, needed_and_missin
 from services.cli.doctor.command import json_line, plain_line
 from services.cli.doctor.finding import Finding, Status, fail, ok, skipped, warn, without_credentials
 from services.cli.doctor.kernel import check_architecture, check_btf, check_jit, check_kernel, check_lockdown
+from services.cli.doctor.kubernetes import RESOURCES as ASKED_ABOUT
 from services.cli.doctor.kubernetes import KubernetesAccess
 from services.cli.doctor.loading import bcc_installer, check_bcc, check_load, check_replay_library
 from services.cli.doctor.otlp import _backend, check_otlp
 from services.cli.doctor.privileges import check_capabilities, check_memlock, effective_capabilities
 from services.cli.settings import BusSettings
+from services.enricher.kube_resources import RESOURCES
 
 MIB = 1 << 20
 ALL_CAPABILITIES = (1 << 41) - 1
@@ -433,3 +435,8 @@ def test_an_event_loop_leaves_hanging_look_ups_behind() -> None:
     assert doctor_bounds.run_bounded(give_up()) == "gave up"
     assert not released.is_set()
     released.set()
+
+
+def test_the_rights_that_are_asked_about_are_those_that_the_enricher_uses() -> None:
+    """No more, so that nobody grants what is not needed, and no less."""
+    assert {tuple(each) for each in ASKED_ABOUT} == {(each.group, each.plural) for each in RESOURCES}
