@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -46,6 +46,8 @@ PULSES_PER_LEASE: Final = 10
 _MOST_LOG_MESSAGES: Final = 2000
 _LEAST_LOG_BYTES: Final = 4 << 20
 _FULL_WAIT_SECONDS: Final = 1.0
+_LEAST_ROUND_SECONDS: Final = 0.05
+"""Changes that come within so long share a message."""
 
 
 class Leader:
@@ -103,13 +105,18 @@ class Leader:
         """
         async with self._following():
             while not stopping.is_set() and not self._failed():
-                began = time.time_ns()
-                for update in await asyncio.to_thread(self._inbox.take, self._pulse_seconds / 2):
-                    await self._write(await asyncio.to_thread(self._reader.roster.news, update))
+                began, round_ends = time.time_ns(), time.monotonic() + _LEAST_ROUND_SECONDS
+                updates = await asyncio.to_thread(self._inbox.take, self._pulse_seconds / 2)
+                for group in _groups(updates):
+                    await self._write(await asyncio.to_thread(self._reader.roster.news, *group))
+                self._inbox.settle()
                 if time.monotonic() >= self._beaten + self._pulse_seconds:
-                    await self._beat(reached_unix_ns=began)
+                    # Who could not hand over what he had observed when this round began does so in the next.
+                    await self._beat(reached_unix_ns=min(began, self._inbox.unsettled_since_unix_ns or began))
                 if self._compaction_due():
                     await self._compact()
+                if updates:
+                    await asyncio.sleep(round_ends - time.monotonic())
             await self._beat(resigned=True)
 
     @property
@@ -229,6 +236,19 @@ class Leader:
                     "cache.full", error=str(error), hint="WIRESPAN_STREAMS_CACHE_BYTES is too little for this cluster"
                 )
             await asyncio.sleep(_FULL_WAIT_SECONDS)
+
+
+def _groups(updates: Sequence[Update]) -> list[list[Update]]:
+    """Updates that can be one message: those of one scope, in their order. A whole one, and what follows it, is apart."""
+    groups: list[list[Update]] = []
+    open_groups: dict[Scope, list[Update]] = {}
+    for update in updates:
+        group = open_groups.get(update.scope)
+        if group is None or update.whole or group[-1].whole:
+            group = open_groups[update.scope] = []
+            groups.append(group)
+        group.append(update)
+    return groups
 
 
 def _pieces(news: News) -> list[tuple[News, list[ObjectChange]]]:

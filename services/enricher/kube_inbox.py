@@ -15,6 +15,8 @@ class Inbox(Generic[_Item]):
 
     def __init__(self) -> None:
         self._items: list[tuple[_Item, int]] = []
+        self._waiting: list[int] = []
+        """When the items of those were observed who wait for room."""
         self._changed = threading.Condition()
         self._closed = False
         self.unsettled_since_unix_ns: int | None = None
@@ -23,9 +25,11 @@ class Inbox(Generic[_Item]):
     def put(self, item: _Item, observed_unix_ns: int) -> None:
         """Hand on an item; wait while there is no room. Once closed, it is let go."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._items) < _MOST_ITEMS)
             if self.unsettled_since_unix_ns is None:
                 self.unsettled_since_unix_ns = observed_unix_ns
+            self._waiting.append(observed_unix_ns)
+            self._changed.wait_for(lambda: self._closed or len(self._items) < _MOST_ITEMS)
+            self._waiting.remove(observed_unix_ns)
             self._items.append((item, observed_unix_ns))
             self._changed.notify_all()
 
@@ -40,7 +44,8 @@ class Inbox(Generic[_Item]):
     def settle(self) -> None:
         """Note that all that was taken so far has been dealt with."""
         with self._changed:
-            self.unsettled_since_unix_ns = self._items[0][1] if self._items else None
+            unsettled = [*self._waiting, *(observed for _, observed in self._items[:1])]
+            self.unsettled_since_unix_ns = min(unsettled, default=None)
 
     def close(self) -> None:
         """Let everybody who waits go on."""

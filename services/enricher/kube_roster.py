@@ -51,10 +51,12 @@ class Roster:
         """How many objects are known."""
         return sum(len(known) for known in list(self.known.values()))
 
-    def news(self, update: Update) -> News:
-        """Return what an update brings that is not known."""
-        deltas = list(self._deltas(update))
-        return News(update.scope, deltas, update.observed_unix_ns, update.version, update.whole)
+    def news(self, *updates: Update) -> News:
+        """Return what updates of one scope, in their order, bring that is not known. A whole one comes alone."""
+        now: dict[str, KubeObject | None] = {}
+        deltas = [delta for update in updates for delta in self._deltas(update, now)]
+        first, last = updates[0], updates[-1]
+        return News(last.scope, deltas, first.observed_unix_ns, last.version, last.whole)
 
     def take(self, news: News) -> None:
         """Know it."""
@@ -73,12 +75,12 @@ class Roster:
             if (again or self.complete_since_unix_ns == FOREVER) and all_addresses(self.listed):
                 self.complete_since_unix_ns = time.time_ns()
 
-    def _deltas(self, update: Update) -> Iterator[Delta]:
+    def _deltas(self, update: Update, now: dict[str, KubeObject | None]) -> Iterator[Delta]:
+        """What is new; `now` is by key what was new before, and gets what is new here."""
         known, observed = self.known[update.scope], update.observed_unix_ns
-        now: dict[str, KubeObject | None] = {}
         for obj, deleted in update.changes:
             key = obj.key
-            before = now.get(key, known.get(key))
+            before = now[key] if key in now else known.get(key)
             if deleted:
                 now[key] = None
                 yield Delta(key, None, observed)
