@@ -32,6 +32,8 @@ class CacheReader:
         self.pulse: Pulse | None = None
         self.log = ""
         """Which log is read; empty before its first message."""
+        self.foreign = False
+        """Whether a message of another log was met: the stream may be another one."""
         self.position = 0
         """Sequence of the last message that was read, or appended by ourselves."""
         self.log_end = 0
@@ -50,9 +52,8 @@ class CacheReader:
         return self.log_end == _NO_CHAIN
 
     def read(self, entry: JournalEntry) -> None:
-        """Take a message. One that is not understood is counted; if it belongs to the log, the chain breaks there.
-
-        With the first message of another log all is forgotten, and `position` is 0: that one has to be read from its beginning.
+        """Take a message. One that is not understood is counted; if it belongs to the log, the chain breaks there, and so it
+        does with a message of another log.
         """
         self.position = entry.sequence
         try:
@@ -62,8 +63,9 @@ class CacheReader:
             logger.warning("cache.unreadable", sequence=entry.sequence, detail=str(error))
             return
         if self.log and message.log != self.log:
-            logger.warning("cache.log_replaced", sequence=entry.sequence, log=message.log)
-            self.begin_anew()
+            self.foreign = True
+            if not isinstance(message, Pulse) and not self.broken:
+                self._break(entry)
             return
         self.log = message.log
         if entry.subject == CACHE_PULSE_SUBJECT and isinstance(message, Pulse):
@@ -89,7 +91,7 @@ class CacheReader:
 
     def begin_anew(self, position: int = 0) -> None:
         """Forget everything: the stream is another one, or its log cannot be read."""
-        self.roster, self.pulse, self.position, self.log = Roster(), None, position, ""
+        self.roster, self.pulse, self.position, self.log, self.foreign = Roster(), None, position, "", False
         self._parts = []
         self._restored(self._make_cluster(), FOREVER)
         self.log_end = 0
@@ -178,6 +180,14 @@ class CacheReader:
         self.log_messages, self.log_bytes, self.snapshot_bytes = 0, 0, 0
         self._indexer.complete_since_unix_ns = complete_since_unix_ns
         self._indexer.replace(cluster, self.roster.listed)
+
+
+def log_of(entry: JournalEntry) -> str:
+    """Return which log a message belongs to, empty where it is not understood."""
+    try:
+        return decode(entry.data).log
+    except CacheMessageError:
+        return ""
 
 
 def listed_and_versions(scopes: list[ScopeState]) -> tuple[set[Scope], dict[Scope, str]]:

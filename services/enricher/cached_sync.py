@@ -21,7 +21,7 @@ import structlog
 from proto.subjects import CACHE_BELL_SUBJECTS, CACHE_STREAM
 from services.enricher.cache_leader import Leader
 from services.enricher.cache_messages import Pulse
-from services.enricher.cache_reader import CacheReader
+from services.enricher.cache_reader import CacheReader, log_of
 from services.enricher.cluster import Cluster
 from services.enricher.kube_api import KubeApi
 from services.enricher.kube_indexer import Indexer
@@ -135,15 +135,13 @@ class CachedSync(LiveIndex):
                 await self._lead(journal)
 
     async def _read(self, journal: Journal) -> None:
-        at_end = False
-        while not at_end:
-            at_end = True
-            async for entry in journal.entries(self._reader.position):
-                await asyncio.to_thread(self._reader.read, entry)
+        async for entry in journal.entries(self._reader.position):
+            await asyncio.to_thread(self._reader.read, entry)
+            if not self._reader.foreign:
                 self._expect_pulse()
-                if self._reader.position != entry.sequence:
-                    at_end = False  # it is another log, to be read from its beginning
-                    break
+        if self._reader.foreign:
+            self._reader.foreign = False
+            await self._made_anew(journal)
 
     def _expect_pulse(self, *, has_resigned: bool = False) -> None:
         """Be patient from now on: a lease or a bit more; less where nobody leads, but let others go before one who resigned."""
@@ -154,11 +152,16 @@ class CachedSync(LiveIndex):
         self._heard, self._patience_seconds = time.monotonic(), leases * self._settings.lease_seconds
 
     async def _made_anew(self, journal: Journal) -> bool:
-        """Whether the stream is not the one that was read: a store was lost, or somebody deleted it."""
-        last = await journal.last_sequence()
-        if last >= self._reader.position:
+        """Whether the stream is not the one that was read, to be read from its beginning: a store was lost, or deleted.
+
+        Its sequences may be anywhere by now, so what it begins with tells; a log that is only trimmed begins with its own.
+        """
+        position, last = self._reader.position, await journal.last_sequence()
+        first = await anext(journal.entries(0), None) if position else None
+        log = await asyncio.to_thread(log_of, first) if first else ""
+        if last >= position and log in ("", self._reader.log):
             return False
-        logger.warning("cache.stream_lost", position=self._reader.position, last_sequence=last)
+        logger.warning("cache.stream_lost", position=position, last_sequence=last, log=log)
         await asyncio.to_thread(self._reader.begin_anew)
         self._expect_pulse()
         return True

@@ -16,6 +16,7 @@ import pytest
 
 from proto.subjects import CACHE_STREAM
 from services.enricher import cache_leader
+from services.enricher.cache_messages import Pulse, encode
 from services.enricher.cached_sync import CachedSync
 from services.enricher.claims import packed_address
 from services.enricher.cluster import Cluster
@@ -23,7 +24,7 @@ from services.enricher.interval_table import NOBODY, address_words
 from services.enricher.kube_api import find_api
 from services.enricher.kube_resources import RESOURCES
 from services.enricher.settings import KubeSettings
-from services.runtime.bus import Bus, connect
+from services.runtime.bus import Bus, JournalMovedError, connect
 from services.runtime.settings import NatsSettings
 from tests.support.hostile_kube_api import HostileKubeApi
 from tests.support.nats_server import NatsServer
@@ -227,3 +228,32 @@ async def test_a_message_of_another_release_breaks_nothing(
         while await holder(other, "10.0.0.2") != "b":
             pass
         assert other.total("malformed") == 1
+
+
+async def test_a_stream_that_is_another_one_at_the_same_place(
+    replica, pods: PodsApi, server: HostileKubeApi, nats_server: NatsServer
+) -> None:
+    """The stream is made anew and grows to where an enricher had read: the enricher reads it from its beginning,
+    and does not lead on from what it remembers.
+    """
+    pods.put(pod("a", "10.0.0.1"))
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(replica())
+        await one.until_synced(asyncio.Event())
+        position, log = one._reader.position, one._reader.log
+        async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+            journal = bus.journal(CACHE_STREAM, "kube.bell.>")
+            await delete_stream(bus)
+            await bus.ensure_streams(cache=True)
+            last = await journal.last_sequence()
+            while last < one._reader.position + 2:
+                pulse = Pulse(log="another", writer="w", reached_unix_ns=1, complete_since_unix_ns=0, selection="", scopes=[])
+                try:
+                    last = await journal.append("kube.cache.pulse", encode(pulse), after=last, only=True)
+                except JournalMovedError:
+                    last = await journal.last_sequence()
+        pods.put(pod("b", "10.0.0.2"))
+        while await holder(one, "10.0.0.2") != "b":
+            pass
+        assert await holder(one, "10.0.0.1") == "a"
+        assert one._reader.log != log or one._reader.position < position
