@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from proto.subjects import (
     CACHE_STREAM,
     DEAD_STREAM,
     ENRICHED_STREAM,
+    ENRICHER_DURABLE,
     RAW_STREAM,
 )
 from services.runtime.bus import Bus, connect
@@ -270,3 +273,30 @@ async def test_an_operator_may_put_dead_letters_back(helm_binary: Path, tmp_path
                 assert replayed.returncode == 0, replayed.stderr
                 assert (await looking.stream_state(DEAD_STREAM)).messages == 0
                 assert (await looking.stream_state(RAW_STREAM)).messages == 2
+
+
+async def test_the_monitoring_port_answers_probes_and_keda(nats_of_one: RenderedNats) -> None:
+    """Each probe of the rendered pod passes on the running server, and KEDA's question finds the lag where the chart says."""
+    (server,) = nats_of_one.servers
+    (line,) = (line for line in server.log if "http monitor" in line)
+    monitor = f"http://127.0.0.1:{line.rpartition(':')[2]}"
+    (container,) = nats_of_one.rendered.pod("nats")["containers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        with await asyncio.to_thread(urllib.request.urlopen, monitor + container[probe]["httpGet"]["path"]) as answer:
+            assert answer.status == 200
+    async with (
+        connect(nats_of_one.settings("enricher"), name="enricher") as bus,
+        connect(nats_of_one.settings("capture"), name="capture") as node,
+    ):
+        await bus.ensure_streams()
+        for number in range(3):
+            await node.publish("flows.raw.node-a", b"batch", message_id=f"node-a/e/{number}")
+        async with bus.consume(RAW_STREAM, ENRICHER_DURABLE, max_ack_pending=1, ack_wait_seconds=30, batch=1) as deliveries:
+            await anext(deliveries)  # and the other two wait
+            question = f"{monitor}/jsz?acc=WIRESPAN&consumers=true&config=true"
+            with await asyncio.to_thread(urllib.request.urlopen, question) as answer:
+                (account,) = json.load(answer)["account_details"]
+    consumers = {each["name"]: each.get("consumer_detail") or [] for each in account["stream_detail"]}
+    (found,) = consumers[RAW_STREAM]
+    assert found["name"] == ENRICHER_DURABLE
+    assert found["num_pending"] == 2
