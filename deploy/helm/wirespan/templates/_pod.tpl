@@ -120,7 +120,7 @@ automountServiceAccountToken: false
 {{- end -}}
 {{- end -}}
 
-{{/* The service that /healthz, /readyz and /metrics are reached by; pods that are not ready are in it for whoever scrapes. */}}
+{{/* The service that /healthz, /readyz and /metrics are reached by. Its name resolves to pods that are ready. */}}
 {{- define "wirespan.healthService" -}}
 apiVersion: v1
 kind: Service
