@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-e2e check format docs accuracy fuzz bench clean
+.PHONY: help setup setup-test setup-e2e run test test-e2e check format docs accuracy fuzz bench clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,10 @@ test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
 	$(PYTEST) tests/unit tests/integration
 	$(BIN)/pytest -q tests/kernel
 
-test-e2e: setup-test ## the whole product against real tools, built once into a cache (needs Go)
+setup-e2e:
+	@deploy/development/setup.sh run test e2e
+
+test-e2e: setup-e2e ## the whole product against real tools, built once into a cache (needs Go; the containers need Docker)
 	$(BIN)/python -m tests.support.tools
 	$(BIN)/pytest -q tests/e2e
 

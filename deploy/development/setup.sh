@@ -2,7 +2,7 @@
 # Makes a fresh machine ready: system packages where it may install them, the locked Python packages in .venv, and Wirespan
 # itself from this checkout. Says what it could not install and what will not work without it. Safe to run again: done work is
 # not done twice.
-#   setup.sh run [test]      "test" adds what only the tests use
+#   setup.sh run [test] [e2e]      "test" adds what only the tests use, "e2e" Docker, Compose and what makes a base image
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 purposes=" $* "
@@ -25,6 +25,11 @@ if wants test; then
   need iptables command -v iptables
   need clang command -v clang
   need libclang-rt-dev compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*'
+fi
+if wants e2e; then
+  need docker.io command -v dockerd
+  need docker-compose sh -c 'command -v docker-compose || docker compose version'
+  need debootstrap command -v debootstrap
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
