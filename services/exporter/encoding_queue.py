@@ -23,7 +23,7 @@ from services.runtime.bus import Delivery
 
 logger = structlog.get_logger()
 
-BUNDLE_BYTES: Final = 1 << 20
+BUNDLE_BYTES: Final = 2 << 20
 """No batch joins a bundle that has this many bytes: beyond it nothing is saved, and the first would wait for the last."""
 
 

@@ -35,7 +35,7 @@ from tests.bench.bench_encoder import node_batch, readable_spans
 from tests.support.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
-RECORDS, STOCK_SPANS = 300_000, 10_240
+RECORDS, STOCK_SPANS = 600_000, 10_240
 SIZES = (625, 50)
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
