@@ -63,6 +63,9 @@ static inline __u64 hash_endpoint(const __u64 *seeds, const __u8 *address, __u16
     return mix(halves[0] ^ seeds[0], mix(halves[1] ^ seeds[1], port ^ seeds[2]));
 }
 
+/* For what a result may depend on: a table that gives places to whoever comes later must do so alike in every run. */
+static const __u64 SAME_SEEDS[4] = {0x9e3779b97f4a7c15u, 0xbf58476d1ce4e5b9u, 0x94d049bb133111ebu, 0xd6e8feb86659fd93u};
+
 static void note_fragment(struct arrival *arrival)
 {
     const struct packet *packet = &arrival->packet;
@@ -79,13 +82,13 @@ static void note_fragment(struct arrival *arrival)
     fragment->more = packet->more_fragments;
 }
 
-static void note_tunnel(struct arrival *arrival, const struct tunnel *tunnel, const __u64 *seeds)
+static void note_tunnel(struct arrival *arrival, const struct tunnel *tunnel)
 {
     const struct packet *outer = &arrival->packet;
     struct outer_path *through = &arrival->through;
-    __u64 ends = hash_endpoint(seeds, outer->source_address, 0) + hash_endpoint(seeds, outer->destination_address, 0);
+    __u64 ends = hash_endpoint(SAME_SEEDS, outer->source_address, 0) + hash_endpoint(SAME_SEEDS, outer->destination_address, 0);
 
-    through->path = mix(ends ^ through->path, mix((__u64)tunnel->kind << 32 | tunnel->id, seeds[3]) | 1) | 1;
+    through->path = mix(ends ^ through->path, mix((__u64)tunnel->kind << 32 | tunnel->id, SAME_SEEDS[3]) | 1) | 1;
     through->id = tunnel->id;
     through->kind = (__u8)tunnel->kind;
     through->depth++;
@@ -97,8 +100,7 @@ static void note_tunnel(struct arrival *arrival, const struct tunnel *tunnel, co
  * Go on with what is in the tunnel. Returns 0 where the packet is none after all: a guessed one whose content contradicts itself,
  * and a first fragment that ends before the ports inside.
  */
-static int enter_tunnel(
-        struct arrival *arrival, const struct tunnel *tunnel, const __u64 *seeds, enum packet_disposition *disposition)
+static int enter_tunnel(struct arrival *arrival, const struct tunnel *tunnel, enum packet_disposition *disposition)
 {
     const struct packet *outer = &arrival->packet;
     __u32 end = outer->transport_offset + outer->payload_bytes + (outer->transport == TRANSPORT_UDP ? 8 : 0);
@@ -118,7 +120,7 @@ static int enter_tunnel(
         return 0;
     if (outer->more_fragments)
         arrival->fragments[arrival->fragment_count - 1].within = 1;
-    note_tunnel(arrival, tunnel, seeds);
+    note_tunnel(arrival, tunnel);
     arrival->frame = frame;
     arrival->packet = inner;
     arrival->end = end;
@@ -136,7 +138,7 @@ static int enter_tunnel(
 }
 
 /* Parse a frame: `frame`, `wire_bytes` and `packet.time_ns` are set, the rest but `fragments` is 0. */
-static inline enum packet_disposition parse_arrival(struct arrival *arrival, int link_type, const __u64 *seeds)
+static inline enum packet_disposition parse_arrival(struct arrival *arrival, int link_type)
 {
     struct packet *packet = &arrival->packet;
     enum packet_disposition disposition = parse_frame(&arrival->frame, link_type, arrival->wire_bytes, packet);
@@ -151,7 +153,7 @@ static inline enum packet_disposition parse_arrival(struct arrival *arrival, int
     while (disposition == PACKET_FLOW && tunnel_open(&arrival->frame, packet, &tunnel)) {
         if (arrival->through.depth == TUNNEL_DEPTH)
             return PACKET_NESTED;
-        if (!enter_tunnel(arrival, &tunnel, seeds, &disposition))
+        if (!enter_tunnel(arrival, &tunnel, &disposition))
             return PACKET_FLOW;
     }
     return disposition;

@@ -9,8 +9,9 @@
 #include "slot_table.h"
 
 #ifndef DATAGRAMS
-#define DATAGRAMS 4096u /* that are put together at the same time; a place is given to whoever comes later */
+#define DATAGRAMS 4096u /* that are put together at the same time, in sets of DATAGRAM_WAYS */
 #endif
+#define DATAGRAM_WAYS 8u
 
 /* Count packets once it is known what they are: `flow_bytes` of them are their flow's. */
 static void settle(struct replay *replay, enum packet_disposition disposition, const struct fragment_sum *sum, __u64 flow_bytes)
@@ -48,17 +49,37 @@ static void forget_datagrams(struct replay *replay)
         forget_datagram(replay, &replay->datagrams[index]);
 }
 
+/* Where a new datagram goes in its set: into a free place, else to where one is over, else to where the oldest is. */
+static struct datagram *place_for_datagram(struct datagram *set)
+{
+    struct datagram *place = set;
+    __u32 index;
+
+    for (index = 0; index < DATAGRAM_WAYS; index++) {
+        if (!set[index].time_ns)
+            return &set[index];
+        if (set[index].complete > place->complete ||
+                (set[index].complete == place->complete && set[index].time_ns < place->time_ns))
+            place = &set[index];
+    }
+    return place;
+}
+
 static struct datagram *datagram_of(struct replay *replay, const struct fragment *fragment, __u64 time_ns)
 {
-    __u64 source = hash_endpoint(replay->seeds, fragment->key.source_address, (__u16)fragment->key.protocol);
-    __u64 destination = hash_endpoint(replay->seeds, fragment->key.destination_address, 0);
-    __u64 place = mix(source ^ fragment->key.id, destination ^ fragment->key.path ^ replay->seeds[3]) % DATAGRAMS;
-    struct datagram *datagram = &replay->datagrams[place];
+    __u64 source = hash_endpoint(SAME_SEEDS, fragment->key.source_address, (__u16)fragment->key.protocol);
+    __u64 destination = hash_endpoint(SAME_SEEDS, fragment->key.destination_address, 0);
+    __u64 hash = mix(source ^ fragment->key.id, destination ^ fragment->key.path ^ SAME_SEEDS[3]);
+    struct datagram *set = &replay->datagrams[hash % (DATAGRAMS / DATAGRAM_WAYS) * DATAGRAM_WAYS];
+    struct datagram *datagram;
+    __u32 index;
 
-    if (!datagram_is(datagram, fragment, time_ns)) {
-        forget_datagram(replay, datagram);
-        datagram_begin(datagram, fragment, time_ns);
-    }
+    for (index = 0; index < DATAGRAM_WAYS; index++)
+        if (datagram_is(&set[index], fragment, time_ns))
+            return &set[index];
+    datagram = place_for_datagram(set);
+    forget_datagram(replay, datagram);
+    datagram_begin(datagram, fragment, time_ns);
     return datagram;
 }
 

@@ -172,7 +172,7 @@ static int take_packet(struct replay *replay, __u64 time_ns)
     arrival.packet.time_ns = time_ns;
     /* Some writers state the captured length only. */
     arrival.wire_bytes = replay->header->len < replay->header->caplen ? replay->header->caplen : replay->header->len;
-    disposition = parse_arrival(&arrival, replay->link_type, replay->seeds);
+    disposition = parse_arrival(&arrival, replay->link_type);
     if (disposition == PACKET_FLOW && !count_packet(replay, &arrival))
         return 0;
     if (disposition == PACKET_FRAGMENT) {
