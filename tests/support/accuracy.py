@@ -119,6 +119,8 @@ def _explain(measure: str, theirs: Conversation, ours: Conversation) -> Disagree
             "vain, an ACK behind a FIN, a pure ACK amid data, a packet captured twice); RFC 5681 asks for outstanding data, "
             "and so do we"
         )
+    elif measure == "keep-alives" and _asked(theirs) == _asked(ours):
+        reason = "tshark takes Linux's question whether a closed window has room for a keep-alive; we count it as what it is"
     elif measure == "initial RTT":
         frames = [frame for frame in theirs.first_frames if frame]
         if theirs.outcomes == ["refused"] and not ours.initial_rtts_ns:
@@ -130,6 +132,10 @@ def _explain(measure: str, theirs: Conversation, ours: Conversation) -> Disagree
                 "the SYN was sent twice: tshark times from the last one, we from the first, for the caller has waited since"
             )
     return Disagreement(measure, reason, frames[-1] if frames else None)
+
+
+def _asked(conversation: Conversation) -> int:
+    return conversation.keep_alives + conversation.zero_window_probes
 
 
 def results() -> list[FileAccuracy]:

@@ -1,4 +1,4 @@
-"""Tunnelled connections of our own making, as tshark dissects them and as our records tell them."""
+"""Connections of our own making, as tshark dissects them and as our records tell them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,20 @@ def test_both_tell_the_same_of_every_tunnel(tmp_path, ends):
     assert found.disagreements == []
     assert found.conversations == len(SHAPES)
     assert found.events["retransmissions"] == (len(SHAPES), len(SHAPES))
+
+
+def test_probes_of_a_closed_window_are_the_class_that_differs(tmp_path):
+    """Linux's probes are keep-alives to tshark, and the only disagreement is the one that docs/accuracy.md explains."""
+    conversation = Conversation().handshake().tcp(1, "client", PSH | ACK, seq=1001, ack=5001, payload=bytes(100))
+    conversation.tcp(1.01, "server", ACK, seq=5001, ack=1101, window=0)
+    for second in (2, 3):
+        conversation.tcp(second, "client", ACK, seq=1100, ack=5001)
+        conversation.tcp(second + 0.01, "server", ACK, seq=5001, ack=1101, window=0)
+    conversation.tcp(4, "client", ACK, seq=1101, ack=5001, payload=b"x")
+    conversation.tcp(4.01, "server", ACK, seq=5001, ack=1101, window=500)
+    conversation.tcp(20, "client", ACK, seq=1100, ack=5001)
+    found = compare(shutil.which("tshark"), write(tmp_path / "closed.pcap", conversation.frames))
+    (one,) = found.disagreements
+    assert (one.measure, one.frame, found.events["keep-alives"]) == ("keep-alives", 12, (3, 1))
+    assert "closed window" in one.reason
+    assert found.events["zero windows"] == (3, 3)
