@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -19,22 +19,20 @@ import structlog
 from proto.subjects import CACHE_LOG_SUBJECT, CACHE_PULSE_SUBJECT
 from services.enricher.cache_messages import (
     LogNews,
-    ObjectChange,
     Pulse,
     ScopeState,
     SnapshotPart,
-    change_chunks,
     encode,
-    encode_object,
     snapshot_parts,
 )
+from services.enricher.cache_news import groups, pieces_of
 from services.enricher.cache_reader import CacheReader
 from services.enricher.kube_api import KubeApi
 from services.enricher.kube_inbox import Inbox
 from services.enricher.kube_indexer import Indexer
 from services.enricher.kube_reflector import Reflector, Scope, State, Update
 from services.enricher.kube_resources import followed
-from services.enricher.kube_roster import Delta, News
+from services.enricher.kube_roster import News
 from services.enricher.kube_sync import end_reflectors
 from services.enricher.selection import Selection
 from services.enricher.settings import KubeSettings
@@ -107,7 +105,7 @@ class Leader:
             while not stopping.is_set() and not self._failed():
                 began, round_ends = time.time_ns(), time.monotonic() + _LEAST_ROUND_SECONDS
                 updates = await asyncio.to_thread(self._inbox.take, self._pulse_seconds / 2)
-                for group in _groups(updates):
+                for group in groups(updates):
                     await self._write(await asyncio.to_thread(self._reader.roster.news, *group))
                 self._inbox.settle()
                 if time.monotonic() >= self._beaten + self._pulse_seconds:
@@ -148,7 +146,7 @@ class Leader:
         if not news.deltas and not news.listed:
             self._reader.take(news)  # a version that goes with the next pulse
             return
-        for piece, changes in await asyncio.to_thread(_pieces, news):
+        for piece, changes in await asyncio.to_thread(pieces_of, news):
             message = LogNews(
                 log=self._reader.log,
                 before=self._reader.log_end,
@@ -236,33 +234,6 @@ class Leader:
                     "cache.full", error=str(error), hint="WIRESPAN_STREAMS_CACHE_BYTES is too little for this cluster"
                 )
             await asyncio.sleep(_FULL_WAIT_SECONDS)
-
-
-def _groups(updates: Sequence[Update]) -> list[list[Update]]:
-    """Updates that can be one message: those of one scope, in their order. A whole one, and what follows it, is apart."""
-    groups: list[list[Update]] = []
-    open_groups: dict[Scope, list[Update]] = {}
-    for update in updates:
-        group = open_groups.get(update.scope)
-        if group is None or update.whole or group[-1].whole:
-            group = open_groups[update.scope] = []
-            groups.append(group)
-        group.append(update)
-    return groups
-
-
-def _pieces(news: News) -> list[tuple[News, list[ObjectChange]]]:
-    """Cut news into what fits into messages. Only with the last piece the resource has been listed, and its version reached."""
-    changes = change_chunks([ObjectChange(key, observed, encode_object(obj)) for key, obj, observed in news.deltas])
-    pieces: list[tuple[News, list[ObjectChange]]] = []
-    first = 0
-    for number, chunk in enumerate(changes, 1):
-        deltas: list[Delta] = news.deltas[first : first + len(chunk)]
-        first += len(chunk)
-        last = number == len(changes)
-        version, listed = (news.version, news.listed) if last else ("", False)
-        pieces.append((News(news.scope, deltas, news.observed_unix_ns, version, listed), chunk))
-    return pieces
 
 
 def kept_by(settings: KubeSettings) -> str:

@@ -18,8 +18,9 @@ from services.enricher.claims import Claim, Key, Rank, Table, Target, claims, se
 from services.enricher.entities import STAND_IN, EntityFactory
 from services.enricher.index import Index, PodContainers
 from services.enricher.interval_table import IntervalRows, IntervalTable
+from services.enricher.network_policy import NetworkPolicy
 from services.enricher.object_meta import STATIC_POD_ANNOTATION, KubeObject, object_key
-from services.enricher.objects import EndpointSlice, NetworkPolicy, Node, Pod, Service
+from services.enricher.objects import EndpointSlice, Node, Pod, Service
 from services.enricher.selection import Selection
 
 _NS_PER_SECOND = 1_000_000_000

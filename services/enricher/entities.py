@@ -12,8 +12,9 @@ from typing import Final
 
 from proto.flow_batch import SOURCE_NAT, AttributeValue, Entity
 from services.enricher.claims import Target
+from services.enricher.network_policy import NetworkPolicy
 from services.enricher.object_meta import RESOURCE_ANNOTATION_PREFIX, KubeObject, object_key
-from services.enricher.objects import Container, NetworkPolicy, Node, Pod, Service
+from services.enricher.objects import Container, Node, Pod, Service
 from services.enricher.selection import Selection
 from services.enricher.workload import OWNER_ATTRIBUTES, OWNER_KIND, OWNER_NAME, owner_attributes, owners, workload_name
 

@@ -55,9 +55,7 @@ def join(
     holders[rows] = index.listening_containers(*answering)
     holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
 
-    handed_on = index.hides_clients(services[:count]) & (batch.column("role") == Role.SERVER)
-    holders[count:] = np.where(handed_on, index.stand_ins(holders[count:]), holders[count:])
-
+    _doubt_nodes(holders, services, batch, index)
     unresolved = (times < index.complete_since_unix_ns) | (times > complete_until_unix_ns)
     unresolved[:count] |= contradicted
     resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))
@@ -108,6 +106,13 @@ def _name_loopback(holders: Numbers, keys: Keys, index: Index) -> None:
     loopback = ((low & _IPV4_LOOPBACK_MASK) == _IPV4_LOOPBACK) | (low == _IPV6_LOOPBACK)
     rows = np.flatnonzero(loopback & (keys.high[count:] == 0))
     holders[count + rows] = index.whole(holders[rows])
+
+
+def _doubt_nodes(holders: Numbers, services: Numbers, batch: FlowBatch, index: Index) -> None:
+    """Put what says that it may stand for somebody outside in the place of nodes at the clients' ends, where that can be."""
+    count = batch.count
+    handed_on = index.hides_clients(services[:count]) & (batch.column("role") == Role.SERVER)
+    holders[count:] = np.where(handed_on, index.stand_ins(holders[count:]), holders[count:])
 
 
 def _name_external(batch: FlowBatch, columns: Columns, entities: list[Entity], networks: ExternalNetworks) -> None:

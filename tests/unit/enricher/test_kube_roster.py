@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-from services.enricher.cache_leader import _groups, _pieces
 from services.enricher.cache_messages import decode_object, encode_object
+from services.enricher.cache_news import groups, pieces_of
 from services.enricher.claims import FOREVER
 from services.enricher.kube_inbox import Inbox
 from services.enricher.kube_reflector import Change, Scope, Update
@@ -65,19 +65,19 @@ def test_updates_share_a_message_where_their_order_allows_it() -> None:
     """Those of one resource do; a whole list, and what follows it, stays apart."""
     updates = [update(1, "a"), update(2, scope=NODES), update(3, "b")]
     updates += [update(4, "c", whole=True), update(5, "d"), update(6, "e")]
-    assert [[each.observed_unix_ns - CREATED_NS for each in group] for group in _groups(updates)] == [[1, 3], [2], [4], [5, 6]]
+    assert [[each.observed_unix_ns - CREATED_NS for each in group] for group in groups(updates)] == [[1, 3], [2], [4], [5, 6]]
 
 
 def test_only_the_last_piece_says_that_a_resource_is_listed() -> None:
     """A leader that dies between two of them has listed nothing."""
     many = [f"pod-{number}-{'x' * 2000}" for number in range(400)]
     news = Roster().news(update(1, *many, version="7", whole=True))
-    pieces = _pieces(news)
+    pieces = pieces_of(news)
     assert len(pieces) > 1
     assert [(piece.version, piece.listed) for piece, _ in pieces] == [("", False)] * (len(pieces) - 1) + [("7", True)]
     told = [decode_object("pods", change.obj) for _, changes in pieces for change in changes]
     assert told == [delta.obj for piece, _ in pieces for delta in piece.deltas] == [delta.obj for delta in news.deltas]
-    assert _pieces(Roster().news(update(1, whole=True)))[0][1] == []
+    assert pieces_of(Roster().news(update(1, whole=True)))[0][1] == []
 
 
 def test_who_waits_for_room_is_not_forgotten() -> None:
