@@ -42,8 +42,8 @@ _PEACE_SECONDS: Final = 10.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
 _FIRST_DENIED_WAIT_SECONDS: Final = 5.0
 _LONGEST_DENIED_WAIT_SECONDS: Final = 60.0
-_CATCH_UP_SECONDS: Final = 0.5
-"""How long what was missed may take to arrive once a watch has gone on."""
+_CATCH_UP_SECONDS: Final = 2.0
+"""How long what was missed may take to arrive once a watch has gone on: a server that has just started reads it first."""
 _MOST_LINE_BYTES: Final = 16 << 20
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 _DENIED: Final = frozenset((403, 404))
