@@ -111,3 +111,18 @@ def provisioned(kind: str) -> dict:
     """What Grafana reads at its start."""
     (path,) = Path(COMPOSE / "grafana" / "provisioning" / kind).glob("*.yaml")
     return yaml.safe_load(path.read_text())
+
+
+def test_compose_gives_prometheus_what_its_settings_name() -> None:
+    """Its targets are services of docker-compose.yml at the images' port; the rules are mounted beside the settings."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    (port,) = re.findall(r"WIRESPAN_HEALTH_PORT=(\d+)", (ROOT / "deploy" / "docker" / "Dockerfile").read_text())
+    settings = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())
+    targets = {
+        job["job_name"]: [target.split(":") for group in job["static_configs"] for target in group["targets"]]
+        for job in settings["scrape_configs"]
+    }
+    assert targets["wirespan"] == [[service, port] for service in ("capture", "enricher", "exporter")]
+    assert {service for found in targets.values() for service, _ in found} <= set(compose)
+    mounted = {volume["target"] for volume in compose["prometheus"]["volumes"]}
+    assert {f"/etc/prometheus/{name}" for name in ("prometheus.yaml", *settings["rule_files"])} <= mounted
