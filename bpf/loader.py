@@ -21,8 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("tap_ingress", "tap_egress", "tap_release", "tap_nothing")
-OPTIONAL_PROGRAMS = ("tap_release",)
+PROGRAMS = ("tap_ingress", "tap_egress", "tap_release", "tap_nothing", "tap_ingress_exchange", "tap_egress_exchange")
+OPTIONAL_PROGRAMS = ("tap_release", "tap_ingress_exchange", "tap_egress_exchange")
 CGROUP_INET_SOCK_RELEASE = 34
 MAPS = (
     "slots",
@@ -34,8 +34,13 @@ MAPS = (
     "allowed_networks",
     "denied_networks",
     "port_rules",
+    "open_exchanges",
+    "ended_exchanges",
+    "request_counters",
+    "ingress_calls",
+    "egress_calls",
 )
-OPTIONAL_MAPS = ("allowed_networks", "denied_networks", "port_rules")
+OPTIONAL_MAPS = MAPS[MAPS.index("allowed_networks") :]
 OBJ_GET_INFO_BY_FD = 15
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 CAPABILITY_BITS = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}

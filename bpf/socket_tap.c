@@ -19,7 +19,7 @@
  * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
  *
  * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
- * DENY_PORTS (the rules are in maps); NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
+ * DENY_PORTS (the rules are in maps); TRACE_CONTEXT; NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
  */
 #include <linux/types.h>
 
@@ -479,6 +479,153 @@ FLOW_INLINE void remember_slot(struct bpf_sock *sk, slot_reference reference)
         *stored = reference;
 }
 
+#ifdef TRACE_CONTEXT
+/*
+ * Exchanges of application traces (traced_exchange.h). The programs that see every packet only ask whether one is of interest: it
+ * begins a request, or its connection has an exchange open. If so they end in a tail call of tap_exchange, which reads the packet
+ * once more. So what is not traced pays for a comparison or two, and the first packet of a request for the look into it.
+ *
+ * Open exchanges are in a hash, by the reference of their slot; the reader looks at all of them at every tick and deletes those
+ * whose flow is gone. What the next request ends is copied into a ring buffer and deleted here.
+ */
+#ifndef OPEN_EXCHANGES
+#define OPEN_EXCHANGES 65536
+#endif
+#ifndef ENDED_PAGES
+#define ENDED_PAGES 1024 /* 4 MiB: 20,000 exchanges between two looks */
+#endif
+#define RINGBUF_NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: nobody waits */
+/* What is left in the socket buffer for the program that is called: words of __sk_buff.cb, which the kernel gives to programs. */
+#define CB_NEXT_SEQUENCE 0
+#define CB_REQUEST_WAITS 1
+
+/* Whose exchange traced_exchange.h speaks of. */
+struct exchange_of {
+    slot_reference reference;
+    __u64 cgroup_id;
+};
+
+typedef struct exchange_of exchange_host;
+
+#include "traced_exchange.h"
+
+/* Behind the counters of requests: exchanges that the ring buffer had no room for. */
+#define EXCHANGES_LOST REQUEST_COUNTERS
+
+BPF_F_TABLE("hash", slot_reference, struct exchange, open_exchanges, OPEN_EXCHANGES, BPF_F_NO_PREALLOC);
+BPF_RINGBUF_OUTPUT(ended_exchanges, ENDED_PAGES);
+BPF_TABLE("array", u32, struct exchange, no_exchange, 1);
+BPF_TABLE("percpu_array", u32, u64, request_counters, REQUEST_COUNTERS + 1);
+/* One for each direction: the kernel binds one to where its programs are attached. */
+BPF_PROG_ARRAY(ingress_calls, 1);
+BPF_PROG_ARRAY(egress_calls, 1);
+
+static inline __attribute__((always_inline)) struct exchange *exchange_open(exchange_host host)
+{
+    return open_exchanges.lookup(&host.reference);
+}
+
+static inline __attribute__((always_inline)) struct exchange *exchange_place(exchange_host host)
+{
+    __u32 zero = 0;
+    struct exchange *place = no_exchange.lookup(&zero);
+
+    if (!place || open_exchanges.update(&host.reference, place))
+        return NULL;
+    place = open_exchanges.lookup(&host.reference);
+    if (place) {
+        place->owner = host.cgroup_id;
+        place->slot = (__u32)host.reference;
+    }
+    return place;
+}
+
+static inline __attribute__((always_inline)) void count_request(exchange_host host, __u32 counter)
+{
+    __u64 *count = request_counters.lookup(&counter);
+
+    if (count)
+        *count += 1;
+}
+
+static inline __attribute__((always_inline)) void exchange_ended(exchange_host host, struct exchange *exchange)
+{
+    if (ended_exchanges.ringbuf_output(exchange, sizeof(*exchange), RINGBUF_NO_WAKEUP))
+        count_request(host, EXCHANGES_LOST);
+    open_exchanges.delete(&host.reference);
+}
+
+/*
+ * The end of a program that has just added a TCP packet to its flow: where the packet is of interest, the program below goes on
+ * with it, and what it takes to tell afterwards is left for it.
+ */
+FLOW_INLINE void look_into(
+        struct __sk_buff *skb, const struct flow *flow, __u32 payload_bytes, int from, struct exchange_moment before)
+{
+    if (!payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
+        return;
+    if (flow->requests != FLOW_REQUESTS_TRACED && (before.request_ns || !flow->request_ns))
+        return;
+    skb->cb[CB_NEXT_SEQUENCE] = before.next_sequence;
+    skb->cb[CB_REQUEST_WAITS] = before.request_ns != 0;
+    if (from == FLOW_TX)
+        egress_calls.call(skb, 0);
+    else
+        ingress_calls.call(skb, 0);
+}
+
+/* Whether the time of a payload packet is part of an exchange, or may come to be. */
+FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *packet, int from)
+{
+    if (!packet->payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
+        return 0;
+    return flow->requests == FLOW_REQUESTS_TRACED || (!flow->request_ns && flow_from_client(flow, from));
+}
+
+/*
+ * The packet that was left off at, read once more: of a connected socket, whose storage has its flow by now, and without IP
+ * options. Its time is the flow's, whose last packet it is.
+ */
+FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from)
+{
+    const __u8 *ip = (const __u8 *)(long)skb->data;
+    const __u8 *end = (const __u8 *)(long)skb->data_end;
+    struct exchange_moment before = {.request_ns = skb->cb[CB_REQUEST_WAITS], .next_sequence = skb->cb[CB_NEXT_SEQUENCE]};
+    struct bpf_sock *sk = skb->sk;
+    struct exchange_of host;
+    struct packet packet;
+    slot_reference *stored;
+    struct slot *slot;
+    const __u8 *tcp;
+    __u32 offset;
+
+    if (sk)
+        sk = bpf_sk_fullsock(sk);
+    stored = sk ? slot_of_socket.sk_storage_get(sk, 0, 0) : NULL;
+    slot = stored ? slot_at(*stored) : NULL;
+    if (!slot || ip + 40 > end)
+        return 1;
+    offset = ip[0] == 0x45 ? 20 : 40;
+    tcp = ip + offset;
+    if (tcp + 20 > end || (offset == 20 ? ip[9] : ip[6]) != TRANSPORT_TCP || (offset == 40 && ip[0] >> 4 != 6))
+        return 1;
+    host.reference = *stored;
+    host.cgroup_id = slot->socket.cgroup_id;
+    packet.tcp_flags = tcp[13];
+    packet.sequence = bpf_ntohl(*(const __be32 *)(tcp + 4));
+    offset += (tcp[12] >> 4) * 4u;
+    packet.payload_bytes = skb->len - offset;
+    packet.time_ns = slot->flow.last_ns;
+    exchange_after(host, skb, offset, &slot->flow, &packet, from, before);
+    return 1;
+}
+#else
+struct exchange_moment {};
+#define exchange_before(flow, from) ((struct exchange_moment){})
+#define look_into(skb, flow, payload_bytes, from, before)
+#define is_timed_exchange(flow, packet, from) 0
+#endif
+
 FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connected, int from)
 {
     struct packet packet = {};
@@ -486,6 +633,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     slot_reference reference = 0;
     slot_reference *published;
     struct slot *slot = NULL;
+    struct exchange_moment before = {};
     enum packet_disposition disposition;
     __u32 reason;
     int timed = 1;
@@ -511,7 +659,8 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     }
     if (slot) {
         if (packet.transport == TRANSPORT_TCP) {
-            timed = is_timed_tcp(&slot->flow, &packet, from);
+            timed = is_timed_tcp(&slot->flow, &packet, from) || is_timed_exchange(&slot->flow, &packet, from);
+            before = exchange_before(&slot->flow, from);
             if (tcp_renews(&slot->flow, &packet, from)) {
                 slot->flow.state = FLOW_RETIRED;
                 slot = NULL;
@@ -542,6 +691,8 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         if (packet.transport == TRANSPORT_TCP)
             read_socket(&slot->socket, sk, packet.time_ns);
         remember_slot(sk, reference);
+        if (packet.transport == TRANSPORT_TCP)
+            look_into(skb, &slot->flow, packet.payload_bytes, from, before);
     }
     return 1;
 }
@@ -595,6 +746,7 @@ FLOW_INLINE int tap_segment(
     struct packet packet;
     __u64 last_ns = flow->last_ns;
     int opening = flow->outcome == FLOW_OUTCOME_HALF_OPEN;
+    struct exchange_moment before = exchange_before(flow, from);
     int timed;
 
     packet.tcp_flags = tcp[13];
@@ -613,6 +765,7 @@ FLOW_INLINE int tap_segment(
     timed = is_timed_tcp(flow, &packet, from);
     if (timed && from == FLOW_RX)
         timed = !is_stream(flow, &slot->socket, &packet);
+    timed = timed || is_timed_exchange(flow, &packet, from);
     packet.time_ns = packet_time(skb, flow, timed, from == FLOW_TX);
     count_segment(flow, &packet, from);
     flow_header(&flow->sides[from & 1], &packet);
@@ -622,6 +775,7 @@ FLOW_INLINE int tap_segment(
     /* A client's socket has its first round-trip time when it completes the handshake; the last figures are those that count. */
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)
         read_socket(&slot->socket, sk, packet.time_ns);
+    look_into(skb, flow, packet.payload_bytes, from, before);
     return 1;
 }
 
@@ -707,6 +861,18 @@ int tap_egress(struct __sk_buff *skb)
 {
     return tap(skb, FLOW_TX);
 }
+
+#ifdef TRACE_CONTEXT
+int tap_ingress_exchange(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_RX);
+}
+
+int tap_egress_exchange(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX);
+}
+#endif
 
 /* The application closes a socket. Kernels before 5.12 cannot load it; a closed connection then ends a minute later. */
 int tap_release(struct bpf_sock *sk)

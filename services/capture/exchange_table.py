@@ -99,10 +99,10 @@ class ExchangeTable:
         taken = self._host.take_exchanges()
         taken["ended_ns"][taken["ended_ns"] == 0] = now_unix_ns
         over = np.concatenate([*self._waiting, taken])
-        self._waiting = []
         over = over[np.lexsort((over["number"], over["flow_id"]))]
+        self._waiting = [over]  # what nobody asks for is due again
         for first in range(0, len(over), self._settings.max_rows):
-            rows = over[first : first + self._settings.max_rows]
+            rows, self._waiting[0] = np.split(over[first:], [self._settings.max_rows])
             yield ExchangeEmission(rows, exchange_columns(rows, self._observer), now_unix_ns)
 
     def refuse(self, emission: ExchangeEmission) -> None:

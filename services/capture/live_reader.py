@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Final, Self
 
 from proto.columns import Observer, Reason
+from proto.exchange_phases import span_count
 from proto.flow_batch import FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
 from services.capture.cgroups import CgroupIndex, find_root
+from services.capture.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flow_table import Emission, FlowTable
 from services.capture.flow_timing import FlowTableSettings
-from services.capture.live_records import LiveClock, finish
+from services.capture.live_records import LiveClock, LiveRecords, finish, finish_exchanges
 from services.capture.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
 
 _LARGEST_ROWS: Final = 950
@@ -38,6 +40,8 @@ class LiveOptions:
     rules: TapRules = field(default_factory=TapRules)
     cgroup_root: Path | None = None
     """Where the host's cgroup2 tree is mounted; found where it is None."""
+    trace_context: bool = False
+    """Whether the exchanges of application traces are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,9 @@ class LiveBatch:
     """Messages for the bus, nearly always one, and what they settle together."""
 
     messages: Sequence[LiveMessage]
-    emission: Emission
+    emission: Emission | ExchangeEmission
+    spans: int
+    """What the records become."""
 
     @property
     def records(self) -> int:
@@ -82,11 +88,17 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             self._cgroups = self._stack.enter_context(CgroupIndex(root))
             self.tap = self._stack.enter_context(
                 SocketTap(
-                    capacity=self._options.capacity, cgroup_root=root, rules=self._options.rules, excluded=own_endpoints()
+                    capacity=self._options.capacity,
+                    cgroup_root=root,
+                    rules=self._options.rules,
+                    excluded=own_endpoints(),
+                    trace_context=self._options.trace_context,
                 )
             )
             self._clock = LiveClock(self._options.capacity)
             self._table = FlowTable(self.tap, self._table_settings, Observer.SOCKET)
+            exchanges = self.tap.exchanges
+            self._exchanges = ExchangeTable(exchanges, self._table_settings, Observer.SOCKET) if exchanges else None
             self._last_unix_ns = self._clock.begin_drain() + self._clock.now_offset_ns
             self._stack = self._stack.pop_all()
         return self
@@ -105,17 +117,26 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         now_ns = self._clock.begin_drain()
         now_unix_ns = now_ns + self._clock.now_offset_ns
         counters = self.counters
+        if self._exchanges is not None:
+            for exchanges in self._exchanges.drain(now_ns, final=final is not None):
+                records = finish_exchanges(exchanges, self._clock, self._cgroups)
+                yield self._batch(exchanges, records, now_unix_ns, counters)
         for emission in self._table.drain(now_ns, final):
-            yield self._batch(emission, now_unix_ns, counters)
+            records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups)
+            yield self._batch(emission, records, now_unix_ns, counters)
         self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
 
     def accept(self, batch: LiveBatch) -> None:
         """The batch is stored."""
-        self._table.accept(batch.emission)
+        if isinstance(batch.emission, Emission):
+            self._table.accept(batch.emission)
 
     def refuse(self, batch: LiveBatch) -> None:
         """The batch is stored nowhere and never will be."""
-        self._table.refuse(batch.emission)
+        if isinstance(batch.emission, Emission):
+            self._table.refuse(batch.emission)
+        elif self._exchanges is not None:
+            self._exchanges.refuse(batch.emission)
         self.refused_batches += 1
         self.merged_records += batch.records
 
@@ -125,13 +146,15 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         return self.tap.counters | {
             "refused_batches": self.refused_batches,
             "merged_records": self.merged_records,
+            "dropped_exchanges": self._exchanges.dropped if self._exchanges else 0,
             "unknown_cgroups": self._cgroups.counts.unknown,
             "used_slots": self.tap.used_slots,
             "capacity": self.tap.capacity,
         }
 
-    def _batch(self, emission: Emission, now_unix_ns: int, counters: dict[str, int]) -> LiveBatch:
-        records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups)
+    def _batch(
+        self, emission: Emission | ExchangeEmission, records: LiveRecords, now_unix_ns: int, counters: dict[str, int]
+    ) -> LiveBatch:
         batch = FlowBatch(
             node=self._node,
             epoch=self._epoch,
@@ -146,9 +169,10 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         message_id = batch_id(self._node, self._epoch, batch.sequence)
         parts = list(encode_parts(batch))
         if len(parts) == 1:
-            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission)
+            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission, span_count(batch))
         # Containers with very long names: one batch, several messages.
-        return LiveBatch([LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts], emission)
+        messages = [LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts]
+        return LiveBatch(messages, emission, span_count(batch))
 
 
 def own_endpoints() -> set[tuple[str, int]]:

@@ -14,6 +14,7 @@ from proto.columns import COLUMNS
 
 if TYPE_CHECKING:
     from services.capture.cgroups import CgroupIndex
+    from services.capture.exchange_table import ExchangeEmission
     from services.capture.flow_layout import Array, Slots
     from services.capture.flow_table import Emission
 
@@ -90,6 +91,16 @@ def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupInd
     columns["min_rtt_ns"] = _as_column("min_rtt_ns", min_rtt_us.astype(np.uint64) * _US, asked)
     for name, member in _FACTS.items():
         columns[name] = _as_column(name, rows[member], asked)
+    return LiveRecords(columns, containers)
+
+
+def finish_exchanges(emission: ExchangeEmission, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:
+    """Return the records of a live table's exchanges. All their times have the offset of now: they are seconds old at most."""
+    offset = np.int64(clock.now_offset_ns)
+    columns = {
+        name: _shifted(column, offset) if name.endswith("_unix_ns") else column for name, column in emission.columns.items()
+    }
+    columns["local_container"], containers = cgroups.rows(emission.exchanges["owner"])
     return LiveRecords(columns, containers)
 
 

@@ -16,6 +16,7 @@ import structlog
 from proto.columns import Reason
 from proto.subjects import raw_subject
 from services.capture.errors import CaptureError
+from services.capture.exchange_table import ExchangeEmission
 from services.capture.live_reader import LiveBatch, LiveReader
 from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
@@ -63,6 +64,8 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                 async with serve(settings.health, health, telemetry):
                     lifecycle.start("progress", report.keep_writing())
                     logger.info("capture.started", capacity=options.capacity)
+                    if options.trace_context and reader.tap.exchanges is None:
+                        logger.warning("trace_context.unavailable", advice="this kernel does not take its program")
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
     report.progress.finished = True
     logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
@@ -151,13 +154,17 @@ class LivePublisher:
             self._count(batch)
 
     def _count(self, batch: LiveBatch) -> None:
-        progress, columns = self._progress, batch.emission.columns
+        progress = self._progress
         progress.records += batch.records
-        progress.spans += batch.records
+        progress.spans += batch.spans
         progress.batches += len(batch.messages)
-        progress.flows += int((columns["record"] == 0).sum())
-        self._flow_packets += int(columns["tx_packets"].sum() + columns["rx_packets"].sum())
-        self._flow_bytes += int(columns["tx_bytes"].sum() + columns["rx_bytes"].sum())
+        if isinstance(batch.emission, ExchangeEmission):
+            progress.exchanges += batch.records
+        else:
+            columns = batch.emission.columns
+            progress.flows += int((columns["record"] == 0).sum())
+            self._flow_packets += int(columns["tx_packets"].sum() + columns["rx_packets"].sum())
+            self._flow_bytes += int(columns["tx_bytes"].sum() + columns["rx_bytes"].sum())
         progress.counters = self._reader.counters | {"flow_packets": self._flow_packets, "flow_bytes": self._flow_bytes}
         progress.packets = sum(number for name, number in progress.counters.items() if name.endswith("_packets"))
         progress.bytes = sum(number for name, number in progress.counters.items() if name.endswith("_bytes"))

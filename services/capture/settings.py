@@ -61,7 +61,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     trace_context: Annotated[
         bool,
         Meta(
-            description="replay: look for a W3C `traceparent` in clear-text HTTP/1 requests and tell the exchanges of sampled "
+            description="look for a W3C `traceparent` in clear-text HTTP/1 requests and tell the exchanges of sampled "
             "traces within those traces (docs/correlation.md); the only payload that is ever read"
         ),
     ] = True
@@ -122,6 +122,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             drain_interval_seconds=self.drain_interval_seconds,
             rules=rules,
             cgroup_root=self.cgroup_root,
+            trace_context=self.trace_context,
         )
 
     @property

@@ -30,6 +30,7 @@ from services.capture.errors import CaptureError
 from services.capture.flow_layout import Slots, State
 from services.capture.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCounter, keys_of
 from services.capture.slot_windows import SlotWindows
+from services.capture.tap_exchanges import PROGRAMS, TapExchanges
 from services.capture.tap_loader import LoadedTap, load_tap
 
 DEFAULT_CAPACITY: Final = 131_072
@@ -81,12 +82,16 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         cgroup_root: Path | None = None,
         rules: TapRules | None = None,
         excluded: Iterable[tuple[str, int]] = (),
+        trace_context: bool = False,
     ) -> None:
         self.capacity: int = capacity
         """Number of slots."""
         self._cgroup_root = cgroup_root
         self._rules = rules or TapRules()
         self._excluded = set(excluded)
+        self._trace_context = trace_context
+        self.exchanges: TapExchanges | None = None
+        """Exchanges of application traces; None where they are not asked for or this kernel does not take their program."""
         self._stack = ExitStack()
         self._links: list[int] = []
         self._released = 0
@@ -96,7 +101,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            self._loaded = load_tap([f"SLOTS={self.capacity}", f"TICK_NS={tick_ns()}ULL", *self._rules.defines()])
+            defines = [f"SLOTS={self.capacity}", f"TICK_NS={tick_ns()}ULL", *self._rules.defines()]
+            self._loaded = load_tap([*defines, "TRACE_CONTEXT"] if self._trace_context else defines)
             self._stack.callback(self._loaded.close)
             self._check_layout()
             self._barrier = bpf_syscall.ProgramBarrier()
@@ -110,6 +116,9 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             for endpoint in self._excluded:
                 bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
+            if self._trace_context and self._loaded.programs.keys() >= set(PROGRAMS.values()):
+                self.exchanges = TapExchanges(self._loaded, self.rows, _possible_cpus())
+                self._stack.callback(self.exchanges.close)
             self._attach()
             self._stack = self._stack.pop_all()
         return self
@@ -213,7 +222,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             packets, size = np.frombuffer(content or b"", "<u8").reshape(-1, 2).sum(axis=0).tolist()
             found[f"{counter.name.lower()}_packets"] = packets
             found[f"{counter.name.lower()}_bytes"] = size
-        return found
+        return found | (self.exchanges.counters if self.exchanges else {})
 
     def _attach(self) -> None:
         root = os.open(self._cgroup_root or find_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -23,7 +23,7 @@ CLIENT, SERVER = "10.71.1.2", "10.71.2.2"
 @contextlib.contextmanager
 def lossy_path(loss: float) -> Iterator[tuple[Namespace, Namespace]]:
     """A client's and a server's namespace, and between them a router that loses this share of the packets each way."""
-    with _path() as (client, router, server):
+    with routed_path() as (client, router, server):
         if loss:
             rule = ("-A", "FORWARD", "-m", "statistic", "--mode", "random", "--probability", str(loss), "-j", "DROP")
             router.run("iptables", *rule)
@@ -35,7 +35,7 @@ def long_path(
     one_way_seconds: float, *, loss: float = 0, holding: Holding | None = None
 ) -> Iterator[tuple[Namespace, Namespace]]:
     """The same, and the way is long; what is lost is lost before it, and what is held back is overtaken."""
-    with _path() as (client, router, server), slow_way(router, "slow0", one_way_seconds, holding):
+    with routed_path() as (client, router, server), slow_way(router, "slow0", one_way_seconds, holding):
         router.ip("route", "add", "default", "dev", "slow0", "table", "100")
         for side in ("left", "right"):
             router.ip("rule", "add", "iif", side, "lookup", "100")
@@ -46,7 +46,7 @@ def long_path(
 
 
 @contextlib.contextmanager
-def _path() -> Iterator[tuple[Namespace, Namespace, Namespace]]:
+def routed_path() -> Iterator[tuple[Namespace, Namespace, Namespace]]:
     """Client, router and server."""
     with Network() as network:
         client, router, server = (network.namespace(name) for name in ("client", "router", "server"))
