@@ -1,6 +1,6 @@
 """What the socket tap costs: per packet beside an empty program, and per look at the table.
 
-    python -m tests.bench.bench_socket_tap [--rounds N] [--flows 1000,10000,100000]
+    python -m tests.bench.bench_socket_tap [--rounds N] [--flows 1000,10000,100000] [--trace-context]
 
 Needs root. Packets: the kernel's own measure (kernel.bpf_stats_enabled) of both programs, in turns with an empty one in the
 same run; each figure is the least of the rounds, because whatever else the machine does only adds. It holds the clock readings
@@ -21,9 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from services.capture import bpf_syscall
 from services.capture.cgroups import find_root
+from services.capture.slot_layout import SLOT
 from services.capture.socket_tap import tick_ns
+from services.capture.tap_exchanges import TapExchanges
 from services.capture.tap_loader import LoadedTap, load_tap
 from tests.support import bpf_info
 
@@ -94,12 +98,34 @@ def bulk() -> None:
     _tcp(lambda client: [client.sendall(bytes(1 << 20)) for _ in range(300)], _drain)
 
 
+def web(headers: bytes) -> Callable[[], None]:
+    """HTTP/1 requests of 500 bytes, kept alive, with these headers; responses of 2,000 bytes."""
+    asked = (
+        b"GET /api/cart?user=4711 HTTP/1.1\r\nHost: cart.shop.svc:8080\r\nUser-Agent: shop/1.0\r\nAccept: */*\r\n" + headers
+    ).ljust(496, b"x") + b"\r\n\r\n"
+
+    def serve(server: socket.socket) -> None:
+        while server.recv(4096):
+            server.sendall(bytes(2000))
+
+    def ask(client: socket.socket) -> None:
+        for _ in range(PACKETS // 2):
+            client.sendall(asked)
+            left = 2000
+            while left:
+                left -= len(client.recv(4096))
+
+    return lambda: _tcp(ask, serve)
+
+
 LOADS: dict[str, Callable[[], None]] = {
     "UDP 64 B, unconnected (hash)": lambda: datagrams(connected=False),
     "UDP 64 B, connected": lambda: datagrams(connected=True),
     "UDP 64 B, request/response": questions,
     "TCP 64 B, request/response": requests,
     "TCP 64 B, one way": segments,
+    "HTTP, without trace context": web(b"X-Padding: "),
+    "HTTP, with trace context": web(b"traceparent: 00-" + b"4b" * 16 + b"-" + b"f0" * 8 + b"-01\r\nX-Padding: "),
     "TCP bulk": bulk,
 }
 
@@ -239,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="cost of the socket tap")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flows", default="1000,10000,100000")
+    parser.add_argument("--trace-context", action="store_true", help="with the program that looks for trace contexts")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if os.geteuid() != 0:
@@ -246,19 +273,20 @@ def main() -> None:
     if arguments.one:
         flows(arguments.one)
         return
-    loaded = load_tap([f"SLOTS={SLOTS}", f"TICK_NS={tick_ns()}ULL"])
+    traces = ["TRACE_CONTEXT"] if arguments.trace_context else []
+    loaded = load_tap([f"SLOTS={SLOTS}", f"TICK_NS={tick_ns()}ULL", *traces])
+    if traces:
+        TapExchanges(loaded, lambda slots: np.zeros(len(slots), SLOT), 1)
     bpf_syscall.push_all(loaded.maps["free_slots"], _references())
     for name, program in loaded.program_descriptions.items():
         _say(f"{name:12} {program.instructions} instructions, {program.verified_instructions} verified")
     with statistics():
         measure(loaded, arguments.rounds)
-    for count in arguments.flows.split(","):
+    for count in filter(None, arguments.flows.split(",")):
         subprocess.run([sys.executable, "-m", "tests.bench.bench_socket_tap", "--one", count], check=True)
 
 
 def _references():
-    import numpy as np
-
     return np.arange(SLOTS, dtype=np.uint64)[::-1] | np.uint64(1 << 32)
 
 

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import SpanKind
 
 from tests.e2e.test_jaeger import asked, running_jaeger
 from tests.support.cluster_in_a_box import CLOSED_PORT, NODE, PORT, ClusterInABox
@@ -23,11 +29,41 @@ pytestmark = [
 WAIT_SECONDS = 120
 
 
+class _Ids(IdGenerator):
+    """The ids of the span that asks in the box."""
+
+    def __init__(self, box: ClusterInABox) -> None:
+        self._box = box
+
+    def generate_trace_id(self) -> int:
+        return self._box.trace_id
+
+    def generate_span_id(self) -> int:
+        return self._box.span_id
+
+
+def send_application_trace(box: ClusterInABox, otlp: str) -> None:
+    """What frontend's own SDK says: it asks the cart."""
+    provider = TracerProvider(resource=Resource({"service.name": "frontend"}), id_generator=_Ids(box))
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(otlp, insecure=True)))
+    with provider.get_tracer("shop").start_as_current_span("GET /cart", kind=SpanKind.CLIENT):
+        pass
+    provider.shutdown()
+
+
 @pytest.fixture(scope="module")
-def query(jaeger: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def trace_ids() -> list[str]:
+    """The application's trace, once it is known."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def query(jaeger: Path, tmp_path_factory: pytest.TempPathFactory, trace_ids: list[str]) -> Iterator[str]:
     """Where Jaeger answers, which is sent every span of the box."""
     folder = tmp_path_factory.mktemp("box")
     with running_jaeger(jaeger, folder) as (otlp, url), ClusterInABox(folder) as box:
+        send_application_trace(box, otlp)
+        trace_ids.append(f"{box.trace_id:032x}")
         settings = {
             "WIRESPAN_CAPTURE_REPLAY_FILES": "",
             "WIRESPAN_CAPTURE_REPLAY_LOOP": "",
@@ -65,7 +101,7 @@ def test_both_ends_of_a_connection_are_in_one_trace(query: str) -> None:
 
     def with_both_ends() -> list[dict[str, Any]] | None:
         answered = [
-            spans for spans in traces_of_frontend(query) if len(spans) == 2 and tags(spans[0])["destination.port"] == PORT
+            spans for spans in traces_of_frontend(query) if len(spans) == 2 and tags(spans[0]).get("destination.port") == PORT
         ]
         return answered[0] if answered else None
 
@@ -86,7 +122,7 @@ def test_a_refused_connection_has_no_server(query: str) -> None:
     """It fails in the client's span alone, for no socket of the server had part in it."""
 
     def refused() -> list[list[dict[str, Any]]]:
-        return [spans for spans in traces_of_frontend(query) if tags(spans[0])["destination.port"] == CLOSED_PORT]
+        return [spans for spans in traces_of_frontend(query) if tags(spans[0]).get("destination.port") == CLOSED_PORT]
 
     for spans in until(refused):
         (span,) = spans
@@ -95,11 +131,35 @@ def test_a_refused_connection_has_no_server(query: str) -> None:
 
 
 def test_the_backend_draws_the_edge_between_the_workloads(query: str) -> None:
-    """From parents and children alone: frontend calls cart, nobody calls anybody else."""
+    """From parents and children alone: frontend calls cart, nobody calls anybody else. Jaeger draws what a service has of its own
+    under its own spans too.
+    """
 
     def edges() -> list[dict[str, Any]]:
         now_ms = int(time.time() * 1000)
         return asked(query, f"/api/dependencies?endTs={now_ms}&lookback=3600000")["data"]
 
     drawn = until(edges)
-    assert {(edge["parent"], edge["child"]) for edge in drawn} == {("frontend", "cart")}
+    between = {(edge["parent"], edge["child"]) for edge in drawn if edge["parent"] != edge["child"]}
+    assert between == {("frontend", "cart")}
+
+
+def test_the_exchange_is_in_the_applications_trace(query: str, trace_ids: list[str]) -> None:
+    """Under the span of the application's own SDK each end tells the exchange and its wait, as its own workload."""
+
+    def told() -> dict[str, dict[str, Any]] | None:
+        (trace,) = asked(query, f"/api/traces/{trace_ids[0]}")["data"]
+        found = {span["operationName"]: span | {"process": trace["processes"][span["processID"]]} for span in trace["spans"]}
+        return found if {"exchange at client", "exchange at server"} <= found.keys() else None
+
+    spans = until(told)
+    caller = spans["GET /cart"]["spanID"]
+    for name, service in (("exchange at client", "frontend"), ("exchange at server", "cart")):
+        exchange = spans[name]
+        assert exchange["process"]["serviceName"] == service
+        references = {reference["refType"]: reference for reference in exchange["references"]}
+        assert references["CHILD_OF"]["spanID"] == caller
+        assert references["FOLLOWS_FROM"]["traceID"] != trace_ids[0]
+        assert tags(exchange)["flow.response.time"] >= 20_000_000
+        assert (tags(exchange)["source.service.name"], tags(exchange)["destination.service.name"]) == ("frontend", "cart")
+    assert spans["server wait"]["duration"] >= 20_000

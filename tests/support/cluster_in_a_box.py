@@ -5,7 +5,7 @@ client and a server in them, and what the API server would say of both.
         ...capture with box.network, enrich with box.snapshot...
 
 The client, pod of the StatefulSet `frontend`, asks the server, pod of the StatefulSet `cart`, again and again,
-over a connection of its own each time, and knocks where nobody listens.
+over a connection of its own each time, and knocks where nobody listens. Every fifth question carries the box's `traceparent`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ print("listening", flush=True)
 while True:
     connection, _ = listener.accept()
     with connection:
-        while connection.recv(100):
+        while connection.recv(4096):
             time.sleep(0.02)
             connection.sendall(b"answer")
 """
 _CLIENT: Final = """
-import socket, sys, time
-while True:
+import itertools, socket, sys, time
+traced = f"GET /cart HTTP/1.1\\r\\nHost: cart\\r\\ntraceparent: {sys.argv[4]}\\r\\nAccept: */*\\r\\n\\r\\n".encode()
+for number in itertools.count():
     with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
-        connection.sendall(b"question")
+        connection.sendall(b"question" if number % 5 else traced)
         connection.recv(100)
     with socket.socket() as refused:
         refused.connect_ex((sys.argv[1], int(sys.argv[3])))
@@ -60,6 +61,8 @@ class ClusterInABox(AbstractContextManager["ClusterInABox"]):
         self.network = f"{subnet}.0/24"
         self.client, self.server = f"{subnet}.2", f"{subnet}.3"
         self.snapshot = folder / "box.json"
+        self.trace_id, self.span_id = uuid.uuid4().int, uuid.uuid4().int >> 64
+        """Of the span that asks, in whatever sends it to a backend."""
         self._uids = {name: str(uuid.uuid4()) for name in ("frontend", "cart")}
 
     def __enter__(self) -> Self:
@@ -74,7 +77,8 @@ class ClusterInABox(AbstractContextManager["ClusterInABox"]):
             server = self._start(stack, cart, groups["cart"], _SERVER, self.server, PORT)
             assert server.stdout is not None
             assert server.stdout.readline() == b"listening\n"
-            self._start(stack, frontend, groups["frontend"], _CLIENT, self.server, PORT, CLOSED_PORT)
+            context = f"00-{self.trace_id:032x}-{self.span_id:016x}-01"
+            self._start(stack, frontend, groups["frontend"], _CLIENT, self.server, PORT, CLOSED_PORT, context)
             self._stack = stack.pop_all()
         return self
 
