@@ -22,6 +22,7 @@ MAP_CREATE: Final = 0
 MAP_LOOKUP_ELEM: Final = 1
 MAP_UPDATE_ELEM: Final = 2
 MAP_DELETE_ELEM: Final = 3
+MAP_LOOKUP_BATCH: Final = 24
 MAP_DELETE_BATCH: Final = 27
 LINK_CREATE: Final = 28
 
@@ -126,6 +127,26 @@ def delete_all(map_fd: int, keys: npt.NDArray[Any]) -> int:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         position += done + 1
     return removed
+
+
+def read_hash(map_fd: int, key_dtype: npt.DTypeLike, value_dtype: npt.DTypeLike, max_entries: int) -> tuple[Any, Any]:
+    """Read a whole hash map with BPF_MAP_LOOKUP_BATCH (kernel >= 5.6); returns its keys and values as arrays of one length."""
+    keys, values = np.zeros(max_entries, key_dtype), np.zeros(max_entries, value_dtype)
+    cursor = ctypes.create_string_buffer(4)
+    number = _SYSCALL_NUMBER[platform.machine()]
+    read, position = 0, 0
+    while read < max_entries:
+        addresses = keys[read:].ctypes.data, values[read:].ctypes.data
+        attribute = struct.pack("=QQQQIIQQ", position, _address(cursor), *addresses, max_entries - read, map_fd, 0, 0)
+        request = ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES)
+        result = _libc.syscall(number, MAP_LOOKUP_BATCH, request, _ATTRIBUTE_BYTES)
+        read += struct.unpack_from("=I", request.raw, 32)[0]
+        if result < 0:
+            if ctypes.get_errno() == errno.ENOENT:
+                break
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        position = _address(cursor)
+    return keys[:read], values[:read]
 
 
 class ProgramBarrier:

@@ -131,8 +131,8 @@ def test_a_refused_connection_has_no_server(query: str) -> None:
 
 
 def test_the_backend_draws_the_edge_between_the_workloads(query: str) -> None:
-    """From parents and children alone: frontend calls cart, nobody calls anybody else. Jaeger draws what a service has of its own
-    under its own spans too.
+    """From parents and children alone: frontend calls cart, nobody calls anybody else. Jaeger draws what a service has under
+    its own spans too.
     """
 
     def edges() -> list[dict[str, Any]]:
