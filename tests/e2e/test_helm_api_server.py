@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import needed
+from tests.e2e.conftest import ROOT, needed
 from tests.support.helm_chart import BACKEND, CHART, MATRIX, NAMESPACE, RELEASE, helm, merged, render
 from tests.support.helm_crds import definitions, examples
+from tests.support.helm_nats import running
 from tests.support.kube_api import ADMIN, KubeApiServer
+from tests.support.kube_api import _free_ports as free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 
-READY_SECONDS = 30
+READY_SECONDS = 60
+USERS = ("enricher-0", "enricher-1")
 Tree = dict[str, Any]
 
 
@@ -25,7 +32,7 @@ Tree = dict[str, Any]
 def kube(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
     """An API server with the kinds of the operators that the chart can work with. It warns of what is not restricted."""
     etcd, binary = needed("etcd"), needed(request.param)
-    with KubeApiServer(binary, etcd, tmp_path_factory.mktemp(request.param)) as server:
+    with KubeApiServer(binary, etcd, tmp_path_factory.mktemp(request.param), users=USERS) as server:
         for definition in definitions():
             server.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
         restricted = {"pod-security.kubernetes.io/warn": "restricted"}
@@ -114,3 +121,45 @@ def test_an_upgrade_keeps_what_was_generated(kube: KubeApiServer, helm_binary: P
     assert scaled["spec"]["replicas"] == 5
     helm(helm_binary, "uninstall", RELEASE, *options)
     assert secrets_of(kube) == {}
+
+
+@pytest.mark.parametrize("namespaces", [[], ["shop"]])
+def test_the_roles_are_enough(kube: KubeApiServer, helm_binary: Path, tmp_path: Path, namespaces: list[str]) -> None:
+    """Under exactly the chart's roles and its user of NATS the enricher follows all that its settings ask for, in the whole
+    cluster or some namespaces: it gets ready, and nothing is denied.
+    """
+    wanted = {"network_policies": True, "namespace_labels": ["team"]}
+    rendered = render(helm_binary, {"settings": {"kube": wanted}, "rbac": {"namespaces": namespaces}})
+    user = f"enricher-{len(namespaces)}"
+    subjects = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
+    roles = rendered.of_kind("ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding")
+    for role in roles:
+        path = str(path_of(kube, role))
+        kube.request("POST", path.rpartition("/")[0], role | ({"subjects": subjects} if "roleRef" in role else {}))
+    (port,) = free_ports(1)
+    with running(rendered, tmp_path) as bus:
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **bus.environment("enricher")}
+        environ |= {"WIRESPAN_KUBE_KUBECONFIG": str(kube.kubeconfig(user)), "WIRESPAN_HEALTH_PORT": str(port)}
+        log = tmp_path / "enricher.log"
+        with log.open("w") as output:
+            process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, cwd=ROOT, stderr=output)
+        try:
+            deadline = time.monotonic() + READY_SECONDS
+            while not is_ready(port) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert is_ready(port), log.read_text()[-3000:]
+        finally:
+            process.terminate()
+            process.wait(READY_SECONDS)
+    assert "denied" not in log.read_text()
+    for role in roles:
+        kube.delete(str(path_of(kube, role)))
+
+
+def is_ready(port: int) -> bool:
+    """Whether /readyz says so."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
