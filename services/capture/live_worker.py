@@ -27,8 +27,8 @@ from services.runtime.telemetry import Telemetry
 
 logger = structlog.get_logger()
 
-_WINDOW: Final = 4
-"""Batches that are sent and not settled, of about a megabyte each in memory: a bus that takes 50 ms for each still takes 76,000
+_WINDOW: Final = 2
+"""Batches that are sent and not settled, of about a megabyte each in memory: a bus that takes 50 ms for each still takes 38,000
 records a second."""
 _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
@@ -100,7 +100,7 @@ class LivePublisher:
         try:
             async with asyncio.TaskGroup() as group:
                 while not stopping.is_set():
-                    await self._publish_due(group, None)
+                    await self._publish_due(group, None, interval_seconds)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stopping.wait(), interval_seconds)
             while await self._publish_last():  # noqa: ASYNC110 - a full stream tells nobody when it has room
@@ -116,16 +116,24 @@ class LivePublisher:
         """Publish every flow's last record; return whether some were refused."""
         before = self._reader.refused_batches
         async with asyncio.TaskGroup() as group:
-            await self._publish_due(group, Reason.SHUTDOWN)
+            await self._publish_due(group, Reason.SHUTDOWN, None)
         return self._reader.refused_batches != before
 
-    async def _publish_due(self, group: asyncio.TaskGroup, final: Reason | None) -> None:
+    async def _may_send(self, patience_seconds: float | None) -> bool:
+        """Wait for room in the window, and take it; False where there was none in time."""
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self._window.acquire()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _publish_due(self, group: asyncio.TaskGroup, final: Reason | None, patience_seconds: float | None) -> None:
         batches = self._reader.read(final)
         refused = self._reader.refused_batches
         while True:
-            if final is None and self._window.locked():
+            if not await self._may_send(patience_seconds):
                 return  # the rest is due again at the next tick
-            await self._window.acquire()
             try:
                 async with self._reading:
                     batch = await asyncio.to_thread(next, batches, None)

@@ -3,8 +3,8 @@
     python -m tests.bench.bench_capture_service [--flows 100000] [--rate 20000] [--seconds 30]
 
 Needs root. Flows are both ends of TCP connections over the loopback, on which requests are asked and answered in turn, so that
-every flow has an exchange in every record; flows that move once in `flows / rate` seconds, which is the active interval too,
-give `rate` records a second. Printed: memory as the kernel counts it for the process (/proc/<pid>/smaps_rollup) and for its
+every flow has exchanges. Each moves once in `flows / rate` seconds, which is the active interval too, and so they give `rate`
+records a second. Printed: memory as the kernel counts it for the process (/proc/<pid>/smaps_rollup) and for its
 cgroup (which is charged for the kernel's maps too), and the processor time of the service for what it published meanwhile.
 """
 
@@ -34,7 +34,7 @@ TICKS_PER_SECOND = 20
 
 
 class Connections:
-    """Pairs of connected sockets over the loopback, in a process of their own; each request is answered at once."""
+    """Pairs of connected sockets over the loopback, in a process of their own."""
 
     def __init__(self, number: int, count: int, port: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -54,7 +54,7 @@ class Connections:
 
     def _serve(self, inbox: Connection) -> None:
         self._connect()
-        self._next = 0
+        self._next, self._way = 0, 1
         inbox.send(None)
         while True:
             per_second, seconds = inbox.recv()
@@ -74,15 +74,15 @@ class Connections:
                 self._pairs.append((client, listener.accept()[0]))
 
     def _ask(self, count: int) -> None:
-        """A request and its response on each of the next `count` connections."""
+        """A request on each of the next `count` connections; when all have one, the responses."""
         payload = bytes(SIZE)
         for _ in range(count):
-            client, server = self._pairs[self._next]
-            self._next = (self._next + 1) % len(self._pairs)
-            client.send(payload)
-            server.recv(SIZE)
-            server.send(payload)
-            client.recv(SIZE)
+            sender, receiver = self._pairs[self._next][:: self._way]
+            sender.send(payload)
+            receiver.recv(SIZE)
+            self._next += 1
+            if self._next == len(self._pairs):
+                self._next, self._way = 0, -self._way
 
     def _ask_steadily(self, per_second: float, seconds: float) -> None:
         begun = time.monotonic()

@@ -1,6 +1,7 @@
 """Live capture against a real nats-server: what sockets on this machine do is in the stream, each byte once."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from typing import Self
@@ -173,3 +174,30 @@ async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
     assert records["rx_payload_bytes"][~client_side].sum() == peers.sent
     assert records["record"].tolist().count(0) == 2
     assert reader.merged_records > 0
+
+
+async def test_all_that_is_due_goes_out_at_once(nats_server) -> None:
+    """Many more records than may be on their way together: none of them waits for the next tick, which never comes here."""
+    table = FlowTableSettings(active_interval_seconds=0.001)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        port = receiver.getsockname()[1]
+        rules = TapRules(loopback=True, allow_ports=(port,))
+        async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+            await bus.ensure_streams()
+            with LiveReader(node="here", epoch="e", options=LiveOptions(capacity=8192, rules=rules), table=table) as reader:
+                for number in range(2000):
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                        sender.bind(("127.0.0.1", 20_000 + number))
+                        sender.sendto(b"x", receiver.getsockname())
+                        receiver.recv(1)
+                progress, stopping = Progress(), asyncio.Event()
+                running = asyncio.create_task(LivePublisher(reader, bus, "flows.raw.here", progress).run(3600, stopping))
+
+                async def told() -> bool:
+                    return progress.records >= 4000
+
+                await until(told)
+                stopping.set()
+                await running
+    assert progress.flows == 4000
