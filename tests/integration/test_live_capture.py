@@ -188,7 +188,7 @@ async def test_all_that_is_due_goes_out_at_once(nats_server) -> None:
             with LiveReader(node="here", epoch="e", options=LiveOptions(capacity=8192, rules=rules), table=table) as reader:
                 for number in range(2000):
                     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                        sender.bind(("127.0.0.1", 20_000 + number))
+                        sender.bind(("127.77.0.1", 20_000 + number))
                         sender.sendto(b"x", receiver.getsockname())
                         receiver.recv(1)
                 progress, stopping = Progress(), asyncio.Event()
