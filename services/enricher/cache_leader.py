@@ -165,8 +165,9 @@ class Leader:
         """Say that there is a writer, and up to when all that was observed is in the log; without a time, up to when it was."""
         states = self._scope_states()
         before = self._reader.pulse.reached_unix_ns if self._reader.pulse else self._began_unix_ns
-        failing = [each.failing_since_unix_ns for each in states if each.listed or each.state != State.DENIED.value]
-        reached = min([reached_unix_ns or before, *(each for each in failing if each is not None)])
+        counted = [each.listed or each.state != State.DENIED.value for each in states]
+        behind = [each.behind_since_unix_ns for each, counts in zip(self.reflectors, counted, strict=True) if counts]
+        reached = min([reached_unix_ns or before, *(each for each in behind if each is not None)])
         pulse = Pulse(
             log=self._reader.log,
             writer=self._name,

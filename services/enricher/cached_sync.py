@@ -75,6 +75,16 @@ class CachedSync(LiveIndex):
         )
 
     def lost_since_unix_ns(self) -> int | None:
+        """Return since when nobody leads, or who leads cannot follow a resource; None where all is followed."""
+        pulse: Pulse | None = self._reader.pulse
+        if pulse is None or self._reader.broken or self.missing():
+            return self._began_unix_ns
+        if time.monotonic() > self._heard + 2 * self._settings.lease_seconds and not self.leading:
+            return pulse.reached_unix_ns
+        scopes = (each for each in pulse.scopes if each.listed or each.state != State.DENIED.value)
+        return min((each.failing_since_unix_ns for each in scopes if each.failing_since_unix_ns is not None), default=None)
+
+    def behind_since_unix_ns(self) -> int | None:
         """Return the time up to which all news is in the log and was read here."""
         pulse: Pulse | None = self._reader.pulse
         if pulse is None or self._reader.broken or self.missing():

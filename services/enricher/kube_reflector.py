@@ -136,7 +136,12 @@ class Reflector(threading.Thread):
 
     @property
     def failing_since_unix_ns(self) -> int | None:
-        """From when on there may be news that has not come; None while it is followed."""
+        """Since when it cannot be followed; None while it is."""
+        return self._failing_since_unix_ns
+
+    @property
+    def behind_since_unix_ns(self) -> int | None:
+        """From when on there may be news that has not come; None while it is followed, and has caught up."""
         failing, resumed = self._failing_since_unix_ns, self._resumed
         if failing is None and resumed is not None and time.monotonic() < resumed[1]:
             return resumed[0]
@@ -285,7 +290,7 @@ class Reflector(threading.Thread):
         self.faults += 1
         status = error.status if isinstance(error, ApiRefusedError) else 0
         if self._failing_since_unix_ns is None:
-            self._failing_since_unix_ns = self.failing_since_unix_ns or time.time_ns()
+            self._failing_since_unix_ns = self.behind_since_unix_ns or time.time_ns()
         said = {"resource": self.resource.name, "namespace": self.namespace, "detail": str(error)}
         if status in _DENIED:
             return self._denied(said)

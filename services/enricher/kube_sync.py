@@ -62,11 +62,18 @@ class KubeSync(LiveIndex):
         )
 
     def lost_since_unix_ns(self) -> int | None:
-        """Return from when on news may be missing, None where none is."""
+        """Return since when a resource cannot be followed, None where all can."""
         if not self.synced:
             return self._began_unix_ns
         # Listed, for a reflector may be followed again between two looks.
         times = [each.failing_since_unix_ns for each in self.reflectors if each.lists or each.state is not State.DENIED]
+        return min((each for each in times if each is not None), default=None)
+
+    def behind_since_unix_ns(self) -> int | None:
+        """Return from when on there may be news that has not come yet, None where there is none."""
+        if not self.synced:
+            return self._began_unix_ns
+        times = [each.behind_since_unix_ns for each in self.reflectors if each.lists or each.state is not State.DENIED]
         return min((each for each in times if each is not None), default=None)
 
     def states(self) -> dict[State, int]:

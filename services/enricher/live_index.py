@@ -49,7 +49,11 @@ class LiveIndex(ABC):
 
     @abstractmethod
     def lost_since_unix_ns(self) -> int | None:
-        """Return from when on news may be missing, None where none is."""
+        """Return since when a resource cannot be followed, None where all can."""
+
+    @abstractmethod
+    def behind_since_unix_ns(self) -> int | None:
+        """Return from when on there may be news that has not come yet, None where there is none. It may yet come, and soon."""
 
     @abstractmethod
     def states(self) -> dict[State, int]:
@@ -74,7 +78,7 @@ class LiveIndex(ABC):
     @property
     def behind_seconds(self) -> float:
         """How long ago the last moment was of which the index holds all the news."""
-        return max(0.0, (time.time_ns() - self._caught_up_unix_ns(self.lost_since_unix_ns())) / _NS_PER_SECOND)
+        return max(0.0, (time.time_ns() - self._caught_up_unix_ns()) / _NS_PER_SECOND)
 
     @property
     def synced(self) -> bool:
@@ -104,16 +108,16 @@ class LiveIndex(ABC):
         patience = round(self._settings.wait_seconds * _NS_PER_SECOND)
         while True:
             lost_since = self.lost_since_unix_ns()
-            reached = self._caught_up_unix_ns(lost_since)
+            reached = self._caught_up_unix_ns()
             if self.synced and reached >= wanted:
                 return View(self._indexer.index, FOREVER)
             if time.time_ns() > min(now if lost_since is None else lost_since, now) + patience:
                 return View(self._indexer.index, reached)
             await _pause(stopping)
 
-    def _caught_up_unix_ns(self, lost_since_unix_ns: int | None) -> int:
+    def _caught_up_unix_ns(self) -> int:
         """The time up to which the index holds all the news."""
-        bounds = (time.time_ns(), self._indexer.unsettled_since_unix_ns, lost_since_unix_ns)
+        bounds = (time.time_ns(), self._indexer.unsettled_since_unix_ns, self.behind_since_unix_ns())
         return min(bound for bound in bounds if bound is not None)
 
 
