@@ -11,6 +11,7 @@ script; when the script is empty, the request is accepted.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import ssl
@@ -137,6 +138,7 @@ class OtlpReceiver:
         """Spans that came again with another content: there must never be any."""
         self.grpc_port = 0
         self.http_port = 0
+        self._held: list[socket.socket] = []
 
     @property
     def grpc_endpoint(self) -> str:
@@ -165,6 +167,7 @@ class OtlpReceiver:
 
     def start(self) -> None:
         """Listen."""
+        self._let_go()
         self._released.clear()
         self._grpc = self._start_grpc()
         self._http = _HttpServer(("127.0.0.1", self.http_port), self)
@@ -188,6 +191,21 @@ class OtlpReceiver:
             self._http.server_close()
             self._http.close_connections()
         self._grpc = self._http = None
+        self._hold_ports()
+
+    def _hold_ports(self) -> None:
+        """Keep the ports while nobody listens on them: another test's server would be taken for this one."""
+        self._let_go()
+        for port in (self.grpc_port, self.http_port):
+            holder = socket.socket()
+            self._held.append(holder)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                holder.bind(("127.0.0.1", port))
+
+    def _let_go(self) -> None:
+        while self._held:
+            self._held.pop().close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -195,6 +213,7 @@ class OtlpReceiver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+        self._let_go()
 
     def receive(self, protocol: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Take in one request and return the answer it gets. A stall is over when this returns."""
