@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-e2e run test test-e2e check format docs accuracy fuzz bench clean
+.PHONY: help setup setup-test setup-e2e run test test-e2e check format docs pictures accuracy fuzz bench clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ format: ## format Python and C
 
 docs: ## write the generated parts of the documents
 	$(BIN)/python -m tests.support.generated_docs
+
+pictures: ## draw the README's pictures anew, from what a replay gives
+	$(BIN)/python -m tests.support.pictures
 
 FUZZ_RUNS ?= 10000000
 FUZZ := $(HOME)/.cache/wirespan-fuzz
