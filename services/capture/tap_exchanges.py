@@ -106,16 +106,20 @@ class TapExchanges:
 
 
 class RingBuffer:
-    """A BPF ring buffer whose records are all of one size: read as an array, for its pages are mapped twice in a row."""
+    """A BPF ring buffer whose records are all of one size: read as an array, for its pages can be mapped twice in a row.
+
+    What is read is mapped while it is read: mapped pages count as this process's memory, used or not.
+    """
 
     def __init__(self, map_fd: int, size: int) -> None:
         """`size` is the map's max_entries, in bytes."""
         page = mmap.PAGESIZE
+        self._map_fd = map_fd
         self._size = size
         self._consumer_memory = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._memory = mmap.mmap(map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._producer_memory = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer: npt.NDArray[Any] | None = np.frombuffer(self._consumer_memory, "<u8", 1)
-        self._producer: npt.NDArray[Any] | None = np.frombuffer(self._memory, "<u8", 1)
+        self._producer: npt.NDArray[Any] | None = np.frombuffer(self._producer_memory, "<u8", 1)
 
     def take(self) -> Exchanges:
         """Return a copy of the records that are whole, and make room for others."""
@@ -123,8 +127,12 @@ class RingBuffer:
             return np.zeros(0, EXCHANGE)
         first, end = int(self._consumer[0]), int(self._producer[0])
         count = (end - first) // _RING_RECORD.itemsize
-        offset = mmap.PAGESIZE + first % self._size
-        records = np.frombuffer(self._memory, _RING_RECORD, count, offset) if count else np.zeros(0, _RING_RECORD)
+        if not count:
+            return np.zeros(0, EXCHANGE)
+        within = first % self._size % mmap.PAGESIZE
+        begin, length = first % self._size - within, within + count * _RING_RECORD.itemsize
+        memory = mmap.mmap(self._map_fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * mmap.PAGESIZE + begin)
+        records = np.frombuffer(memory, _RING_RECORD, count, within)
         busy = np.flatnonzero(records["length"] & _BUSY)
         if len(busy):
             records = records[: busy[0]]
@@ -136,4 +144,4 @@ class RingBuffer:
         """Unmap it."""
         self._consumer = self._producer = None
         self._consumer_memory.close()
-        self._memory.close()
+        self._producer_memory.close()
