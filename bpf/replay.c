@@ -391,3 +391,12 @@ void replay_exchanges_taken(struct replay *replay)
 {
     replay->exchanges.ended_count = 0;
 }
+
+/* Sizes of what is shared with the reader, so that it does not read one layout with the eyes of another. */
+void replay_layout(__u64 sizes[4])
+{
+    sizes[0] = sizeof(struct flow);
+    sizes[1] = sizeof(struct flow_outer);
+    sizes[2] = sizeof(struct replay_counters);
+    sizes[3] = sizeof(struct exchange);
+}

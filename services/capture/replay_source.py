@@ -33,6 +33,7 @@ DEFAULT_CAPACITY: Final = 1 << 20
 """Flows that are open at the same time; memory is touched only as they come."""
 
 _ERROR_BYTES: Final = 512
+_COMPILE_ANEW: Final = "reinstall wirespan to compile it (in a checkout: make setup)"
 _WINDOW_SLOTS: Final = 8192
 _ALL_PACKETS: Final = 2**64 - 1
 
@@ -336,11 +337,11 @@ def _text(error: ctypes.Array[ctypes.c_char]) -> str:
 
 @cache
 def _library() -> Any:
-    """The compiled bpf/replay.c. Raises CaptureError where the installation lacks it."""
+    """The compiled bpf/replay.c. Raises CaptureError where the installation lacks it, or has it of another version."""
     try:
         library = ctypes.CDLL(str(bpf.REPLAY_LIBRARY))
     except OSError as error:
-        raise CaptureError(f"the replay library cannot be loaded ({error}); reinstall wirespan to compile it") from error
+        raise CaptureError(f"the replay library cannot be loaded ({error}); {_COMPILE_ANEW}") from error
     handle, pointer, size, path = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "replay_new": (handle, (pointer, pointer, ctypes.c_uint32)),
@@ -355,8 +356,17 @@ def _library() -> Any:
         "replay_open_exchanges": (None, (handle, pointer)),
         "replay_end_exchanges": (None, (handle, pointer, size)),
         "replay_exchanges_taken": (None, (handle,)),
+        "replay_layout": (None, (pointer,)),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    sizes = np.zeros(4, np.uint64)
+    try:
+        for name, (result, arguments) in signatures.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        library.replay_layout(sizes.ctypes.data)
+    except AttributeError as error:
+        raise CaptureError(f"the replay library is of another version ({error}); {_COMPILE_ANEW}") from error
+    expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(_Counters), EXCHANGE.itemsize]
+    if sizes.tolist() != expected:
+        raise CaptureError(f"the replay library is of another version ({sizes.tolist()}, not {expected}); {_COMPILE_ANEW}")
     return library

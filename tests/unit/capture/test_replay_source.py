@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 
+import bpf
 from proto.columns import Outcome, Reason
+from services.capture import replay_source
 from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flow_table import FlowTable
 from services.capture.replay_source import ReplaySource, Stop, replay
@@ -167,3 +171,17 @@ def test_a_scan_is_one_flow_per_port_with_its_outcome(tmp_path):
     records = replay_frames(tmp_path, frames, capacity=4096).records
     outcomes = [record["outcome"] for record in records]
     assert (outcomes.count(Outcome.REFUSED), outcomes.count(Outcome.TIMEOUT)) == (1000, 1000)
+
+
+@pytest.mark.parametrize("source", ["void replay_layout(unsigned long *sizes) { sizes[0] = 8; }", "int other;"])
+def test_a_library_of_another_version_is_refused(tmp_path, monkeypatch, source):
+    """It is said in one line, and nothing is read with the wrong eyes."""
+    (tmp_path / "old.c").write_text(source)
+    subprocess.run(["cc", "-shared", "-o", tmp_path / "old.so", tmp_path / "old.c"], check=True)
+    monkeypatch.setattr(bpf, "REPLAY_LIBRARY", tmp_path / "old.so")
+    replay_source._library.cache_clear()
+    try:
+        with pytest.raises(CaptureError, match=r"of another version.*make setup"):
+            ReplaySource([])
+    finally:
+        replay_source._library.cache_clear()
