@@ -19,7 +19,8 @@
  * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
  *
  * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
- * DENY_PORTS (the rules are in maps); TRACE_CONTEXT; NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
+ * DENY_PORTS (the rules are in maps); TRACE_CONTEXT; NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the
+ * kernel's tick.
  */
 #include <linux/types.h>
 
