@@ -106,7 +106,8 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
 {
     __u8 words = 0;
 
-    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !packet->payload_bytes)
+    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !packet->payload_bytes ||
+            flow->requests == FLOW_REQUESTS_OPAQUE)
         return;
     if (parse_load(frame, packet->transport_offset + 12, &words, 1))
         return;

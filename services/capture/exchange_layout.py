@@ -54,6 +54,9 @@ EXCHANGE: Final = np.dtype(
 )
 
 
+NO_EXCHANGES: Final[Exchanges] = np.zeros(0, EXCHANGE)
+
+
 class RequestCounter(enum.IntEnum):
     """What became of a request that was looked at (`enum trace_found`, `enum request_counter`)."""
 

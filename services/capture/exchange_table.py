@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason
-from services.capture.exchange_layout import EXCHANGE, Exchanges
+from services.capture.exchange_layout import Exchanges
 from services.capture.flow_layout import Array, State
 from services.capture.flow_timing import FlowTableSettings
 
@@ -97,6 +97,8 @@ class ExchangeTable:
         """
         self._end(now_unix_ns, final=final)
         taken = self._host.take_exchanges()
+        if not len(taken) and not any(map(len, self._waiting)):
+            return
         taken["ended_ns"][taken["ended_ns"] == 0] = now_unix_ns
         over = np.concatenate([*self._waiting, taken])
         over = over[np.lexsort((over["number"], over["flow_id"]))]
@@ -163,8 +165,3 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "end_unix_ns": np.maximum(end, exchanges["request_first_ns"]),
     }
     return {name: np.ascontiguousarray(column, COLUMNS[name].numpy_dtype) for name, column in filled.items()}
-
-
-def no_exchanges() -> Exchanges:
-    """Return an empty array of exchanges."""
-    return np.zeros(0, EXCHANGE)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import bpf
 from proto.columns import Reason
 from services.capture.errors import CaptureError, CaptureFileError
-from services.capture.exchange_layout import EXCHANGE, Exchanges, RequestCounter, request_counters
+from services.capture.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
 from services.capture.flow_layout import FLOW, Disposition, Slots
 from services.capture.replay_layout import OUTER, Outers
 
@@ -181,6 +181,8 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
 
     def open_exchanges(self) -> Exchanges:
         """Return copies of the traced exchanges that are not over."""
+        if not self._exchanges.open_count:
+            return NO_EXCHANGES
         found = np.zeros(int(self._exchanges.open_count), EXCHANGE)
         self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
         return found
@@ -193,9 +195,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     def take_exchanges(self) -> Exchanges:
         """Return the exchanges that are over, each once."""
         kept = self._exchanges
+        if not kept.ended_count:
+            return NO_EXCHANGES
         taken = np.zeros(int(kept.ended_count), EXCHANGE)
-        if len(taken):
-            ctypes.memmove(taken.ctypes.data, kept.ended, taken.nbytes)
+        ctypes.memmove(taken.ctypes.data, kept.ended, taken.nbytes)
         self._library.replay_exchanges_taken(self._open_handle())
         return taken
 

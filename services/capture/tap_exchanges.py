@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.capture import bpf_syscall
-from services.capture.exchange_layout import EXCHANGE, Exchanges, RequestCounter, request_counters
+from services.capture.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
 from services.capture.flow_layout import Slots, State
 from services.capture.tap_loader import LoadedTap
 
@@ -43,7 +43,7 @@ class TapExchanges:
         self._rows = rows
         self._cpus = cpus
         self._ring = RingBuffer(loaded.maps["ended_exchanges"], loaded.map_descriptions["ended_exchanges"].max_entries)
-        self._told = np.zeros(0, EXCHANGE)
+        self._told = NO_EXCHANGES
         self._ended: list[Exchanges] = []
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         for calls, program in PROGRAMS.items():
@@ -83,7 +83,7 @@ class TapExchanges:
         fresh = ended[~self._is_told(ended)]
         # What a program ended, and what is in the hash no more, will not come again.
         kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
-        taken = np.concatenate([np.zeros(0, EXCHANGE), *self._ended, fresh])
+        taken = np.concatenate([NO_EXCHANGES, *self._ended, fresh])
         self._told, self._ended = self._told[kept], []
         return taken
 
@@ -124,7 +124,7 @@ class RingBuffer:
     def take(self) -> Exchanges:
         """Return a copy of the records that are whole, and make room for others."""
         if self._consumer is None or self._producer is None:
-            return np.zeros(0, EXCHANGE)
+            return NO_EXCHANGES
         first, end = int(self._consumer[0]), int(self._producer[0])
         count = (end - first) // _RING_RECORD.itemsize
         if not count:

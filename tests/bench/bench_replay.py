@@ -17,11 +17,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from services.capture.flow_table import FlowTable
+from services.capture.exchange_table import ExchangeTable
+from services.capture.flow_table import Emission, FlowTable
 from services.capture.replay_source import ReplaySource, replay
 from tests.support.pcap import ACK, FIN, PSH, Conversation
 
 RUNS = 3
+TRACED = (b"GET /cart HTTP/1.1\r\nHost: cart\r\ntraceparent: 00-" + b"4b" * 16 + b"-" + b"f0" * 8 + b"-01\r\nX: ").ljust(
+    296, b"x"
+)
+TRACED += b"\r\n\r\n"
+"""Every fourth packet of a capture of such requests begins an exchange."""
 READ_LOOP = """
 #include <pcap/pcap.h>
 int main(int count, char **paths) {
@@ -37,14 +43,14 @@ int main(int count, char **paths) {
 """
 
 
-def capture(path: Path, packets: int) -> int:
-    """Connections of 24 packets each, 64 at a time; returns how many packets were written."""
+def capture(path: Path, packets: int, asked: bytes = bytes(100)) -> int:
+    """Connections of 24 packets each, 64 at a time, with these requests; returns how many packets were written."""
     written = 0
     with path.open("wb") as file:
         file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
         group = 0
         while written < packets:
-            talks = [_talk(group * 64 + number) for number in range(64)]
+            talks = [_talk(group * 64 + number, asked) for number in range(64)]
             for step in range(len(talks[0].frames)):
                 for talk in talks:
                     data = talk.frames[step].data
@@ -54,24 +60,26 @@ def capture(path: Path, packets: int) -> int:
     return written
 
 
-def _talk(number: int) -> Conversation:
+def _talk(number: int, asked: bytes) -> Conversation:
     client = f"10.{number >> 14 & 255}.{number >> 7 & 127}.{1 + (number & 127)}"
     talk = Conversation(client, client_port=32768 + number % 20000).handshake()
     for exchange in range(6):
-        at = exchange * 100
-        talk.tcp(1, "client", PSH | ACK, seq=1001 + at, ack=5001 + at * 10, payload=bytes(100))
-        talk.tcp(1, "server", PSH | ACK, seq=5001 + at * 10, ack=1101 + at, payload=bytes(1000))
-        talk.tcp(1, "client", ACK, seq=1101 + at, ack=6001 + at * 10)
-    talk.tcp(2, "client", FIN | ACK, seq=1601, ack=11001).tcp(2, "server", FIN | ACK, seq=11001, ack=1602)
-    return talk.tcp(2, "client", ACK, seq=1602, ack=11002)
+        at = exchange * len(asked)
+        talk.tcp(1, "client", PSH | ACK, seq=1001 + at, ack=5001 + exchange * 1000, payload=asked)
+        talk.tcp(1, "server", PSH | ACK, seq=5001 + exchange * 1000, ack=1001 + len(asked) + at, payload=bytes(1000))
+        talk.tcp(1, "client", ACK, seq=1001 + len(asked) + at, ack=6001 + exchange * 1000)
+    end = 1001 + 6 * len(asked)
+    talk.tcp(2, "client", FIN | ACK, seq=end, ack=11001).tcp(2, "server", FIN | ACK, seq=11001, ack=end + 1)
+    return talk.tcp(2, "client", ACK, seq=end + 1, ack=11002)
 
 
-def own(path: Path) -> None:
+def own(path: Path, *, trace_context: bool = False) -> None:
     """Replay the file and take every record."""
-    with ReplaySource([path]) as source:
+    with ReplaySource([path], trace_context=trace_context) as source:
         table = FlowTable(source)
-        for emission in replay(source, table):
-            table.accept(emission)
+        for emission in replay(source, table, exchanges=ExchangeTable(source) if trace_context else None):
+            if isinstance(emission, Emission):
+                table.accept(emission)
 
 
 def seconds(action: Callable[[], object], who: int) -> float:
@@ -98,6 +106,11 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-o", loop, source, "-lpcap"], check=True)
         figures = {"libpcap read loop": seconds(lambda: subprocess.run([loop, path], check=True), resource.RUSAGE_CHILDREN)}
         figures["wirespan replay"] = seconds(lambda: own(path), resource.RUSAGE_SELF)
+        figures["  trace contexts"] = seconds(lambda: own(path, trace_context=True), resource.RUSAGE_SELF)
+        traced = Path(folder, "traced.pcap")
+        capture(traced, arguments.packets, TRACED)
+        figures["  traced, ignored"] = seconds(lambda: own(traced), resource.RUSAGE_SELF)
+        figures["  traced, told"] = seconds(lambda: own(traced, trace_context=True), resource.RUSAGE_SELF)
         if tshark := shutil.which("tshark"):
             command = [tshark, "-n", "-q", "-r", path, "-z", "conv,tcp"]
             figures["tshark conv,tcp"] = seconds(
