@@ -1,4 +1,4 @@
-"""The README's pictures, made from what `wirespan replay` makes of the bundled capture. `make pictures` writes them.
+"""The README's pictures, drawn from what comes of the bundled capture and of live traffic. `make pictures` writes them.
 
 python -m tests.support.pictures
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ from services.cli.conversation_table import conversation_table
 from services.cli.conversations import Conversations
 from services.cli.flow_view import flow_views
 from services.cli.tap.input_file import InputLines
+from tests.support.cluster_in_a_box import NODE, ClusterInABox
+from tests.support.pipeline import Pipeline
 
 ROOT: Final = Path(__file__).parents[2]
 DATA: Final = ROOT / "tests" / "data"
@@ -33,6 +37,7 @@ IMAGES: Final = ROOT / "docs" / "images"
 _TABLE_WIDTH: Final = 150
 _TABLE_ROWS: Final = 24
 _BAR_WIDTH: Final = 64
+_SPANS_OF_REQUEST: Final = 6
 _THEME: Final = TerminalTheme(
     (13, 17, 23),
     (201, 209, 217),
@@ -76,15 +81,66 @@ _SVG: Final = """\
 
 
 def main() -> None:
-    """Replay the bundled capture and draw what came of it."""
+    """Draw what came of the bundled capture, and, as root, of a request between two pods that is captured live."""
     with tempfile.TemporaryDirectory() as folder:
-        spans = Path(folder) / "spans.jsonl"
-        command = ["replay", DATA / "cluster.pcapng", "--kube-snapshot", DATA / "cluster.json", "--output", spans]
-        subprocess.run([sys.executable, "-m", "services.cli", *command], check=True, capture_output=True)
-        content = spans.read_bytes()
-    IMAGES.mkdir(exist_ok=True)
-    for name, rendered in (("table", live_table(content)), ("trace", waterfall(slowest_trace(content)))):
-        draw(name, rendered)
+        draw("table", live_table(replayed(Path(folder) / "spans.jsonl")))
+        if os.geteuid() == 0:
+            draw("trace", waterfall(request_between_pods(Path(folder))))
+        else:
+            sys.stdout.write("docs/images/trace.svg stays: live capture needs root\n")
+
+
+def replayed(spans: Path) -> bytes:
+    """The spans of the bundled capture."""
+    command = ["replay", DATA / "cluster.pcapng", "--kube-snapshot", DATA / "cluster.json", "--output", spans]
+    subprocess.run([sys.executable, "-m", "services.cli", *command], check=True, capture_output=True)
+    return spans.read_bytes()
+
+
+def request_between_pods(folder: Path) -> list[dict[str, Any]]:
+    """The spans of one request that carries a trace context, then those of the connection that it came over."""
+    spans = folder / "live.jsonl"
+    with ClusterInABox(folder) as box:
+        settings = {
+            "WIRESPAN_CAPTURE_REPLAY_FILES": "",
+            "WIRESPAN_CAPTURE_REPLAY_LOOP": "",
+            "WIRESPAN_CAPTURE_NODE": NODE,
+            "WIRESPAN_CAPTURE_ALLOW_NETWORKS": box.network,
+            "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(box.snapshot),
+            "WIRESPAN_EXPORTER_OUTPUT_FILE": str(spans),
+        }
+        with Pipeline(folder / "pipeline", **settings):
+            while len(found := _one_request(spans)) < _SPANS_OF_REQUEST:
+                time.sleep(0.5)
+    return found
+
+
+def _one_request(spans: Path) -> list[dict[str, Any]]:
+    """All that has been told of the first request that both ends have told of, together with its connection."""
+    told = list(_spans(spans.read_bytes().rpartition(b"\n")[0])) if spans.exists() else []
+    ends: dict[str, list[dict[str, Any]]] = {}
+    for span in told:
+        if span["name"].startswith("exchange at"):
+            ends.setdefault(span["links"][0]["traceId"], []).append(span)
+    for connection, exchanges in ends.items():
+        roots = {span["spanId"] for span in exchanges}
+        phases = [span for span in told if span.get("parentSpanId") in roots]
+        of_connection = [span for span in told if span["traceId"] == connection]
+        if len(exchanges) == len(of_connection) == len(("client", "server")):
+            return _by_start([*exchanges, *phases]) + _by_start(of_connection)
+    return []
+
+
+def _by_start(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In the order in which a waterfall has them: whose parent begins first, then parents before children."""
+    start = {span["spanId"]: int(span["startTimeUnixNano"]) for span in spans}
+
+    def place(span: dict[str, Any]) -> tuple[int, str, int]:
+        parent = span.get("parentSpanId", "")
+        root = parent if parent in start else span["spanId"]
+        return start[root], root, 0 if root == span["spanId"] else int(span["startTimeUnixNano"])
+
+    return sorted(spans, key=place)
 
 
 def draw(name: str, rendered: RenderableType) -> None:
@@ -105,27 +161,17 @@ def live_table(content: bytes) -> RenderableType:
     return conversation_table(conversations.current(0.0), width=_TABLE_WIDTH, height=_TABLE_ROWS, notes=())
 
 
-def slowest_trace(content: bytes) -> list[dict[str, Any]]:
-    """The spans of the application's trace whose server let wait longest, by start; where there is none, of any trace."""
-    traces: dict[str, list[dict[str, Any]]] = {}
-    for span in _spans(content):
-        traces.setdefault(span["traceId"], []).append(span)
-
-    def wait_ns(spans: Iterable[dict[str, Any]]) -> int:
-        return max((_duration(span) for span in spans if span["name"] == "server wait"), default=0)
-
-    return sorted(max(traces.values(), key=wait_ns), key=lambda span: (int(span["startTimeUnixNano"]), -_duration(span)))
-
-
 def waterfall(spans: list[dict[str, Any]]) -> RenderableType:
     """One line a span: whose it is, what it is, when in the trace, how long."""
     first = min(int(span["startTimeUnixNano"]) for span in spans)
     whole = max(int(span["endTimeUnixNano"]) for span in spans) - first
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("service", "span", f"trace {spans[0]['traceId'][:8]}", "duration", ""):
+    for heading in ("service", "span", "", "duration", ""):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "duration" else "left")
     depths = _depths(spans)
-    for span in spans:
+    for span, before in zip(spans, [spans[0], *spans], strict=False):
+        if span["traceId"] != before["traceId"]:
+            table.add_row("", Text("linked: its connection", style="dim"))
         start = (int(span["startTimeUnixNano"]) - first) * _BAR_WIDTH // max(whole, 1)
         width = max(_duration(span) * _BAR_WIDTH // max(whole, 1), 1)
         colour = "yellow" if span["name"] == "server wait" else "red" if span.get("status", {}).get("code") == 2 else "blue"
@@ -137,8 +183,8 @@ def waterfall(spans: list[dict[str, Any]]) -> RenderableType:
 
 def _remark(span: Mapping[str, Any]) -> str:
     attributes = {attribute["key"]: next(iter(attribute["value"].values())) for attribute in span.get("attributes", ())}
-    resent = sum(int(attributes.get(f"flow.{way}tcp.retransmits", 0)) for way in ("", "reverse."))
-    return f"{units.counted(resent, 'retransmission')}" if resent else ""
+    connect = attributes.get("flow.tcp.connect.time")
+    return f"connect {units.duration(int(connect))}" if connect else ""
 
 
 def _depths(spans: list[dict[str, Any]]) -> dict[str, int]:
