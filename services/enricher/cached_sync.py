@@ -122,6 +122,7 @@ class CachedSync(LiveIndex):
         """Raise what ended the task, or TaskFailedError once a thread has ended that was not told to."""
         while self._task is not None and not self._stopping.is_set():
             await asyncio.wait({self._task}, timeout=1.0)
+            self.note_synced()
             if self._task.done() and not self._stopping.is_set():
                 self._task.result()
             leader = self._leader

@@ -104,6 +104,7 @@ class KubeSync(LiveIndex):
         """Raise TaskFailedError once a thread has ended that was not told to."""
         while not self._stopped:
             await asyncio.sleep(_IDLE_SECONDS)
+            self.note_synced()
             ended = [thread.name for thread in (self._indexer, *self.reflectors) if not thread.is_alive()]
             if ended and not self._stopped:
                 raise TaskFailedError(f"threads have ended: {', '.join(ended)}")

@@ -83,17 +83,20 @@ class LiveIndex(ABC):
     @property
     def synced(self) -> bool:
         """Whether the index holds all objects of every resource that may be read, and of one at least."""
-        synced = not self.missing()
-        if synced and not self._said_synced:
+        return not self.missing()
+
+    def note_synced(self) -> None:
+        """Say once that the index is complete, when it is."""
+        if self.synced and not self._said_synced:
             self._said_synced = True
             logger.info("index.synced", objects=self.objects, compile_seconds=round(self.compile_seconds, 3))
-        return synced
 
     async def until_synced(self, stopping: asyncio.Event) -> None:
         """Return once the index is complete, or `wait_seconds` have passed. Raises Stopping."""
         deadline = time.monotonic() + self._settings.wait_seconds
         while not self.synced and time.monotonic() < deadline:
             await _pause(stopping)
+        self.note_synced()
         if not self.synced:
             logger.warning("index.incomplete", resources=self.missing(), waited_seconds=self._settings.wait_seconds)
 
