@@ -37,7 +37,8 @@ def test_golden_batch(flowdump: Path) -> None:
 @given(batch=flow_batches())
 def test_any_batch(flowdump: Path, batch: FlowBatch) -> None:
     """Columns left out, side tables, entities, whatever is in them."""
-    assert dumped(flowdump, encode(batch)) == [json.loads(json.dumps(row)) for row in rows(batch)]
+    message = encode(batch)  # which leaves out what holds nothing but its default
+    assert dumped(flowdump, message) == [json.loads(json.dumps(row)) for row in rows(decode(message))]
 
 
 def test_every_value_of_every_enumeration(flowdump: Path) -> None:
