@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from proto.columns import FIRST_EXCHANGE
 from proto.errors import DecodeError
 
 _DIRECTIONS: Final = {"forward": "client", "reverse": "server", "unknown": "unknown"}
@@ -40,14 +41,21 @@ _COLUMNS: Final = {
     "flow.tcp.socket.rtt.smoothed": "smoothed_rtt_ns",
     "flow.tcp.socket.rtt.min": "min_rtt_ns",
 }
+_EXCHANGE_COLUMNS: Final = {
+    "flow.request.bytes": "request_bytes",
+    "flow.response.bytes": "response_bytes",
+    "flow.request.retransmits": "request_retransmits",
+    "flow.response.retransmits": "response_retransmits",
+}
 _NOT_OF_ENTITY: Final = frozenset({"address", "port"})
 _SERVICE: Final = "k8s.service."
 
 
 def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row as `proto.rows` makes them for every flow span in an ExportTraceServiceRequest.
+    """Yield a row as `proto.rows` makes them for every span of a flow or an exchange in an ExportTraceServiceRequest.
 
-    Spans of others are passed over. Raises DecodeError for what is not OTLP/JSON.
+    An exchange's phases are in its own span, so theirs are passed over, as are those of others. Raises DecodeError for what is
+    not OTLP/JSON.
     """
     try:
         for resource_spans in request["resourceSpans"]:
@@ -55,40 +63,73 @@ def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for scope_spans in resource_spans.get("scopeSpans", ()):
                 for span in scope_spans.get("spans", ()):
                     attributes = _attributes(span)
-                    if "flow.direction" in attributes and "source.address" in attributes and "flow.record" in attributes:
-                        yield _record(span, attributes, resource)
+                    if "flow.direction" not in attributes or "source.address" not in attributes:
+                        continue
+                    if "flow.record" in attributes:
+                        yield _record(span, attributes, resource) | _of_flow(span, attributes)
+                    elif "flow.exchange.end_reason" in attributes:
+                        yield _record(span, attributes, resource) | _of_exchange(span, attributes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DecodeError(f"no OTLP/JSON: {error!r}") from error
 
 
 def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> dict[str, Any]:
+    """What flows and exchanges have in common: who, when, whose socket."""
     role = _DIRECTIONS[attributes["flow.direction"]]
-    local, remote = ("destination", "source") if role == "server" else ("source", "destination")
-    forward, reverse = ("rx", "tx") if role == "server" else ("tx", "rx")
-    start = int(span["startTimeUnixNano"])
     row: dict[str, Any] = {
         "node": str(resource.get("host.name", "")),
         # A trace is a connection, and its spans of one side are of one flow.
         "epoch": role,
         "sequence": 0,
-        "flow_id": int(span["traceId"][16:], 16),
         "observer": _OBSERVERS.get(attributes.get("flow.observer", ""), "socket"),
         "role": role,
         "transport": _transport(attributes["network.transport"]),
-        "start_unix_ns": start,
+        "start_unix_ns": int(span["startTimeUnixNano"]),
         "end_unix_ns": int(span["endTimeUnixNano"]),
-        "flow_start_unix_ns": attributes.get("flow.start", start),
     }
-    for side, end in (("local", local), ("remote", remote)):
+    for side, end in zip(("local", "remote"), _ends(role), strict=True):
         row[f"{side}_address"] = attributes[f"{end}.address"]
         row[f"{side}_port"] = attributes.get(f"{end}.port", 0)
         row[f"{side}_entity"], row[f"{side}_service"] = _entities(attributes, f"{end}.")
+    return row
+
+
+def _of_flow(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    start = int(span["startTimeUnixNano"])
+    row = {"flow_id": int(span["traceId"][16:], 16), "flow_start_unix_ns": attributes.get("flow.start", start)}
     if (connect_ns := attributes.get("flow.tcp.connect.time")) is not None:
         row |= {"syn_unix_ns": start, "handshake_ack_unix_ns": start + connect_ns}
+    forward, reverse = ("rx", "tx") if attributes["flow.direction"] == "reverse" else ("tx", "rx")
     for attribute, column in _BOTH_WAYS.items():
         row[f"{forward}_{column}"] = attributes.get(f"flow.{attribute}", 0)
         row[f"{reverse}_{column}"] = attributes.get(f"flow.reverse.{attribute}", 0)
     return row | {column: attributes[name] for name, column in _COLUMNS.items() if name in attributes}
+
+
+def _of_exchange(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """One request of a connection; the span has a link to that."""
+    asked = int(span["startTimeUnixNano"]) + attributes.get("flow.request.transfer_time", 0)
+    row = {
+        "flow_id": int(span["links"][0]["traceId"][16:], 16),
+        "record": FIRST_EXCHANGE,
+        "reason": "exchange",
+        "trace_id": span["traceId"],
+        "parent_span_id": span["parentSpanId"],
+        "trace_flags": 1,
+        "exchange_end": attributes["flow.exchange.end_reason"],
+        "request_first_unix_ns": int(span["startTimeUnixNano"]),
+        "request_last_unix_ns": asked,
+    }
+    if (wait_ns := attributes.get("flow.response.time")) is not None:
+        answered = asked + wait_ns
+        row["response_first_unix_ns"] = answered
+        row["response_last_unix_ns"] = answered + attributes.get("flow.response.transfer_time", 0)
+    return row | {column: attributes[name] for name, column in _EXCHANGE_COLUMNS.items() if name in attributes}
+
+
+def _ends(role: str) -> tuple[str, str]:
+    """What the local and the remote end are."""
+    return ("destination", "source") if role == "server" else ("source", "destination")
 
 
 def _entities(attributes: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
