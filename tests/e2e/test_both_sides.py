@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import SpanKind
 
 from tests.e2e.test_jaeger import asked, running_jaeger
-from tests.support.cluster_in_a_box import CLOSED_PORT, NODE, PORT, ClusterInABox
+from tests.support.cluster_in_a_box import CLOSED_PORT, PORT, ClusterInABox
 from tests.support.live_capture import reason_to_skip
 from tests.support.pipeline import Pipeline
 
@@ -64,14 +64,7 @@ def query(jaeger: Path, tmp_path_factory: pytest.TempPathFactory, trace_ids: lis
     with running_jaeger(jaeger, folder) as (otlp, url), ClusterInABox(folder) as box:
         send_application_trace(box, otlp)
         trace_ids.append(f"{box.trace_id:032x}")
-        settings = {
-            "WIRESPAN_CAPTURE_REPLAY_FILES": "",
-            "WIRESPAN_CAPTURE_REPLAY_LOOP": "",
-            "WIRESPAN_CAPTURE_NODE": NODE,
-            "WIRESPAN_CAPTURE_ALLOW_NETWORKS": box.network,
-            "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(box.snapshot),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
-        }
+        settings = box.settings | {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp}
         with Pipeline(folder / "pipeline", **settings):
             yield url
 

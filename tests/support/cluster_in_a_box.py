@@ -2,7 +2,7 @@
 client and a server in them, and what the API server would say of both.
 
     with ClusterInABox(folder) as box:
-        ...capture with box.network, enrich with box.snapshot...
+        ...a Pipeline with box.settings...
 
 The client, pod of the StatefulSet `frontend`, asks the server, pod of the StatefulSet `cart`, again and again,
 over a connection of its own each time, and knocks where nobody listens. Every fifth question carries the box's `traceparent`.
@@ -84,6 +84,17 @@ class ClusterInABox(AbstractContextManager["ClusterInABox"]):
 
     def __exit__(self, *_exc_info: object) -> None:
         self._stack.close()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Variables of a `Pipeline` that captures the box live and knows its pods."""
+        return {
+            "WIRESPAN_CAPTURE_REPLAY_FILES": "",
+            "WIRESPAN_CAPTURE_REPLAY_LOOP": "",
+            "WIRESPAN_CAPTURE_NODE": NODE,
+            "WIRESPAN_CAPTURE_ALLOW_NETWORKS": self.network,
+            "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(self.snapshot),
+        }
 
     @staticmethod
     def _start(

@@ -27,7 +27,7 @@ from services.cli.conversation_table import conversation_table
 from services.cli.conversations import Conversations
 from services.cli.flow_view import flow_views
 from services.cli.tap.input_file import InputLines
-from tests.support.cluster_in_a_box import NODE, ClusterInABox
+from tests.support.cluster_in_a_box import ClusterInABox
 from tests.support.pipeline import Pipeline
 
 ROOT: Final = Path(__file__).parents[2]
@@ -101,14 +101,7 @@ def request_between_pods(folder: Path) -> list[dict[str, Any]]:
     """The spans of one request that carries a trace context, then those of the connection that it came over."""
     spans = folder / "live.jsonl"
     with ClusterInABox(folder) as box:
-        settings = {
-            "WIRESPAN_CAPTURE_REPLAY_FILES": "",
-            "WIRESPAN_CAPTURE_REPLAY_LOOP": "",
-            "WIRESPAN_CAPTURE_NODE": NODE,
-            "WIRESPAN_CAPTURE_ALLOW_NETWORKS": box.network,
-            "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(box.snapshot),
-            "WIRESPAN_EXPORTER_OUTPUT_FILE": str(spans),
-        }
+        settings = box.settings | {"WIRESPAN_EXPORTER_OUTPUT_FILE": str(spans)}
         with Pipeline(folder / "pipeline", **settings):
             while len(found := _one_request(spans)) < _SPANS_OF_REQUEST:
                 time.sleep(0.5)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from functools import partial
 
 import pytest
 
@@ -12,34 +11,20 @@ import bpf
 from proto.columns import ExchangeEnd
 from services.capture import replay_source
 from services.capture.exchange_layout import EXCHANGE, MEMBERS, RequestCounter
+from tests.support.c_layout import printed_by_c
 
-PROGRAM = """
-#include <linux/types.h>
-#include <stddef.h>
-#include <stdio.h>
+DECLARATIONS = """
 typedef const struct frame *frame_source;
 struct frame { const __u8 *bytes; };
 static int parse_load(frame_source s, __u32 o, void *t, __u32 n) { (void)s; (void)o; (void)t; return (int)n; }
 #include "replay_exchanges.h"
-int main(void) {
 """
 
 
 @pytest.fixture
 def printed(tmp_path):
-    """Run C statements that print `name value` lines; returns them as a dict."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler `cc`")
-
-    def run(statements):
-        source = tmp_path / "layout.c"
-        source.write_text(PROGRAM + "\n".join(statements) + "\nreturn 0; }\n")
-        subprocess.run([compiler, f"-I{bpf.SOURCE_DIRECTORY}", "-o", tmp_path / "layout", source], check=True)
-        output = subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True).stdout
-        return {name: int(value) for name, value in (line.split() for line in output.splitlines())}
-
-    return run
+    """What C statements print, by name."""
+    return partial(printed_by_c, DECLARATIONS, folder=tmp_path)
 
 
 def test_every_member_lies_where_the_compiler_puts_it(printed):

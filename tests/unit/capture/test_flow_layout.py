@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from functools import partial
 
 import pytest
 
 import bpf
 from proto import columns
 from services.capture import flow_layout, replay_layout, replay_source
+from tests.support.c_layout import printed_by_c
 
-PROGRAM = """
-#include <linux/types.h>
-#include <stddef.h>
-#include <stdio.h>
+DECLARATIONS = """
 #include "arrival.h"
-int main(void) {
 """
 
 
 @pytest.fixture
 def printed(tmp_path):
-    """Run C statements that print `name value` lines after parse.h; returns them as a dict."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler `cc`")
-
-    def run(statements):
-        source = tmp_path / "layout.c"
-        source.write_text(PROGRAM + "\n".join(statements) + "\nreturn 0; }\n")
-        subprocess.run([compiler, f"-I{bpf.SOURCE_DIRECTORY}", "-o", tmp_path / "layout", source], check=True)
-        output = subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True).stdout
-        return {name: int(value) for name, value in (line.split() for line in output.splitlines())}
-
-    return run
+    """What C statements print, by name."""
+    return partial(printed_by_c, DECLARATIONS, folder=tmp_path)
 
 
 def c_member(name):
