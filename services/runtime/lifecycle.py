@@ -110,16 +110,34 @@ def service_main(
 ) -> int:
     """Load the settings of `service`, set up logs, run `main`; return the exit code, which `run` explains.
 
-    2: the settings are wrong; nothing was opened.
+    0 after `--help`, which lists the settings. 2: the settings are wrong, or there are arguments, which no service takes;
+    nothing was opened.
     """
+    prefix = f"{settings.PROCESS_PREFIX}{service.upper()}_"
+    if sys.argv[1:]:
+        return _explain(service, settings_type, prefix)
     try:
-        loaded = settings.load(settings_type, prefix=f"{settings.PROCESS_PREFIX}{service.upper()}_")
+        loaded = settings.load(settings_type, prefix=prefix)
     except SettingsError as error:
         sys.stderr.write(f"wirespan-{service}: cannot start with these settings:\n")
         sys.stderr.writelines(f"  {fault}\n" for fault in error.faults)
         return 2
     logs.configure(loaded.log, service=service)
     return run(lambda lifecycle: main(loaded, lifecycle), drain_seconds=loaded.drain_seconds, exit_codes=exit_codes)
+
+
+def _explain(service: str, settings_type: type[settings.ServiceSettings], prefix: str) -> int:
+    """Say what the service takes, which is no argument; return 0 if that was the question."""
+    said = f"wirespan-{service} takes no arguments. Its settings are environment variables, or a TOML file (WIRESPAN_CONFIG)"
+    if sys.argv[1:] not in (["--help"], ["-h"]):
+        sys.stderr.write(f"{said}; --help lists them\n")
+        return 2
+    lines = [f"{said}:", ""]
+    for variable in settings.describe(settings_type, prefix):
+        default = f", {variable.default}" if variable.default else ""
+        lines += [f"{variable.name} ({variable.type}{default})", f"    {variable.description}"]
+    sys.stdout.write("\n".join([*lines, ""]))
+    return 0
 
 
 async def _supervise(

@@ -188,3 +188,14 @@ def test_stopping_while_waiting_is_a_clean_end(start) -> None:
     service.signal(signal.SIGTERM)
 
     assert service.end()[0] == 0
+
+
+@pytest.mark.parametrize("service", ["capture", "enricher", "exporter"])
+def test_services_say_what_they_take(service: str) -> None:
+    """`--help` lists the settings and starts nothing; any other argument is a mistake."""
+    command = [sys.executable, "-m", f"services.{service}"]
+    told = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert f"WIRESPAN_{service.upper()}_DRAIN_SECONDS (number, 25.0)\n" in told.stdout
+    assert "WIRESPAN_NATS_URL (text, nats://127.0.0.1:4222)\n" in told.stdout
+    mistaken = subprocess.run([*command, "--node", "a"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (mistaken.returncode, mistaken.stdout, mistaken.stderr.count("\n")) == (2, "", 1)
