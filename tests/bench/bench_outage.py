@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from services.runtime.bus import Bus, StreamFullError, connect
 from services.runtime.settings import NatsSettings
 from tests.bench.bench_export import backend, kinds_of_batch, processor_seconds
 from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ROWS = 200
@@ -109,13 +109,6 @@ def describe(account: Account) -> str:
     first, last = (sum(part) / len(part) for part in (steady[:quarter], steady[-quarter:]))
     memory = f"resident {first:.1f} MiB in the first quarter, {last:.1f} in the last, {max(steady):.1f} at most"
     return f"{len(account.resident)} s, {account.stored:,} records stored, {account.refused:,} refused as it was full; {memory}"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import yaml
 
-from tests.e2e.collector import free_port
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 SETTINGS: Final = ROOT / "deploy" / "compose" / "prometheus.yaml"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.collector import Collector, Spans, attribute, free_port, read_spans
+from tests.e2e.collector import Collector, Spans, attribute, read_spans
 from tests.e2e.conftest import Replay
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
 

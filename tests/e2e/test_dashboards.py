@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.collector import Collector, free_port
+from tests.e2e.collector import Collector
 from tests.e2e.prometheus import Prometheus
 from tests.support.dashboards import FILES, ROOT, alerts, queries
 from tests.support.pipeline import SERVICES, Pipeline
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
 

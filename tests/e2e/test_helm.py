@@ -17,7 +17,7 @@ from services.runtime.health import Health, serve
 from services.runtime.settings import HealthSettings, describe
 from tests.support.helm_chart import BACKEND, MATRIX, RELEASE, HelmError, Rendered, helm, merged, render
 from tests.support.helm_values import _SERVICES, CHART, settings_schemas
-from tests.support.kube_api import _free_ports as free_ports
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 

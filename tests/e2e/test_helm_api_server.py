@@ -19,7 +19,7 @@ from tests.support.helm_chart import BACKEND, CHART, MATRIX, NAMESPACE, RELEASE,
 from tests.support.helm_crds import definitions, examples
 from tests.support.helm_nats import running
 from tests.support.kube_api import ADMIN, KubeApiServer
-from tests.support.kube_api import _free_ports as free_ports
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 

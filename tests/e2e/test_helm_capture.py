@@ -22,8 +22,8 @@ from services.runtime.bus import Bus, connect
 from tests.e2e.conftest import ROOT, WIRESPAN
 from tests.support.helm_chart import Rendered, render
 from tests.support.helm_nats import NODE, RenderedNats, running
-from tests.support.kube_api import _free_ports as free_ports
 from tests.support.live_capture import reason_to_skip
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 

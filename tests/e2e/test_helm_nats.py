@@ -37,8 +37,8 @@ from services.runtime.settings import NatsSettings
 from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT, WIRESPAN
 from tests.support.helm_chart import MATRIX, merged, render
 from tests.support.helm_nats import NODE, RenderedNats, running
-from tests.support.kube_api import _free_ports as free_ports
 from tests.support.otlp_receiver import OtlpReceiver
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.collector import attribute, free_port, read_spans
+from tests.e2e.collector import attribute, read_spans
 from tests.e2e.conftest import Replay
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
 

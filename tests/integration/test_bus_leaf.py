@@ -10,8 +10,8 @@ import pytest
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, raw_subject
 from services.runtime.bus import connect
 from services.runtime.settings import NatsSettings
-from tests.support.kube_api import _free_ports as free_ports
 from tests.support.nats_server import NatsServer
+from tests.support.ports import free_ports
 
 
 @pytest.fixture(params=["leaf without JetStream", "leaf with JetStream"])

@@ -10,8 +10,8 @@ from pathlib import Path
 from services.cli.settings import BusSettings
 from services.runtime.settings import NatsSettings, load
 from tests.support.helm_chart import RELEASE, Rendered
-from tests.support.kube_api import _free_ports as free_ports
 from tests.support.nats_server import NatsServer
+from tests.support.ports import free_ports
 
 NODE = "ip-10-0-0-7.eu-west-1.compute.internal"
 

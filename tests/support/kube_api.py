@@ -7,7 +7,6 @@ import datetime as dt
 import json
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.certificates import make_certificates
+from tests.support.ports import free_ports
 
 START_SECONDS = 90
 ADMIN = "admin"
@@ -42,7 +42,7 @@ class KubeApiServer:
         self.folder = folder
         self._binary, self._etcd = binary, etcd
         self._certificates = make_certificates(folder)
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self.tokens = {user: secrets.token_hex(16) for user in (ADMIN, *users)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pool = urllib3.PoolManager(ca_certs=str(self._certificates.authority), maxsize=16)
@@ -230,15 +230,3 @@ class KubeApiServer:
 def now_rfc3339() -> str:
     """The time as the API writes it, to the second."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    listening = [socket.socket() for _ in range(count)]
-    try:
-        for each in listening:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in listening]
-    finally:
-        for each in listening:
-            each.close()

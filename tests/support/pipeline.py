@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 SERVICES: Final = ("capture", "enricher", "exporter")
@@ -33,7 +33,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
     def __init__(self, folder: Path, *services: str, **settings: str) -> None:
         """With `services`, only these of the three."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.ports = {service: _free_port() for service in services or SERVICES}
+        self.ports = {service: free_port() for service in services or SERVICES}
         self._folder = folder
         self._settings = settings
 
@@ -98,10 +98,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
