@@ -38,6 +38,7 @@ _TABLE_WIDTH: Final = 150
 _TABLE_ROWS: Final = 24
 _BAR_WIDTH: Final = 64
 _SPANS_OF_REQUEST: Final = 6
+_PATIENCE_SECONDS: Final = 90
 _THEME: Final = TerminalTheme(
     (13, 17, 23),
     (201, 209, 217),
@@ -103,7 +104,10 @@ def request_between_pods(folder: Path) -> list[dict[str, Any]]:
     with ClusterInABox(folder) as box:
         settings = box.settings | {"WIRESPAN_EXPORTER_OUTPUT_FILE": str(spans)}
         with Pipeline(folder / "pipeline", **settings):
+            deadline = time.monotonic() + _PATIENCE_SECONDS
             while len(found := _one_request(spans)) < _SPANS_OF_REQUEST:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no whole request among the spans after {_PATIENCE_SECONDS} s")
                 time.sleep(0.5)
     return found
 
