@@ -44,10 +44,10 @@ format: ## format Python and C
 	$(BIN)/clang-format -i bpf/*.c bpf/*.h
 
 docs: ## write the generated parts of the documents
-	$(BIN)/python -m tests.support.generated_docs
+	$(BIN)/python -m tests.support.documents.generated_docs
 
 pictures: ## draw the README's pictures anew, from what a replay gives
-	$(BIN)/python -m tests.support.pictures
+	$(BIN)/python -m tests.support.documents.pictures
 
 FUZZ_RUNS ?= 10000000
 FUZZ := $(HOME)/.cache/wirespan-fuzz
@@ -55,11 +55,11 @@ FUZZ := $(HOME)/.cache/wirespan-fuzz
 fuzz: setup-test ## fuzz the flow engine under sanitizers, FUZZ_RUNS executions (needs clang and its fuzzing library)
 	@mkdir -p $(FUZZ)
 	clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/fuzz bpf/fuzz.c -lpcap
-	$(BIN)/python -m tests.support.fuzz_seeds $(FUZZ)/corpus
+	$(BIN)/python -m tests.support.packets.fuzz_seeds $(FUZZ)/corpus
 	cd $(FUZZ) && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus
 
 accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over the captures in WIRESPAN_PCAPS
-	$(BIN)/python -m tests.support.accuracy
+	$(BIN)/python -m tests.support.packets.accuracy
 
 bench: setup-test ## benchmarks, as ratios to a baseline of the same run
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; done

@@ -232,7 +232,7 @@ _Static_assert(sizeof(struct packet) == 88, "struct packet has no hole");
 #endif
 _Static_assert(sizeof(struct flow_side) == 96, "struct flow_side has no hole");
 _Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
-_Static_assert(sizeof(struct flow) == 448, "struct flow has no hole; services/capture/flow_layout.py mirrors it");
+_Static_assert(sizeof(struct flow) == 448, "struct flow has no hole; services/capture/flows/layout.py mirrors it");
 
 /* Sequence numbers wrap: a lies after b when it is less than half the circle ahead (RFC 9293 3.4). */
 FLOW_INLINE int sequence_after(__u32 a, __u32 b)

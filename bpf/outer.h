@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * What is around a flow's packets in a capture file: the tunnel that they travel in, and the fragments they were cut into. Replay
- * keeps it beside each slot, for the reader; services/capture/replay_layout.py mirrors it.
+ * keeps it beside each slot, for the reader; services/capture/replay/layout.py mirrors it.
  */
 #ifndef WIRESPAN_OUTER_H
 #define WIRESPAN_OUTER_H

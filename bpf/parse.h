@@ -17,7 +17,7 @@
 
 #include "flow.h"
 
-/* What a packet is. services/capture/flow_layout.py has the same words. */
+/* What a packet is. services/capture/flows/layout.py has the same words. */
 enum packet_disposition {
     PACKET_FLOW,
     PACKET_ARP,

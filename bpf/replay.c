@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * Replay: the userspace host of the flow engine. Packets of a capture file in, flow slots out; the capture's clock is the clock.
- * A shared library for services/capture/replay_source.py: one thread at a time, no state but the handle's.
+ * A shared library for services/capture/replay/source.py: one thread at a time, no state but the handle's.
  *
  * The slots belong to the caller, who reads them while no call runs. libpcap reads the file formats.
  */
@@ -18,7 +18,7 @@
 
 #define LAST_SECOND 9223372036ll /* of what signed nanoseconds can hold */
 
-/* Why replay_advance stopped. services/capture/replay_source.py has the same. */
+/* Why replay_advance stopped. services/capture/replay/source.py has the same. */
 enum replay_stop {
     REPLAY_UNTIL,      /* the next packet is later */
     REPLAY_PACKETS,    /* as many as asked for */

@@ -75,7 +75,7 @@ struct slot {
     struct socket_facts socket;
 };
 
-_Static_assert(sizeof(struct slot) == 512, "whole cache lines; services/capture/slot_layout.py mirrors it");
+_Static_assert(sizeof(struct slot) == 512, "whole cache lines; services/capture/live/slot_layout.py mirrors it");
 
 struct flow_key {
     __u8 local_address[16];
@@ -100,7 +100,7 @@ struct network {
     __u8 address[16];
 };
 
-/* Packets and bytes that are in no flow. services/capture/slot_layout.py has the same words. */
+/* Packets and bytes that are in no flow. services/capture/live/slot_layout.py has the same words. */
 enum tap_counter {
     TAP_UNATTRIBUTED_TCP, /* the table is full */
     TAP_UNATTRIBUTED_UDP,

@@ -33,7 +33,7 @@
 #define TRACE_LOOP
 #endif
 
-/* What became of looking for it. services/capture/exchange_layout.py counts by the same words. */
+/* What became of looking for it. services/capture/flows/exchange_layout.py counts by the same words. */
 enum trace_found {
     TRACE_SAMPLED,
     TRACE_UNSAMPLED,

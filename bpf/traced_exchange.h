@@ -7,7 +7,7 @@
  * flow afterwards. Besides what trace_context.h asks for it defines, before including this, `exchange_host`: whatever it needs
  * to find the flow's exchange; and, anywhere, the four functions that take one.
  *
- * What ends without a packet, the reader ends: see services/capture/exchange_table.py.
+ * What ends without a packet, the reader ends: see services/capture/flows/exchange_table.py.
  */
 #ifndef WIRESPAN_TRACED_EXCHANGE_H
 #define WIRESPAN_TRACED_EXCHANGE_H
@@ -28,14 +28,14 @@ enum exchange_end {
     EXCHANGE_END_SHUTDOWN,
 };
 
-/* Of requests that were looked at; the first are enum trace_found. services/capture/exchange_layout.py has the same words. */
+/* Of requests that were looked at; the first are enum trace_found. services/capture/flows/exchange_layout.py has the same words. */
 enum request_counter {
     REQUEST_OVERTAKEN = TRACE_FINDINGS, /* its first segment came late: not looked at */
     REQUEST_NO_ROOM,                    /* sampled, but there is no place for another exchange */
     REQUEST_COUNTERS,
 };
 
-/* Mirrored in services/capture/exchange_layout.py. Bytes are payload, each counted once however often it was sent. */
+/* Mirrored in services/capture/flows/exchange_layout.py. Bytes are payload, each counted once however often it was sent. */
 struct exchange {
     __u64 flow_id;
     __u64 owner; /* the host's */
@@ -69,7 +69,7 @@ struct exchange {
     __u8 end;
 };
 
-_Static_assert(sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/exchange_layout.py mirrors it");
+_Static_assert(sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
 
 /* The flow's open exchange, or NULL. */
 static inline struct exchange *exchange_open(exchange_host host);

@@ -10,7 +10,7 @@
 
 #include "parse.h"
 
-/* services/capture/replay_layout.py has the depth; the kinds are proto/columns.py's Tunnel. */
+/* services/capture/replay/layout.py has the depth; the kinds are proto/columns.py's Tunnel. */
 #define TUNNEL_DEPTH 4
 
 enum tunnel_kind {

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer
 
 # A machine under load is slow now and then, which is no finding. Where a change is judged, every run draws the same examples.
 hypothesis.settings.register_profile("everywhere", deadline=None, derandomize=bool(os.environ.get("CI")))

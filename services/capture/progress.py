@@ -1,16 +1,15 @@
-"""How far a replay is, for whoever started it: a JSON file that is replaced as a whole."""
+"""How far capture is, for whoever started it: a JSON file that is replaced as a whole."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
-
-from services.capture.replay_source import ReplaySource
 
 _INTERVAL_SECONDS: Final = 0.5
 
@@ -40,13 +39,33 @@ class Progress(msgspec.Struct, kw_only=True):
     error: str | None = None
 
 
+class Source(Protocol):
+    """What is read: its figures so far."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Packets and bytes by what they are."""
+
+    @property
+    def flows(self) -> int:
+        """Begun so far."""
+
+    @property
+    def file_bytes_read(self) -> int:
+        """Of the files, so far."""
+
+    @property
+    def file_bytes_total(self) -> int:
+        """Of all files."""
+
+
 class ProgressReport:
     """Keeps the figures and writes them to `path`, if there is one."""
 
     def __init__(self, path: Path | None) -> None:
         self.progress = Progress()
         self._path = path
-        self._source: ReplaySource | None = None
+        self._source: Source | None = None
         self._earlier: Counter[str] = Counter()
         self._earlier_flows = 0
         self._lock = threading.RLock()
@@ -60,7 +79,7 @@ class ProgressReport:
                 return {}
             return {name: number + self._earlier[name] for name, number in self._source.counters.items()}
 
-    def begin_pass(self, source: ReplaySource) -> None:
+    def begin_pass(self, source: Source) -> None:
         """Report of `source` from here on, added to what earlier sources came to; those are not touched any more."""
         with self._lock:
             if self._source is not None:

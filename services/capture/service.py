@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from services.capture import live_worker, worker
-from services.capture.cgroups import NoCgroup2Error
 from services.capture.errors import CaptureFileError
+from services.capture.live import worker as live_worker
+from services.capture.live.cgroups import NoCgroup2Error
+from services.capture.live.tap_loader import TapLoadError
+from services.capture.replay import worker
 from services.capture.settings import CaptureSettings
-from services.capture.tap_loader import TapLoadError
 from services.runtime.lifecycle import Lifecycle, service_main
 
 

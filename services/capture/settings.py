@@ -9,11 +9,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from services.capture.flow_timing import FlowTableSettings
-from services.capture.live_reader import LiveOptions
-from services.capture.replay_source import DEFAULT_CAPACITY as REPLAY_CAPACITY
-from services.capture.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY
-from services.capture.socket_tap import TapRules
+from services.capture.flows.timing import FlowTableSettings
+from services.capture.live.reader import LiveOptions
+from services.capture.live.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY
+from services.capture.live.socket_tap import TapRules
+from services.capture.replay.source import DEFAULT_CAPACITY as REPLAY_CAPACITY
 from services.runtime.settings import ServiceSettings
 
 _FLOWS = FlowTableSettings()

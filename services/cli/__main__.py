@@ -13,8 +13,8 @@ import click
 from services.cli.errors import CliError
 
 _COMMANDS: Final = {
-    "up": ("services.cli.up", "up", "Show live flows; their spans go to a backend or a file."),
-    "replay": ("services.cli.replay", "replay", "Turn capture files into spans and account for every packet."),
+    "up": ("services.cli.run.up", "up", "Show live flows; their spans go to a backend or a file."),
+    "replay": ("services.cli.run.replay", "replay", "Turn capture files into spans and account for every packet."),
     "tap": ("services.cli.tap.command", "tap", "Print flow records as they pass on the bus, or passed; filters."),
     "snapshot": ("services.cli.snapshot", "snapshot", "Write a live cluster's objects to a file for replay."),
     "dead-letters": (

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from services.cli.destination import DEFAULT_OUTPUT
+from services.cli.run.destination import DEFAULT_OUTPUT
 from services.runtime import logs
 from services.runtime.settings import LogSettings
 

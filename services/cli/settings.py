@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from services.cli.errors import UsageError
-from services.cli.nats_server import NatsAddress
+from services.cli.run.nats_server import NatsAddress
 from services.runtime.errors import SettingsError
 from services.runtime.settings import NatsSettings, StreamSettings, load
 

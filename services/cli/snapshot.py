@@ -44,7 +44,7 @@ def snapshot(
     if (pseudonym_key or pseudonym_map) and not pseudonymise:
         raise UsageError("--pseudonym-key and --pseudonym-map go with --pseudonymise")
     # A process of the enricher's own: commands know the services by what they run, not by what they are made of.
-    command = [sys.executable, "-P", "-m", "services.enricher.export"]
+    command = [sys.executable, "-P", "-m", "services.enricher.kubernetes.export"]
     command += ["--output", str(output)] if output else []
     command += ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
     command += [part for namespace in namespaces for part in ("--namespace", namespace)]

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import structlog
 
-from services.enricher.cached_sync import CachedSync
-from services.enricher.cluster import Cluster
+from services.enricher.cache.sync import CachedSync
 from services.enricher.errors import KubeConfigError, SnapshotError
-from services.enricher.index_source import FixedIndex
-from services.enricher.kube_api import find_api
-from services.enricher.kube_sync import KubeSync
-from services.enricher.live_index import LiveIndex
-from services.enricher.selection import Selection
+from services.enricher.following.live_index import LiveIndex
+from services.enricher.following.sync import KubeSync
+from services.enricher.index.cluster import Cluster
+from services.enricher.index.source import FixedIndex
+from services.enricher.kubernetes.api import find_api
+from services.enricher.kubernetes.selection import Selection
+from services.enricher.kubernetes.snapshot import read_snapshot
 from services.enricher.settings import EnricherSettings
-from services.enricher.snapshot import read_snapshot
 from services.enricher.worker import SERVICE, Worker
-from services.runtime.bus import Bus, connect
 from services.runtime.errors import Stopping
 from services.runtime.health import Health, serve
 from services.runtime.lifecycle import Lifecycle, service_main
+from services.runtime.nats.bus import Bus, connect
 from services.runtime.telemetry import Telemetry
 
 logger = structlog.get_logger()

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
 from proto.flow_batch import Entity, FlowBatch
-from services.enricher.claims import FOREVER
-from services.enricher.external_networks import ExternalNetworks
-from services.enricher.index import Index
-from services.enricher.interval_table import NOBODY, Bits, Keys, Numbers, address_words, port_words
-from services.enricher.local_workload import Columns, name_local_workloads
+from services.enricher.index.claims import FOREVER
+from services.enricher.index.external_networks import ExternalNetworks
+from services.enricher.index.index import Index
+from services.enricher.index.interval_table import NOBODY, Bits, Keys, Numbers, address_words, port_words
+from services.enricher.index.local_workload import Columns, name_local_workloads
 
 _ADDED: Final = frozenset(column.name for column in ENRICHED)
 _IPV4_LOOPBACK_MASK: Final = np.uint64(0xFF_FFFF_FFFF)

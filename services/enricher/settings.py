@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from services.enricher.external_networks import ExternalNetworks
-from services.enricher.kube_api import Source
+from services.enricher.index.external_networks import ExternalNetworks
+from services.enricher.kubernetes.api import Source
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
 _Keys = tuple[str, ...]

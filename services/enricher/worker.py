@@ -18,13 +18,13 @@ from proto.columns import Resolution
 from proto.errors import DecodeError, ProtoError
 from proto.flow_batch import FlowBatch, Part, decode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id
-from services.enricher.external_networks import ExternalNetworks
-from services.enricher.index_source import IndexSource
+from services.enricher.index.external_networks import ExternalNetworks
+from services.enricher.index.source import IndexSource
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
-from services.runtime.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
 from services.runtime.errors import PermissionDeniedError, Stopping
-from services.runtime.lag import Lag
+from services.runtime.nats.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
+from services.runtime.nats.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
 
 logger = structlog.get_logger()

@@ -11,23 +11,23 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from services.exporter.delivery import Delivery
+from services.exporter.delivery.environment import OtlpSettings, read_endpoint, read_environment
+from services.exporter.delivery.failover import FailoverSink
+from services.exporter.delivery.file import FileSink
+from services.exporter.delivery.gate import DeliverySettings
+from services.exporter.delivery.grpc import GrpcSink
+from services.exporter.delivery.http import HttpSink
+from services.exporter.delivery.retrying import Delivery
+from services.exporter.delivery.sink import Sink
 from services.exporter.encoder import SpanEncoder
 from services.exporter.errors import OutputFileError
-from services.exporter.failover import FailoverSink
-from services.exporter.gate import DeliverySettings
-from services.exporter.otlp_environment import OtlpSettings, read_endpoint, read_environment
-from services.exporter.otlp_file import FileSink
-from services.exporter.otlp_grpc import GrpcSink
-from services.exporter.otlp_http import HttpSink
-from services.exporter.otlp_sink import Sink
 from services.exporter.settings import ExporterSettings
-from services.exporter.summary import Thinning
+from services.exporter.spans.summary import Thinning
 from services.exporter.worker import SERVICE, Worker
-from services.runtime import bus as runtime_bus
 from services.runtime import health
 from services.runtime.errors import SettingsError
 from services.runtime.lifecycle import Lifecycle, service_main
+from services.runtime.nats import bus as runtime_bus
 from services.runtime.settings import load
 from services.runtime.telemetry import Telemetry
 

@@ -17,16 +17,16 @@ import numpy as np
 
 from proto.columns import NO_INDEX, Observer, Reason
 from proto.flow_batch import Array, FlowBatch
-from services.exporter import protobuf_wire as wire
-from services.exporter.assembly import Assembly, Scope, SpanSet
-from services.exporter.bundle import MOST_BATCHES, Bundle, bundle
-from services.exporter.entities import Origin
-from services.exporter.exchange_spans import ExchangeSpans
-from services.exporter.flow_spans import FlowSpans
-from services.exporter.profiles import Profile
-from services.exporter.selection import selection
-from services.exporter.spans import Mask, Perspective, SpanIds, perspective
-from services.exporter.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
+from services.exporter.otlp import protobuf_wire as wire
+from services.exporter.otlp.assembly import Assembly, Scope, SpanSet
+from services.exporter.spans.bundle import MOST_BATCHES, Bundle, bundle
+from services.exporter.spans.entities import Origin
+from services.exporter.spans.exchange_spans import ExchangeSpans
+from services.exporter.spans.flow_spans import FlowSpans
+from services.exporter.spans.identity import Mask, Perspective, SpanIds, perspective
+from services.exporter.spans.profiles import Profile
+from services.exporter.spans.selection import selection
+from services.exporter.spans.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE_NAME: Final = "wirespan"

@@ -16,10 +16,10 @@ import structlog
 
 from proto.errors import DecodeError
 from proto.flow_batch import Entity, FlowBatch, decode
-from services.exporter.bundle import MOST_BATCHES, bundle
 from services.exporter.encoder import Request, SpanEncoder
-from services.exporter.piece_table import CACHE_LIMIT
-from services.runtime.bus import Delivery
+from services.exporter.otlp.piece_table import CACHE_LIMIT
+from services.exporter.spans.bundle import MOST_BATCHES, bundle
+from services.runtime.nats.bus import Delivery
 
 logger = structlog.get_logger()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from services.exporter.profiles import Profile
+from services.exporter.spans.profiles import Profile
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import ENRICHED_STREAM, EXPORTER_DURABLE
-from services.exporter.delivery import Delivery, Refused
+from services.exporter.delivery.rare_log import RareLog
+from services.exporter.delivery.retrying import Delivery, Refused
 from services.exporter.encoder import SpanEncoder
 from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
-from services.exporter.rare_log import RareLog
 from services.exporter.settings import ExporterSettings
-from services.runtime import bus as runtime_bus
-from services.runtime.lag import Lag
+from services.runtime.nats import bus as runtime_bus
+from services.runtime.nats.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
 
 SERVICE: Final = "exporter"

@@ -26,12 +26,12 @@ import numpy as np
 from proto.columns import RAW, SOCKET
 from proto.flow_batch import FlowBatch, encode
 from proto.subjects import ENRICHED_STREAM, RAW_STREAM, raw_subject
-from services.runtime.bus import Bus, connect
+from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.bench.bench_encoder import node_batch
 from tests.bench.bench_export import backend, processor_seconds
 from tests.bench.bench_join import make_batch, objects
-from tests.support.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
 LARGE, SMALL = 500, 20

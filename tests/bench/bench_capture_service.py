@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from services.capture.cgroups import find_root
-from tests.support.nats_server import NatsServer
+from services.capture.live.cgroups import find_root
+from tests.support.pipeline.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64

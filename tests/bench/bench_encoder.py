@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from proto.columns import NO_INDEX, End, Observer, Outcome, Reason, Resolution, Role
 from proto.flow_batch import Array, Entity, FlowBatch, decode, encode, encode_parts
-from services.exporter.bundle import bundle
 from services.exporter.encoder import SpanEncoder
-from services.exporter.profiles import PROFILES
+from services.exporter.spans.bundle import bundle
+from services.exporter.spans.profiles import PROFILES
 
 ROWS, TOGETHER, REPEATS = 1250, 16, 40
 LOCAL_PODS, REMOTE_PODS, SERVICES = 30, 400, 40

@@ -29,10 +29,10 @@ from dataclasses import replace
 from proto.flow_batch import FlowBatch, decode, encode, encode_parts
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.exporter.encoder import SpanEncoder
-from services.runtime.bus import Bus, connect
+from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from tests.bench.bench_encoder import node_batch, readable_spans
-from tests.support.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
 RECORDS, STOCK_SPANS = 600_000, 10_240

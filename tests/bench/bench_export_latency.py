@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from proto.flow_batch import encode
 from proto.subjects import ENRICHED_STREAM, enriched_subject
-from services.runtime.bus import connect
+from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
 from tests.bench.bench_export import EXPORT, ROOT, kinds_of_batch
-from tests.support.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer
 
 ROWS = 50
 

@@ -123,9 +123,9 @@ def peak_mib() -> float:
 
 async def follow(kubeconfig: Path) -> dict[str, float]:
     """List and index as the enricher does."""
-    from services.enricher.cluster import Cluster
-    from services.enricher.kube_api import find_api
-    from services.enricher.kube_sync import KubeSync
+    from services.enricher.following.sync import KubeSync
+    from services.enricher.index.cluster import Cluster
+    from services.enricher.kubernetes.api import find_api
     from services.enricher.settings import KubeSettings
 
     api = find_api("auto", kubeconfig=kubeconfig, silence_seconds=60)

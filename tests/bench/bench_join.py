@@ -22,11 +22,11 @@ import numpy as np
 
 from proto.columns import NO_INDEX, Observer, Role
 from proto.flow_batch import FlowBatch, decode, encode, encode_parts
-from services.enricher.claims import packed_address
-from services.enricher.cluster import Cluster
-from services.enricher.index import Index
+from services.enricher.index.claims import packed_address
+from services.enricher.index.cluster import Cluster
+from services.enricher.index.index import Index
 from services.enricher.join import join
-from services.enricher.objects import EndpointSlice, Node, Pod, Service
+from services.enricher.kubernetes.objects import EndpointSlice, Node, Pod, Service
 
 PODS, PODS_PER_NODE, SERVICES = 10_000, 100, 500
 MANY_PODS = 50_000

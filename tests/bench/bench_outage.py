@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from proto.flow_batch import encode
 from proto.subjects import ENRICHED_STREAM, enriched_subject
-from services.runtime.bus import Bus, StreamFullError, connect
+from services.runtime.nats.bus import Bus, StreamFullError, connect
 from services.runtime.settings import NatsSettings
 from tests.bench.bench_export import backend, kinds_of_batch, processor_seconds
-from tests.support.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]

@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from services.capture.exchange_table import ExchangeTable
-from services.capture.flow_table import Emission, FlowTable
-from services.capture.replay_source import ReplaySource, replay
-from tests.support.pcap import ACK, FIN, PSH, Conversation
+from services.capture.flows.exchange_table import ExchangeTable
+from services.capture.flows.table import Emission, FlowTable
+from services.capture.replay.source import ReplaySource, replay
+from tests.support.packets.pcap import ACK, FIN, PSH, Conversation
 
 RUNS = 3
 TRACED = (b"GET /cart HTTP/1.1\r\nHost: cart\r\ntraceparent: 00-" + b"4b" * 16 + b"-" + b"f0" * 8 + b"-01\r\nX: ").ljust(

@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from tests.bench.bench_index import kubeconfig_of
-from tests.support.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer
 
 PODS = 10_000
 THIS = "tests.bench.bench_shared_cache"
@@ -31,12 +31,12 @@ THIS = "tests.bench.bench_shared_cache"
 
 async def replica(kubeconfig: Path, nats_url: str, mode: str) -> None:
     """Sync, say how long it took, and stay until standard input ends."""
-    from services.enricher.cached_sync import CachedSync
-    from services.enricher.cluster import Cluster
-    from services.enricher.kube_api import find_api
-    from services.enricher.kube_sync import KubeSync
+    from services.enricher.cache.sync import CachedSync
+    from services.enricher.following.sync import KubeSync
+    from services.enricher.index.cluster import Cluster
+    from services.enricher.kubernetes.api import find_api
     from services.enricher.settings import KubeSettings
-    from services.runtime.bus import connect
+    from services.runtime.nats.bus import connect
     from services.runtime.settings import NatsSettings
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

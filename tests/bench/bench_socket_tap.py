@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from services.capture import bpf_syscall
-from services.capture.cgroups import find_root
-from services.capture.slot_layout import SLOT
-from services.capture.socket_tap import tick_ns
-from services.capture.tap_exchanges import TapExchanges
-from services.capture.tap_loader import LoadedTap, load_tap
-from tests.support import bpf_info
+from services.capture.live import bpf_syscall
+from services.capture.live.cgroups import find_root
+from services.capture.live.slot_layout import SLOT
+from services.capture.live.socket_tap import tick_ns
+from services.capture.live.tap_exchanges import TapExchanges
+from services.capture.live.tap_loader import LoadedTap, load_tap
+from tests.support.node import bpf_info
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 SLOTS = 8192
@@ -161,9 +161,9 @@ def measure(loaded: LoadedTap, rounds: int) -> None:
 def flows(count: int) -> None:
     """Print what a table of `count` live flows costs; in a process of its own."""
     from proto.columns import Observer, Reason
-    from services.capture.flow_table import FlowTable
-    from services.capture.live_records import monotonic_ns
-    from services.capture.socket_tap import SocketTap, TapRules
+    from services.capture.flows.table import FlowTable
+    from services.capture.live.records import monotonic_ns
+    from services.capture.live.socket_tap import SocketTap, TapRules
 
     with _datagram_socket() as receiver:
         port = receiver.getsockname()[1]

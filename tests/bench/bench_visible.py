@@ -21,20 +21,20 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from services.enricher.cached_sync import CachedSync
-from services.enricher.claims import packed_address
-from services.enricher.cluster import Cluster
-from services.enricher.index import Index
-from services.enricher.interval_table import NOBODY, address_words
-from services.enricher.kube_api import find_api
-from services.enricher.kube_sync import KubeSync
-from services.enricher.live_index import LiveIndex
+from services.enricher.cache.sync import CachedSync
+from services.enricher.following.live_index import LiveIndex
+from services.enricher.following.sync import KubeSync
+from services.enricher.index.claims import packed_address
+from services.enricher.index.cluster import Cluster
+from services.enricher.index.index import Index
+from services.enricher.index.interval_table import NOBODY, address_words
+from services.enricher.kubernetes.api import find_api
 from services.enricher.settings import KubeSettings
-from services.runtime.bus import connect
+from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
-from tests.support.kube_api import KubeApiServer
-from tests.support.live_cluster import create_pod
-from tests.support.nats_server import NatsServer
+from tests.support.kubernetes.kube_api import KubeApiServer
+from tests.support.kubernetes.live_cluster import create_pod
+from tests.support.pipeline.nats_server import NatsServer
 from tests.support.tools import tool
 
 CHANGES = 50

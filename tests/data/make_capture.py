@@ -20,8 +20,8 @@ from tests.data.kubernetes_objects import kubernetes_list
 from tests.data.recorder import Recorder
 from tests.data.scenario import CONVERSATIONS, Conversation, conversation_table
 from tests.data.shop import Lab, serving_everything
-from tests.support.generated_docs import with_section
-from tests.support.namespaces import Namespace, Network, ended_by_signals
+from tests.support.documents.generated_docs import with_section
+from tests.support.node.namespaces import Namespace, Network, ended_by_signals
 
 FOLDER: Final = Path(__file__).parent
 SNAP_LENGTH: Final = 320

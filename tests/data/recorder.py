@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.support.namespaces import Namespace
+from tests.support.node.namespaces import Namespace
 
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET: Final = 263

@@ -13,7 +13,7 @@ from typing import Final
 from tests.data import workloads
 from tests.data.cluster import BLACKHOLE, NODES, pod, service
 from tests.data.workloads import AAAA, NO_ANSWER, A, HttpResponse, Serve, Stream
-from tests.support.namespaces import Namespace
+from tests.support.node.namespaces import Namespace
 
 DOWNLOAD_BYTES: Final = 120 * 1024
 LATE_ANSWER_SECONDS: Final = 0.15

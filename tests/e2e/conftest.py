@@ -11,11 +11,11 @@ from typing import TypeAlias
 
 import pytest
 
-from services.runtime.bus import Bus, connect
+from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
-from tests.support.kube_api import KubeApiServer
-from tests.support.live_cluster import ALL_BUT_NODES, LIMITED, NODE, TENANT, create_workload
-from tests.support.nats_server import NatsServer
+from tests.support.kubernetes.kube_api import KubeApiServer
+from tests.support.kubernetes.live_cluster import ALL_BUT_NODES, LIMITED, NODE, TENANT, create_workload
+from tests.support.pipeline.nats_server import NatsServer
 from tests.support.tools import ToolUnavailableError, tool
 from tests.unit.enricher.objects_as_json import node
 

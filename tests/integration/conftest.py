@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.otlp_receiver import OtlpReceiver
+from tests.support.pipeline.otlp_receiver import OtlpReceiver
 
 
 @pytest.fixture

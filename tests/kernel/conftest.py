@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.capture.socket_tap import SocketTap
-from tests.support.live_capture import Live
-from tests.support.namespaces import Network, Pod
+from services.capture.live.socket_tap import SocketTap
+from tests.support.node.live_capture import Live
+from tests.support.node.namespaces import Network, Pod
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.fault_lab import (
+from tests.support.node.fault_lab import (
     FAR_SERVER,
     SERVER,
     FaultLab,

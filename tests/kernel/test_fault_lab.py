@@ -15,8 +15,8 @@ import pytest
 
 from proto.columns import Role
 from tests.kernel.fault_lab import REQUEST, SMALL, THINK_SECONDS, Port, run_all
-from tests.support import live_capture
-from tests.support.fault_lab import ONE_WAY_SECONDS, FaultLab, Told
+from tests.support.node import live_capture
+from tests.support.node.fault_lab import ONE_WAY_SECONDS, FaultLab, Told
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
 

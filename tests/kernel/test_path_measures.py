@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from proto.columns import Role
-from services.capture.flow_layout import State
-from services.capture.socket_tap import SocketTap
-from tests.support.delaying_forwarder import Holding
-from tests.support.live_capture import reason_to_skip, slots_of
-from tests.support.lossy_path import long_path, lossy_path, transfers
+from services.capture.flows.layout import State
+from services.capture.live.socket_tap import SocketTap
+from tests.support.node.delaying_forwarder import Holding
+from tests.support.node.live_capture import reason_to_skip, slots_of
+from tests.support.node.lossy_path import long_path, lossy_path, transfers
 
 CONNECTIONS = 10
 

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from services.capture.progress import Progress
-from tests.support.live_capture import reason_to_skip, wait_until
-from tests.support.nats_server import NatsServer
+from tests.support.node.live_capture import reason_to_skip, wait_until
+from tests.support.pipeline.nats_server import NatsServer
 
 _reason = reason_to_skip()
 if _reason:

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from proto.columns import ExchangeEnd, Observer, Role
-from services.capture.exchange_table import ExchangeTable
-from services.capture.flow_table import FlowTable
-from services.capture.live_records import monotonic_ns
-from services.capture.socket_tap import SocketTap
-from tests.support.live_capture import reason_to_skip
-from tests.support.lossy_path import SERVER, long_path, lossy_path, routed_path
+from services.capture.flows.exchange_table import ExchangeTable
+from services.capture.flows.table import FlowTable
+from services.capture.live.records import monotonic_ns
+from services.capture.live.socket_tap import SocketTap
+from tests.support.node.live_capture import reason_to_skip
+from tests.support.node.lossy_path import SERVER, long_path, lossy_path, routed_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.namespaces import Namespace
+    from tests.support.node.namespaces import Namespace
 
 pytestmark = [
     pytest.mark.xdist_group("socket_tap"),

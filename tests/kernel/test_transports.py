@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from proto.columns import Role
-from services.capture.flow_layout import State
-from tests.support.live_capture import WAIT_SECONDS, reason_to_skip, slots_of
+from services.capture.flows.layout import State
+from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip, slots_of
 
 _reason = reason_to_skip()
 if _reason:

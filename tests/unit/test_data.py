@@ -18,8 +18,8 @@ from proto.rows import TRANSPORTS, address_text
 from tests.data.cluster import BLACKHOLE, CAPTURED_AT_UNIX_NS, EXTERNAL_CLIENT, NODES, PODS, SERVICES
 from tests.data.kubernetes_objects import kubernetes_list
 from tests.data.scenario import CONVERSATIONS, Conversation, conversation_table
-from tests.support.generated_docs import with_section
-from tests.support.replayed import Replayed, replay_files
+from tests.support.documents.generated_docs import with_section
+from tests.support.packets.replayed import Replayed, replay_files
 
 DATA: Final = Path(__file__).parents[1] / "data"
 CAPTURE: Final = DATA / "cluster.pcapng"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.generated_docs import ROOT, current, documents
+from tests.support.documents.generated_docs import ROOT, current, documents
 
 
 @pytest.mark.parametrize("document", documents())

@@ -14,15 +14,16 @@ from proto.errors import DecodeError
 from proto.flow_batch import decode
 from proto.rows import rows
 from proto.subjects import DEAD_STREAM
-from services.cli import interruption, units
+from services.cli import interruption
 from services.cli.dead_letters.letters import Letter, Wanted, read, replay
 from services.cli.dead_letters.summary import line, table
 from services.cli.errors import CliError
 from services.cli.options import quiet_logs
 from services.cli.settings import bus_settings
 from services.cli.tap.bus_source import say_while_waiting
-from services.runtime import bus as runtime_bus
+from services.cli.views import units
 from services.runtime.errors import ApiError, BusError, PublishRefusedError, StreamFullError
+from services.runtime.nats import bus as runtime_bus
 
 _STREAM_NOT_FOUND: Final = 10059
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from proto.subjects import DEAD_STREAM, ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SUBJECTS, SUBJECT_HEADER, dead_subject
-from services.cli.ledger import DeadLetter, read_dead_letter
-from services.runtime.bus import Bus, StoredMessage
+from services.cli.run.ledger import DeadLetter, read_dead_letter
+from services.runtime.nats.bus import Bus, StoredMessage
 
 _ORIGINS: Final = tuple(subjects.removesuffix(">") for subjects in (RAW_SUBJECTS, ENRICHED_SUBJECTS))
 _REPLAYED: Final = re.compile(r"/replay-\d+")

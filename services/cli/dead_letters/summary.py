@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from services.cli import units
 from services.cli.dead_letters.letters import Letter
-from services.cli.flow_view import printable
-from services.cli.ledger import DeadLetter
+from services.cli.run.ledger import DeadLetter
+from services.cli.views import units
+from services.cli.views.flow_view import printable
 
 _HEADINGS: Final = ("SERVICE", "REASON", "LETTERS", "RECORDS", "SIZE", "FIRST", "LAST", "DETAIL")
 _NUMERIC: Final = frozenset({"LETTERS", "RECORDS", "SIZE"})

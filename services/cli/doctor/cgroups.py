@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.cli import units
 from services.cli.doctor.finding import Finding, fail, ok, warn
+from services.cli.views import units
 
 CAPTURE_BYTES: Final = 96 << 20
 """What capture and, for half a second, its compiler ask for."""

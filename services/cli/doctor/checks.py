@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from services.cli.destination import EndpointDestination, FileDestination
 from services.cli.doctor.cgroups import check_cgroup2, check_memory
 from services.cli.doctor.finding import Finding, Status, fail
 from services.cli.doctor.kernel import check_architecture, check_btf, check_jit, check_kernel, check_lockdown
@@ -20,6 +19,7 @@ from services.cli.doctor.loading import check_bcc, check_load, check_replay_libr
 from services.cli.doctor.nats import check_nats, check_nats_server
 from services.cli.doctor.otlp import check_otlp
 from services.cli.doctor.privileges import check_capabilities, check_memlock
+from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.settings import BusSettings
 from services.runtime.settings import NatsSettings
 

@@ -19,12 +19,12 @@ from rich.text import Text
 # Before grpc is imported, which reads it then: what is wrong is said in a line of the report, not by a library.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from services.cli.destination import choose_destination
 from services.cli.doctor import checks as doctor_checks
 from services.cli.doctor.bounds import exit_at_once
 from services.cli.doctor.checks import Check, Subject, needed_and_missing
 from services.cli.doctor.finding import Status
 from services.cli.doctor.kubernetes import KubernetesAccess
+from services.cli.run.destination import choose_destination
 from services.cli.settings import bus_settings
 
 _STYLES: Final = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIPPED: "dim"}

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import structlog
 
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
-from services.cli import units
 from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn, without_credentials
 from services.cli.errors import CliError
-from services.cli.nats_server import nats_server_binary
+from services.cli.run.nats_server import nats_server_binary
 from services.cli.settings import BusSettings
-from services.runtime import bus as runtime_bus
+from services.cli.views import units
 from services.runtime.errors import ApiError, BusError
+from services.runtime.nats import bus as runtime_bus
 from services.runtime.settings import NatsSettings
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from services.cli.destination import EndpointDestination, FileDestination
 from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn
+from services.cli.run.destination import EndpointDestination, FileDestination
 
 _EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _TRACES_PATH: Final = "/v1/traces"

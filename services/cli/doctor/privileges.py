@@ -7,9 +7,9 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from services.cli import units
 from services.cli.doctor.finding import Finding, fail, ok
 from services.cli.doctor.kernel import MEMORY_CGROUP_ACCOUNTING, kernel_version
+from services.cli.views import units
 
 NEEDED_CAPABILITIES: Final = ("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN")
 

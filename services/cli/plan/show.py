@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.cli import units
 from services.cli.plan.model import Plan, Replicas
+from services.cli.views import units
 
 
 def rows(made: Plan) -> list[tuple[str, str]]:

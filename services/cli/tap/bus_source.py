@@ -11,11 +11,11 @@ from rich.console import Console
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, decode
 from proto.subjects import ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SUBJECTS, RECENT_STREAM
-from services.cli import units
 from services.cli.errors import CliError
-from services.cli.flow_view import printable
-from services.runtime import bus as runtime_bus
+from services.cli.views import units
+from services.cli.views.flow_view import printable
 from services.runtime.errors import ApiError
+from services.runtime.nats import bus as runtime_bus
 
 _SLOW_CONNECT_SECONDS: Final = 1.0
 

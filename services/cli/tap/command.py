@@ -15,9 +15,8 @@ import click
 from rich.console import Console
 
 from proto.flow_batch import FlowBatch
-from services.cli import interruption, units
+from services.cli import interruption
 from services.cli.errors import CliError
-from services.cli.flow_view import printable
 from services.cli.interruption import Interruption
 from services.cli.options import quiet_logs
 from services.cli.settings import BusSettings, bus_settings
@@ -26,7 +25,9 @@ from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter, between
 from services.cli.tap.input_file import InputLines
 from services.cli.tap.printing import Format, Printer
-from services.runtime import bus as runtime_bus
+from services.cli.views import units
+from services.cli.views.flow_view import printable
+from services.runtime.nats import bus as runtime_bus
 
 
 class _Moment(click.ParamType[int]):

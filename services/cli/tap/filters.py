@@ -17,8 +17,8 @@ import numpy.typing as npt
 from proto.columns import NO_INDEX, Observer, Outcome, Role
 from proto.flow_batch import Array, Entity, FlowBatch
 from proto.rows import TRANSPORTS
-from services.cli import units
-from services.cli.flow_view import WORKLOAD_NAMES
+from services.cli.views import units
+from services.cli.views.flow_view import WORKLOAD_NAMES
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Where: TypeAlias = Literal["either", "source", "destination"]

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from proto.flow_batch import FlowBatch
 from proto.rows import rows
-from services.cli import units
-from services.cli.conversations import Tellers
-from services.cli.flow_line import OUTCOME_STYLES, flow_line
-from services.cli.flow_view import FlowView, flow_view, flow_views, printable
+from services.cli.views import units
+from services.cli.views.conversations import Tellers
+from services.cli.views.flow_line import OUTCOME_STYLES, flow_line
+from services.cli.views.flow_view import FlowView, flow_view, flow_views, printable
 
 Format: TypeAlias = Literal["compact", "table", "json", "dict"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import bpf
-from services.capture.flow_layout import FLOW, Disposition
-from services.capture.replay_source import ReplaySource
-from tests.support.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, udp, write
+from services.capture.flows.layout import FLOW, Disposition
+from services.capture.replay.source import ReplaySource
+from tests.support.packets.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, udp, write
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 HOSTS = {"id", "generation", "state"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import RESPONSE_TIME_BUCKETS, RESPONSE_TIME_FIRST_BOUND_NS, Role
-from tests.support.pcap import ACK, SECOND, START, Conversation, Frame, ethernet, icmp, ip, udp
-from tests.support.replayed import replay_frames
+from tests.support.packets.pcap import ACK, SECOND, START, Conversation, Frame, ethernet, icmp, ip, udp
+from tests.support.packets.replayed import replay_frames
 
 MS = 1_000_000
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import bpf
-from tests.support import fuzz_seeds
+from tests.support.packets import fuzz_seeds
 
 RUNS = 20_000
 FLAGS = ["-std=gnu11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from proto.columns import End, Outcome, Role
-from services.exporter.facts import transport_name
-from tests.support.pcap import ACK, FIN, PSH, RST, SECOND, START, SYN, Conversation, Frame, ethernet, ip
-from tests.support.replayed import replay_frames
+from services.exporter.spans.facts import transport_name
+from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START, SYN, Conversation, Frame, ethernet, ip
+from tests.support.packets.replayed import replay_frames
 
 V4 = ("10.0.0.1", "10.0.0.2")
 V6 = ("2001:db8::1", "2001:db8::2")

@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from proto.columns import Role
-from tests.support import pcap
-from tests.support.pcap import (
+from tests.support.packets import pcap
+from tests.support.packets.pcap import (
     ACK,
     ETHERNET,
     IPV4,
@@ -26,7 +26,7 @@ from tests.support.pcap import (
     link,
     udp,
 )
-from tests.support.replayed import check_totals, replay_files, replay_frames
+from tests.support.packets.replayed import check_totals, replay_files, replay_frames
 
 V4 = ("10.0.0.1", "10.0.0.2")
 V6 = ("2001:db8::1", "2001:db8::2")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import bpf
-from tests.support import pcap
-from tests.support.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
+from tests.support.packets import pcap
+from tests.support.packets.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
 
 SEED = 20_240_229
 MUTATIONS = 400

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import End, Outcome, Reason, Role
-from tests.support.pcap import ACK, FIN, PSH, RST, SECOND, START, SYN, Conversation
-from tests.support.replayed import replay_frames
+from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START, SYN, Conversation
+from tests.support.packets.replayed import replay_frames
 
 
 def ns(seconds: float) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.pcap import ACK, FIN, PSH, RST, SECOND, START, SYN, Conversation, Frame, ethernet, icmp, ip, udp
-from tests.support.replayed import replay_frames
+from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START, SYN, Conversation, Frame, ethernet, icmp, ip, udp
+from tests.support.packets.replayed import replay_frames
 
 MS = 1_000_000
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.capture.exchange_layout import RequestCounter
-from tests.support.pcap import ACK, PSH, Conversation
-from tests.support.replayed import replay_frames
+from services.capture.flows.exchange_layout import RequestCounter
+from tests.support.packets.pcap import ACK, PSH, Conversation
+from tests.support.packets.replayed import replay_frames
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT_ID = "00f067aa0ba902b7"

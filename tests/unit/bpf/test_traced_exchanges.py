@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import FIRST_EXCHANGE, ExchangeEnd, Observer, Reason, Role
-from services.capture.flow_timing import FlowTableSettings
-from tests.support.pcap import ACK, FIN, PSH, RST, SECOND, START, Conversation
-from tests.support.replayed import replay_frames
+from services.capture.flows.timing import FlowTableSettings
+from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START, Conversation
+from tests.support.packets.replayed import replay_frames
 
 PARENTS = [bytes([number] * 8) for number in range(1, 5)]
 TIMES = ("request_first", "request_last", "response_first", "response_last")

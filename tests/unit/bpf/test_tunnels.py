@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import Outcome, Role, Tunnel
-from tests.support.fuzz_seeds import fragmented
-from tests.support.pcap import (
+from tests.support.packets.fuzz_seeds import fragmented
+from tests.support.packets.pcap import (
     ACK,
     PSH,
     RAW,
@@ -27,8 +27,8 @@ from tests.support.pcap import (
     vxlan,
     write,
 )
-from tests.support.replayed import replay_files, replay_frames
-from tests.support.tunnels import SHAPES, in_tunnel
+from tests.support.packets.replayed import replay_files, replay_frames
+from tests.support.packets.tunnels import SHAPES, in_tunnel
 
 ENDS = ("192.0.2.1", "192.0.2.2")
 SIX_ENDS = ("2001:db8::a", "2001:db8::b")

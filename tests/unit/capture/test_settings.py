@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.capture.flow_timing import FlowTableSettings
+from services.capture.flows.timing import FlowTableSettings
 from services.capture.settings import CaptureSettings
 from services.runtime.settings import SettingsError, describe, load
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from proto.flow_batch import encode
-from tests.support.batches import fixed_batch
+from tests.support.pipeline.batches import fixed_batch
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.destination import EndpointDestination, FileDestination
 from services.cli.doctor import bounds as doctor_bounds
 from services.cli.doctor import checks as doctor_checks
 from services.cli.doctor.cgroups import check_cgroup2, check_memory, find_cgroup2, memory_limit_bytes
@@ -22,8 +21,9 @@ from services.cli.doctor.kubernetes import KubernetesAccess
 from services.cli.doctor.loading import bcc_installer, check_bcc, check_load, check_replay_library
 from services.cli.doctor.otlp import _backend, check_otlp
 from services.cli.doctor.privileges import check_capabilities, check_memlock, effective_capabilities
+from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.settings import BusSettings
-from services.enricher.kube_resources import RESOURCES
+from services.enricher.kubernetes.resources import RESOURCES
 
 MIB = 1 << 20
 ALL_CAPABILITIES = (1 << 41) - 1

@@ -1,4 +1,4 @@
-"""`wirespan snapshot` without a cluster; tests/e2e/test_kubernetes.py has one."""
+"""`wirespan snapshot` without a cluster; tests/e2e/kubernetes/test_kubernetes.py has one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from proto.flow_batch import Entity
 from proto.rows import rows
 from services.cli.errors import CliError
 from services.cli.tap.command import latest, tap
-from tests.support.enriched_batches import enriched_batch
+from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.unit.cli.flow_records import record_batch
 
 WEB = Entity("k8s.pod", {"k8s.pod.name": "web-0", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})

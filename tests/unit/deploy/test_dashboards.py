@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from deploy.grafana.source.faults import FAULTS
-from tests.support.dashboards import FILES, ROOT, load, queries
-from tests.support.generated_docs import current
+from tests.support.documents.dashboards import FILES, ROOT, load, queries
+from tests.support.documents.generated_docs import current
 
 COMPOSE = ROOT / "deploy" / "compose"
 

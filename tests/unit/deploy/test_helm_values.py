@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from services.runtime.settings import describe
-from tests.support.helm_values import _SERVICES, CHART, ROOT, SET_BY_THE_CHART, described, settings_schemas
+from tests.support.kubernetes.helm_values import _SERVICES, CHART, ROOT, SET_BY_THE_CHART, described, settings_schemas
 
 
 def values() -> dict[str, Any]:

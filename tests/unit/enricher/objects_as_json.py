@@ -10,10 +10,10 @@ import numpy as np
 
 from proto.columns import COLUMNS, Observer, Role
 from proto.flow_batch import Entity, FlowBatch
-from services.enricher.claims import packed_address
-from services.enricher.cluster import Cluster
-from services.enricher.object_meta import KubeObject
-from services.enricher.objects import KINDS
+from services.enricher.index.claims import packed_address
+from services.enricher.index.cluster import Cluster
+from services.enricher.kubernetes.object_meta import KubeObject
+from services.enricher.kubernetes.objects import KINDS
 
 Tree = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.enricher.kube_resources import ALL_RESOURCES
-from services.enricher.objects import KINDS
-from services.enricher.selection import Selection
+from services.enricher.kubernetes.objects import KINDS
+from services.enricher.kubernetes.resources import ALL_RESOURCES
+from services.enricher.kubernetes.selection import Selection
 from services.enricher.settings import KubeSettings
 from tests.unit.enricher.objects_as_json import (
     Tree,

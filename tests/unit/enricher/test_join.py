@@ -11,11 +11,11 @@ from hypothesis import given
 
 from proto.columns import ENRICHED, NO_INDEX, Resolution, Role
 from proto.flow_batch import SOURCE_NAT, FlowBatch, decode, encode
-from services.enricher.cluster import Cluster
-from services.enricher.index import Index
+from services.enricher.index.cluster import Cluster
+from services.enricher.index.index import Index
 from services.enricher.join import join
-from services.enricher.snapshot import read_snapshot
-from tests.support.batches import flow_batches
+from services.enricher.kubernetes.snapshot import read_snapshot
+from tests.support.pipeline.batches import flow_batches
 from tests.unit.enricher.objects_as_json import at, batch_of, cluster_of, endpoint_slice, flow, name_at, node, pod, service
 
 BUNDLED = Path(__file__).parents[2] / "data" / "cluster.json"

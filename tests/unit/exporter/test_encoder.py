@@ -13,13 +13,13 @@ from opentelemetry.semconv.schemas import Schemas
 
 from proto.columns import ENRICHED, FILE, NO_INDEX, RAW
 from proto.flow_batch import Entity, FlowBatch, decode, encode
-from services.exporter.assembly import Assembly, Block, SpanSet
-from services.exporter.bundle import bundle
 from services.exporter.encoder import SCHEMA_URL, SpanEncoder
-from services.exporter.piece_table import CACHE_LIMIT, Column
-from services.exporter.profiles import PROFILES, carries
-from tests.support.batches import fixed_batch, flow_batches
-from tests.support.reference_spans import reference_spans
+from services.exporter.otlp.assembly import Assembly, Block, SpanSet
+from services.exporter.otlp.piece_table import CACHE_LIMIT, Column
+from services.exporter.spans.bundle import bundle
+from services.exporter.spans.profiles import PROFILES, carries
+from tests.support.pipeline.batches import fixed_batch, flow_batches
+from tests.support.pipeline.reference_spans import reference_spans
 
 CLUSTER, VERSION = "prod-eu", "1.2.3"
 START = 1_700_000_000_000_000_000

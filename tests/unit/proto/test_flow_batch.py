@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW
 from proto.errors import DecodeError, ProtoError
 from proto.flow_batch import MAX_BATCH_BYTES, MAX_DECODE_BYTES, Entity, FlowBatch, decode, encode, encode_parts
-from tests.support.batches import fixed_batch, flow_batches
+from tests.support.pipeline.batches import fixed_batch, flow_batches
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "flow_v1.msgpack"
 TODAY = GOLDEN.with_name("flow_v1_today.msgpack")

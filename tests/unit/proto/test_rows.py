@@ -12,7 +12,7 @@ from proto.columns import ENRICHED, EXCHANGE, FILE, RAW, SOCKET, Outcome
 from proto.errors import DecodeError
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from proto.rows import address_text, batches, rows
-from tests.support.batches import flow_batches
+from tests.support.pipeline.batches import flow_batches
 
 
 def _batch(count: int = 1, **fields) -> FlowBatch:

@@ -1,6 +1,6 @@
 {{/*
 Who may do what on the bus. The API of JetStream is subjects too, so each service has exactly those that it uses
-(services/runtime/jetstream.py, consuming.py); tests/e2e/test_helm_nats.py runs the services under these and tries what they may not.
+(services/runtime/nats/jetstream.py, consuming.py); tests/e2e/kubernetes/test_helm_nats.py runs the services under these and tries what they may not.
 */}}
 {{- define "wirespan.natsPermissions" -}}
 {{- $api := ternary "$JS.API" (printf "$JS.%s.API" .Values.nats.domain) (empty .Values.nats.domain) -}}

@@ -1,0 +1,1 @@
+"""Flow slots to records, whoever fills the slots: layouts shared with the C engine, what is due, what was taken."""

@@ -1,0 +1,167 @@
+"""From exchanges to records: which open ones are over, and what each says.
+
+A host keeps the exchanges (bpf/traced_exchange.h) and ends one itself when the client's next request comes. Everything else
+that ends an exchange is the absence of something, or concerns its flow, and is seen here, once per tick:
+
+- its connection is closed or reset, and has been quiet for a while;
+- its response has begun and pauses: what a server streams in pieces ends at the first long pause;
+- its response goes on for longer than a record of a flow may take;
+- its flow is gone, or capture ends.
+
+A request that waits for its response is open for as long as its flow is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason
+from services.capture.flows.exchange_layout import Exchanges
+from services.capture.flows.layout import Array, State
+from services.capture.flows.timing import FlowTableSettings
+
+if TYPE_CHECKING:
+    from services.capture.flows.layout import Slots
+
+MOST_WAITING: Final = 65_536
+"""Exchanges that wait for the bus to take them; more are dropped, and counted."""
+
+_NS: Final = 1_000_000_000
+_TCP: Final = 6
+_AS_THEY_ARE: Final = (
+    "flow_id", "role", "local_address", "remote_address", "local_port", "remote_port", "isn_seen", "local_isn", "remote_isn",
+    "trace_id", "parent_span_id", "trace_flags", "request_bytes", "response_bytes", "request_retransmits",
+    "response_retransmits",
+)  # fmt: skip
+_TIMES: Final = {
+    "flow_start_unix_ns": "flow_first_ns",
+    "start_unix_ns": "request_first_ns",
+    "request_first_unix_ns": "request_first_ns",
+    "request_last_unix_ns": "request_last_ns",
+    "response_first_unix_ns": "response_first_ns",
+}
+
+
+class ExchangeHost(Protocol):
+    """Who keeps the exchanges of its flows."""
+
+    def rows(self, slots: npt.NDArray[np.uint32]) -> Slots:
+        """Return a copy of these slots (indexes)."""
+
+    def open_exchanges(self) -> Exchanges:
+        """Return copies of those that are not over."""
+
+    def end_exchanges(self, exchanges: Exchanges) -> None:
+        """End those that these are copies of, as their `end` and `ended_ns` say; what ended by itself meanwhile stays so."""
+
+    def take_exchanges(self) -> Exchanges:
+        """Return those that are over, each once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExchangeEmission:
+    """Records of one batch, in the order of their flows and numbers."""
+
+    exchanges: Exchanges
+    columns: dict[str, Array]
+    """Those columns of proto.columns that are not 0 throughout."""
+    now_unix_ns: int
+    """When it was collected, on the packets' clock."""
+
+    def __len__(self) -> int:
+        return len(self.exchanges)
+
+
+class ExchangeTable:
+    """Makes records of a host's exchanges. Not for two threads at once."""
+
+    def __init__(
+        self, host: ExchangeHost, settings: FlowTableSettings | None = None, observer: Observer = Observer.CAPTURE
+    ) -> None:
+        self._host = host
+        self._settings = settings or FlowTableSettings()
+        self._observer = observer
+        self._waiting: list[Exchanges] = []
+        self.dropped = 0
+        """Exchanges that were given up because too many waited for the bus."""
+
+    def drain(self, now_unix_ns: int, *, final: bool = False) -> Iterator[ExchangeEmission]:
+        """Yield the exchanges that are over; with `final`, all.
+
+        To be called before the flows are drained, whose slots tell why an exchange is over.
+        """
+        self._end(now_unix_ns, final=final)
+        taken = self._host.take_exchanges()
+        if not len(taken) and not any(map(len, self._waiting)):
+            return
+        taken["ended_ns"][taken["ended_ns"] == 0] = now_unix_ns
+        over = np.concatenate([*self._waiting, taken])
+        over = over[np.lexsort((over["number"], over["flow_id"]))]
+        self._waiting = [over]  # what nobody asks for is due again
+        for first in range(0, len(over), self._settings.max_rows):
+            rows, self._waiting[0] = np.split(over[first:], [self._settings.max_rows])
+            yield ExchangeEmission(rows, exchange_columns(rows, self._observer), now_unix_ns)
+
+    def refuse(self, emission: ExchangeEmission) -> None:
+        """The records are stored nowhere and never will be: they are due again."""
+        room = MOST_WAITING - sum(map(len, self._waiting))
+        self._waiting.append(emission.exchanges[:room])
+        self.dropped += max(len(emission) - room, 0)
+
+    def _end(self, now_ns: int, *, final: bool) -> None:
+        exchanges = self._host.open_exchanges()
+        if not len(exchanges):
+            return
+        flows = self._host.rows(exchanges["slot"])
+        same = flows["id"] == exchanges["flow_id"]
+        outcome = np.where(same, flows["outcome"], np.uint8(Outcome.UNKNOWN))
+        heard_ns = np.maximum(exchanges["request_last_ns"], exchanges["response_last_ns"])
+        last_ns = np.where(same, flows["last_ns"], heard_ns).astype(np.uint64)
+        gone = ~same | (flows["state"] != State.LIVE)
+        closed = outcome >= Outcome.REFUSED
+        leaving = closed & (gone | _passed(last_ns, now_ns, self._settings.linger_seconds) | final)
+        answered = exchanges["response_first_ns"] != 0
+        lasting = answered & _passed(exchanges["request_first_ns"], now_ns, self._settings.active_interval_seconds)
+        paused = answered & _passed(exchanges["response_last_ns"], now_ns, self._settings.exchange_pause_seconds)
+
+        end = exchanges["end"]
+        end[:] = ExchangeEnd.SHUTDOWN if final else ExchangeEnd.NONE
+        end[lasting] = ExchangeEnd.ACTIVE_TIMEOUT
+        end[paused | gone] = ExchangeEnd.IDLE_TIMEOUT
+        end[leaving] = ExchangeEnd.CLOSED
+        end[leaving & (outcome == Outcome.RESET)] = ExchangeEnd.RESET
+        exchanges["ended_ns"] = np.where(leaving, last_ns, np.uint64(now_ns))
+        self._host.end_exchanges(exchanges[end != ExchangeEnd.NONE])
+
+
+def _passed(since_ns: Array, now_ns: int, seconds: float) -> Array:
+    """Where so much time has passed since a moment."""
+    passed: Array = now_ns - since_ns.astype(np.int64) >= int(seconds * _NS)
+    return passed
+
+
+def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Array]:
+    """Return the columns of ended exchanges, on the clock that they have."""
+    count = len(exchanges)
+    answered = exchanges["response_first_ns"] != 0
+    reset = exchanges["end"] == ExchangeEnd.RESET
+    last = np.where(answered, exchanges["response_last_ns"], np.uint64(0))
+    end = np.where(answered & ~reset, last, np.maximum(exchanges["ended_ns"], exchanges["request_last_ns"]))
+    filled: dict[str, Array] = {name: exchanges[name] for name in _AS_THEY_ARE}
+    filled |= {name: exchanges[member] for name, member in _TIMES.items()}
+    filled |= {
+        "record": exchanges["number"] % np.uint32(FIRST_EXCHANGE) + np.uint32(FIRST_EXCHANGE),
+        "reason": np.full(count, Reason.EXCHANGE),
+        "observer": np.full(count, observer),
+        "transport": np.full(count, _TCP),
+        "local_container": np.full(count, NO_INDEX),
+        "exchange_end": exchanges["end"],
+        "response_last_unix_ns": last,
+        "end_unix_ns": np.maximum(end, exchanges["request_first_ns"]),
+    }
+    return {name: np.ascontiguousarray(column, COLUMNS[name].numpy_dtype) for name, column in filled.items()}

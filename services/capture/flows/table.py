@@ -1,0 +1,356 @@
+"""From flow slots to records: which flows are due, why, and what each record adds to the ones before it.
+
+The slots are a host's (bpf/replay.c's, or the socket tap's array); this module only reads them, a window at a time, but for
+`taken`. All work is on columns. What a record holds is fixed when it is emitted; what the next one starts from is fixed when it
+is accepted:
+
+- *emitted*: the slot is pending and is left alone until its emission is settled;
+- *accepted*: the flow's watermark moves by what the record added;
+- *refused*: nothing moved, so the next record of the flow covers what this one would have; the two things a total cannot give
+  back, the interval's start and its longest response time, are carried over.
+
+The last record of a flow is taken after its slot was retired, when no packet can reach it any more. So it holds everything, and
+always the final outcome: even where no packet came since the last record, one without counts is emitted if outcome or
+`closed_by` changed since (a connection attempt that is given up, say). Where nothing changed, the flow leaves without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
+from services.capture.flows.layout import KNOWN_ISN, Array, State, hot_part
+from services.capture.flows.timing import FlowTableSettings, time_limits
+from services.capture.flows.watermarks import DELTAS, Watermarks
+
+if TYPE_CHECKING:
+    from services.capture.flows.layout import Slots
+
+Indexes = npt.NDArray[np.uint32]
+
+_NS: Final = 1_000_000_000
+_TCP: Final = 6
+
+_COLUMN_TYPES: Final = {column.name: column.numpy_dtype.base for column in RAW}
+
+_STATE_COLUMNS: Final[dict[str, str]] = {
+    "flow_id": "id",
+    "role": "role",
+    "transport": "transport",
+    "local_address": "local_address",
+    "remote_address": "remote_address",
+    "local_port": "local_port",
+    "remote_port": "remote_port",
+    "icmp_type": "icmp_type",
+    "icmp_code": "icmp_code",
+    "end_unix_ns": "last_ns",
+    "flow_start_unix_ns": "first_ns",
+    "syn_unix_ns": "syn_ns",
+    "syn_ack_unix_ns": "syn_ack_ns",
+    "handshake_ack_unix_ns": "handshake_ack_ns",
+    "local_isn": "tx_initial_sequence",
+    "remote_isn": "rx_initial_sequence",
+    "syn_repeats": "syn_repeats",
+    "syn_ack_repeats": "syn_ack_repeats",
+    "closed_by": "closed_by",
+    "tx_tcp_flags": "tx_tcp_flags",
+    "rx_tcp_flags": "rx_tcp_flags",
+    "tx_bytes_total": "tx_bytes",
+    "rx_bytes_total": "rx_bytes",
+    "tx_packets_total": "tx_packets",
+    "rx_packets_total": "rx_packets",
+    "icmp_error_type": "icmp_error_type",
+    "icmp_error_code": "icmp_error_code",
+} | {
+    f"{way}_{name}": f"{way}_{name}"
+    for name in ("zero_window_probes", "fins", "resets", "rtt_min_ns", "rtt_max_ns", "traffic_class", "hop_limit")
+    for way in ("tx", "rx")
+}
+"""Columns that are a member as it stands."""
+
+
+class FlowHost(Protocol):
+    """Who fills the slots."""
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots."""
+
+    @property
+    def high_slot(self) -> int:
+        """No slot from this index on was ever used."""
+
+    @property
+    def used_slots(self) -> int:
+        """Slots that are not free."""
+
+    def windows(self) -> Iterator[tuple[int, Slots]]:
+        """Yield all slots up to `high_slot` in order, piece by piece: the first one's index, and the slots.
+
+        Hold none of them when asking for the next.
+        """
+
+    def rows(self, slots: Indexes) -> Slots:
+        """Return a copy of these slots."""
+
+    def mark_taken(self, slots: Indexes) -> None:
+        """Add one to `taken` of each of these slots."""
+
+    def retire(self, slots: Indexes) -> None:
+        """Let no packet reach these slots any more."""
+
+    def release(self, slots: Indexes) -> None:
+        """Zero these slots and give them to other flows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Emission:
+    """Records of one batch, in the order of their flow ids. Settle it by FlowTable.accept or refuse.
+
+    Batches of one drain follow each other by slot.
+    """
+
+    slots: Indexes
+    """Handle of each record's flow."""
+    columns: dict[str, Array]
+    """Every column of proto.columns.RAW."""
+    now_unix_ns: int
+    """When it was collected, on the packets' clock."""
+    final: npt.NDArray[np.bool_] = field(repr=False)
+    """Whether a record is the last of its flow."""
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
+class FlowTable:
+    """Decides which of a host's flows are due and makes their records. Not for two threads at once."""
+
+    def __init__(
+        self, host: FlowHost, settings: FlowTableSettings | None = None, observer: Observer = Observer.CAPTURE
+    ) -> None:
+        self._host = host
+        self._settings = settings or FlowTableSettings()
+        self._observer = observer
+        self._limits, self._reasons, self._opening = time_limits(self._settings)
+        capacity = host.capacity
+        # Zeroed pages, which take memory once they are written to: so nothing is, where it would not change.
+        self._watermarks = Watermarks(capacity)
+        self._records = np.zeros(capacity, np.uint32)
+        self._last_record_ns = np.zeros(capacity, np.int64)
+        self._reported = np.zeros(capacity, np.uint16)
+        self._carried_start_ns = np.zeros(capacity, np.uint64)
+        self._carried_max_ns = np.zeros(capacity, np.uint64)
+        self._final_reason = np.zeros(capacity, np.uint8)
+        self._pending = np.zeros(capacity, np.bool_)
+
+    def drain(self, now_unix_ns: int, final: Reason | None = None) -> Iterator[Emission]:
+        """Yield the records that are due at `now_unix_ns`; with `final`, of every flow, as its last.
+
+        Reads each flow when its emission is asked for. Now must not go backwards, unless the table was drained finally before.
+        """
+        due = self._due(now_unix_ns, final)
+        last = due.reasons != Reason.ACTIVE_TIMEOUT
+        # All at once: a host may have to wait for what is at the slots.
+        self._host.retire(due.slots[last])
+        self._final_reason[due.slots[last]] = due.reasons[last]
+        for first in range(0, len(due.slots), self._settings.max_rows):
+            part = slice(first, first + self._settings.max_rows)
+            order = np.argsort(due.ids[part], kind="stable")
+            emission = self._emit(due.slots[part][order], due.reasons[part][order], now_unix_ns)
+            if len(emission):
+                yield emission
+
+    def accept(self, emission: Emission) -> None:
+        """The records are stored: their flows go on from there, or are gone."""
+        slots, final = emission.slots, emission.final
+        kept = slots[~final]
+        self._watermarks.advance(kept, {name: emission.columns[name][~final] for name in DELTAS})
+        self._records[kept] += 1
+        self._last_record_ns[kept] = emission.now_unix_ns
+        self._reported[kept] = _state_word(emission.columns)[~final]
+        self._drop_carried(kept)
+        self._pending[kept] = False
+        self._forget(slots[final])
+
+    def refuse(self, emission: Emission) -> None:
+        """The records are stored nowhere and never will be: their flows' next records cover them too."""
+        slots, columns = emission.slots, emission.columns
+        counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
+        self._carried_start_ns[slots[counted]] = columns["start_unix_ns"][counted]
+        self._carried_max_ns[slots] = columns["response_time_max_ns"]
+        self._pending[slots] = False
+
+    def _due(self, now_ns: int, final: Reason | None) -> _Due:
+        """Return the slots that are due, in order."""
+        excess = self._host.used_slots - int(self._settings.high_occupancy * self._host.capacity)
+        found, staying = [_Due.none()], [_Due.none()]
+        for first, rows in self._host.windows():
+            hot = hot_part(rows)
+            reasons = self._reasons_of(first, rows, hot, now_ns, final)
+            for which, into in ((np.flatnonzero(reasons), found), (self._evictable(first, hot, reasons, excess), staying)):
+                slots = (which + first).astype(np.uint32)
+                into.append(_Due(slots, reasons[which], hot["id"][which], hot["last_ns"][which]))
+            del rows
+        due = _Due.joined(found)
+        return due if excess <= 0 else self._relieved(due, _Due.joined(staying))
+
+    def _reasons_of(self, first: int, rows: Slots, hot: Slots, now_ns: int, final: Reason | None) -> Array:
+        """Return why each flow of a window is due; 0: it is not."""
+        here = slice(first, first + len(hot))
+        state = hot["state"]
+        idle = now_ns - hot["last_ns"].astype(np.int64)
+        kind = hot["transport"].astype(np.intp) << 5 | hot["outcome"].astype(np.intp) << 2 | hot["closed_by"]
+        over = idle >= self._limits[kind]
+        self._wait_for_retries(rows, kind, idle, over)
+        active_ns = int(self._settings.active_interval_seconds * _NS)
+        since = np.maximum(self._last_record_ns[here], hot["first_ns"].astype(np.int64))
+        moved = (hot["interval"] == hot["taken"]) | (self._carried_start_ns[here] != 0)
+
+        reasons = np.zeros(len(hot), np.uint8)
+        # A handshake under way gives its first record when it is over: until then its trace is not known for sure.
+        reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT
+        reasons[self._answered(rows, hot, moved, idle)] = Reason.ACTIVE_TIMEOUT
+        if final is not None:
+            reasons[:] = np.where(self._reasons[kind] == Reason.END_OF_FLOW, Reason.END_OF_FLOW, final)
+        reasons[over] = self._reasons[kind[over]]
+        retired = state == State.RETIRED
+        reasons[retired] = np.maximum(self._final_reason[here][retired], Reason.END_OF_FLOW)
+        reasons[(state == State.FREE) | self._pending[here]] = 0
+        return reasons
+
+    def _answered(self, rows: Slots, hot: Slots, moved: Array, idle: Array) -> Array:
+        """Return which of the flows that `moved` had their answer and fell quiet, and have no end that would be seen."""
+        quiet = moved & (idle >= int(self._settings.answered_quiet_seconds * _NS))
+        which = np.flatnonzero(quiet & (hot["transport"] != _TCP) & (hot["responses"] != 0))
+        answered: Array = which[rows["request_ns"][which] == 0]
+        return answered
+
+    def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
+        """Take back from `over` the handshakes whose next SYN may still come."""
+        opening = np.flatnonzero(over & self._opening[kind])
+        if not len(opening):
+            return
+        begun = np.where(rows["syn_ns"][opening] != 0, rows["syn_ns"][opening], rows["first_ns"][opening])
+        taken = (rows["last_ns"][opening] - begun).astype(np.int64)
+        wait = np.minimum(taken + taken // 2, int(self._settings.tcp_opening_max_seconds * _NS))
+        over[opening] = idle[opening] >= wait
+
+    def _evictable(self, first: int, hot: Slots, reasons: Array, excess: int) -> Array:
+        """Return which flows of a window could make room, where room has to be made."""
+        if excess <= 0:
+            return np.empty(0, np.intp)
+        staying = (reasons == 0) | (reasons == Reason.ACTIVE_TIMEOUT)
+        return np.flatnonzero(staying & (hot["state"] == State.LIVE) & ~self._pending[first : first + len(hot)])
+
+    def _relieved(self, due: _Due, staying: _Due) -> _Due:
+        """Return `due` and the longest idle flows, which are evicted because the table is nearly full."""
+        used, capacity = self._host.used_slots, self._host.capacity
+        leaving = np.count_nonzero(due.reasons != Reason.ACTIVE_TIMEOUT)
+        excess = used - int(self._settings.low_occupancy * capacity) - leaving
+        if excess <= 0:
+            return due
+        longest = np.lexsort((staying.ids, staying.last_ns))[:excess]
+        evicted = staying.take(longest)
+        evicted.reasons[:] = Reason.TABLE_PRESSURE
+        both = _Due.joined([due.take(~np.isin(due.slots, evicted.slots)), evicted])
+        return both.take(np.argsort(both.slots))
+
+    def _emit(self, due: Indexes, reasons: Array, now_ns: int) -> Emission:
+        final = reasons != Reason.ACTIVE_TIMEOUT
+        rows = self._host.rows(due)
+        columns = self._columns(due, rows, reasons, now_ns)
+        counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
+        told = counted | (self._records[due] == 0) | (_state_word(columns) != self._reported[due])
+        if not told.all():
+            self._forget(due[~told & final])
+            due, final = due[told], final[told]
+            columns = {name: column[told] for name, column in columns.items()}
+        self._host.mark_taken(due)
+        self._pending[due] = True
+        return Emission(due, columns, now_ns, final)
+
+    def _columns(self, due: Indexes, rows: Slots, reasons: Array, now_ns: int) -> dict[str, Array]:
+        """Return every raw column for the slots' content `rows`."""
+        moved = rows["interval"] == rows["taken"]
+        known = (rows["tx_known"] & KNOWN_ISN) | (rows["rx_known"] & KNOWN_ISN) << 1
+        carried = self._carried_start_ns[due]
+        # A record without packets, or one that a packet is just joining, stands at the flow's last packet.
+        start = np.where(moved, rows["interval_first_ns"], rows["last_ns"])
+        filled = {
+            "record": self._records[due],
+            "reason": reasons,
+            "observer": np.full(len(due), self._observer),
+            "local_container": np.full(len(due), NO_INDEX),
+            "start_unix_ns": np.where(carried != 0, np.minimum(carried, start), start),
+            "isn_seen": known,
+            "outcome": self._outcome(rows, reasons, now_ns),
+            "response_time_max_ns": np.maximum(np.where(moved, rows["response_time_max_ns"], 0), self._carried_max_ns[due]),
+        }
+        filled["request_waits"] = rows["request_ns"] != 0
+        for what in ("request", "response"):
+            filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
+        filled |= self._watermarks.deltas(due, rows)
+        filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
+        return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items()}
+
+    def _outcome(self, rows: Slots, reasons: Array, now_ns: int) -> Array:
+        """Return outcomes; silence is what the engine cannot see: a SYN that was given up on has timed out."""
+        waiting = (rows["outcome"] == Outcome.HALF_OPEN) & (rows["closed_by"] == End.NONE)
+        waiting &= (rows["syn_ns"] != 0) & (rows["syn_ack_ns"] == 0)
+        given_up = (reasons == Reason.IDLE_TIMEOUT) | (reasons == Reason.END_OF_FLOW)
+        waited_ns = now_ns - rows["syn_ns"].astype(np.int64)
+        given_up |= (reasons == Reason.SHUTDOWN) & (waited_ns >= int(self._settings.given_up_seconds * _NS))
+        return np.where(waiting & given_up, np.uint8(Outcome.TIMEOUT), rows["outcome"])
+
+    def _forget(self, slots: Indexes) -> None:
+        """Clear what is kept of these slots and give them back."""
+        self._drop_carried(slots)
+        told = slots[self._records[slots] != 0]
+        for kept in (self._records, self._last_record_ns, self._reported):
+            kept[told] = 0
+        self._final_reason[slots] = 0
+        self._pending[slots] = False
+        self._watermarks.forget(told)
+        self._host.release(slots)
+
+    def _drop_carried(self, slots: Indexes) -> None:
+        carried = slots[(self._carried_start_ns[slots] != 0) | (self._carried_max_ns[slots] != 0)]
+        self._carried_start_ns[carried] = 0
+        self._carried_max_ns[carried] = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Due:
+    """Slots with why they are due, and what decides in which order: arrays of one length."""
+
+    slots: Indexes
+    reasons: npt.NDArray[np.uint8]
+    ids: npt.NDArray[np.uint64]
+    last_ns: npt.NDArray[np.uint64]
+
+    @classmethod
+    def none(cls) -> _Due:
+        return cls(np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Due]) -> _Due:
+        return cls(
+            np.concatenate([part.slots for part in parts]),
+            np.concatenate([part.reasons for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.last_ns for part in parts]),
+        )
+
+    def take(self, which: Array) -> _Due:
+        return _Due(self.slots[which], self.reasons[which], self.ids[which], self.last_ns[which])
+
+
+def _state_word(columns: dict[str, Array]) -> npt.NDArray[np.uint16]:
+    """What a record without packets is still emitted for when it changes."""
+    return columns["outcome"].astype(np.uint16) | columns["closed_by"].astype(np.uint16) << np.uint16(8)

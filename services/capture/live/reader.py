@@ -1,0 +1,190 @@
+"""The live table as batches: what is due each tick, ready to be sent, and settled when its fate is known.
+
+Deltas of a batch that the bus refuses go back to the table and merge into the flows' next records. Not for two threads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from proto.columns import Observer, Reason
+from proto.exchange_phases import span_count
+from proto.flow_batch import FlowBatch, encode_parts
+from proto.subjects import batch_id, part_id
+from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
+from services.capture.flows.table import Emission, FlowTable
+from services.capture.flows.timing import FlowTableSettings
+from services.capture.live.cgroups import CgroupIndex, find_root
+from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges
+from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
+
+_LARGEST_ROWS: Final = 950
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveOptions:
+    """How the node's flows are captured."""
+
+    capacity: int = DEFAULT_CAPACITY
+    """Flows open at the same time."""
+    drain_interval_seconds: float = 1.0
+    """How often the table is looked at."""
+    rules: TapRules = field(default_factory=TapRules)
+    cgroup_root: Path | None = None
+    """Where the host's cgroup2 tree is mounted; found where it is None."""
+    trace_context: bool = False
+    """Whether the exchanges of application traces are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMessage:
+    """A message for the bus."""
+
+    message_id: str
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveBatch:
+    """Messages for the bus, nearly always one, and what they settle together."""
+
+    messages: Sequence[LiveMessage]
+    emission: Emission | ExchangeEmission
+    spans: int
+    """What the records become."""
+
+    @property
+    def records(self) -> int:
+        """Records in the messages."""
+        return len(self.emission)
+
+
+class LiveReader(AbstractContextManager["LiveReader"]):
+    """Attaches when entered; raises as SocketTap does."""
+
+    def __init__(self, *, node: str, epoch: str, options: LiveOptions, table: FlowTableSettings | None = None) -> None:
+        self._node = node
+        self._epoch = epoch or uuid.uuid4().hex
+        self._options = options
+        self._table_settings = table or FlowTableSettings(max_rows=_LARGEST_ROWS)
+        self._sequence = 0
+        self._stack = ExitStack()
+        self.refused_batches = 0
+        """Batches that the bus refused; their deltas merged."""
+        self.merged_records = 0
+        """Records in them."""
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            root = self._options.cgroup_root or find_root()
+            self._cgroups = self._stack.enter_context(CgroupIndex(root))
+            self.tap = self._stack.enter_context(
+                SocketTap(
+                    capacity=self._options.capacity,
+                    cgroup_root=root,
+                    rules=self._options.rules,
+                    excluded=own_endpoints(),
+                    trace_context=self._options.trace_context,
+                )
+            )
+            self._clock = LiveClock(self._options.capacity)
+            self._table = FlowTable(self.tap, self._table_settings, Observer.SOCKET)
+            exchanges = self.tap.exchanges
+            self._exchanges = ExchangeTable(exchanges, self._table_settings, Observer.SOCKET) if exchanges else None
+            self._last_unix_ns = self._clock.begin_drain() + self._clock.now_offset_ns
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._stack.close()
+
+    def read(self, final: Reason | None = None) -> Iterator[LiveBatch]:
+        """Yield what is due now; with `final`, which detaches first, every flow's last record.
+
+        May be left before its end: what was not asked for is due again.
+        """
+        if final is not None:
+            self.tap.detach()
+        self.tap.exclude(own_endpoints())
+        now_ns = self._clock.begin_drain()
+        now_unix_ns = now_ns + self._clock.now_offset_ns
+        counters = self.counters
+        if self._exchanges is not None:
+            for exchanges in self._exchanges.drain(now_ns, final=final is not None):
+                records = finish_exchanges(exchanges, self._clock, self._cgroups)
+                yield self._batch(exchanges, records, now_unix_ns, counters)
+        for emission in self._table.drain(now_ns, final):
+            records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups)
+            yield self._batch(emission, records, now_unix_ns, counters)
+        self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
+
+    def accept(self, batch: LiveBatch) -> None:
+        """The batch is stored."""
+        if isinstance(batch.emission, Emission):
+            self._table.accept(batch.emission)
+
+    def refuse(self, batch: LiveBatch) -> None:
+        """The batch is stored nowhere and never will be."""
+        if isinstance(batch.emission, Emission):
+            self._table.refuse(batch.emission)
+        elif self._exchanges is not None:
+            self._exchanges.refuse(batch.emission)
+        self.refused_batches += 1
+        self.merged_records += batch.records
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What goes with every batch: packets and bytes that are in no flow, cumulative, and the table's state."""
+        return self.tap.counters | {
+            "refused_batches": self.refused_batches,
+            "merged_records": self.merged_records,
+            "dropped_exchanges": self._exchanges.dropped if self._exchanges else 0,
+            "unknown_cgroups": self._cgroups.counts.unknown,
+            "used_slots": self.tap.used_slots,
+            "capacity": self.tap.capacity,
+        }
+
+    def _batch(
+        self, emission: Emission | ExchangeEmission, records: LiveRecords, now_unix_ns: int, counters: dict[str, int]
+    ) -> LiveBatch:
+        batch = FlowBatch(
+            node=self._node,
+            epoch=self._epoch,
+            sequence=self._sequence,
+            count=len(emission),
+            interval=(min(self._last_unix_ns, now_unix_ns), now_unix_ns),
+            columns=records.columns,
+            containers=records.containers,
+            counters=counters,
+        )
+        self._sequence += 1
+        message_id = batch_id(self._node, self._epoch, batch.sequence)
+        parts = list(encode_parts(batch))
+        if len(parts) == 1:
+            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission, span_count(batch))
+        # Containers with very long names: one batch, several messages.
+        messages = [LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts]
+        return LiveBatch(messages, emission, span_count(batch))
+
+
+def own_endpoints() -> set[tuple[str, int]]:
+    """Return the local address and port of every TCP connection that this process has now."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if not str(descriptor.readlink()).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(descriptor.name))) as own:
+                if own.family in {socket.AF_INET, socket.AF_INET6} and own.type == socket.SOCK_STREAM:
+                    own.getpeername()
+                    address, port = own.getsockname()[:2]
+                    found.add((address.partition("%")[0], port))
+    return found

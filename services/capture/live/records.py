@@ -1,0 +1,113 @@
+"""Records of the live table, finished: the node's wall clock, whose sockets they are, what the kernel says of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import COLUMNS
+
+if TYPE_CHECKING:
+    from services.capture.flows.exchange_table import ExchangeEmission
+    from services.capture.flows.layout import Array, Slots
+    from services.capture.flows.table import Emission
+    from services.capture.live.cgroups import CgroupIndex
+
+_OF_FLOW: Final = ("flow_start_unix_ns", "syn_unix_ns", "syn_ack_unix_ns", "handshake_ack_unix_ns")
+"""Times that are the same in every record of a flow, once they are known."""
+_OF_RECORD: Final = ("start_unix_ns", "end_unix_ns")
+_US: Final = 1000
+_FACTS: Final = {"socket_retransmits": "socket_retransmits", "lost_segments": "lost", "congestion_window": "congestion_window"}
+_UNKNOWN_MIN_RTT_US: Final = 0xFFFF_FFFF
+
+
+def monotonic_ns() -> int:
+    """Return the clock that the socket tap's times are on."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def unix_offset_ns() -> int:
+    """Return what to add to a CLOCK_MONOTONIC time, now, to have Unix time: the best of three looks, good to a microsecond."""
+    looks = []
+    for _ in range(3):
+        before, unix, after = monotonic_ns(), time.time_ns(), monotonic_ns()
+        looks.append((after - before, unix - (before + after) // 2))
+    return min(looks)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRecords:
+    """An emission's columns as they are sent."""
+
+    columns: dict[str, Array]
+    containers: Sequence[dict[str, str]]
+
+
+class LiveClock:
+    """Turns monotonic times into Unix times, by an offset that is estimated again for every drain.
+
+    So a stepped or disciplined clock and a suspended machine show in the next record. A flow's own times (its start, its
+    handshake) keep the offset of its first record, because trace ids are derived from them.
+    """
+
+    def __init__(self, capacity: int, offset_ns: Callable[[], int] = unix_offset_ns) -> None:
+        self._offset_ns = offset_ns
+        self._of_flow = np.zeros(capacity, np.int64)
+        self.now_offset_ns = offset_ns()
+        """Of the drain that runs, or the last."""
+
+    def begin_drain(self) -> int:
+        """Estimate the offset anew; return now on the monotonic clock."""
+        self.now_offset_ns = self._offset_ns()
+        return monotonic_ns()
+
+    def convert(self, emission: Emission) -> dict[str, Array]:
+        """Return the emission's columns with Unix times; the emission keeps its own, which the table settles by."""
+        columns = dict(emission.columns)
+        first = emission.slots[columns["record"] == 0]
+        self._of_flow[first] = self.now_offset_ns
+        for name in _OF_FLOW:
+            columns[name] = _shifted(columns[name], self._of_flow[emission.slots])
+        for name in _OF_RECORD:
+            columns[name] = _shifted(columns[name], np.int64(self.now_offset_ns))
+        # A clock that was set back must not have a record begin before its flow.
+        for name in _OF_RECORD:
+            columns[name] = np.maximum(columns[name], columns["flow_start_unix_ns"])
+        return columns
+
+
+def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:
+    """Return the records of a live table's emission, which is not settled yet. `rows` are its slots."""
+    columns = clock.convert(emission)
+    columns["local_container"], containers = cgroups.rows(rows["cgroup_id"])
+    asked = rows["socket_read_ns"] != 0
+    min_rtt_us = np.where(rows["min_rtt_us"] == _UNKNOWN_MIN_RTT_US, 0, rows["min_rtt_us"])
+    columns["smoothed_rtt_ns"] = _as_column("smoothed_rtt_ns", rows["srtt_us"].astype(np.uint64) * _US, asked)
+    columns["min_rtt_ns"] = _as_column("min_rtt_ns", min_rtt_us.astype(np.uint64) * _US, asked)
+    for name, member in _FACTS.items():
+        columns[name] = _as_column(name, rows[member], asked)
+    return LiveRecords(columns, containers)
+
+
+def finish_exchanges(emission: ExchangeEmission, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:
+    """Return the records of a live table's exchanges. All their times have the offset of now: they are seconds old at most."""
+    offset = np.int64(clock.now_offset_ns)
+    columns = {
+        name: _shifted(column, offset) if name.endswith("_unix_ns") else column for name, column in emission.columns.items()
+    }
+    columns["local_container"], containers = cgroups.rows(emission.exchanges["owner"])
+    return LiveRecords(columns, containers)
+
+
+def _shifted(times: Array, offsets: Any) -> npt.NDArray[np.uint64]:
+    """Times plus offsets, where a time is known."""
+    return np.where(times != 0, times.astype(np.int64) + offsets, 0).astype(np.uint64)
+
+
+def _as_column(name: str, values: Array, known: Array) -> Array:
+    return np.where(known, values, 0).astype(COLUMNS[name].numpy_dtype)

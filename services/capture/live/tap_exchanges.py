@@ -1,0 +1,147 @@
+"""The traced exchanges of the live table: what bpf/socket_tap.c keeps where it is compiled with TRACE_CONTEXT.
+
+Open exchanges are in a hash that programs write and this side reads; ended ones come through a ring buffer, read as one array.
+An exchange that is ended here stays in the hash, for the programs may be at it: it is remembered as told until its flow is gone
+or the ring buffer brings it, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
+from services.capture.flows.layout import Slots, State
+from services.capture.live import bpf_syscall
+from services.capture.live.tap_loader import LoadedTap
+
+MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls")
+PROGRAMS: Final = {"ingress_calls": "tap_ingress_exchange", "egress_calls": "tap_egress_exchange"}
+"""Which program is called through which map."""
+
+_BUSY: Final = np.uint32(1 << 31)
+_DISCARDED: Final = np.uint32(1 << 30)
+_RING_RECORD: Final = np.dtype({
+    "names": ["length", "exchange"], "offsets": [0, 8], "formats": ["<u4", EXCHANGE], "itemsize": 8 + EXCHANGE.itemsize,
+})  # fmt: skip
+"""A record of the ring buffer with its header (include/linux/ringbuf: length and two flags)."""
+
+Indexes = npt.NDArray[np.uint32]
+
+
+class TapExchanges:
+    """An ExchangeHost. Not for two threads at once."""
+
+    def __init__(self, loaded: LoadedTap, rows: Callable[[Indexes], Slots], cpus: int) -> None:
+        """`rows` copies slots of the same tap, `cpus` is how many values a per-CPU map has."""
+        self._maps = loaded.maps
+        self._room = loaded.map_descriptions["open_exchanges"].max_entries
+        self._rows = rows
+        self._cpus = cpus
+        self._ring = RingBuffer(loaded.maps["ended_exchanges"], loaded.map_descriptions["ended_exchanges"].max_entries)
+        self._told = NO_EXCHANGES
+        self._ended: list[Exchanges] = []
+        self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        for calls, program in PROGRAMS.items():
+            bpf_syscall.update(self._maps[calls], bytes(4), loaded.programs[program].to_bytes(4, "little"))
+
+    def close(self) -> None:
+        """Let go of the ring buffer."""
+        self._ring.close()
+
+    def rows(self, slots: Indexes) -> Slots:
+        """Return a copy of these slots."""
+        return self._rows(slots)
+
+    def open_exchanges(self) -> Exchanges:
+        """Return copies of those that are not over. Those that were told and whose flow is gone are deleted."""
+        keys, found = bpf_syscall.read_hash(self._maps["open_exchanges"], "<u8", EXCHANGE, self._room)
+        self._open_ids = keys
+        found = found[found["request_first_ns"] != 0]  # the others are being written
+        told = self._is_told(found)
+        if told.any():
+            flows = self._rows(found["slot"][told])
+            gone = (flows["id"] != found["flow_id"][told]) | (flows["state"] != State.LIVE)
+            bpf_syscall.delete_all(self._maps["open_exchanges"], np.ascontiguousarray(found["flow_id"][told][gone]))
+        left: Exchanges = found[~told]
+        return left
+
+    def end_exchanges(self, exchanges: Exchanges) -> None:
+        """End those that these are copies of, as their `end` and `ended_ns` say."""
+        self._ended.append(exchanges)
+        others = self._told[~np.isin(self._told["flow_id"], exchanges["flow_id"])]
+        told = np.concatenate([others, exchanges])
+        self._told = told[np.argsort(told["flow_id"])]
+
+    def take_exchanges(self) -> Exchanges:
+        """Return those that are over, each once."""
+        ended = self._ring.take()
+        fresh = ended[~self._is_told(ended)]
+        # What a program ended, and what is in the hash no more, will not come again.
+        kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
+        taken = np.concatenate([NO_EXCHANGES, *self._ended, fresh])
+        self._told, self._ended = self._told[kept], []
+        return taken
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What became of requests, and of exchanges that the ring buffer had no room for; cumulative."""
+        counts = []
+        for number in range(len(RequestCounter) + 1):
+            content = bpf_syscall.lookup(self._maps["request_counters"], number.to_bytes(4, "little"), 8 * self._cpus)
+            counts.append(int(np.frombuffer(content or b"", "<u8").sum()))
+        return request_counters(counts) | {"exchanges_lost": counts[-1]}
+
+    def _is_told(self, exchanges: Exchanges) -> npt.NDArray[np.bool_]:
+        if not len(self._told) or not len(exchanges):
+            return np.zeros(len(exchanges), np.bool_)
+        at = np.minimum(np.searchsorted(self._told["flow_id"], exchanges["flow_id"]), len(self._told) - 1)
+        told: npt.NDArray[np.bool_] = self._told["flow_id"][at] == exchanges["flow_id"]
+        told &= self._told["number"][at] == exchanges["number"]
+        return told
+
+
+class RingBuffer:
+    """A BPF ring buffer whose records are all of one size: read as an array, for its pages can be mapped twice in a row.
+
+    What is read is mapped while it is read: mapped pages count as this process's memory, used or not.
+    """
+
+    def __init__(self, map_fd: int, size: int) -> None:
+        """`size` is the map's max_entries, in bytes."""
+        page = mmap.PAGESIZE
+        self._map_fd = map_fd
+        self._size = size
+        self._consumer_memory = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._producer_memory = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._consumer: npt.NDArray[Any] | None = np.frombuffer(self._consumer_memory, "<u8", 1)
+        self._producer: npt.NDArray[Any] | None = np.frombuffer(self._producer_memory, "<u8", 1)
+
+    def take(self) -> Exchanges:
+        """Return a copy of the records that are whole, and make room for others."""
+        if self._consumer is None or self._producer is None:
+            return NO_EXCHANGES
+        first, end = int(self._consumer[0]), int(self._producer[0])
+        count = (end - first) // _RING_RECORD.itemsize
+        if not count:
+            return np.zeros(0, EXCHANGE)
+        within = first % self._size % mmap.PAGESIZE
+        begin, length = first % self._size - within, within + count * _RING_RECORD.itemsize
+        memory = mmap.mmap(self._map_fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * mmap.PAGESIZE + begin)
+        records = np.frombuffer(memory, _RING_RECORD, count, within)
+        busy = np.flatnonzero(records["length"] & _BUSY)
+        if len(busy):
+            records = records[: busy[0]]
+        taken: Exchanges = records["exchange"][(records["length"] & _DISCARDED) == 0]
+        self._consumer[0] = first + len(records) * _RING_RECORD.itemsize
+        return taken
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._consumer = self._producer = None
+        self._consumer_memory.close()
+        self._producer_memory.close()

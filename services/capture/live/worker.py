@@ -1,0 +1,221 @@
+"""Live capture's work: every tick what is due, published; a flow's watermark moves when the bus has stored its record.
+
+While the bus refuses (a full stream), deltas stay in the table and merge: nothing is lost, resolution is. While it does not
+answer, `Bus.publish` sends the same message again; its flows wait, the others' records go on as far as the window allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import structlog
+
+from proto.columns import Reason
+from proto.subjects import raw_subject
+from services.capture.errors import CaptureError
+from services.capture.flows.exchange_table import ExchangeEmission
+from services.capture.live.reader import LiveBatch, LiveReader
+from services.capture.progress import Progress, ProgressReport
+from services.capture.settings import CaptureSettings
+from services.runtime.health import Health, serve
+from services.runtime.lifecycle import Lifecycle
+from services.runtime.nats.bus import Bus, StreamFullError, connect
+from services.runtime.telemetry import Telemetry
+
+logger = structlog.get_logger()
+
+_WINDOW: Final = 2
+"""Batches that are sent and not settled, of about a megabyte each in memory: a bus that takes 50 ms for each still takes 38,000
+records a second."""
+_RETRY_SECONDS: Final = 0.5
+"""Between two attempts at the last records, where the stream is full when capture ends."""
+
+
+async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
+    """Capture until the service is to stop, then have every flow's last record stored.
+
+    Raises TapLoadError, NoCgroup2Error or OSError where the node cannot be captured; PublishRefusedError where the bus will
+    never take a batch.
+    """
+    report = ProgressReport(settings.progress_file)
+    try:
+        await _capture(settings, lifecycle, report)
+    except (CaptureError, OSError) as error:
+        report.progress.error = str(error)
+        raise
+    finally:
+        report.write()
+
+
+async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: ProgressReport) -> None:
+    options = settings.live
+    reader = LiveReader(node=settings.node_name, epoch=settings.epoch, options=options, table=settings.flow_table)
+    with Telemetry("capture", settings.telemetry) as telemetry:
+        async with connect(settings.nats, name=f"wirespan-capture {settings.node_name}") as bus:
+            await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
+            async with _attached(reader):
+                publisher = LivePublisher(reader, bus, raw_subject(settings.node_name), report.progress)
+                health = Health(lifecycle)
+                health.check("bus", lambda: bus.connected)
+                _show(telemetry, reader, report.progress)
+                async with serve(settings.health, health, telemetry):
+                    lifecycle.start("progress", report.keep_writing())
+                    logger.info("capture.started", capacity=options.capacity)
+                    if options.trace_context and reader.tap.exchanges is None:
+                        logger.warning("trace_context.unavailable", advice="this kernel does not take its program")
+                    await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
+    report.progress.finished = True
+    logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
+
+
+@contextlib.asynccontextmanager
+async def _attached(reader: LiveReader) -> AsyncIterator[None]:
+    """Load and attach in a thread: compiling takes half a second, in which the bus has to be answered."""
+    await asyncio.to_thread(reader.__enter__)
+    try:
+        yield
+    finally:
+        reader.__exit__(None, None, None)
+
+
+class LivePublisher:
+    """Moves batches from the reader to the bus and settles them."""
+
+    def __init__(self, reader: LiveReader, bus: Bus, subject: str, progress: Progress) -> None:
+        self._reader = reader
+        self._bus = bus
+        self._subject = subject
+        self._progress = progress
+        self._window = asyncio.Semaphore(_WINDOW)
+        self._flow_packets = 0
+        self._flow_bytes = 0
+        self._reading = asyncio.Lock()  # the reader is not for two threads at once
+
+    async def run(self, interval_seconds: float, stopping: asyncio.Event) -> None:
+        """Publish every `interval_seconds` until `stopping`, then what is left; cut off, it says how much is abandoned."""
+        left = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                while not stopping.is_set():
+                    await self._publish_due(group, None, interval_seconds)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stopping.wait(), interval_seconds)
+            while await self._publish_last():  # noqa: ASYNC110 - a full stream tells nobody when it has room
+                await asyncio.sleep(_RETRY_SECONDS)
+            left = False
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if left:
+                logger.error("flows.abandoned", flows=self._reader.tap.used_slots)
+
+    async def _publish_last(self) -> bool:
+        """Publish every flow's last record; return whether some were refused."""
+        before = self._reader.refused_batches
+        async with asyncio.TaskGroup() as group:
+            await self._publish_due(group, Reason.SHUTDOWN, None)
+        return self._reader.refused_batches != before
+
+    async def _may_send(self, patience_seconds: float | None) -> bool:
+        """Wait for room in the window, and take it; False where there was none in time."""
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self._window.acquire()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _publish_due(self, group: asyncio.TaskGroup, final: Reason | None, patience_seconds: float | None) -> None:
+        batches = self._reader.read(final)
+        refused = self._reader.refused_batches
+        while True:
+            if not await self._may_send(patience_seconds):
+                return  # the rest is due again at the next tick
+            try:
+                async with self._reading:
+                    batch = await asyncio.to_thread(next, batches, None)
+            except BaseException:
+                self._window.release()
+                raise
+            # A full stream refuses the next one too: it merges with what comes.
+            if batch is None or self._reader.refused_batches != refused:
+                if batch is not None:
+                    self._reader.refuse(batch)
+                self._window.release()
+                return
+            group.create_task(self._store(batch))
+
+    async def _store(self, batch: LiveBatch) -> None:
+        try:
+            stored = await self._publish(batch)
+            async with self._reading:
+                if stored:
+                    self._reader.accept(batch)
+                else:
+                    self._reader.refuse(batch)
+        finally:
+            self._window.release()
+        if stored:
+            self._count(batch)
+
+    def _count(self, batch: LiveBatch) -> None:
+        progress = self._progress
+        progress.records += batch.records
+        progress.spans += batch.spans
+        progress.batches += len(batch.messages)
+        if isinstance(batch.emission, ExchangeEmission):
+            progress.exchanges += batch.records
+        else:
+            columns = batch.emission.columns
+            progress.flows += int((columns["record"] == 0).sum())
+            self._flow_packets += int(columns["tx_packets"].sum() + columns["rx_packets"].sum())
+            self._flow_bytes += int(columns["tx_bytes"].sum() + columns["rx_bytes"].sum())
+        progress.counters = self._reader.counters | {"flow_packets": self._flow_packets, "flow_bytes": self._flow_bytes}
+        progress.packets = sum(number for name, number in progress.counters.items() if name.endswith("_packets"))
+        progress.bytes = sum(number for name, number in progress.counters.items() if name.endswith("_bytes"))
+        progress.refused_waits = self._reader.refused_batches
+
+    async def _publish(self, batch: LiveBatch) -> bool:
+        """Return whether the batch is stored: all of it, or nothing. Once a part is, the rest waits for room."""
+        for number, part in enumerate(batch.messages):
+            while True:
+                try:
+                    await self._bus.publish(self._subject, part.message, message_id=part.message_id)
+                    break
+                except StreamFullError as refused:
+                    logger.debug("batch.refused", message_id=part.message_id, error=str(refused))
+                    if number == 0:
+                        return False
+                    await asyncio.sleep(_RETRY_SECONDS)
+        return True
+
+
+def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
+    """Make the ledger's figures metrics."""
+    figures: tuple[tuple[str, str, str, Callable[[], int]], ...] = (
+        ("records", "Records in batches that the bus has stored", "{record}", lambda: progress.records),
+        ("batches", "Batches that the bus has stored", "{batch}", lambda: progress.batches),
+        ("refused", "Times that a full stream refused a batch", "{batch}", lambda: reader.refused_batches),
+        (
+            "merged",
+            "Records that a full stream refused; they merged into later ones",
+            "{record}",
+            lambda: reader.merged_records,
+        ),
+    )
+    for name, description, unit, read in figures:
+        telemetry.cumulative(f"wirespan.capture.{name}", description, unit, read)
+
+    def packets() -> list[tuple[int, dict[str, str]]]:
+        return [
+            (number, {"kind": name.removesuffix("_packets")})
+            for name, number in progress.counters.items()
+            if name.endswith("_packets")
+        ]
+
+    telemetry.cumulative("wirespan.capture.packets", "Packets seen, by what they are", "{packet}", packets)
+    telemetry.gauge("wirespan.capture.slots.used", "Slots of the flow table in use", "{slot}", lambda: reader.tap.used_slots)
+    telemetry.gauge("wirespan.capture.slots", "Slots of the flow table", "{slot}", lambda: reader.tap.capacity)

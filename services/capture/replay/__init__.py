@@ -1,0 +1,1 @@
+"""Capture files: the engine's library behind a typed face, read to their end and published."""

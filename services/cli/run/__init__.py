@@ -1,0 +1,1 @@
+"""The whole path on one machine: `wirespan up` and `wirespan replay`, their processes and their accounts."""

@@ -1,0 +1,136 @@
+"""Where the spans of a run go: to an OTLP endpoint, or to a file of OTLP/JSON lines."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from services.cli.errors import UsageError
+from services.cli.views.flow_view import printable
+
+DEFAULT_OUTPUT: Final = Path("wirespan-spans.jsonl")
+_TRACES_PATH: Final = "/v1/traces"
+_HTTP_PORT: Final = 4318
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_CREDENTIALS: Final = re.compile(r"//[^/@]*@")
+_OUTPUT_FILE: Final = "WIRESPAN_EXPORTER_OUTPUT_FILE"
+
+
+class Destination(Protocol):
+    """Where spans go."""
+
+    def __str__(self) -> str:
+        """Name it as a person would."""
+        ...
+
+    def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return `environ` changed so that the exporter sends spans here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointDestination:
+    """An OTLP endpoint; headers, certificates and the rest come from the OTEL_EXPORTER_OTLP_* variables."""
+
+    endpoint: str
+    protocol: str | None = None
+    """None: what the environment says, else what the port suggests."""
+    from_environment: bool = False
+    """The environment names the endpoint already, in the form that the exporter is to use."""
+
+    def __str__(self) -> str:
+        return printable(_CREDENTIALS.sub("//***@", self.endpoint))
+
+    def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Set endpoint and protocol, and take out what would overrule them."""
+        changed = {name: value for name, value in environ.items() if name != _OUTPUT_FILE}
+        protocol = self.protocol
+        if not self.from_environment:
+            url = urlsplit(self.endpoint)
+            # The general variable gets /v1/traces appended, the other one is used as it is.
+            exact = url.path.endswith(_TRACES_PATH)
+            for name in _ENDPOINTS:
+                changed.pop(name, None)
+            changed[_ENDPOINTS[0] if exact else _ENDPOINTS[1]] = self.endpoint
+            said = any(environ.get(name) for name in _PROTOCOLS)
+            if not protocol and not said and (exact or url.port == _HTTP_PORT):
+                protocol = "http/protobuf"
+        if protocol:
+            changed[_PROTOCOLS[0]] = protocol
+        return changed
+
+
+@dataclass(frozen=True, slots=True)
+class FileDestination:
+    """A file of OTLP/JSON lines, the format of the OpenTelemetry Collector's `otlpjsonfile` receiver."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Name the file, whatever endpoint the environment names."""
+        return {**environ, _OUTPUT_FILE: str(self.path.absolute())}
+
+    def clear(self) -> None:
+        """Empty the file, which the exporter appends to: each run writes its own spans and no others.
+
+        Raises UsageError where it cannot be written, or another exporter is writing to it.
+        """
+        try:
+            file_descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written: {error.strerror}") from error
+        try:
+            if stat.S_ISREG(os.fstat(file_descriptor).st_mode):
+                fcntl.flock(file_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(file_descriptor, 0)
+        except BlockingIOError as error:
+            raise UsageError(f"{self.path}: another exporter writes to it") from error
+        finally:
+            os.close(file_descriptor)
+
+
+def choose_destination(
+    *, endpoint: str | None, protocol: str | None, output: Path | None, environ: Mapping[str, str]
+) -> EndpointDestination | FileDestination:
+    """Return the endpoint or the file that was asked for, else the environment's endpoint, else the default file.
+
+    Raises UsageError for options that contradict each other and for an endpoint that is no URL.
+    """
+    if endpoint is not None and output is not None:
+        raise UsageError("spans go to --otlp-endpoint or to --output, not to both")
+    if output is not None:
+        if protocol is not None:
+            raise UsageError("--otlp-protocol says how to reach an endpoint, --output is a file")
+        return FileDestination(output)
+    if endpoint is not None:
+        return EndpointDestination(_checked(endpoint), protocol)
+    named = next((environ[name] for name in _ENDPOINTS if environ.get(name)), None)
+    if named is not None:
+        return EndpointDestination(named, protocol, from_environment=True)
+    if protocol is not None:
+        raise UsageError("--otlp-protocol needs --otlp-endpoint")
+    return FileDestination(DEFAULT_OUTPUT)
+
+
+def _checked(endpoint: str) -> str:
+    try:
+        url = urlsplit(endpoint)
+        named = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise UsageError(
+            f"{endpoint}: no OTLP endpoint; it should look like http://localhost:4317 or https://tempo.example:4318"
+        )
+    return endpoint

@@ -1,0 +1,54 @@
+"""The ledger of a run as a table: every packet, record and span accounted for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.run.ledger import CaptureProgress, Ledger
+from services.cli.views import units
+
+_PACKETS: Final = "_packets"
+_IN_FLOWS: Final = "flow_packets"
+
+
+def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Table:
+    """Return the table, of a capture file or of `live` sockets. Figures that cannot be known yet are said to be so."""
+    progress = ledger.progress
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim", overflow="fold")
+    table.add_row("packets seen" if live else "packets read", units.count(progress.packets), units.byte_count(progress.bytes))
+    apart = packets_in_no_flow(progress)
+    table.add_row("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
+    table.add_row("flows", units.count(progress.flows), "")
+    table.add_row("records", units.count(progress.records), units.counted(progress.batches, "batch", "batches"))
+    if progress.exchanges:
+        table.add_row("  exchanges", units.count(progress.exchanges), "requests in application traces, with their phases")
+    table.add_row("spans", units.count(progress.expected_spans), "")
+    accepted = "unknown" if ledger.accepted is None else units.count(ledger.accepted)
+    table.add_row("spans accepted", Text(accepted, style="green" if ledger.complete else "yellow"), f"by {destination}")
+    table.add_row("spans refused", _bad(ledger.refused), "")
+    table.add_row("dead", _bad(ledger.dead), f"and {ledger.uncounted} uncounted messages" if ledger.uncounted else "")
+    if ledger.batches_under_way:
+        under_way = units.counted(ledger.batches_under_way, "batch", "batches")
+        table.add_row("not delivered", Text(under_way, style="bold red"), "stored on the bus, not acknowledged by the backend")
+    return table
+
+
+def packets_in_no_flow(progress: CaptureProgress) -> dict[str, int]:
+    """Return the packets that capture put into no flow, by what they are, the most frequent first."""
+    apart = {
+        name.removesuffix(_PACKETS).replace("_", " "): number
+        for name, number in progress.counters.items()
+        if name.endswith(_PACKETS) and name != _IN_FLOWS and number
+    }
+    return dict(sorted(apart.items(), key=lambda item: -item[1]))
+
+
+def _bad(number: int) -> Text:
+    return Text(units.count(number), style="bold red" if number else "green")

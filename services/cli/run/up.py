@@ -1,0 +1,209 @@
+"""`wirespan up`: the whole path, continuously, with a live view of who talks to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from proto.errors import DecodeError
+from proto.flow_batch import decode
+from proto.subjects import enriched_subject
+from services.cli import interruption
+from services.cli.doctor.checks import why_not_live
+from services.cli.doctor.finding import Finding
+from services.cli.errors import UsageError
+from services.cli.interruption import Interruption
+from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
+from services.cli.run.capture_files import check_capture
+from services.cli.run.destination import choose_destination
+from services.cli.run.ledger_table import ledger_table
+from services.cli.run.pipeline import Pipeline, Plan, Status, running_pipeline
+from services.cli.run.replay import prepare_output
+from services.cli.settings import bus_settings
+from services.cli.tap.printing import show_batch
+from services.cli.views import units
+from services.cli.views.conversation_table import conversation_table
+from services.cli.views.conversations import Conversations, Tellers
+from services.cli.views.flow_view import flow_views, printable
+
+_DATA: Final = Path(__file__).parents[3] / "tests" / "data"
+BUNDLED_CAPTURE: Final = _DATA / "cluster.pcapng"
+BUNDLED_SNAPSHOT: Final = _DATA / "cluster.json"
+
+_BUNDLED: Final = "replaying the bundled capture"
+_NODE: Final = "replay"
+_REFRESH_SECONDS: Final = 0.5
+_DRAIN_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the flows come from, and the line that says so. Without a capture file they are this machine's own."""
+
+    said: str
+    capture: Path | None = None
+    kube_snapshot: Path | None = None
+
+
+@click.command()
+@click.option(
+    "--capture",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Replay this capture file (pcap, pcapng) in a loop instead of capturing live.",
+)
+@click.option("--demo", is_flag=True, help="Replay the bundled capture, with its cluster, instead of capturing live.")
+@kube_snapshot_option
+@destination_options
+@click.option("--nats-url", metavar="URL", help="NATS with JetStream to use instead of starting one.")
+@cluster_name_option
+@click.option("--duration", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+def up(
+    *,
+    capture: Path | None,
+    demo: bool,
+    kube_snapshot: Path | None,
+    otlp_endpoint: str | None,
+    otlp_protocol: str | None,
+    output: Path | None,
+    nats_url: str | None,
+    cluster_name: str | None,
+    duration: float | None,
+) -> None:
+    """Run the whole path and show live who talks to whom, with troubles on top.
+
+    Captures the connections of this machine live, those on loopback too, where it can (`wirespan doctor` says what that
+    needs). Where it cannot, it says why and replays the bundled capture in a loop, at the speed at which it was recorded.
+    """
+    if demo and capture is not None:
+        raise UsageError("--demo replays the bundled capture and --capture another: give one of them")
+    source = choose_source(capture, kube_snapshot, demo=demo)
+    destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
+    files = [source.capture] if source.capture else []
+    prepare_output(destination, [*files, *filter(None, [source.kube_snapshot])])
+    replay_node = _NODE if nats_url is None else f"{_NODE}-{secrets.token_hex(4)}"  # others may do the same on that bus
+    plan = Plan(
+        files=files,
+        destination=destination,
+        node=replay_node if files else socket.gethostname(),
+        loop=bool(files),
+        kube_snapshot=source.kube_snapshot,
+        cluster_name=cluster_name,
+        bus=bus_settings(nats_url) if nats_url is not None else None,
+    )
+    quiet_logs()
+    raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, duration)))
+
+
+def choose_source(
+    capture: Path | None,
+    kube_snapshot: Path | None,
+    *,
+    demo: bool,
+    why_not: Callable[[], Finding | None] = why_not_live,
+) -> Source:
+    """Return where the flows come from: the file that was asked for, this machine, or the bundled capture where `why_not`
+    finds a reason that it cannot be this machine.
+
+    Raises NotACaptureError, and UsageError where there is no bundled capture.
+    """
+    if capture is not None:
+        check_capture(capture)
+        return Source(f"replaying {printable(str(capture))} in a loop", capture, kube_snapshot)
+    missing = None if demo else why_not()
+    if not demo and missing is None:
+        host = printable(socket.gethostname())
+        return Source(f"capturing live on {host}: every connection of this machine but our own", kube_snapshot=kube_snapshot)
+    reason = "; ".join(filter(None, [missing.found, missing.fix])) if missing else ""
+    snapshot = kube_snapshot or BUNDLED_SNAPSHOT
+    if not BUNDLED_CAPTURE.exists() or not snapshot.exists():
+        lacking = "the bundled capture comes with the source checkout only; name one with --capture FILE"
+        raise UsageError(f"no live capture: {reason}. And {lacking}" if reason else lacking)
+    check_capture(BUNDLED_CAPTURE)
+    return Source(f"{_BUNDLED}: {reason}" if reason else f"{_BUNDLED} in a loop", BUNDLED_CAPTURE, snapshot)
+
+
+async def _up(plan: Plan, source: Source, asked: Interruption, duration: float | None) -> int:
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+
+    def say(line: str) -> None:
+        notes.print(line, markup=False, soft_wrap=True)
+
+    say(source.said)
+    async with running_pipeline(plan, say=say) as pipeline:
+        for line in _introduction(pipeline):
+            say(line)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration):
+                await asked.unless_asked(pipeline.guard(_show(pipeline, console)))
+        await pipeline.drain(_DRAIN_SECONDS)
+        ledger = await pipeline.ledger()
+    console.print(ledger_table(ledger, str(plan.destination), live=plan.live))
+    for fault in ledger.faults():
+        notes.print(fault, style="red", markup=False, soft_wrap=True)
+    return 1 if ledger.letters else 0
+
+
+def _introduction(pipeline: Pipeline) -> list[str]:
+    return [
+        f"spans go to {pipeline.plan.destination}",
+        f"to look at the records from another terminal: wirespan tap --nats-url {pipeline.nats.url_with_token}",
+        f"or: nats --server {pipeline.nats.url_with_token} sub 'flows.enriched.>' --translate 'wirespan decode'",
+    ]
+
+
+async def _show(pipeline: Pipeline, console: Console) -> None:
+    if console.is_terminal:
+        await _show_table(pipeline, console)
+    else:
+        await _show_lines(pipeline, console)
+
+
+async def _show_lines(pipeline: Pipeline, console: Console) -> None:
+    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    tellers = Tellers()
+    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
+        with contextlib.suppress(DecodeError):
+            show_batch(decode(message.data), console, tellers)
+
+
+async def _show_table(pipeline: Pipeline, console: Console) -> None:
+    conversations = Conversations()
+    watching = asyncio.create_task(_collect(pipeline, conversations))
+    try:
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                notes = _notes(await pipeline.status(), str(pipeline.plan.destination))
+                current = conversations.current(asyncio.get_running_loop().time())
+                table = conversation_table(current, width=console.width, height=console.height - 1, notes=notes)
+                live.update(table, refresh=True)
+                await asyncio.sleep(_REFRESH_SECONDS)
+    finally:
+        watching.cancel()
+
+
+async def _collect(pipeline: Pipeline, conversations: Conversations) -> None:
+    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
+        with contextlib.suppress(DecodeError):
+            for view in flow_views(decode(message.data)):
+                conversations.add(asyncio.get_running_loop().time(), view)
+
+
+def _notes(status: Status, destination: str) -> list[Text]:
+    sent = f"{units.counted(status.acknowledged, 'span')} in {destination}"
+    if status.trouble:
+        return [Text(sent), Text(f"waiting for the backend: {status.trouble}", style="yellow")]
+    return [Text(sent)]

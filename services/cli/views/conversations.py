@@ -1,0 +1,162 @@
+"""Who talked to whom in the last minute: records summed up per source, destination and port, troubles first.
+
+A connection between two sockets that are both looked at is told twice, by each of them: it counts once, as the client's socket
+tells it, and each end has the name that its own socket gives it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from services.cli.views.flow_view import FlowView
+
+WINDOW_SECONDS: Final = 60.0
+MOST_RECORDS: Final = 50_000
+"""Records kept at the most; beyond it the window is shorter than it should be rather than the memory larger."""
+
+_BOTH_ENDS: Final = 2
+_FAILURES: Final = frozenset({"refused", "timeout", "reset"})
+
+Key: TypeAlias = tuple[str, str, int, str]
+"""Source, destination, port of the destination, transport."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Everything between two ends on one port within the window. Bytes `out` go from source to destination."""
+
+    source: str
+    destination: str
+    port: int
+    transport: str
+    flows: int
+    outcomes: Counter[str]
+    """Flows by their last known outcome; flows without one are not in it."""
+    bytes_out: int = 0
+    bytes_in: int = 0
+    connects: int = 0
+    connect_sum_ns: int = 0
+    connect_max_ns: int = 0
+    responses: int = 0
+    response_sum_ns: int = 0
+    response_max_ns: int = 0
+    retransmits: int = 0
+    """Segments and SYNs that were sent again."""
+
+    @property
+    def failures(self) -> int:
+        """Flows that were refused, unanswered or reset."""
+        return sum(self.outcomes[outcome] for outcome in _FAILURES)
+
+
+class Conversations:
+    """A sliding window of records. Times are seconds on any monotonic clock."""
+
+    def __init__(self, window_seconds: float = WINDOW_SECONDS) -> None:
+        self._window_seconds = window_seconds
+        self._records: deque[tuple[float, FlowView]] = deque(maxlen=MOST_RECORDS)
+
+    def add(self, now_seconds: float, view: FlowView) -> None:
+        """Take in one record; one of an exchange tells nothing that its flow's do not."""
+        if view.exchange is not None:
+            return
+        self._records.append((now_seconds, view))
+
+    def current(self, now_seconds: float) -> list[Conversation]:
+        """Return the conversations of the window: those with failures first, then those that retransmit, then the busiest."""
+        while self._records and self._records[0][0] <= now_seconds - self._window_seconds:
+            self._records.popleft()
+        grouped: dict[Key, list[_Telling]] = {}
+        for telling in _tellings([view for _, view in self._records]):
+            grouped.setdefault(telling.key, []).append(telling)
+        return sorted((_sum(key, tellings) for key, tellings in grouped.items()), key=_rank)
+
+
+class Tellers:
+    """Which end told of a connection first, for the most recent connections."""
+
+    def __init__(self) -> None:
+        self._first: OrderedDict[Hashable, tuple[str, int]] = OrderedDict()
+
+    def heard_from_other_end(self, view: FlowView) -> bool:
+        """Whether the other end of this connection has told of it before this end did. Exchanges are told by each."""
+        if view.exchange is not None:
+            return False
+        first = self._first.setdefault(view.connection, view.seen_at)
+        self._first.move_to_end(view.connection)
+        if len(self._first) > MOST_RECORDS:
+            self._first.popitem(last=False)
+        return first != view.seen_at
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """A connection's records from one end, and its names from both."""
+
+    key: Key
+    views: Sequence[FlowView]
+    retransmits: int
+
+
+def _tellings(views: Sequence[FlowView]) -> Iterator[_Telling]:
+    # Before its handshake is complete a connection goes by another name: that of the flow's last record counts.
+    connection_of = {view.flow: view.connection for view in views}
+    connections: dict[Hashable, dict[tuple[str, int], list[FlowView]]] = {}
+    for view in views:
+        connections.setdefault(connection_of[view.flow], {}).setdefault(view.seen_at, []).append(view)
+    for ends in connections.values():
+        if len(ends) == _BOTH_ENDS:
+            told, other = sorted(ends.values(), key=_authority)
+            yield _told_by_both(told, other)
+        else:
+            yield from map(_told_by_one, ends.values())
+
+
+def _authority(records: Sequence[FlowView]) -> tuple[bool, bool]:
+    """Orders the client's records before the server's, and those before what does not know who began."""
+    return not records[-1].directed, not records[-1].local_is_source
+
+
+def _told_by_one(records: Sequence[FlowView]) -> _Telling:
+    last = records[-1]
+    key = last.source.name, last.destination.name, last.destination.port, last.transport
+    return _Telling(key, records, sum(view.retransmits for view in records))
+
+
+def _told_by_both(told: Sequence[FlowView], other: Sequence[FlowView]) -> _Telling:
+    """Bytes and times are those of `told`; a segment sent again counts at the end that sent it: only that one sees each."""
+    last, named = told[-1], other[-1].local
+    source, destination = last.source.name, last.destination.name
+    if not named.is_address:
+        source, destination = (source, named.name) if last.local_is_source else (named.name, destination)
+    resent = sum(view.local_retransmits for view in (*told, *other))
+    return _Telling((source, destination, last.destination.port, last.transport), told, resent)
+
+
+def _sum(key: Key, tellings: Sequence[_Telling]) -> Conversation:
+    views = [view for telling in tellings for view in telling.views]
+    # A long flow has several records, each with the outcome so far: the last one counts.
+    outcome_of = {view.flow: view.outcome for view in views}
+    outcomes = Counter(outcome for outcome in outcome_of.values() if outcome)
+    sums = Conversation(*key, flows=len(outcome_of), outcomes=outcomes)
+    sums.retransmits = sum(telling.retransmits for telling in tellings)
+    for view in views:
+        sums.bytes_out += view.bytes_out
+        sums.bytes_in += view.bytes_in
+        sums.responses += view.responses
+        sums.response_sum_ns += view.response_sum_ns
+        sums.response_max_ns = max(sums.response_max_ns, view.response_max_ns)
+        if view.first:  # connecting happens once in a flow, and every record tells of it
+            sums.retransmits += view.syn_repeats
+            if view.connect_ns is not None:
+                sums.connects += 1
+                sums.connect_sum_ns += view.connect_ns
+                sums.connect_max_ns = max(sums.connect_max_ns, view.connect_ns)
+    return sums
+
+
+def _rank(each: Conversation) -> tuple[int, int, int, str]:
+    return -each.failures, -each.retransmits, -(each.bytes_out + each.bytes_in), each.source

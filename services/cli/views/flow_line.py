@@ -1,0 +1,75 @@
+"""One record, one line: for `wirespan tap` and for `wirespan up` without a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from services.cli.views import units
+from services.cli.views.flow_view import ExchangeView, FlowView
+
+OUTCOME_STYLES: Final = {
+    "closed": "green",
+    "established": "green",
+    "half open": "yellow",
+    "refused": "bold red",
+    "timeout": "bold red",
+    "reset": "red",
+    "exchange": "cyan",
+}
+"""Colours of the outcomes, the same wherever one is shown."""
+
+_ENDS_WIDTH: Final = 56
+
+
+def flow_line(view: FlowView, *, again: bool = False) -> Text:
+    """Return the record as one line:
+    time, source -> destination, transport, outcome, bytes each way, then only what there is to say.
+
+    `<>` in place of the arrow: nobody saw who began. The time is that of the record's last packet, in the local time zone.
+    `again`: the other end of the connection has told of it too, so that this line is its second telling and says so.
+    """
+    at = datetime.fromtimestamp(view.end_unix_ns / 1e9).astimezone()
+    line = Text(no_wrap=True)
+    line.append(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
+    ends = f"{view.source} {'->' if view.directed else '<>'} {view.destination}"
+    line.append(f"{ends:<{_ENDS_WIDTH}}  {view.transport:<4} ")
+    line.append(f"{view.outcome:<11}", style=OUTCOME_STYLES.get(view.outcome, ""))
+    line.append(f"  {units.byte_count(view.bytes_out)} out, {units.byte_count(view.bytes_in)} in")
+    if view.connect_ns is not None:
+        line.append(f"  connect {units.duration(view.connect_ns)}")
+    if view.exchange is not None:
+        line.append(_exchange(view.exchange))
+    if view.responses:
+        line.append(f"  response {_response(view)}")
+    if view.syn_repeats:
+        line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
+    if view.retransmits:
+        line.append(f"  {units.counted(view.retransmits, 'retransmission')}", style="yellow")
+    if again:
+        line.append(f"  again, as {_teller(view)} saw it", style="dim")
+    line.rstrip()
+    return line
+
+
+def _exchange(exchange: ExchangeView) -> str:
+    """Where its time went, how it ended where no response did, and whose it is."""
+    phases = {"request": exchange.request_ns, "server wait": exchange.wait_ns, "response": exchange.response_ns}
+    said = "".join(f"  {name} {units.duration(time)}" for name, time in phases.items() if time)
+    silent = "" if exchange.wait_ns is not None else f"  no response ({exchange.end})"
+    return f"{said}{silent}  trace {exchange.trace_id}"
+
+
+def _teller(view: FlowView) -> str:
+    if not view.directed:
+        return "the other end"
+    return "the client" if view.local_is_source else "the server"
+
+
+def _response(view: FlowView) -> str:
+    if view.responses == 1:
+        return units.duration(view.response_max_ns)
+    mean = units.duration(view.response_sum_ns // view.responses)
+    return f"{mean} (max {units.duration(view.response_max_ns)}, {view.responses} times)"

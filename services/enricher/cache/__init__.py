@@ -1,0 +1,1 @@
+"""The cluster's log that enrichers share: one of them writes what is news, all read it."""

@@ -1,0 +1,244 @@
+"""Follows the API server for all enrichers: writes what is news to the shared cache's log, and a pulse beside it.
+
+Every message is appended behind the last one that is known here, so a leader that was taken for dead finds out with its next
+message and has written nothing wrong. What is appended is taken as others take it when they read it: all know the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+import structlog
+
+from proto.subjects import CACHE_LOG_SUBJECT, CACHE_PULSE_SUBJECT
+from services.enricher.cache.messages import (
+    LogNews,
+    Pulse,
+    ScopeState,
+    SnapshotPart,
+    encode,
+    snapshot_parts,
+)
+from services.enricher.cache.news import groups, pieces_of
+from services.enricher.cache.reader import CacheReader
+from services.enricher.following.inbox import Inbox
+from services.enricher.following.indexer import Indexer
+from services.enricher.following.roster import News
+from services.enricher.following.sync import end_reflectors
+from services.enricher.kubernetes.api import KubeApi
+from services.enricher.kubernetes.reflector import Reflector, Scope, State, Update
+from services.enricher.kubernetes.resources import followed
+from services.enricher.kubernetes.selection import Selection
+from services.enricher.settings import KubeSettings
+from services.runtime.nats.bus import Journal, JournalMovedError, StreamFullError
+
+logger = structlog.get_logger()
+
+PULSES_PER_LEASE: Final = 10
+_MOST_LOG_MESSAGES: Final = 2000
+_LEAST_LOG_BYTES: Final = 4 << 20
+_FULL_WAIT_SECONDS: Final = 1.0
+_LEAST_ROUND_SECONDS: Final = 0.05
+"""Changes that come within so long share a message."""
+
+
+class Leader:
+    """One term as the writer of the log. It ends with JournalMovedError once somebody else has written."""
+
+    def __init__(
+        self, journal: Journal, reader: CacheReader, indexer: Indexer, api: KubeApi, settings: KubeSettings, *, name: str
+    ) -> None:
+        self._journal = journal
+        self._reader = reader
+        self._indexer = indexer
+        self._settings = settings
+        self._name = name
+        self._selection = kept_by(settings)
+        self._inbox: Inbox[Update] = Inbox()
+        self._beaten = 0.0
+        self._began_unix_ns = time.time_ns()
+        behind = reader.pulse.reached_unix_ns if reader.pulse else self._began_unix_ns
+        resumes = reader.pulse is not None and reader.pulse.selection == self._selection
+        self.reflectors = [
+            Reflector(
+                api,
+                resource,
+                namespace,
+                self._deliver,
+                selection=Selection(settings),
+                watch_seconds=settings.watch_seconds,
+                longest_wait_seconds=settings.longest_backoff_seconds,
+                version=reader.roster.versions.get(Scope(resource.name, namespace), "") if resumes else "",
+                behind_since_unix_ns=behind,
+            )
+            for resource, namespace in followed(settings)
+        ]
+
+    async def claim(self) -> None:
+        """Become the writer. Raises JournalMovedError where somebody else is."""
+        position, broken = self._reader.position, self._reader.broken
+        if broken:
+            # Nobody will mend a log that ends like this, and what it holds cannot be read here.
+            self._reader.begin_anew(position)
+        log = self._reader.log
+        self._reader.log = log or secrets.token_hex(8)
+        try:
+            await self._beat()
+        except JournalMovedError:
+            self._reader.log = log
+            raise
+        if broken:
+            await self._journal.trim(self._reader.position)
+
+    async def lead(self, stopping: asyncio.Event) -> None:
+        """Write until told to stop, or until this process has not reached the API server for so long that another should try.
+
+        Raises JournalMovedError once somebody else has written.
+        """
+        async with self._following():
+            while not stopping.is_set() and not self._failed():
+                began, round_ends = time.time_ns(), time.monotonic() + _LEAST_ROUND_SECONDS
+                updates = await asyncio.to_thread(self._inbox.take, self._pulse_seconds / 2)
+                for group in groups(updates):
+                    await self._write(await asyncio.to_thread(self._reader.roster.news, *group))
+                self._inbox.settle()
+                if time.monotonic() >= self._beaten + self._pulse_seconds:
+                    # Who could not hand over what he had observed when this round began does so in the next.
+                    await self._beat(reached_unix_ns=min(began, self._inbox.unsettled_since_unix_ns or began))
+                if self._compaction_due():
+                    await self._compact()
+                if updates:
+                    await asyncio.sleep(round_ends - time.monotonic())
+            await self._beat(resigned=True)
+
+    @property
+    def _pulse_seconds(self) -> float:
+        return self._settings.lease_seconds / PULSES_PER_LEASE
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncIterator[None]:
+        for reflector in self.reflectors:
+            reflector.start()
+        try:
+            yield
+        finally:
+            self._inbox.close()
+            await end_reflectors(self.reflectors)
+
+    def _deliver(self, update: Update) -> None:
+        self._inbox.put(update, update.observed_unix_ns)
+
+    def _failed(self) -> bool:
+        """Whether no resource has been followed for so long that somebody else may have more luck."""
+        longest_ns = max(self._settings.wait_seconds, 2 * self._settings.lease_seconds) * 1e9
+        since = [each.failing_since_unix_ns for each in self.reflectors if each.state is not State.DENIED]
+        now, began = time.time_ns(), self._began_unix_ns
+        return bool(since) and all(each is not None and now - max(each, began) > longest_ns for each in since)
+
+    async def _write(self, news: News) -> None:
+        """Append what is news, in as many messages as it needs; then know it."""
+        if not news.deltas and not news.listed:
+            self._reader.take(news)  # a version that goes with the next pulse
+            return
+        for piece, changes in await asyncio.to_thread(pieces_of, news):
+            message = LogNews(
+                log=self._reader.log,
+                before=self._reader.log_end,
+                resource=piece.scope.resource,
+                namespace=piece.scope.namespace,
+                changes=changes,
+                observed_unix_ns=piece.observed_unix_ns,
+                version=piece.version,
+                listed=piece.listed,
+            )
+            data = await asyncio.to_thread(encode, message)
+            sequence = await self._append(CACHE_LOG_SUBJECT, data)
+            await asyncio.to_thread(self._reader.appended, sequence, len(data), news=piece)
+
+    async def _beat(self, *, reached_unix_ns: int = 0, resigned: bool = False) -> None:
+        """Say that there is a writer, and up to when all that was observed is in the log; without a time, up to when it was."""
+        states = self._scope_states()
+        before = self._reader.pulse.reached_unix_ns if self._reader.pulse else self._began_unix_ns
+        counted = [each.listed or each.state != State.DENIED.value for each in states]
+        behind = [each.behind_since_unix_ns for each, counts in zip(self.reflectors, counted, strict=True) if counts]
+        reached = min([reached_unix_ns or before, *(each for each in behind if each is not None)])
+        pulse = Pulse(
+            log=self._reader.log,
+            writer=self._name,
+            reached_unix_ns=reached,
+            complete_since_unix_ns=self._reader.roster.complete_since_unix_ns,
+            selection=self._selection,
+            scopes=states,
+            resigned=resigned,
+        )
+        self._reader.position = await self._append(CACHE_PULSE_SUBJECT, encode(pulse), only=True)
+        self._reader.pulse = pulse
+        self._beaten = time.monotonic()
+
+    def _scope_states(self) -> list[ScopeState]:
+        roster = self._reader.roster
+        return [
+            ScopeState(
+                *each.scope,
+                each.state.value,
+                roster.versions.get(each.scope, ""),
+                each.scope in roster.listed,
+                each.failing_since_unix_ns,
+            )
+            for each in self.reflectors
+        ]
+
+    def _compaction_due(self) -> bool:
+        reader = self._reader
+        return reader.log_messages > _MOST_LOG_MESSAGES or reader.log_bytes > max(_LEAST_LOG_BYTES, 2 * reader.snapshot_bytes)
+
+    async def _compact(self) -> None:
+        """Append a snapshot of all that is known, then delete what it makes superfluous."""
+        snapshot = f"{self._name}/{self._reader.position}"
+        asked = await asyncio.to_thread(
+            self._indexer.ask, lambda cluster: snapshot_parts(cluster.kept(), cluster.ended, snapshot)
+        )
+        parts = await asyncio.wrap_future(asked)
+        first = 0
+        for part in parts:
+            last = part is parts[-1]
+            told = {"scopes": self._scope_states(), "complete_since_unix_ns": self._reader.roster.complete_since_unix_ns}
+            whole: SnapshotPart = msgspec.structs.replace(
+                part,
+                log=self._reader.log,
+                before=self._reader.log_end,
+                last=last,
+                selection=self._selection,
+                **(told if last else {}),
+            )
+            data = await asyncio.to_thread(encode, whole)
+            sequence = await self._append(CACHE_LOG_SUBJECT, data)
+            self._reader.appended(sequence, len(data), part=whole)
+            first = first or sequence
+        await self._beat()
+        await self._journal.trim(first)
+        logger.info("cache.compacted", parts=len(parts), bytes=self._reader.snapshot_bytes)
+
+    async def _append(self, subject: str, data: bytes, *, only: bool = False) -> int:
+        """Append; wait while the stream is full. Raises JournalMovedError."""
+        while True:
+            try:
+                return await self._journal.append(subject, data, after=self._reader.position, only=only)
+            except StreamFullError as error:
+                logger.warning(
+                    "cache.full", error=str(error), hint="WIRESPAN_STREAMS_CACHE_BYTES is too little for this cluster"
+                )
+            await asyncio.sleep(_FULL_WAIT_SECONDS)
+
+
+def kept_by(settings: KubeSettings) -> str:
+    """Return what distinguishes the objects that an enricher with these settings keeps from those that others keep."""
+    scopes = sorted(f"{resource.name}/{namespace}" for resource, namespace in followed(settings))
+    names = ("pod_labels", "pod_annotations", "namespace_labels", "namespace_annotations", "node_labels", "node_annotations")
+    return repr((scopes, [sorted(getattr(settings, name)) for name in names]))

@@ -1,0 +1,1 @@
+"""A live cluster followed: what reflectors tell becomes an index, at a bounded rate."""

@@ -1,0 +1,1 @@
+"""Spans as OTLP's bytes, from columns. Knows no transport."""

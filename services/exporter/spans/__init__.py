@@ -1,0 +1,1 @@
+"""What a record says as spans: identity, attributes, profiles, summaries. Knows no transport."""

@@ -1,0 +1,121 @@
+"""The attributes of an exchange's span, and of those of its phases: what an application's trace is told of the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from proto.columns import ExchangeEnd
+from proto.exchange_phases import Phase
+from proto.flow_batch import AttributeValue
+from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE, Attribute, Integer
+from services.exporter.spans.identity import Side
+
+NAMES: Final = {phase: phase.name.lower().replace("_", " ") for phase in Phase}
+"""Names of the phases' spans. That of the exchange also says where it was seen: `exchange at client`."""
+
+_ERRORS: Final = {
+    ExchangeEnd.CLOSED: ("no_response", "connection closed without a response"),
+    ExchangeEnd.IDLE_TIMEOUT: ("timeout", "no response came"),
+}
+_RESET: Final = ("connection_reset", "connection reset")
+_ENDS: Final[dict[int, str]] = {end: end.name.lower() for end in ExchangeEnd if end}
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeFacts:
+    """The small facts of one span."""
+
+    phase: int
+    """A `Phase`."""
+    side: int
+    """A `Side`."""
+    direction: str
+    """`forward` or `reverse`."""
+    ipv4: bool
+    end: int
+    """An `ExchangeEnd`."""
+    silent: bool
+    """Not a byte of a response came."""
+
+    @property
+    def observer(self) -> str:
+        """`flow.observer`."""
+        return Side(self.side).name.lower()
+
+    @property
+    def name(self) -> str:
+        """The span's name."""
+        return f"exchange at {self.observer}" if self.phase == Phase.EXCHANGE else NAMES[Phase(self.phase)]
+
+    @property
+    def error(self) -> tuple[str, str] | None:
+        """`error.type` and the status message of an exchange that failed."""
+        if self.phase != Phase.EXCHANGE:
+            return None
+        if self.end == ExchangeEnd.RESET:
+            return _RESET
+        return _ERRORS.get(ExchangeEnd(self.end)) if self.silent and self.end in _ENDS else None
+
+    def words(self) -> dict[str, AttributeValue]:
+        """The attributes that are made of them."""
+        values: dict[str, AttributeValue] = {"flow.observer": self.observer}
+        if self.phase == Phase.EXCHANGE:
+            values |= {
+                "network.transport": "tcp",
+                "network.type": "ipv4" if self.ipv4 else "ipv6",
+                "flow.direction": self.direction,
+            }
+            if self.end in _ENDS:
+                values["flow.exchange.end_reason"] = _ENDS[self.end]
+            if self.error:
+                values["error.type"] = self.error[0]
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeIntegers:
+    """Int attributes that spans of exchanges carry all of."""
+
+    presence: str
+    answered: bool
+    """Only where there is a response."""
+    attributes: tuple[Integer, ...] = field(default=())
+
+
+EXCHANGE_INTEGERS: Final = (
+    ExchangeIntegers("always", answered=False, attributes=(
+        Integer("source.port", DEVELOPMENT, "port of the client", "", lambda records: records.source("port")),
+        Integer("destination.port", DEVELOPMENT, "port of the server", "", lambda records: records.destination("port")),
+        Integer("network.local.port", STABLE, "port of the resource's end", "", lambda records: records.told("port")),
+        Integer("network.peer.port", STABLE, "port of the other end", "", lambda records: records.peer("port")),
+        Integer("flow.request.bytes", OURS, "payload of the request, each byte counted once", "bytes",
+                lambda records: records.column("request_bytes")),
+        Integer("flow.response.bytes", OURS, "payload of the response, each byte counted once", "bytes",
+                lambda records: records.column("response_bytes")),
+        Integer("flow.request.retransmits", OURS, "segments of the request's direction that were sent again", "packets",
+                lambda records: records.column("request_retransmits")),
+        Integer("flow.response.retransmits", OURS, "segments of the response's direction that were sent again", "packets",
+                lambda records: records.column("response_retransmits")),
+        Integer("flow.request.transfer_time", OURS, "the request's first byte to its last: `request transfer`", "ns",
+                lambda records: records.elapsed("request_first_unix_ns", "request_last_unix_ns")),
+    )),
+    ExchangeIntegers("there is a response", answered=True, attributes=(
+        Integer("flow.response.time", OURS, "the request's last byte to the response's first: `server wait`", "ns",
+                lambda records: records.elapsed("request_last_unix_ns", "response_first_unix_ns")),
+        Integer("flow.response.transfer_time", OURS, "the response's first byte to its last: `response transfer`", "ns",
+                lambda records: records.elapsed("response_first_unix_ns", "response_last_unix_ns")),
+    )),
+)  # fmt: skip
+
+EXCHANGE_WORDS: Final = (
+    Attribute("network.transport", STABLE, "`tcp`"),
+    Attribute("network.type", STABLE, "`ipv4` or `ipv6`"),
+    Attribute("flow.direction", MERMIN, "whether the resource is the client (`forward`) or the server (`reverse`)"),
+    Attribute("flow.observer", OURS, "whose socket saw it: `client` or `server`; `capture` for a capture file. Its phases have "
+              "it too"),
+    Attribute("flow.exchange.end_reason", OURS, "`next_request`, `closed` or `reset` (the connection), `idle_timeout` (the "
+              "response paused), `active_timeout` (it went on), `shutdown` (capture ended)"),
+    Attribute("error.type", STABLE, "`connection_reset`; `no_response` where the connection was closed without one, `timeout` "
+              "where none came; the span's status is then ERROR", "the exchange failed"),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""NATS JetStream as Wirespan uses it; the only place that knows its client."""

@@ -1,0 +1,353 @@
+"""The bus: NATS JetStream as Wirespan uses it. With its neighbours in this package the only user of nats-py.
+
+What is published is stored once or refused aloud; what is consumed is acknowledged when the next stage has it. All of it
+outlives lost connections and restarted servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Self
+
+import structlog
+
+from proto import subjects
+from services.runtime.errors import (
+    BusError,
+    JournalMovedError,
+    PermissionDeniedError,
+    PublishRefusedError,
+    StreamConfigError,
+    StreamFullError,
+)
+from services.runtime.nats.connection import Connection, Message, Subscription
+from services.runtime.nats.consuming import Consumption, Delivery
+from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState, recent_config, stream_configs
+from services.runtime.nats.journal import Journal, JournalEntry
+from services.runtime.nats.publishing import Publisher
+from services.runtime.settings import NatsSettings, StreamSettings
+
+__all__ = [
+    "Bus",
+    "BusError",
+    "ConsumerState",
+    "Consumption",
+    "Delivery",
+    "Journal",
+    "JournalEntry",
+    "JournalMovedError",
+    "PublishRefusedError",
+    "StoredMessage",
+    "StreamConfigError",
+    "StreamFullError",
+    "StreamState",
+    "Watch",
+    "WatchedMessage",
+    "connect",
+]
+
+logger = structlog.get_logger()
+
+_DETAIL_CHARACTERS: Final = 500
+_WATCH_MESSAGES: Final = 1000
+_OWN_HEADERS: Final = frozenset({"Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Stream", "Nats-Num-Pending"})
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedMessage:
+    """A message seen without consuming it."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage(WatchedMessage):
+    """A message of a stream, and where it stands in it."""
+
+    sequence: int
+    stored: datetime
+    """When the server stored it, on the server's clock; UTC, cut to microseconds."""
+
+
+class Watch:
+    """An asynchronous iterator over messages as they are published. Where nobody reads in time, the oldest are dropped."""
+
+    def __init__(self, connection: Connection, subject: str, limit: int) -> None:
+        self._connection = connection
+        self._subject = subject
+        self._messages: deque[WatchedMessage] = deque(maxlen=limit)
+        self._arrived = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self._closed = False
+        self.dropped = 0
+        """Messages that were dropped because nobody read them in time."""
+
+    async def start(self) -> None:
+        """Begin to listen; reading does that too, for what comes after it."""
+        if self._subscription is None:
+            self._subscription = await self._connection.subscribe(self._subject, self._received)
+
+    async def aclose(self) -> None:
+        """Stop listening. What has arrived can still be read."""
+        self._closed = True
+        if self._subscription is not None:
+            await self._subscription.close()
+        self._arrived.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> WatchedMessage:
+        await self.start()
+        while not self._messages:
+            if self._closed:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._messages.popleft()
+
+    async def _received(self, message: Message) -> None:
+        self.dropped += len(self._messages) == self._messages.maxlen
+        self._messages.append(WatchedMessage(message.subject, message.data, message.headers))
+        self._arrived.set()
+
+
+class Bus:
+    """One process's use of the bus. Made by `connect`."""
+
+    def __init__(self, settings: NatsSettings, *, name: str) -> None:
+        self._connection = Connection(settings, name=name)
+        self._jetstream = JetStream(self._connection, domain=settings.jetstream_domain)
+        self._publisher = Publisher(
+            self._connection, timeout_seconds=settings.publish_timeout_seconds, on_no_stream=self._restore_streams
+        )
+        self._streams: StreamSettings | None = None
+        self._cache = False
+        self._restoring = asyncio.Lock()
+        self._consumptions: list[Consumption] = []
+        self._watches: list[Watch] = []
+        self._journals: list[Journal] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the server now."""
+        return self._connection.connected
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of headers and payload that the server takes in one message."""
+        return self._connection.max_payload
+
+    @property
+    def resent(self) -> int:
+        """Messages sent again because the bus had not answered."""
+        return self._publisher.resent
+
+    @property
+    def duplicates(self) -> int:
+        """Messages published here that the stream had stored before, under the same id."""
+        return self._publisher.duplicates
+
+    @property
+    def unconfirmed_acks(self) -> int:
+        """Acknowledgements that the server has not confirmed in time."""
+        return sum(consumption.unconfirmed_acks for consumption in self._consumptions)
+
+    async def wait_connected(self) -> None:
+        """Return once there is a connection."""
+        await self._connection.wait_connected()
+
+    async def ensure_streams(self, settings: StreamSettings | None = None, *, cache: bool = False) -> None:
+        """Make the streams of flows, with `cache` that of the Kubernetes cache too, or change them to what the settings say.
+
+        Any number of services may do this at once. A user who may not make streams leaves that to the others; so it does with
+        the one to look back at, which nothing depends on, wherever that cannot be. Raises StreamConfigError where another
+        existing stream cannot be changed.
+        """
+        settings = settings or StreamSettings()
+        try:
+            for config in stream_configs(settings, cache=cache):
+                await self._jetstream.ensure_stream(config)
+        except PermissionDeniedError as error:
+            logger.info("streams.not_permitted", error=str(error))
+            return
+        self._streams, self._cache = settings, cache
+        recent = recent_config(settings)
+        if recent is not None:
+            try:
+                await self._jetstream.ensure_stream(recent)
+            except (PermissionDeniedError, StreamConfigError) as error:
+                logger.warning("streams.nothing_to_look_back_at", error=str(error))
+
+    def journal(self, stream: str, bell: str) -> Journal:
+        """Return the stream as a log with one writer at a time. It republishes what it stores to the subjects `bell`."""
+        journal = Journal(self._connection, self._jetstream, self._publisher, stream=stream, bell=bell)
+        self._journals.append(journal)
+        return journal
+
+    async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None) -> int:
+        """Return the message's sequence once the stream has stored it, or says that it has stored this id before.
+
+        While the bus does not answer the message is sent again under the same id, without end. Any number may be awaited at
+        once. Raises StreamFullError, or PublishRefusedError for what no repetition would change.
+        """
+        return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
+
+    def consume(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float, batch: int) -> Consumption:
+        """Return an iterator over deliveries of the durable consumer, which is made where it is absent.
+
+        At most `batch` messages wait locally. All consumers of one durable, in any number of processes, share its messages.
+        Close it with `aclose` (or `async with`); the end of the connection closes it too.
+        """
+        consumption = Consumption(
+            self._connection,
+            self._jetstream,
+            stream=stream,
+            durable=durable,
+            max_ack_pending=max_ack_pending,
+            ack_wait_seconds=ack_wait_seconds,
+            batch=batch,
+            on_no_stream=self._restore_streams,
+        )
+        self._consumptions.append(consumption)
+        return consumption
+
+    async def dead_letter(self, service: str, delivery: Delivery, *, reason: str, detail: str, records: int | None) -> None:
+        """Store the delivery's message as a dead letter of `service`, then acknowledge it.
+
+        `records` is how many records are lost to the backend with it, None where that cannot be known.
+        """
+        await self.dead_letter_payload(
+            service,
+            delivery.data,
+            message_id=delivery.message_id,
+            subject=delivery.subject,
+            reason=reason,
+            detail=detail,
+            records=records,
+        )
+        await delivery.ack()
+
+    async def dead_letter_payload(
+        self,
+        service: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        subject: str,
+        reason: str,
+        detail: str,
+        records: int | None,
+        spans: int | None = None,
+    ) -> None:
+        """Store `payload`, part of a message of `subject`, as a dead letter. Nothing is acknowledged.
+
+        `message_id` is the part's own: the same part dead again is stored once. Raises PublishRefusedError where even a dead
+        letter cannot be stored.
+        """
+        headers = {
+            subjects.REASON_HEADER: reason,
+            subjects.DETAIL_HEADER: " ".join(detail.split())[:_DETAIL_CHARACTERS],
+            subjects.SUBJECT_HEADER: subject,
+        }
+        if records is not None:
+            headers[subjects.RECORDS_HEADER] = str(records)
+        if spans is not None and spans != records:
+            headers[subjects.SPANS_HEADER] = str(spans)
+        await self.publish(subjects.dead_subject(service), payload, message_id=f"dead/{service}/{message_id}", headers=headers)
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Return what the stream holds. Raises ApiError where there is none."""
+        return await self._jetstream.stream_state(stream)
+
+    async def consumer_state(self, stream: str, durable: str) -> ConsumerState:
+        """Return where the consumer stands. Raises ApiError where there is none."""
+        return await self._jetstream.consumer_state(stream, durable)
+
+    def watch(self, subject_pattern: str, *, limit: int = _WATCH_MESSAGES) -> Watch:
+        """Return an iterator over messages as they are published, at most `limit` of them waiting."""
+        watch = Watch(self._connection, subject_pattern, limit)
+        self._watches.append(watch)
+        return watch
+
+    async def peek(self, stream: str, subject_pattern: str = ">") -> AsyncIterator[StoredMessage]:
+        """Yield what the stream holds now under subjects of the pattern, oldest first, without consuming it."""
+        last = (await self.stream_state(stream)).last_sequence
+        sequence = 1
+        while sequence <= last:
+            message = await self._jetstream.next_message(stream, sequence, subject_pattern)
+            if message is None:
+                return
+            found = _stored(message)
+            if found.sequence > last:
+                return
+            yield found
+            sequence = found.sequence + 1
+
+    async def stored(self, stream: str, sequence: int) -> StoredMessage | None:
+        """Return the message of that sequence number; None where there is none any more."""
+        message = await self._jetstream.next_message(stream, sequence)
+        found = None if message is None else _stored(message)
+        return found if found is not None and found.sequence == sequence else None
+
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream; return whether it was there. Raises PermissionDeniedError."""
+        return await self._jetstream.delete_message(stream, sequence)
+
+    async def run(self) -> None:
+        """Keep the connection until cancelled; `connect` runs this."""
+        await self._connection.run()
+
+    async def close(self) -> None:
+        """Give back what was delivered and not taken, and end every iterator."""
+        for consumption in self._consumptions:
+            await consumption.aclose()
+        for watch in self._watches:
+            await watch.aclose()
+        for journal in self._journals:
+            await journal.aclose()
+
+    async def _restore_streams(self) -> None:
+        """A stream that was there is gone, with a store that was not kept: make it again, if this process had made it."""
+        if self._streams is None or self._restoring.locked():
+            return
+        async with self._restoring:
+            try:
+                await self.ensure_streams(self._streams, cache=self._cache)
+            except StreamConfigError as error:
+                logger.warning("streams.not_restored", error=str(error))
+
+
+def _stored(message: Message) -> StoredMessage:
+    headers = {name: value for name, value in message.headers.items() if name not in _OWN_HEADERS}
+    # Nanoseconds, of which Python reads six digits.
+    whole, _, fraction = message.headers["Nats-Time-Stamp"].removesuffix("Z").partition(".")
+    return StoredMessage(
+        message.headers["Nats-Subject"],
+        message.data,
+        headers,
+        int(message.headers["Nats-Sequence"]),
+        datetime.fromisoformat(f"{whole}.{fraction[:6].ljust(6, '0')}+00:00"),
+    )
+
+
+@asynccontextmanager
+async def connect(settings: NatsSettings, *, name: str) -> AsyncIterator[Bus]:
+    """Yield a bus at once; it connects, and connects again, for as long as the block runs. What needs a server waits for it."""
+    bus = Bus(settings, name=name)
+    task = asyncio.create_task(bus.run(), name="bus")
+    try:
+        yield bus
+    finally:
+        with contextlib.suppress(BusError):
+            await bus.close()
+        task.cancel()
+        await asyncio.wait({task})

@@ -1,0 +1,224 @@
+"""JetStream's administrative interface, as far as Wirespan uses it: streams and durable consumers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from proto import subjects
+from services.runtime.errors import ApiError, DisconnectedError, RequestTimeoutError, StreamConfigError
+from services.runtime.nats.connection import NO_RESPONDERS, Connection, Message
+from services.runtime.settings import StreamSettings
+
+logger = structlog.get_logger()
+
+STREAM_NOT_FOUND: Final = 10059
+CONSUMER_NOT_FOUND: Final = 10014
+_STREAM_IN_USE: Final = 10058
+_NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
+"""Message not found, sequence not found, and the failed deletion of what is not there."""
+_PASSING: Final = frozenset({10004, 10007, 10008, 10009, 10041, 10118, 10167})
+_TIMEOUT_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 0.25
+_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What a stream holds."""
+
+    messages: int
+    bytes: int
+    first_sequence: int
+    last_sequence: int
+    consumers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """Where a durable consumer stands."""
+
+    pending: int
+    """Messages not delivered yet."""
+    ack_pending: int
+    """Messages delivered and not acknowledged."""
+    redelivered: int
+    """Messages among `ack_pending` that were delivered more than once."""
+
+
+def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dict[str, Any]]:
+    """The streams as JetStream wants them described; with `cache` that of the shared Kubernetes cache too."""
+    shared: dict[str, Any] = {
+        "storage": settings.storage,
+        "num_replicas": settings.replicas,
+        "duplicate_window": settings.duplicate_window_seconds * _NS,
+        "allow_direct": True,
+        "max_msgs": -1,
+        "max_consumers": -1,
+        "max_msg_size": -1,
+    }
+    queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
+    recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
+    streams = [
+        queue | {"name": subjects.RAW_STREAM, "subjects": [subjects.RAW_SUBJECTS], "max_bytes": settings.raw_bytes},
+        queue
+        | {
+            "name": subjects.ENRICHED_STREAM,
+            "subjects": [subjects.ENRICHED_SUBJECTS],
+            "max_bytes": settings.enriched_bytes,
+            "republish": recent,
+        },
+        shared
+        | {
+            "name": subjects.DEAD_STREAM,
+            "subjects": [subjects.DEAD_SUBJECTS],
+            "retention": "limits",
+            "discard": "old",
+            "max_bytes": settings.dead_bytes,
+            "max_age": settings.dead_max_age_seconds * _NS,
+            "duplicate_window": min(settings.duplicate_window_seconds, settings.dead_max_age_seconds) * _NS,
+        },
+    ]
+    if cache:
+        kept: dict[str, Any] = {"retention": "limits", "discard": "new", "max_age": 0, "allow_rollup_hdrs": True}
+        kept |= {"republish": {"src": subjects.CACHE_SUBJECTS, "dest": subjects.CACHE_BELL_SUBJECTS, "headers_only": True}}
+        names = {"name": subjects.CACHE_STREAM, "subjects": [subjects.CACHE_SUBJECTS], "max_bytes": settings.cache_bytes}
+        streams.append(shared | kept | names)
+    return streams
+
+
+def recent_config(settings: StreamSettings) -> dict[str, Any] | None:
+    """The stream of copies to look back at; None where none are kept. One server's memory is enough for it."""
+    if not settings.recent_bytes:
+        return None
+    return {
+        "name": subjects.RECENT_STREAM,
+        "subjects": [subjects.RECENT_SUBJECTS],
+        "retention": "limits",
+        "discard": "old",
+        "storage": "memory",
+        "num_replicas": 1,
+        "max_bytes": settings.recent_bytes,
+        "allow_direct": True,
+    }
+
+
+class JetStream:
+    """Administrative requests over one connection. Every method waits for the server and asks again until it answers."""
+
+    def __init__(self, connection: Connection, *, domain: str) -> None:
+        self._connection = connection
+        self.prefix = f"$JS.{domain}.API" if domain else "$JS.API"
+        self._unavailable = False
+
+    async def ensure_stream(self, config: Mapping[str, Any]) -> None:
+        """Make the stream, or change it to what `config` says. Raises StreamConfigError where that cannot be."""
+        name = config["name"]
+        try:
+            await self._ask(f"STREAM.CREATE.{name}", config)
+        except ApiError as error:
+            if error.code != _STREAM_IN_USE:
+                raise StreamConfigError(name, error.code, error.description) from error
+            await self._update_stream(name, config)
+
+    async def ensure_consumer(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float) -> None:
+        """Make the durable pull consumer, or change it to these values. Raises ApiError (STREAM_NOT_FOUND among others)."""
+        config = {
+            "name": durable,
+            "durable_name": durable,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": int(ack_wait_seconds * _NS),
+            "max_ack_pending": max_ack_pending,
+            "max_deliver": -1,
+            "replay_policy": "instant",
+        }
+        await self._ask(f"CONSUMER.CREATE.{stream}.{durable}", {"stream_name": stream, "config": config})
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Return what the stream holds. Raises ApiError where there is none."""
+        state = (await self._ask(f"STREAM.INFO.{stream}"))["state"]
+        return StreamState(
+            messages=state["messages"],
+            bytes=state["bytes"],
+            first_sequence=state["first_seq"],
+            last_sequence=state["last_seq"],
+            consumers=state["consumer_count"],
+        )
+
+    async def consumer_state(self, stream: str, durable: str) -> ConsumerState:
+        """Return where the consumer stands. Raises ApiError where there is none."""
+        info = await self._ask(f"CONSUMER.INFO.{stream}.{durable}")
+        return ConsumerState(
+            pending=info["num_pending"], ack_pending=info["num_ack_pending"], redelivered=info["num_redelivered"]
+        )
+
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream; return whether it was there."""
+        try:
+            await self._ask(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        except ApiError as error:
+            if error.code not in _NO_MESSAGE:
+                raise
+            return False
+        return True
+
+    async def next_message(self, stream: str, sequence: int, subject_pattern: str = ">") -> Message | None:
+        """Return the stream's first message at or after `sequence` under such a subject, without consuming it; None where
+        there is none.
+        """
+        body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject_pattern})
+        message = await self._request(f"DIRECT.GET.{stream}", body)
+        if message.status == 404:
+            return None
+        if message.status:
+            raise ApiError(message.status, message.description)
+        return message
+
+    async def purge(self, stream: str, *, before: int) -> None:
+        """Delete the stream's messages before a sequence."""
+        await self._ask(f"STREAM.PURGE.{stream}", {"seq": before})
+
+    async def _update_stream(self, name: str, config: Mapping[str, Any]) -> None:
+        """Change our fields and leave the operator's (placement, mirrors, descriptions) as they are."""
+        info = await self._ask(f"STREAM.INFO.{name}")
+        if all(info["config"].get(key) == value for key, value in config.items()):
+            return
+        try:
+            await self._ask(f"STREAM.UPDATE.{name}", {**info["config"], **config})
+        except ApiError as error:
+            raise StreamConfigError(name, error.code, error.description) from error
+        logger.info("stream.updated", stream=name)
+
+    async def _ask(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        payload = msgspec.json.encode(body) if body is not None else b""
+        while True:
+            answer: dict[str, Any] = msgspec.json.decode((await self._request(operation, payload)).data)
+            fault = answer.get("error")
+            if fault is None:
+                return answer
+            code = fault.get("err_code", fault.get("code", 0))
+            if code not in _PASSING:
+                raise ApiError(code, fault.get("description", ""))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _request(self, operation: str, payload: bytes) -> Message:
+        while True:
+            await self._connection.wait_connected()
+            try:
+                answer = await self._connection.request(f"{self.prefix}.{operation}", payload, timeout_seconds=_TIMEOUT_SECONDS)
+            except (DisconnectedError, RequestTimeoutError):
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if answer.status != NO_RESPONDERS:
+                self._unavailable = False
+                return answer
+            if not self._unavailable:
+                self._unavailable = True
+                logger.warning("jetstream.unavailable", operation=operation)
+            await asyncio.sleep(_RETRY_SECONDS)

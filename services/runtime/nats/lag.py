@@ -1,0 +1,58 @@
+"""How far a service is behind on the stream that it consumes, as metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NoReturn
+
+from services.runtime.nats.bus import Bus, BusError, Delivery
+from services.runtime.telemetry import Telemetry
+
+_LOOK_SECONDS: Final = 10.0
+_NS: Final = 1_000_000_000
+
+
+class Lag:
+    """What waits for one durable consumer, all its replicas together, and the oldest of what this one has in hand."""
+
+    def __init__(self, bus: Bus, stream: str, durable: str, telemetry: Telemetry) -> None:
+        self._bus = bus
+        self._stream, self._durable = stream, durable
+        self._pending = 0
+        self._stored_unix_ns: dict[Delivery, int] = {}
+        telemetry.gauge(
+            f"wirespan.{durable}.batches.pending",
+            "Batches in the stream that no replica has yet",
+            "{batch}",
+            lambda: self._pending,
+        )
+        telemetry.gauge(
+            f"wirespan.{durable}.lag",
+            "How long the oldest batch in hand is in the stream; 0 with none in hand",
+            "s",
+            self.seconds,
+        )
+
+    def seconds(self) -> float:
+        """Return how long ago the oldest batch in hand was stored in the stream. Any thread may ask."""
+        stored = tuple(self._stored_unix_ns.values())
+        return max(0.0, (time.time_ns() - min(stored)) / _NS) if stored else 0.0
+
+    @contextmanager
+    def over(self, delivery: Delivery) -> Iterator[None]:
+        """The delivery is in hand while the block runs."""
+        self._stored_unix_ns[delivery] = delivery.stored_unix_ns
+        try:
+            yield
+        finally:
+            del self._stored_unix_ns[delivery]
+
+    async def watch(self) -> NoReturn:
+        """Look at the stream from time to time until cancelled."""
+        while True:
+            with suppress(BusError):  # the next look may say more
+                self._pending = (await self._bus.consumer_state(self._stream, self._durable)).pending
+            await asyncio.sleep(_LOOK_SECONDS)

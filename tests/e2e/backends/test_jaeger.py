@@ -1,0 +1,110 @@
+"""A real Jaeger takes what Wirespan sends, and gives it back to who asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e.backends.collector import attribute, read_spans
+from tests.e2e.conftest import Replay
+from tests.support.ports import free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
+
+START_SECONDS: Final = 30
+
+
+@contextmanager
+def running_jaeger(executable: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """Run Jaeger with traces in memory; yield where it takes OTLP/gRPC and where it answers queries."""
+    otlp, query, query_grpc = free_port(), free_port(), free_port()
+    config = {
+        "service": {
+            "extensions": ["jaeger_storage", "jaeger_query"],
+            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["jaeger_storage_exporter"]}},
+            "telemetry": {"metrics": {"level": "none"}},
+        },
+        "extensions": {
+            "jaeger_query": {
+                "storage": {"traces": "memory"},
+                "http": {"endpoint": f"127.0.0.1:{query}"},
+                "grpc": {"endpoint": f"127.0.0.1:{query_grpc}"},
+            },
+            "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 10_000}}}},
+        },
+        "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{otlp}"}}}},
+        "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
+    }
+    (folder / "jaeger.json").write_text(json.dumps(config))  # JSON is YAML
+    with (folder / "jaeger.log").open("w") as log:
+        process = subprocess.Popen([executable, "--config", folder / "jaeger.json"], stdout=log, stderr=log)
+    try:
+        wait_until_it_answers(process, f"http://127.0.0.1:{query}", folder / "jaeger.log")
+        yield f"http://127.0.0.1:{otlp}", f"http://127.0.0.1:{query}"
+    finally:
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return once queries are answered."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            asked(url, "/api/v3/services")
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("Jaeger did not start:\n" + log.read_text()[-2000:])
+
+
+def asked(url: str, path: str) -> Any:
+    """What Jaeger answers."""
+    with urllib.request.urlopen(url + path, timeout=30) as response:
+        return json.loads(response.read())
+
+
+def test_jaeger_gives_back_the_traces_of_a_workload(jaeger: Path, replay: Replay, tmp_path: Path) -> None:
+    """Every workload is a service of Jaeger's; a trace that it is asked for is the connection, with all that was recorded."""
+    replay("--output", tmp_path / "spans.jsonl")
+    written = read_spans(tmp_path / "spans.jsonl")
+    with running_jaeger(jaeger, tmp_path) as (otlp, query):
+        replay("--otlp-endpoint", otlp)
+        services = set(asked(query, "/api/v3/services")["services"])
+        slow = [key for key, found in written.items() if attribute(found.scope_spans[0].spans[0], "source.port") == 40002]
+        traces = {trace_id: asked(query, f"/api/v3/traces/{trace_id}") for trace_id, _ in slow}
+    assert services == {
+        pair.value.string_value
+        for found in written.values()
+        for pair in found.resource.attributes
+        if pair.key == "service.name"
+    }
+    assert {"frontend", "cart", "ingress-nginx-controller", "prometheus"} <= services
+    assert slow
+    for trace_id, span_id in slow:
+        spans = spans_of(traces[trace_id])
+        span = written[trace_id, span_id].scope_spans[0].spans[0]
+        given = spans[span_id]
+        assert (given["name"], given["kind"]) == ("tcp redis", span.kind)
+        assert int(given["startTimeUnixNano"]) == span.start_time_unix_nano
+        assert int(given["endTimeUnixNano"]) == span.end_time_unix_nano
+        assert {pair["key"] for pair in given["attributes"]} == {pair.key for pair in span.attributes}
+        values = {pair["key"]: pair["value"] for pair in given["attributes"]}
+        assert int(values["flow.response.time_max"]["intValue"]) == attribute(span, "flow.response.time_max") > 250_000_000
+        assert values["destination.service.name"] == {"stringValue": "redis"}
+
+
+def spans_of(answer: Any) -> dict[str, Any]:
+    """The spans of a trace, by their ids."""
+    groups = answer["result"]["resourceSpans"]
+    return {span["spanId"]: span for group in groups for scope in group["scopeSpans"] for span in scope["spans"]}

@@ -1,0 +1,51 @@
+"""How far a consumer is behind, over a real stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proto.subjects import ENRICHER_DURABLE, RAW_STREAM
+from services.runtime.nats.bus import Bus, connect
+from services.runtime.nats.lag import Lag
+from services.runtime.settings import NatsSettings
+from services.runtime.telemetry import Telemetry
+from tests.support.pipeline.nats_server import NatsServer
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """A connected bus with its streams."""
+    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+        await bus.ensure_streams()
+        yield bus
+
+
+async def test_lag_is_the_age_of_the_oldest_in_hand_and_what_nobody_has(bus: Bus) -> None:
+    """It grows while a batch is worked on, is that of the oldest of several, and gone when none is in hand."""
+    for number in range(5):
+        await bus.publish("flows.raw.node-a", b"x", message_id=f"{number}")
+    published = time.time_ns()
+    consumption = bus.consume(RAW_STREAM, ENRICHER_DURABLE, max_ack_pending=2, ack_wait_seconds=30, batch=2)
+    with Telemetry("enricher", environ={}) as telemetry:
+        lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
+        async with consumption:
+            older, younger = await anext(consumption), await anext(consumption)
+            assert older.stored_unix_ns <= younger.stored_unix_ns <= published + 1_000_000_000
+            assert lag.seconds() == 0.0
+            with lag.over(younger):
+                of_the_younger = lag.seconds()
+                with lag.over(older):
+                    assert lag.seconds() >= of_the_younger >= 0.0
+            assert lag.seconds() == 0.0
+            watching = asyncio.create_task(lag.watch())
+            async with asyncio.timeout(20):
+                while b"wirespan_enricher_batches_pending 3.0" not in telemetry.prometheus():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            watching.cancel()
+        assert b"wirespan_enricher_lag_seconds 0.0" in telemetry.prometheus()

@@ -1,0 +1,203 @@
+"""Live capture against a real nats-server: what sockets on this machine do is in the stream, each byte once."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from typing import Self
+
+import numpy as np
+import pytest
+
+from proto.columns import Observer, Outcome, Role
+from proto.flow_batch import FlowBatch, decode
+from services.capture.flows.timing import FlowTableSettings
+from services.capture.live.reader import LiveOptions, LiveReader
+from services.capture.live.socket_tap import TapRules
+from services.capture.live.worker import LivePublisher
+from services.capture.progress import Progress
+from services.runtime.nats.bus import connect
+from services.runtime.settings import NatsSettings, StreamSettings
+from tests.support.node.live_capture import reason_to_skip
+
+pytestmark = pytest.mark.xdist_group("socket_tap")
+
+
+_reason = reason_to_skip()
+if _reason:
+    pytest.skip(_reason, allow_module_level=True)
+
+
+async def stored(bus) -> list[FlowBatch]:
+    """Every batch in the stream."""
+    return [decode(message.data) async for message in bus.peek("FLOWS_RAW")]
+
+
+def of_port(batches: list[FlowBatch], port: int) -> dict[str, np.ndarray]:
+    """The records of flows with this port, all batches together."""
+    names = (
+        "role", "record", "outcome", "observer", "tx_payload_bytes", "rx_payload_bytes", "flow_start_unix_ns",
+        "start_unix_ns", "end_unix_ns", "smoothed_rtt_ns", "flow_id", "local_container",
+    )  # fmt: skip
+    columns = {name: np.concatenate([batch.column(name) for batch in batches]) for name in names}
+    ports = [np.concatenate([batch.column(name) for batch in batches]) for name in ("local_port", "remote_port")]
+    mine = (ports[0] == port) | (ports[1] == port)
+    return {name: column[mine] for name, column in columns.items()}
+
+
+async def until(condition) -> None:
+    """Return once the condition holds."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - a stream tells nobody that it has grown
+            await asyncio.sleep(0.02)
+
+
+PEERS = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(server.getsockname())
+accepted, _ = server.accept()
+print(server.getsockname()[1], flush=True)
+for _ in sys.stdin:
+    client.sendall(bytes(100))
+    accepted.recv(1000)
+    print("sent", flush=True)
+client.close()
+accepted.close()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+class Peers:
+    """Both ends of a connection, in a process that is not capture's: that one's own connections are left out."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PEERS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.port = int(self._process.stdout.readline())
+        self.sent = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def send(self) -> None:
+        """Send 100 bytes from the client to the server, and have them read."""
+        self._process.stdin.write("send\n")
+        assert self._process.stdout.readline() == "sent\n"
+        self.sent += 100
+
+    def close(self) -> None:
+        """Close both ends and end the process."""
+        if self._process.poll() is None:
+            self._process.communicate()
+
+
+def options() -> LiveOptions:
+    """A small table that looks at loopback too, ten times a second."""
+    return LiveOptions(capacity=4096, drain_interval_seconds=0.1, rules=TapRules(loopback=True))
+
+
+async def test_connections_of_this_machine_are_published_once(nats_server) -> None:
+    """A long connection gives records as it lives and one at the end; their payload adds up; capture's own are not there."""
+    table = FlowTableSettings(active_interval_seconds=0.2, linger_seconds=0.2)
+    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+        await bus.ensure_streams()
+        with LiveReader(node="here", epoch="e", options=options(), table=table) as reader, Peers() as peers:
+            progress = Progress()
+            publisher = LivePublisher(reader, bus, "flows.raw.here", progress)
+            stopping = asyncio.Event()
+            running = asyncio.create_task(publisher.run(0.1, stopping))
+            port = peers.port
+
+            async def another_record() -> bool:
+                peers.send()
+                return len(await stored(bus)) > 0 and of_port(await stored(bus), port)["record"].max(initial=0) >= 2
+
+            await until(another_record)
+            peers.close()
+
+            async def ended() -> bool:
+                return np.count_nonzero(of_port(await stored(bus), port)["outcome"] == Outcome.CLOSED) >= 2
+
+            await until(ended)
+            stopping.set()
+            await running
+            batches = await stored(bus)
+    records = of_port(batches, port)
+    client_side = records["role"] == Role.CLIENT
+    assert records["tx_payload_bytes"][client_side].sum() == records["rx_payload_bytes"][~client_side].sum() == peers.sent
+    assert set(records["observer"].tolist()) == {Observer.SOCKET}
+    for flow in set(records["flow_id"].tolist()):
+        mine = records["flow_id"] == flow
+        assert sorted(records["record"][mine].tolist()) == list(range(np.count_nonzero(mine)))
+        assert len(set(records["flow_start_unix_ns"][mine].tolist())) == 1
+    assert (records["end_unix_ns"] >= records["start_unix_ns"]).all()
+    assert records["smoothed_rtt_ns"].min() > 0
+    assert batches[-1].containers[int(records["local_container"][-1])]["cgroup"]
+    assert len(of_port(batches, nats_server.port)["record"]) == 0
+    assert batches[-1].counters["unattributed_tcp_packets"] == 0
+    assert batches[-1].counters["excluded_packets"] > 0
+    assert progress.records == sum(batch.count for batch in batches)
+    assert progress.packets == sum(number for name, number in progress.counters.items() if name.endswith("_packets"))
+
+
+async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
+    """While the stream is full nothing is lost: the flows' next records hold what was refused."""
+    table = FlowTableSettings(active_interval_seconds=0.05, linger_seconds=0.1)
+    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+        await bus.ensure_streams(StreamSettings(raw_bytes=1))
+        with LiveReader(node="here", epoch="e", options=options(), table=table) as reader, Peers() as peers:
+            progress = Progress()
+            publisher = LivePublisher(reader, bus, "flows.raw.here", progress)
+            stopping = asyncio.Event()
+            running = asyncio.create_task(publisher.run(0.05, stopping))
+            port = peers.port
+
+            async def refused() -> bool:
+                peers.send()
+                return reader.refused_batches >= 3
+
+            await until(refused)
+            assert progress.records == 0
+            await bus.ensure_streams()
+            peers.close()
+            stopping.set()
+            await running
+            records = of_port(await stored(bus), port)
+    client_side = records["role"] == Role.CLIENT
+    assert records["tx_payload_bytes"][client_side].sum() == peers.sent
+    assert records["rx_payload_bytes"][~client_side].sum() == peers.sent
+    assert records["record"].tolist().count(0) == 2
+    assert reader.merged_records > 0
+
+
+async def test_all_that_is_due_goes_out_at_once(nats_server) -> None:
+    """Many more records than may be on their way together: none of them waits for the next tick, which never comes here."""
+    table = FlowTableSettings(active_interval_seconds=0.001)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        port = receiver.getsockname()[1]
+        rules = TapRules(loopback=True, allow_ports=(port,))
+        async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+            await bus.ensure_streams()
+            with LiveReader(node="here", epoch="e", options=LiveOptions(capacity=8192, rules=rules), table=table) as reader:
+                for number in range(2000):
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                        sender.bind(("127.77.0.1", 20_000 + number))
+                        sender.sendto(b"x", receiver.getsockname())
+                        receiver.recv(1)
+                progress, stopping = Progress(), asyncio.Event()
+                running = asyncio.create_task(LivePublisher(reader, bus, "flows.raw.here", progress).run(3600, stopping))
+
+                async def told() -> bool:
+                    return progress.records >= 4000
+
+                await until(told)
+                stopping.set()
+                await running
+    assert progress.flows == 4000

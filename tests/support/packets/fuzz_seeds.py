@@ -1,0 +1,113 @@
+"""Inputs of bpf/fuzz.c from packets of our own making: `python -m tests.support.packets.fuzz_seeds FOLDER`."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.support.packets import pcap
+from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
+
+_LINKS = (pcap.ETHERNET, pcap.RAW, pcap.SLL, pcap.SLL2, pcap.NULL, pcap.LOOP)
+"""In the order of link_types in bpf/fuzz.c."""
+
+
+def fuzz_input(frames: Iterable[Frame], link_index: int = 0) -> bytes:
+    """Frames as bpf/fuzz.c reads them, a millisecond apart."""
+    parts = [bytes([link_index])]
+    for frame in frames:
+        more = min(max((frame.wire_bytes or 0) - len(frame.data), 0), 255)
+        parts.append(struct.pack("!HBB", len(frame.data), more, 20) + frame.data)
+    return b"".join(parts)
+
+
+def seeds() -> Iterator[bytes]:
+    """Conversations and headers that reach every part of the engine."""
+    talk = Conversation().tcp(0, "client", SYN, seq=1, options=b"\1\3\3\7")
+    talk.tcp(0, "server", SYN | ACK, seq=9, ack=2, options=b"\2\4\5\xb4\3\3\2")
+    talk.tcp(0, "client", ACK, seq=2, ack=10).tcp(0, "client", PSH | ACK, seq=2, ack=10, payload=b"abc")
+    talk.tcp(0, "client", PSH | ACK, seq=2, ack=10, payload=b"abc").tcp(0, "server", ACK, seq=10, ack=5, window=0)
+    talk.tcp(0, "server", ACK, seq=13, ack=5, payload=b"xyz").tcp(0, "server", ACK, seq=10, ack=5, payload=b"uvw")
+    for _ in range(4):
+        talk.tcp(0, "client", ACK, seq=5, ack=10)
+    talk.tcp(0, "client", ACK, seq=4, ack=16).tcp(0, "server", FIN | ACK, seq=16, ack=5).tcp(0, "client", RST, seq=5)
+    traced = f"GET / HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{'4b' * 16}-{'f0' * 8}-01\r\n\r\n".encode()
+    asking = Conversation().handshake()
+    for number in range(2):
+        sequence = {"seq": 1001 + number * len(traced), "ack": 5001 + number * 8}
+        asking.tcp(0, "client", PSH | ACK, payload=traced, **sequence).tcp(0, "client", PSH | ACK, payload=traced, **sequence)
+        asking.tcp(0, "server", PSH | ACK, seq=sequence["ack"], ack=sequence["seq"] + len(traced), payload=b"HTTP/1.1")
+    six = Conversation("2001:db8::1", "2001:db8::2").handshake().icmp(1, "client", icmp(128, identifier=2))
+    asked = ip("10.0.0.1", "10.0.0.2", 17, udp(40000, 53, b"?"))
+    chain = bytes([43, 0]) + bytes(6) + bytes([44, 1]) + bytes(14) + struct.pack("!BBHI", 17, 0, 1, 9)
+    v6 = ("2001:db8::1", "2001:db8::2")
+    odd = [
+        asked,
+        ip("10.0.0.2", "10.0.0.1", 1, icmp(3, 3, payload=asked)),
+        ip(*v6[::-1], 58, icmp(1, 4, payload=ip(*v6, 17, udp(1, 2)))),
+        ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2, bytes(16)), fragment=0x2000, identification=9),
+        ip("10.0.0.1", "10.0.0.2", 17, bytes(16), fragment=2, identification=9),
+        ip(*v6, 0, udp(5, 6, b"data"), extensions=chain),
+        ip("10.0.0.1", "10.0.0.2", 6, tcp(1, 2, SYN, options=bytes(20)), options=bytes(8)),
+        ip(*v6, 132, bytes(20)),
+    ]
+    frames = talk.frames + six.frames + asking.frames + [Frame(pcap.START, ethernet(packet)) for packet in odd]
+    yield fuzz_input(frames)
+    yield fuzz_input(
+        [Frame(pcap.START, ethernet(odd[6], tags=(0x88A8, 0x8100))), Frame(0, ethernet(bytes(28), ethertype=0x806))]
+    )
+    for index, link_type in enumerate(_LINKS):
+        yield fuzz_input([Frame(0, link(link_type, frame.data[14:])) for frame in frames], index)
+    for frame in [*frames, *tunnelled()]:
+        yield fuzz_input([frame])
+    yield fuzz_input(tunnelled())
+    yield fuzz_input(reversed(list(tunnelled())))
+
+
+def tunnelled() -> Iterator[Frame]:
+    """A packet in every kind of tunnel, tunnels in tunnels, and fragments inside, outside and both."""
+    plain = ip("10.0.0.1", "10.0.0.2", 6, tcp(40000, 80, PSH | ACK, seq=1, ack=1, payload=b"hello"))
+    six = ip("fd00::1", "fd00::2", 17, udp(5000, 53, b"?" * 40))
+    ends = ("192.0.2.1", "192.0.2.2")
+    wrapped = [
+        *(ip(*ends, 17, pcap.vxlan(7, ethernet(inner))) for inner in (plain, six)),
+        ip(*ends, 17, pcap.vxlan(7, ethernet(bytes(28), ethertype=0x806), port=8472)),
+        ip(*ends, 17, pcap.geneve(7, ethernet(plain), options=bytes(8))),
+        ip(*ends, 47, pcap.gre(ethernet(six), kind=0x6558, key=5, checksum=True, sequence=1)),
+        ip(*ends, 17, pcap.gtpu(9, plain, extensions=[(0x85, bytes(2)), (0x20, bytes(6))])),
+        ip("2001:db8::a", "2001:db8::b", 4, plain),
+        ip(*ends, 41, six),
+    ]
+    nest = plain
+    for _ in range(5):
+        nest = ip(*ends, 4, nest)
+        wrapped.append(nest)
+    yield from (Frame(pcap.START, ethernet(packet)) for packet in wrapped)
+    inside = [ip(*ends, 4, piece) for piece in fragmented(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2, bytes(90))), 48)]
+    for number, packet in enumerate([*wrapped[:1], *inside]):
+        for piece in fragmented(packet, 40, number):
+            yield Frame(pcap.START, ethernet(piece))
+
+
+def fragmented(packet: bytes, size: int, identification: int = 7) -> Iterator[bytes]:
+    """An IPv4 packet as fragments of at most `size` bytes of payload, a multiple of 8."""
+    head, payload = packet[:20], packet[20:]
+    for offset in range(0, len(payload), size):
+        piece = payload[offset : offset + size]
+        field = offset // 8 | (0x2000 if offset + size < len(payload) else 0)
+        yield head[:2] + struct.pack("!HHH", 20 + len(piece), identification, field) + head[8:] + piece
+
+
+def write(folder: Path) -> int:
+    """Write every seed into a folder; returns how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for count, seed in enumerate(seeds(), start=1):
+        (folder / f"seed-{count:03}").write_bytes(seed)
+    return count
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{write(Path(sys.argv[1]))} seeds\n")
