@@ -37,11 +37,11 @@ check: setup-test ## lint, types, import contracts, C format, generated document
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	$(BIN)/clang-format --dry-run --Werror bpf/*/*.[ch]
 
 format: ## format Python and C
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i bpf/*.c bpf/*.h
+	$(BIN)/clang-format -i bpf/*/*.[ch]
 
 docs: ## write the generated parts of the documents
 	$(BIN)/python -m tests.support.documents.generated_docs
@@ -54,7 +54,7 @@ FUZZ := $(HOME)/.cache/wirespan-fuzz
 
 fuzz: setup-test ## fuzz the flow engine under sanitizers, FUZZ_RUNS executions (needs clang and its fuzzing library)
 	@mkdir -p $(FUZZ)
-	clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/fuzz bpf/fuzz.c -lpcap
+	clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/fuzz bpf/replay/fuzz.c -lpcap
 	$(BIN)/python -m tests.support.packets.fuzz_seeds $(FUZZ)/corpus
 	cd $(FUZZ) && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus
 

@@ -1,4 +1,4 @@
-"""Build hook: compiles bpf/replay.c into bpf/_replay.so, for wheels and for editable installs."""
+"""Build hook: compiles bpf/replay/replay.c into bpf/_replay.so, for wheels and for editable installs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("bpf", "replay.c")
+SOURCE = Path("bpf", "replay", "replay.c")
 LIBRARY = Path("bpf", "_replay.so")
 FLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra", "-Werror=implicit")
 

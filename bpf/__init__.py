@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 SOURCE_DIRECTORY: Final = Path(__file__).parent
-"""Where flow.h, parse.h and include/ lie."""
+"""Where engine/, its hosts tap/ and replay/, and include/ lie."""
 
 REPLAY_LIBRARY: Final = SOURCE_DIRECTORY / "_replay.so"
-"""The shared library of replay.c, which the package's build compiles."""
+"""The shared library of replay/replay.c, which the package's build compiles."""

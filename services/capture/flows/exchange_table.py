@@ -1,6 +1,6 @@
 """From exchanges to records: which open ones are over, and what each says.
 
-A host keeps the exchanges (bpf/traced_exchange.h) and ends one itself when the client's next request comes. Everything else
+A host keeps the exchanges (traced_exchange.h) and ends one itself when the client's next request comes. Everything else
 that ends an exchange is the absence of something, or concerns its flow, and is seen here, once per tick:
 
 - its connection is closed or reset, and has been quiet for a while;

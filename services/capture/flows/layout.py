@@ -1,4 +1,4 @@
-"""`struct flow` of bpf/flow.h as a numpy dtype, and the words that C and Python share.
+"""`struct flow` of bpf/engine/flow.h as a numpy dtype, and the words that C and Python share.
 
 One slot is one flow. A test compiles the header and compares every offset, size and number below.
 """

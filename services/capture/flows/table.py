@@ -1,6 +1,6 @@
 """From flow slots to records: which flows are due, why, and what each record adds to the ones before it.
 
-The slots are a host's (bpf/replay.c's, or the socket tap's array); this module only reads them, a window at a time, but for
+The slots are a host's (replay.c's, or the socket tap's array); this module only reads them, a window at a time, but for
 `taken`. All work is on columns. What a record holds is fixed when it is emitted; what the next one starts from is fixed when it
 is accepted:
 

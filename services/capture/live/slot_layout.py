@@ -1,4 +1,4 @@
-"""The socket tap's memory as numpy sees it: `struct slot`, `struct flow_key` and the counters of bpf/socket_tap.c.
+"""The socket tap's memory as numpy sees it: `struct slot`, `struct flow_key` and the counters of bpf/tap/socket_tap.c.
 
 Sizes are compared whenever the program is loaded; the kernel tests know what each member has to hold.
 """
@@ -84,7 +84,7 @@ def keys_of(rows: Slots) -> npt.NDArray[Any]:
 
 
 def _kinds(queries: dict[int, int]) -> npt.NDArray[np.uint16]:
-    """Return `icmp_kind` of bpf/flow.h for every type << 8 | code; `queries` maps request type to reply type."""
+    """Return `icmp_kind` of bpf/engine/icmp.h for every type << 8 | code; `queries` maps request type to reply type."""
     kinds = np.arange(65536, dtype=np.uint16)
     for request, reply in queries.items():
         for kind in (request, reply):

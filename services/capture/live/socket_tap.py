@@ -1,4 +1,4 @@
-"""The node's live flows: bpf/socket_tap.c attached, its slots as numpy sees them.
+"""The node's live flows: bpf/tap/socket_tap.c attached, its slots as numpy sees them.
 
 The programs fill slots; this side says which flows end and gives slots back. The kernel detaches the programs when this process
 ends, however it ends, because their links are descriptors of this process.
@@ -59,7 +59,7 @@ class TapRules:
     """IANA protocol numbers to keep."""
 
     def defines(self) -> list[str]:
-        """Return what bpf/socket_tap.c is compiled with."""
+        """Return what bpf/tap/socket_tap.c is compiled with."""
         found = [] if self.loopback else ["EXCLUDE_LOOPBACK"]
         listed = ("allow_networks", "deny_networks", "allow_ports", "deny_ports")
         found.extend(name.upper() for name in listed if getattr(self, name))

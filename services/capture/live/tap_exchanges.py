@@ -1,4 +1,4 @@
-"""The traced exchanges of the live table: what bpf/socket_tap.c keeps where it is compiled with TRACE_CONTEXT.
+"""The traced exchanges of the live table: what bpf/tap/exchanges.h keeps where it is compiled with TRACE_CONTEXT.
 
 Open exchanges are in a hash that programs write and this side reads; ended ones come through a ring buffer, read as one array.
 An exchange that is ended here stays in the hash, for the programs may be at it: it is remembered as told until its flow is gone

@@ -1,4 +1,4 @@
-"""Loads the socket tap through a child process that has bcc (bpf/loader.py); this process has neither bcc nor LLVM."""
+"""Loads the socket tap through a child process that has bcc (bpf/tap/loader.py); this process has neither bcc nor LLVM."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LoadedTap:
 def load_tap(
     defines: Sequence[str] = (), *, python: Path = SYSTEM_PYTHON, timeout_seconds: float = 60.0, source: Path | None = None
 ) -> LoadedTap:
-    """Compile bpf/socket_tap.c with `-D` for each of `defines` and load it. Blocks for about half a second.
+    """Compile bpf/tap/socket_tap.c with `-D` for each of `defines` and load it. Blocks for about half a second.
 
     Kernels before 5.11 have no coarse clock; where loading fails it is tried again without. Raises TapLoadError.
     """
@@ -93,8 +93,8 @@ def _load(defines: Sequence[str], python: Path, timeout_seconds: float, source: 
     directory = bpf.SOURCE_DIRECTORY
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        command = [str(python), "-I", str(directory / "loader.py"), str(theirs.fileno())]
-        command += [str(source or directory / "socket_tap.c"), str(directory), f"-I{directory}"]
+        command = [str(python), "-I", str(directory / "tap" / "loader.py"), str(theirs.fileno())]
+        command += [str(source or directory / "tap" / "socket_tap.c"), str(directory)]
         command += [f"-D{define}" for define in defines]
         try:
             child = subprocess.Popen(  # noqa: S603 - the settings' interpreter, our own script

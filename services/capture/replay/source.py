@@ -1,4 +1,4 @@
-"""Capture files as a source of flows: bpf/replay.c behind a typed face.
+"""Capture files as a source of flows: bpf/replay/replay.c behind a typed face.
 
 The library takes whole runs of packets per call and lets other threads run meanwhile; Python sees flows, never packets.
 """
@@ -84,7 +84,7 @@ class _Counters(ctypes.Structure):
 
 
 class _Exchanges(ctypes.Structure):
-    """`struct exchanges` of bpf/replay_exchanges.h."""
+    """`struct exchanges` of bpf/replay/open_exchanges.h."""
 
     _fields_ = (
         ("of_slot", ctypes.c_void_p),
@@ -340,7 +340,7 @@ def _text(error: ctypes.Array[ctypes.c_char]) -> str:
 
 @cache
 def _library() -> Any:
-    """The compiled bpf/replay.c. Raises CaptureError where the installation lacks it, or has it of another version."""
+    """The compiled bpf/replay/replay.c. Raises CaptureError where the installation lacks it, or has it of another version."""
     try:
         library = ctypes.CDLL(str(bpf.REPLAY_LIBRARY))
     except OSError as error:

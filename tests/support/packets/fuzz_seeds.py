@@ -1,4 +1,4 @@
-"""Inputs of bpf/fuzz.c from packets of our own making: `python -m tests.support.packets.fuzz_seeds FOLDER`."""
+"""Inputs of bpf/replay/fuzz.c from packets of our own making: `python -m tests.support.packets.fuzz_seeds FOLDER`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.packets import pcap
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
 
 _LINKS = (pcap.ETHERNET, pcap.RAW, pcap.SLL, pcap.SLL2, pcap.NULL, pcap.LOOP)
-"""In the order of link_types in bpf/fuzz.c."""
+"""In the order of link_types in bpf/replay/fuzz.c."""
 
 
 def fuzz_input(frames: Iterable[Frame], link_index: int = 0) -> bytes:
-    """Frames as bpf/fuzz.c reads them, a millisecond apart."""
+    """Frames as bpf/replay/fuzz.c reads them, a millisecond apart."""
     parts = [bytes([link_index])]
     for frame in frames:
         more = min(max((frame.wire_bytes or 0) - len(frame.data), 0), 255)

@@ -1,11 +1,12 @@
-/* The flow engine as a cgroup_skb program: proves that flow.h and parse.h compile for BPF and pass the verifier. */
+/* The flow engine as a cgroup_skb program: proves that the engine compiles for BPF and pass the verifier. */
 #define FLOW_ADD(member, value) ((void)__sync_fetch_and_add(&(member), (value)))
 
 typedef struct __sk_buff *frame_source;
 
 #define parse_load(source, offset, target, size) bpf_skb_load_bytes(source, offset, target, size)
 
-#include "parse.h"
+#include "engine/parse.h"
+#include "engine/update.h"
 
 struct endpoints {
     __u8 source_address[16];

@@ -1,6 +1,6 @@
 """Runs packets through engine_tap.c in the kernel: for the system's Python, which has bcc. Only the standard library else.
 
-Arguments: the folder of flow.h. Standard input: JSON list of [time in ns, "egress" or "ingress", Ethernet frame in hex].
+Arguments: the folder bpf/. Standard input: JSON list of [time in ns, "egress" or "ingress", Ethernet frame in hex].
 Standard output: JSON {"flows": [slot in hex ...], "dispositions": [count ...]}. Exit code 77: cannot run here, the reason on
 standard error.
 """

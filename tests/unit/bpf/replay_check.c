@@ -2,7 +2,7 @@
  * Replays files through the library's calls, with a small table that is emptied as it fills, and checks that the counters add
  * up. For test_sanitizers.py: built with AddressSanitizer and UndefinedBehaviorSanitizer, one process takes many files.
  */
-#include "replay.c"
+#include "replay/replay.c"
 
 #include <inttypes.h>
 

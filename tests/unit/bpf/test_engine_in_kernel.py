@@ -27,7 +27,7 @@ DEEP = {
     *("request_transfer_sum_ns", "request_transfer_max_us", "response_transfer_sum_ns", "response_transfer_max_us"),
     *("icmp_errors", "icmp_error_type", "icmp_error_code"),
 }
-"""Members that only bpf/flow_deep.h fills, which the kernel does without."""
+"""Members that only bpf/replay/flow_deep.h fills, which the kernel does without."""
 
 
 def in_kernel(frames, client_ends):

@@ -23,7 +23,7 @@ def target(tmp_path_factory):
         pytest.skip("clang is not installed; test_sanitizers.py goes on without it")
     program = tmp_path_factory.mktemp("fuzz") / "fuzz"
     built = subprocess.run(
-        [compiler, *FLAGS, "-o", program, bpf.SOURCE_DIRECTORY / "fuzz.c", "-lpcap"],
+        [compiler, *FLAGS, "-o", program, bpf.SOURCE_DIRECTORY / "replay" / "fuzz.c", "-lpcap"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if "libclang_rt" in built.stderr:

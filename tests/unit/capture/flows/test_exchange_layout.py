@@ -14,10 +14,7 @@ from services.capture.replay import source as replay_source
 from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
-typedef const struct frame *frame_source;
-struct frame { const __u8 *bytes; };
-static int parse_load(frame_source s, __u32 o, void *t, __u32 n) { (void)s; (void)o; (void)t; return (int)n; }
-#include "replay_exchanges.h"
+#include "replay/exchanges.h"
 """
 
 
@@ -57,7 +54,7 @@ def test_replay_keeps_exchanges_where_python_looks_for_them(printed):
 
 def test_no_member_is_left_out():
     """Every member of the C structure that the reader may want has its mirror."""
-    source = (bpf.SOURCE_DIRECTORY / "traced_exchange.h").read_text()
+    source = (bpf.SOURCE_DIRECTORY / "engine" / "exchange.h").read_text()
     body = re.search(r"^struct exchange \{\n(.*?)^\};", source, re.MULTILINE | re.DOTALL)[1]
     members = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE))
     assert members - set(MEMBERS) == {"payload_before", "resent_bytes_before", "resent_before"}

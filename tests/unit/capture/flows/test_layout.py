@@ -15,7 +15,7 @@ from services.capture.replay import source as replay_source
 from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
-#include "arrival.h"
+#include "replay/arrival.h"
 """
 
 
@@ -56,7 +56,7 @@ def test_what_is_around_a_flow_lies_where_the_compiler_puts_it(printed):
         expected[name] = replay_layout.OUTER.fields[name][1]
     assert printed(lines) == expected
     body = "".join(
-        re.findall(r"^struct (?:outer_side|flow_outer) \{\n(.*?)^\};", source_of("outer.h"), re.MULTILINE | re.DOTALL)
+        re.findall(r"^struct (?:outer_side|flow_outer) \{\n(.*?)^\};", source_of("replay/outer.h"), re.MULTILINE | re.DOTALL)
     )
     members = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE)) - {"pad"}
     assert {name.removeprefix("tx_").removeprefix("rx_") for name in replay_layout.OUTER_MEMBERS} == members
@@ -69,7 +69,7 @@ def source_of(header):
 
 def test_no_member_is_left_out():
     """Every member of the C structs but padding has its mirror."""
-    source = (bpf.SOURCE_DIRECTORY / "flow.h").read_text()
+    source = (bpf.SOURCE_DIRECTORY / "engine" / "flow.h").read_text()
     members = {}
     for struct in ("flow_side", "flow"):
         body = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", source, re.MULTILINE | re.DOTALL)[1]
@@ -100,10 +100,10 @@ def test_numbers_have_the_same_names(printed):
 
 def test_the_replay_library_stops_for_the_reasons_python_knows():
     """`enum replay_stop` in order, and as many counters as `struct replay_counters` has."""
-    source = source_of("replay.c")
+    source = source_of("replay/replay.c")
     stops = re.findall(r"^\s+REPLAY_(\w+),", source, re.MULTILINE)
     assert stops == ["UNTIL", "PACKETS", "END", "TABLE_FULL", "CUT", "EXCHANGES"]
     assert [stop.name.removesuffix("_OF_FILE") for stop in replay_source.Stop] == stops
-    body = re.search(r"^struct replay_counters \{\n(.*?)^\};", source_of("slot_table.h"), re.MULTILINE | re.DOTALL)[1]
+    body = re.search(r"^struct replay_counters \{\n(.*?)^\};", source_of("replay/slot_table.h"), re.MULTILINE | re.DOTALL)[1]
     names = re.findall(r"^\s+__u64 (\w+)", body, re.MULTILINE)
     assert [name for name, *_ in replay_source._Counters._fields_] == names

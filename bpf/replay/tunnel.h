@@ -2,13 +2,15 @@
 /*
  * Tunnels: from a parsed packet to what it carries. For replay; a socket sees its own packets, whatever they travel in.
  *
- * A host defines parse_load, and includes parse.h, before. VXLAN, Geneve and GTP-U are UDP to a well-known port, which anybody may
+ * VXLAN, Geneve and GTP-U are UDP to a well-known port, which anybody may
  * use: there the header has to look like one, and what it carries has to be sound. GRE and IP in IP are protocols of their own.
  */
 #ifndef WIRESPAN_TUNNEL_H
 #define WIRESPAN_TUNNEL_H
 
-#include "parse.h"
+#include "host.h"
+
+#include "../engine/link.h"
 
 /* services/capture/replay/layout.py has the depth; the kinds are proto/columns.py's Tunnel. */
 #define TUNNEL_DEPTH 4

@@ -5,79 +5,21 @@
  *
  * The host looks at the flow before a packet is added to it (exchange_before) and lets exchange_after see the packet and the
  * flow afterwards. Besides what trace_context.h asks for it defines, before including this, `exchange_host`: whatever it needs
- * to find the flow's exchange; and, anywhere, the four functions that take one.
+ * to find the flow's exchange, and the four functions that take one:
+ *     struct exchange *exchange_open(exchange_host host)                      the flow's open exchange, or NULL
+ *     struct exchange *exchange_place(exchange_host host)                     zeroed room for one that opens, or NULL
+ *     void exchange_ended(exchange_host host, struct exchange *exchange)      it is over: hand it on; it is open no more
+ *     void count_request(exchange_host host, __u32 counter)
  *
  * What ends without a packet, the reader ends: see services/capture/flows/exchange_table.py.
  */
 #ifndef WIRESPAN_TRACED_EXCHANGE_H
 #define WIRESPAN_TRACED_EXCHANGE_H
 
-#include "trace_context.h"
+#include "exchange.h"
 
 /* A server's payload of at most so many bytes that more of the request follows was an interim response: 100 Continue. */
 #define EXCHANGE_INTERIM_BYTES 64u
-
-/* Why an exchange is over: proto/columns.py's ExchangeEnd. Here only the first is seen. */
-enum exchange_end {
-    EXCHANGE_END_OPEN,
-    EXCHANGE_END_NEXT_REQUEST,
-    EXCHANGE_END_CLOSED,
-    EXCHANGE_END_RESET,
-    EXCHANGE_END_IDLE_TIMEOUT,
-    EXCHANGE_END_ACTIVE_TIMEOUT,
-    EXCHANGE_END_SHUTDOWN,
-};
-
-/* Of requests that were looked at; the first are enum trace_found. services/capture/flows/exchange_layout.py has the same words. */
-enum request_counter {
-    REQUEST_OVERTAKEN = TRACE_FINDINGS, /* its first segment came late: not looked at */
-    REQUEST_NO_ROOM,                    /* sampled, but there is no place for another exchange */
-    REQUEST_COUNTERS,
-};
-
-/* Mirrored in services/capture/flows/exchange_layout.py. Bytes are payload, each counted once however often it was sent. */
-struct exchange {
-    __u64 flow_id;
-    __u64 owner; /* the host's */
-    __u64 request_first_ns;
-    __u64 request_last_ns;
-    __u64 response_first_ns; /* 0: none, or an interim one only */
-    __u64 response_last_ns;
-    __u64 ended_ns;
-    __u64 request_bytes;
-    __u64 response_bytes;
-    __u64 flow_first_ns;
-    __u8 trace_id[16];
-    __u8 parent_span_id[8];
-    __u8 local_address[16];
-    __u8 remote_address[16];
-    __u32 slot;
-    __u32 number; /* of the exchange within its flow, ascending */
-    __u32 local_isn;
-    __u32 remote_isn;
-    __u32 request_retransmits;
-    __u32 response_retransmits;
-    /* Where the flow's counters stood, request first. */
-    __u64 payload_before[2];
-    __u32 resent_bytes_before[2];
-    __u32 resent_before[2];
-    __u16 local_port;
-    __u16 remote_port;
-    __u8 role;
-    __u8 isn_seen;
-    __u8 trace_flags;
-    __u8 end;
-};
-
-_Static_assert(sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
-
-/* The flow's open exchange, or NULL. */
-static inline struct exchange *exchange_open(exchange_host host);
-/* Zeroed room for one that opens, or NULL. */
-static inline struct exchange *exchange_place(exchange_host host);
-/* It is over: hand it on; it is open no more. */
-static inline void exchange_ended(exchange_host host, struct exchange *exchange);
-static inline void count_request(exchange_host host, __u32 counter);
 
 /* What tells afterwards whether a packet brought something new. */
 struct exchange_moment {

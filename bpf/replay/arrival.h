@@ -9,29 +9,11 @@
 #ifndef WIRESPAN_ARRIVAL_H
 #define WIRESPAN_ARRIVAL_H
 
-#include <linux/types.h>
-#include <string.h>
-
-struct frame {
-    const __u8 *bytes;
-    __u32 captured;
-};
-
-typedef const struct frame *frame_source;
-
-static inline int parse_load(frame_source source, __u32 offset, void *target, __u32 size)
-{
-    if (offset > source->captured || size > source->captured - offset)
-        return -1;
-    memcpy(target, source->bytes + offset, size);
-    return 0;
-}
-
-#define PARSE_TCP_OPTIONS
-#define PARSE_PLACES
-#include "flow_deep.h"
 #include "fragments.h"
+#include "hash.h"
+#include "host.h"
 #include "outer.h"
+#include "tunnel.h"
 
 /* More than any packet and the headers around it: where a packet's end is not in its frame. */
 #define ARRIVAL_ENDLESS (PARSE_MAX_IP_BYTES + 256u)
@@ -47,24 +29,6 @@ struct arrival {
     struct outer_path through;
     struct fragment fragments[TUNNEL_DEPTH + 1]; /* outside in */
 };
-
-static inline __u64 mix(__u64 a, __u64 b)
-{
-    unsigned __int128 product = (unsigned __int128)a * b;
-
-    return (__u64)product ^ (__u64)(product >> 64);
-}
-
-static inline __u64 hash_endpoint(const __u64 *seeds, const __u8 *address, __u16 port)
-{
-    __u64 halves[2];
-
-    memcpy(halves, address, sizeof(halves));
-    return mix(halves[0] ^ seeds[0], mix(halves[1] ^ seeds[1], port ^ seeds[2]));
-}
-
-/* For what a result may depend on: a table that gives places to whoever comes later must do so alike in every run. */
-static const __u64 SAME_SEEDS[4] = {0x9e3779b97f4a7c15u, 0xbf58476d1ce4e5b9u, 0x94d049bb133111ebu, 0xd6e8feb86659fd93u};
 
 static void note_fragment(struct arrival *arrival)
 {

@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import socket
 import struct
 import sys
@@ -97,11 +98,23 @@ class CapturedStderr:
         return self.file.read().decode(errors="replace").strip()
 
 
+def with_includes(source: Path) -> str:
+    """Return the text of `source` and of what it includes by quotes, as one: bcc rewrites the calls on maps only there."""
+    lines = [f'#line 1 "{source}"']
+    for number, line in enumerate(source.read_text().splitlines(), start=1):
+        name = re.fullmatch(r'#include "(.+)"', line)
+        if name:
+            lines += [with_includes((source.parent / name[1]).resolve()), f'#line {number + 1} "{source}"']
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def compile_source(bcc: Any, source: str, flags: list[str]) -> Any:
     """Return the compiled module, its maps made. Raises LoadError."""
     with CapturedStderr() as printed:
         try:
-            return bcc.BPF(src_file=source, cflags=flags)
+            return bcc.BPF(text=with_includes(Path(source)), cflags=flags)
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             detail = printed.text() or str(error)
     if not has_capabilities() or "not permitted" in detail:

@@ -6,7 +6,8 @@
 #define WIRESPAN_SLOT_TABLE_H
 
 #include "arrival.h"
-#include "replay_exchanges.h"
+#include "exchanges.h"
+#include "flow_deep.h"
 
 #include <pcap/pcap.h>
 
@@ -14,7 +15,7 @@
 
 /*
  * Everything seen adds up: packets = sum of dispositions; bytes = link_bytes + tunnel_bytes + the same sum. A fragment is counted
- * once it is known whose it is. Mirrored in replay_source.py.
+ * once it is known whose it is. Mirrored in services/capture/replay/source.py.
  */
 struct replay_counters {
     __u64 packets;    /* read from files */

@@ -9,7 +9,9 @@
 #ifndef WIRESPAN_FLOW_DEEP_H
 #define WIRESPAN_FLOW_DEEP_H
 
-#include "flow.h"
+#include "host.h"
+
+#include "../engine/update.h"
 
 /* Wireshark's tcp.analysis: a fast retransmission follows the last duplicate ACK this closely. */
 #define DEEP_FAST_RETRANSMIT_NS 20000000u

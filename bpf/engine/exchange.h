@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* An exchange that belongs to an application's trace, as a host keeps it, and what becomes of requests that are looked at. */
+#ifndef WIRESPAN_EXCHANGE_H
+#define WIRESPAN_EXCHANGE_H
+
+#include "flow.h"
+#include "trace_context.h"
+
+/* Why an exchange is over: proto/columns.py's ExchangeEnd. Here only the first is seen. */
+enum exchange_end {
+    EXCHANGE_END_OPEN,
+    EXCHANGE_END_NEXT_REQUEST,
+    EXCHANGE_END_CLOSED,
+    EXCHANGE_END_RESET,
+    EXCHANGE_END_IDLE_TIMEOUT,
+    EXCHANGE_END_ACTIVE_TIMEOUT,
+    EXCHANGE_END_SHUTDOWN,
+};
+
+/* Of requests that were looked at; the first are enum trace_found. services/capture/flows/exchange_layout.py has the same words. */
+enum request_counter {
+    REQUEST_OVERTAKEN = TRACE_FINDINGS, /* its first segment came late: not looked at */
+    REQUEST_NO_ROOM,                    /* sampled, but there is no place for another exchange */
+    REQUEST_COUNTERS,
+};
+
+/* Mirrored in services/capture/flows/exchange_layout.py. Bytes are payload, each counted once however often it was sent. */
+struct exchange {
+    __u64 flow_id;
+    __u64 owner; /* the host's */
+    __u64 request_first_ns;
+    __u64 request_last_ns;
+    __u64 response_first_ns; /* 0: none, or an interim one only */
+    __u64 response_last_ns;
+    __u64 ended_ns;
+    __u64 request_bytes;
+    __u64 response_bytes;
+    __u64 flow_first_ns;
+    __u8 trace_id[16];
+    __u8 parent_span_id[8];
+    __u8 local_address[16];
+    __u8 remote_address[16];
+    __u32 slot;
+    __u32 number; /* of the exchange within its flow, ascending */
+    __u32 local_isn;
+    __u32 remote_isn;
+    __u32 request_retransmits;
+    __u32 response_retransmits;
+    /* Where the flow's counters stood, request first. */
+    __u64 payload_before[2];
+    __u32 resent_bytes_before[2];
+    __u32 resent_before[2];
+    __u16 local_port;
+    __u16 remote_port;
+    __u8 role;
+    __u8 isn_seen;
+    __u8 trace_flags;
+    __u8 end;
+};
+
+_Static_assert(sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
+
+#endif

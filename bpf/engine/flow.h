@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * A flow: its state, which is all that a host keeps of its packets, and what can be asked of it.
+ *
+ * Times are nanoseconds on the host's clock, 0 means "not seen". Addresses are IPv6 or IPv4-mapped, network order; every other
+ * field is in host order. "tx" is local to remote, "rx" remote to local.
+ *
+ * Who writes what: the engine writes every member of a slot but `taken` (the reader's), `id`, `generation` and `state` (the
+ * host's). No member has two writers, so a reader that maps the slots needs no lock.
+ */
+#ifndef WIRESPAN_FLOW_H
+#define WIRESPAN_FLOW_H
+
+#include "packet.h"
+
+/* A host whose CPUs share slots defines it as an atomic addition; the result is never used. */
+#ifndef FLOW_ADD
+#define FLOW_ADD(member, value) ((member) += (value))
+#endif
+
+/* The next three are proto/columns.py's Role, Outcome and End. */
+enum flow_role {
+    FLOW_ROLE_UNKNOWN,
+    FLOW_ROLE_CLIENT,
+    FLOW_ROLE_SERVER,
+};
+
+enum flow_outcome {
+    FLOW_OUTCOME_UNKNOWN,
+    FLOW_OUTCOME_HALF_OPEN,
+    FLOW_OUTCOME_ESTABLISHED,
+    FLOW_OUTCOME_REFUSED,
+    FLOW_OUTCOME_TIMEOUT, /* never set here: silence is seen by the reader */
+    FLOW_OUTCOME_RESET,
+    FLOW_OUTCOME_CLOSED,
+};
+
+enum flow_end {
+    FLOW_END_NONE,
+    FLOW_END_LOCAL,
+    FLOW_END_REMOTE,
+};
+
+enum flow_state {
+    FLOW_FREE,
+    FLOW_LIVE,
+    FLOW_RETIRED, /* no packet reaches it any more; waits for its last record to be taken */
+};
+
+enum flow_verdict {
+    FLOW_COUNTED,
+    FLOW_RENEW, /* nothing was counted: the packet opens a new connection; retire the slot, begin another with the packet */
+};
+
+/* Whether a connection's requests are looked at for their trace context, and what came of it: traced_exchange.h. */
+enum flow_requests {
+    FLOW_REQUESTS_UNKNOWN,
+    FLOW_REQUESTS_OPAQUE, /* its first payload was no HTTP/1: none is looked at any more */
+    FLOW_REQUESTS_TRACED, /* an exchange of an application's trace is open */
+};
+
+/* Index of flow.sides. */
+enum flow_direction {
+    FLOW_TX,
+    FLOW_RX,
+};
+
+/* Bits of flow_side.known. */
+enum flow_known {
+    FLOW_KNOWN_ISN = 1,
+    FLOW_KNOWN_NEXT = 2,
+    FLOW_KNOWN_ACKNOWLEDGED = 4,
+    FLOW_KNOWN_HEADER = 8,
+};
+
+#define FLOW_RESPONSE_TIME_BUCKETS 20
+#define FLOW_RESPONSE_TIME_UNIT_NS 16000
+
+/* One direction of a flow. What is marked "deep" is written by flow_deep.h, and so 0 in the socket tap. */
+struct flow_side {
+    __u64 bytes;
+    __u64 packets;
+    __u64 payload_bytes;
+    __u64 rtt_sum_ns; /* deep: round trips from this side's data to the other end's acknowledgment */
+    __u32 initial_sequence;
+    __u32 next_sequence;        /* behind the highest byte sent */
+    __u32 acknowledged;         /* highest acknowledgment the other end gave */
+    __u32 retransmits;          /* segments */
+    __u32 retransmit_bytes;     /* of them, payload that had been sent before */
+    __u32 spurious_retransmits; /* of them, segments that had been acknowledged */
+    __u32 out_of_order;         /* segments */
+    __u32 duplicate_acks;
+    __u32 ecn_ce;
+    __u32 rtt_samples; /* deep */
+    __u32 rtt_min_ns;  /* deep */
+    __u32 rtt_max_ns;  /* deep */
+    __u16 zero_windows;
+    __u16 window_full; /* deep */
+    __u16 keep_alives;
+    __u16 window; /* as it stands in the last header */
+    __u8 tcp_flags;
+    __u8 known;
+    __u8 traffic_class; /* of the first packet */
+    __u8 hop_limit;     /* of the first packet */
+    __u8 fins;
+    __u8 resets;
+    __u8 duplicate_run; /* duplicate ACKs in a row */
+    __u8 zero_window_probes;
+};
+
+/*
+ * One slot. Its first 64 bytes are all that the reader's periodic look at every flow touches.
+ * `interval` follows `taken` at the first packet after the reader took a record: what is marked "interval" below begins again.
+ */
+struct flow {
+    __u64 last_ns;
+    __u64 first_ns;
+    __u64 id;
+    __u64 interval_first_ns; /* interval: first packet */
+    __u32 generation;        /* changes whenever the slot is given to another flow */
+    __u32 interval;
+    __u32 taken; /* records taken by the reader */
+    __u32 responses;
+    __u16 local_port;
+    __u16 remote_port;
+    __u16 syn_repeats;
+    __u16 syn_ack_repeats;
+    __u8 state;
+    __u8 transport;
+    __u8 role;
+    __u8 outcome;
+    __u8 closed_by;
+    __u8 icmp_type; /* of the first message */
+    __u8 icmp_code;
+    __u8 requests; /* enum flow_requests: traced_exchange.h */
+
+    __u8 local_address[16];
+    __u8 remote_address[16];
+    __u64 syn_ns;
+    __u64 syn_ack_ns;
+    __u64 handshake_ack_ns;
+    __u64 request_ns; /* last byte of the request that waits for its response; 0: none waits */
+    __u64 response_time_sum_ns;
+    __u64 response_time_max_ns; /* interval */
+    __u64 request_transfer_sum_ns;  /* deep */
+    __u64 response_transfer_sum_ns; /* deep */
+    __u32 request_transfer_max_us;  /* deep */
+    __u32 response_transfer_max_us; /* deep */
+    __u16 icmp_errors;              /* deep: ICMP errors that quote a packet of this flow */
+    __u8 icmp_error_type;           /* deep: of the last one */
+    __u8 icmp_error_code;
+    __u32 gap_at; /* when what was received first had a gap, which is still open; 0: it has none */
+    struct flow_side sides[2];
+    __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
+};
+
+_Static_assert(sizeof(struct flow_side) == 96, "struct flow_side has no hole");
+_Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
+_Static_assert(sizeof(struct flow) == 448, "struct flow has no hole; services/capture/flows/layout.py mirrors it");
+
+/* Sequence numbers wrap: a lies after b when it is less than half the circle ahead (RFC 9293 3.4). */
+FLOW_INLINE int sequence_after(__u32 a, __u32 b)
+{
+    return (__s32)(a - b) > 0;
+}
+
+FLOW_INLINE void count_saturating(__u16 *counter)
+{
+    if (*counter != 0xffff)
+        *counter += 1;
+}
+
+FLOW_INLINE void count_few(__u8 *counter)
+{
+    if (*counter != 0xff)
+        *counter += 1;
+}
+
+FLOW_INLINE enum flow_end flow_end_of(int from)
+{
+    return from == FLOW_TX ? FLOW_END_LOCAL : FLOW_END_REMOTE;
+}
+
+/* Whether `from` is the client's direction; the role is known. */
+FLOW_INLINE int flow_from_client(const struct flow *flow, int from)
+{
+    return (flow->role == FLOW_ROLE_CLIENT) == (from == FLOW_TX);
+}
+
+FLOW_INLINE void flow_set_client(struct flow *flow, int from)
+{
+    if (flow->role == FLOW_ROLE_UNKNOWN)
+        flow->role = from == FLOW_TX ? FLOW_ROLE_CLIENT : FLOW_ROLE_SERVER;
+}
+
+/* Whether the connection is over: a half-open one that somebody reset is. */
+FLOW_INLINE int flow_ended(const struct flow *flow)
+{
+    return flow->outcome >= FLOW_OUTCOME_REFUSED || (flow->outcome == FLOW_OUTCOME_HALF_OPEN && flow->closed_by);
+}
+
+#endif

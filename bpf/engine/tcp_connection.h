@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* A TCP connection's life: handshake, close, refusal, reset, and the next one on the same ports. */
+#ifndef WIRESPAN_TCP_CONNECTION_H
+#define WIRESPAN_TCP_CONNECTION_H
+
+#include "flow.h"
+
+/*
+ * Whether a packet opens another connection on the flow's addresses and ports. An end's initial sequence number is what tells
+ * connections apart: a SYN with another one is another connection, whatever state the old one is in (RFC 9293 3.10.7.4 has a
+ * live peer answer it by a challenge; then the first SYN and all that follows make the new flow).
+ */
+FLOW_INLINE int tcp_renews(const struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+
+    if (!(packet->tcp_flags & TCP_SYN) || packet->tcp_flags & TCP_RST)
+        return 0;
+    if (own->known & FLOW_KNOWN_ISN) {
+        if (packet->sequence == own->initial_sequence)
+            return 0;
+        return !(packet->tcp_flags & TCP_ACK) || flow_ended(flow);
+    }
+    if (packet->tcp_flags & TCP_ACK) {
+        if (!(peer->known & FLOW_KNOWN_ISN))
+            return flow_ended(flow);
+        return !sequence_after(packet->acknowledgment, peer->initial_sequence) ||
+               sequence_after(packet->acknowledgment, peer->next_sequence);
+    }
+    /* Simultaneous open, or a SYN that was overtaken by its SYN-ACK. */
+    return !(flow->outcome == FLOW_OUTCOME_HALF_OPEN && !flow->closed_by);
+}
+
+FLOW_INLINE void tcp_syn(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+    int first = !(own->known & FLOW_KNOWN_ISN);
+
+    if (first) {
+        own->initial_sequence = packet->sequence;
+        own->known |= FLOW_KNOWN_ISN;
+    }
+    if (packet->tcp_flags & TCP_ACK) {
+        flow_set_client(flow, !from);
+        if (!flow_from_client(flow, from)) {
+            if (flow->syn_ack_ns)
+                count_saturating(&flow->syn_ack_repeats);
+            else
+                flow->syn_ack_ns = packet->time_ns;
+        }
+    } else {
+        flow_set_client(flow, from);
+        if (!flow->syn_ns)
+            flow->syn_ns = packet->time_ns;
+        else if (!first)
+            count_saturating(&flow->syn_repeats);
+    }
+    /* Some stacks ask again after a refusal, and may be let in. */
+    if (flow->outcome == FLOW_OUTCOME_UNKNOWN || flow->outcome == FLOW_OUTCOME_REFUSED ||
+            flow->outcome == FLOW_OUTCOME_HALF_OPEN) {
+        flow->outcome = FLOW_OUTCOME_HALF_OPEN;
+        flow->closed_by = FLOW_END_NONE;
+    }
+}
+
+/*
+ * A segment without SYN and RST on a half-open connection: whoever sends one that continues this handshake holds the connection
+ * for established. Only the client's ACK to a SYN-ACK that was seen dates it. A challenge ACK continues nothing.
+ */
+FLOW_INLINE void tcp_completes(struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+
+    if (!(packet->tcp_flags & TCP_ACK) || flow->closed_by)
+        return;
+    if (peer->known & FLOW_KNOWN_ISN && !sequence_after(packet->acknowledgment, peer->initial_sequence))
+        return;
+    if (own->known & FLOW_KNOWN_ISN && !sequence_after(packet->sequence, own->initial_sequence))
+        return;
+    if (flow_from_client(flow, from) && flow->syn_ack_ns)
+        flow->handshake_ack_ns = packet->time_ns;
+    flow->outcome = FLOW_OUTCOME_ESTABLISHED;
+}
+
+FLOW_INLINE void tcp_fin(struct flow *flow, int from)
+{
+    if (!flow->closed_by)
+        flow->closed_by = (__u8)flow_end_of(from);
+    if (flow->sides[!from].tcp_flags & TCP_FIN && flow->outcome < FLOW_OUTCOME_REFUSED)
+        flow->outcome = FLOW_OUTCOME_CLOSED;
+}
+
+FLOW_INLINE void tcp_rst(struct flow *flow, int from)
+{
+    if (flow_ended(flow))
+        return;
+    flow->closed_by = (__u8)flow_end_of(from);
+    if (flow->outcome != FLOW_OUTCOME_HALF_OPEN)
+        flow->outcome = FLOW_OUTCOME_RESET;
+    else if (!flow_from_client(flow, from) && !flow->syn_ack_ns)
+        flow->outcome = FLOW_OUTCOME_REFUSED;
+}
+
+#endif

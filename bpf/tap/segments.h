@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Packets that segmentation offload made one. */
+#ifndef WIRESPAN_SEGMENTS_H
+#define WIRESPAN_SEGMENTS_H
+
+#include "host.h"
+
+#include "../engine/packet.h"
+
+FLOW_INLINE void count_segments(struct __sk_buff *skb, struct packet *packet)
+{
+    __u32 segments = skb->gso_segs;
+    __u32 size;
+
+    /* A virtual machine's card leaves the count to us. */
+    if (!segments) {
+        size = skb->gso_size;
+        if (size && packet->payload_bytes > size && size < 0xffff)
+            segments = (packet->payload_bytes + size - 1) / size;
+    }
+    if (segments > 1) {
+        packet->segments = segments;
+        packet->ip_bytes += (segments - 1) * (packet->ip_bytes - packet->payload_bytes);
+    }
+}
+
+#endif

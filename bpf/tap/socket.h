@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* What the kernel knows of a packet's socket. */
+#ifndef WIRESPAN_SOCKET_H
+#define WIRESPAN_SOCKET_H
+
+#include "addresses.h"
+#include "slots.h"
+
+#define TCP_STATE_LISTEN 10
+
+BPF_SK_STORAGE(slot_of_socket, slot_reference);
+
+FLOW_INLINE void read_socket(struct socket_facts *facts, struct bpf_sock *sk, __u64 now)
+{
+    struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+
+    if (!tcp)
+        return;
+    facts->read_ns = now;
+    facts->srtt_us = tcp->srtt_us >> 3;
+    facts->min_rtt_us = tcp->rtt_min;
+    facts->retransmits = tcp->total_retrans;
+    facts->lost = tcp->lost_out;
+    facts->congestion_window = tcp->snd_cwnd;
+}
+
+/*
+ * The role of a TCP connection older than capture: whoever listens on the local port accepted it; where nobody does, the
+ * connection was made from here. Asked once a flow. From address and port 0 nobody is connected, so what is found can only
+ * listen; for IPv4 that may be an IPv6 socket.
+ */
+FLOW_INLINE void find_role(struct __sk_buff *skb, struct flow *flow)
+{
+    struct bpf_sock_tuple tuple = {};
+    struct bpf_sock *listener;
+    int ipv4 = is_mapped_ipv4(flow->local_address);
+
+    if (ipv4) {
+        __builtin_memcpy(&tuple.ipv4.daddr, flow->local_address + 12, 4);
+        tuple.ipv4.dport = bpf_htons(flow->local_port);
+    } else {
+        __builtin_memcpy(tuple.ipv6.daddr, flow->local_address, 16);
+        tuple.ipv6.dport = bpf_htons(flow->local_port);
+    }
+    listener = bpf_sk_lookup_tcp(skb, &tuple, ipv4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+    if (!listener) {
+        flow->role = FLOW_ROLE_CLIENT;
+        return;
+    }
+    if (listener->state == TCP_STATE_LISTEN)
+        flow->role = FLOW_ROLE_SERVER;
+    bpf_sk_release(listener);
+}
+
+FLOW_INLINE void remember_slot(struct bpf_sock *sk, slot_reference reference)
+{
+    slot_reference *stored = slot_of_socket.sk_storage_get(sk, &reference, BPF_SK_STORAGE_GET_F_CREATE);
+
+    if (stored && *stored != reference)
+        *stored = reference;
+}
+
+/*
+ * A socket that its application has closed is gone once its FIN is acknowledged: the kernel then keeps the connection without a
+ * socket (FIN-WAIT-2 and TIME-WAIT), and no program sees the other end's FIN and the ACK to it. For this end it is closed.
+ */
+FLOW_INLINE void settle_closed(struct flow *flow)
+{
+    const struct flow_side *own = &flow->sides[FLOW_TX];
+
+    if (own->tcp_flags & TCP_FIN && flow->outcome == FLOW_OUTCOME_ESTABLISHED && own->acknowledged == own->next_sequence)
+        flow->outcome = FLOW_OUTCOME_CLOSED;
+}
+
+#endif

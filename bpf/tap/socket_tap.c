@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * The socket tap: every packet of every socket, once, at the root of cgroup v2, under any network plugin.
+ *
+ * Two programs of type cgroup_skb, ingress and egress, feed one flow engine. A flow is oriented from the socket that sent or
+ * received the packet: a connection between two pods of a node is two flows, as it is across nodes.
+ *
+ * Where a packet's flow is found:
+ *   - socket storage on connected sockets: a reference to the slot, no lookup of addresses and hardly a parse;
+ *   - the hash `flows_by_key` for everything else (handshakes, unconnected UDP, ICMP, raw).
+ *
+ * A slot's life. The reader puts references (slot, generation) on `free_slots`, a stack, so that few slots are ever used. A
+ * program takes one, fills the slot, publishes the reference in the hash and makes the slot live. A reference holds while the
+ * slot has its generation and is not retired. To end a flow the reader deletes its key, retires the slot, raises the generation
+ * and waits until all programs that ran meanwhile are done; then it reads the slot for the last time, zeroes it and puts it
+ * back. A program retires a slot itself when its addresses and ports are used for another connection; the key then already
+ * means the other's slot. References in socket storage go stale and nobody minds.
+ *
+ * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
+ *
+ * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
+ * DENY_PORTS (the rules are in maps); TRACE_CONTEXT; NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the
+ * kernel's tick.
+ */
+
+#include "begin.h"
+#include "clock.h"
+#include "connected.h"
+#include "counters.h"
+#include "exchanges.h"
+#include "host.h"
+#include "keys.h"
+#include "rules.h"
+#include "timed.h"
+
+#include "../engine/parse.h"
+#include "../engine/update.h"
+
+FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connected, int from)
+{
+    struct packet packet = {};
+    struct flow_key key;
+    slot_reference reference = 0;
+    slot_reference *published;
+    struct slot *slot = NULL;
+    struct exchange_moment before = {};
+    enum packet_disposition disposition;
+    __u32 reason;
+    int timed = 1;
+
+    disposition = parse_ip(skb, 0, skb->len, &packet);
+    if (disposition != PACKET_FLOW) {
+        packet.ip_bytes = skb->len;
+        count_packet(disposition == PACKET_FRAGMENT ? unattributed(&packet) : TAP_MALFORMED, &packet);
+        return 1;
+    }
+    count_segments(skb, &packet);
+#ifdef EXCLUDE_LOOPBACK
+    if (is_loopback(packet.source_address) || is_loopback(packet.destination_address)) {
+        count_packet(TAP_LOOPBACK, &packet);
+        return 1;
+    }
+#endif
+    flow_key_of(&key, &packet, from);
+    published = flows_by_key.lookup(&key);
+    if (published) {
+        reference = *published;
+        slot = slot_at(reference);
+    }
+    if (slot) {
+        if (packet.transport == TRANSPORT_TCP) {
+            timed = is_timed_tcp(&slot->flow, &packet, from) || is_timed_exchange(&slot->flow, &packet, from);
+            before = exchange_before(&slot->flow, from);
+            if (tcp_renews(&slot->flow, &packet, from)) {
+                slot->flow.state = FLOW_RETIRED;
+                slot = NULL;
+            }
+        } else {
+            timed = is_timed_datagram(&slot->flow, from);
+        }
+    }
+    packet.time_ns = slot ? packet_time(skb, &slot->flow, timed, 0) : set_ticks();
+    if (!slot) {
+        if (packet.transport == TRANSPORT_TCP && packet.tcp_flags & TCP_RST) {
+            count_packet(TAP_STRAY_RESET, &packet);
+            return 1;
+        }
+        reason = left_out(&key);
+        if (reason != TAP_COUNTERS) {
+            count_packet(reason, &packet);
+            return 1;
+        }
+        slot = begin_flow(skb, &key, &packet, from, &reference);
+        if (!slot) {
+            count_packet(unattributed(&packet), &packet);
+            return 1;
+        }
+    }
+    flow_add(&slot->flow, &packet, from);
+    if (connected) {
+        if (packet.transport == TRANSPORT_TCP)
+            read_socket(&slot->socket, sk, packet.time_ns);
+        remember_slot(sk, reference);
+        if (packet.transport == TRANSPORT_TCP)
+            look_into(skb, &slot->flow, packet.payload_bytes, from, before);
+    }
+    return 1;
+}
+
+FLOW_INLINE int tap(struct __sk_buff *skb, int from)
+{
+    struct bpf_sock *sk = skb->sk;
+    slot_reference *stored;
+    struct slot *slot;
+    int connected = 0;
+
+    if (sk)
+        sk = bpf_sk_fullsock(sk);
+    /* A listener and an unconnected socket have no remote port. */
+    if (sk && sk->dst_port) {
+        stored = slot_of_socket.sk_storage_get(sk, 0, 0);
+        slot = stored ? slot_at(*stored) : NULL;
+        if (slot && tap_connected(skb, sk, slot, from))
+            return 1;
+        connected = sk->protocol == TRANSPORT_TCP || sk->protocol == TRANSPORT_UDP;
+    }
+    return tap_any(skb, sk, connected, from);
+}
+
+int tap_ingress(struct __sk_buff *skb)
+{
+    return tap(skb, FLOW_RX);
+}
+
+int tap_egress(struct __sk_buff *skb)
+{
+    return tap(skb, FLOW_TX);
+}
+
+#ifdef TRACE_CONTEXT
+int tap_ingress_exchange(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_RX);
+}
+
+int tap_egress_exchange(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX);
+}
+#endif
+
+/* The application closes a socket. Kernels before 5.12 cannot load it; a closed connection then ends a minute later. */
+int tap_release(struct bpf_sock *sk)
+{
+    slot_reference *stored = slot_of_socket.sk_storage_get(sk, 0, 0);
+    struct slot *slot = stored ? slot_at(*stored) : NULL;
+
+    if (slot)
+        slot->socket.closed = 1;
+    return 1;
+}
+
+/* The baseline of the benchmarks. */
+int tap_nothing(struct __sk_buff *skb)
+{
+    return 1;
+}
