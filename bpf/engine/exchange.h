@@ -58,6 +58,7 @@ struct exchange {
     __u8 end;
 };
 
-_Static_assert(sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
+_Static_assert(
+        sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
 
 #endif

@@ -94,7 +94,18 @@ class Subscription:
 
 
 class _OneSocketClient(Client):
-    """nats-py's client, which ends with its socket, at once."""
+    """nats-py's client, which ends with its socket, at once.
+
+    `lost` is its own: the end of a socket is reported late where the event loop was held up, and by then there may be the next.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = asyncio.Event()
+
+    async def on_closed(self) -> None:
+        """nats-py's callback."""
+        self.lost.set()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         # What is buffered has waited for a `flush`, or is sent again under its id on the next socket. nats-py would write it
@@ -118,7 +129,6 @@ class Connection:
         self._name = name
         self._client: Client | None = None
         self._connected = asyncio.Event()
-        self._lost = asyncio.Event()
         self._subscriptions: list[Subscription] = []
         self._answers: dict[str, tuple[str, asyncio.Future[Message]]] = {}
         self._tokens = itertools.count()
@@ -215,9 +225,8 @@ class Connection:
                 self._disconnect()
                 await self._close(client)
 
-    async def _open(self, client: Client) -> None:
-        self._lost = asyncio.Event()
-        await _cancellable(client.connect(**self._options()))
+    async def _open(self, client: _OneSocketClient) -> None:
+        await _cancellable(client.connect(**self._options(client)))
         for subscription in self._subscriptions:
             await subscription.renew(client)
         # The server has seen the subscriptions before anybody sends something that is answered there.
@@ -229,17 +238,18 @@ class Connection:
         url = client.connected_url
         logger.info("bus.connected", server=f"{url.hostname}:{url.port}" if url else None, connection=self.generation)
 
-    async def _until_lost(self, client: Client) -> None:
-        while not client.is_closed:
+    async def _until_lost(self, client: _OneSocketClient) -> None:
+        # Either says it: nats-py does not report every end.
+        while not (client.is_closed or client.lost.is_set()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSED_POLL_SECONDS):
-                    await self._lost.wait()
+                    await client.lost.wait()
         logger.warning("bus.disconnected", error=str(client.last_error or "closed by the server"))
 
-    async def _close(self, client: Client) -> None:
+    async def _close(self, client: _OneSocketClient) -> None:
         """Flush what is buffered, unless the socket is lost or the server takes too long, then close."""
         if client.is_connected:
-            lost: asyncio.Future[Any] = asyncio.ensure_future(self._lost.wait())
+            lost: asyncio.Future[Any] = asyncio.ensure_future(client.lost.wait())
             flush: asyncio.Future[Any] = asyncio.ensure_future(client.flush(timeout=_FLUSH_SECONDS))
             await asyncio.wait({lost, flush}, return_when=asyncio.FIRST_COMPLETED)
             for task in (lost, flush):
@@ -260,9 +270,6 @@ class Connection:
         if answer is not None and not answer.done():
             answer.set_result(message)
 
-    async def _on_closed(self) -> None:
-        self._lost.set()
-
     async def _on_error(self, error: Exception) -> None:
         """Say each different reason once until there is a connection. A refused publish fails whoever waits for its answer."""
         refused = _NO_PERMISSION.search(str(error))
@@ -279,7 +286,7 @@ class Connection:
     def _wait_seconds(self) -> float:
         return self._settings.reconnect_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - only spreads clients out
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, client: _OneSocketClient) -> dict[str, Any]:
         settings = self._settings
         options: dict[str, Any] = {
             "servers": [url.strip() for url in settings.url.split(",") if url.strip()],
@@ -292,7 +299,7 @@ class Connection:
             "max_outstanding_pings": 2,
             "pending_size": _PENDING_BYTES,
             "error_cb": self._on_error,
-            "closed_cb": self._on_closed,
+            "closed_cb": client.on_closed,
             "user": settings.user,
             "password": settings.password,
             "token": settings.token,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from proto.subjects import (
     enriched_subject,
 )
 from services.runtime.errors import ApiError
+from services.runtime.nats import connection
 from services.runtime.nats.bus import Bus, PublishRefusedError, StreamConfigError, StreamFullError, connect
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.jetstream import JetStream
@@ -481,3 +483,16 @@ class admin:  # noqa: N801 - reads as the context manager it is
     async def __aexit__(self, *_error: object) -> None:
         self._task.cancel()
         await asyncio.wait({self._task})
+
+
+async def test_a_loop_that_was_held_up_while_the_server_restarted_goes_on(nats_server: NatsServer, monkeypatch) -> None:
+    """A late report of a socket's end, with the next one open, is about the old one alone: the loop turns, messages pass."""
+    monkeypatch.setattr(connection, "_CLOSED_POLL_SECONDS", 0.05)
+    async with connect(quick(nats_server), name="test") as bus:
+        await bus.ensure_streams()
+        for number in range(8):
+            nats_server.kill()
+            nats_server.start()
+            time.sleep(0.02 * number)  # noqa: ASYNC251 - what a starved machine does to an event loop
+            await bus.publish(SUBJECT, b"x", message_id=f"{number}")
+        assert len(await stored_ids(bus)) == 8
