@@ -1,7 +1,7 @@
 """A service's life: start, signal, drain, end.
 
 The first SIGTERM or SIGINT asks the service to stop, and it has `drain_seconds` to finish what is in flight. The second one
-cuts it off. A named task that fails stops the rest.
+cuts it off. A named task that fails stops the rest. A process whose event loop is stuck is ended: watchdog.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import structlog
 
 from services.runtime import logs, settings
 from services.runtime.errors import SettingsError, Stopping
+from services.runtime.watchdog import watched_loop
 
 logger = structlog.get_logger()
 
@@ -149,9 +150,10 @@ async def _supervise(
         loop.add_signal_handler(number, lifecycle.on_signal, number)
     task = asyncio.ensure_future(main(lifecycle))
     try:
-        drained = await _until_drained(task, lifecycle, drain_seconds)
-        await _cancel({task})
-        await lifecycle.cancel_tasks()
+        with watched_loop():
+            drained = await _until_drained(task, lifecycle, drain_seconds)
+            await _cancel({task})
+            await lifecycle.cancel_tasks()
         exit_code = _report(task, lifecycle, exit_codes)
     finally:
         for number in _SIGNALS:
