@@ -26,6 +26,12 @@ MAX_BATCH_BYTES: Final = 512 * 1024
 """What writers keep a message below: half of the payload limit a NATS server has by default."""
 MAX_DECODE_BYTES: Final = 8 * 1024 * 1024
 """What readers accept at the most: the largest payload NATS recommends. It bounds the memory a hostile message can claim."""
+LEAST_ROW_BYTES: Final = 32
+"""What a record takes in a message at the least: its addresses. A message that claims more rows than that is no batch."""
+FEW_ROWS: Final = 1024
+"""So many rows cost nobody anything: as many may hold nothing but defaults."""
+MAX_NODE_CHARACTERS: Final = 253
+"""Of a node's name: RFC 1123's, as Kubernetes has it. It becomes part of subjects, whose length servers bound."""
 
 Array: TypeAlias = npt.NDArray[Any]
 AttributeValue: TypeAlias = str | int | float | bool | list[str]
@@ -189,7 +195,8 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
         raise DecodeError(f"a {type(tree).__name__} where the batch map should be")
     if tree.get("schema") != SCHEMA:
         raise DecodeError(f"schema {str(tree.get('schema'))[:64]!r}, this reader knows {SCHEMA!r}")
-    count = _integer(tree, "count", maximum=MAX_DECODE_BYTES)
+    # Columns that are absent are made of their defaults: the rows that a message may claim are bounded by its own size.
+    count = _integer(tree, "count", maximum=max(FEW_ROWS, len(message) // LEAST_ROW_BYTES))
     columns = _columns(_typed(tree, "columns", dict), _typed(tree, "types", dict), count)
     containers = [_string_map("containers", row) for row in _typed(tree, "containers", list, [])]
     if known is not None and packed is not None:
@@ -198,8 +205,11 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
         entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
     _check_indexes(columns, "containers", len(containers))
     _check_indexes(columns, "entities", len(entities or ()))
+    node: str = _typed(tree, "node", str)
+    if len(node) > MAX_NODE_CHARACTERS:
+        raise DecodeError(f"'node' has {len(node)} characters, more than the {MAX_NODE_CHARACTERS} of a name")
     return FlowBatch(
-        node=_typed(tree, "node", str),
+        node=node,
         epoch=_typed(tree, "epoch", str),
         sequence=_integer(tree, "sequence"),
         count=count,

@@ -100,7 +100,9 @@ async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: Fixed
                         # Until it can name anybody, batches are better left to replicas that can.
                         await source.until_synced(lifecycle.stopping)
                     logger.info("enricher.started", snapshot=str(settings.kube_snapshot or ""))
-                    await Worker(bus, settings, telemetry, source).run(lifecycle.stopping)
+                    worker = Worker(bus, settings, telemetry, source)
+                    health.check("moving", lambda: worker.moving)
+                    await worker.run(lifecycle.stopping)
 
 
 @asynccontextmanager

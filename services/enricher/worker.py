@@ -17,12 +17,12 @@ import structlog
 from proto.columns import Resolution
 from proto.errors import DecodeError, ProtoError
 from proto.flow_batch import FlowBatch, Part, decode, encode_parts
-from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id
+from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
-from services.runtime.errors import PermissionDeniedError, Stopping
+from services.runtime.errors import BusError, PermissionDeniedError, Stopping
 from services.runtime.nats.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
 from services.runtime.nats.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
@@ -35,6 +35,9 @@ _MAX_ACK_PENDING: Final = 1024
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _SIDES: Final = ("local", "remote")
+_ATTEMPTS: Final = 5
+"""Deliveries after which a batch that trips this service up is given up. The faults of others are no such thing."""
+_REST_SECONDS: Final = 5.0
 
 
 class Worker:
@@ -56,12 +59,17 @@ class Worker:
             "wirespan.enricher.dead",
             "Messages given up, by reason",
             "{message}",
-            series=by_reason("undecodable", "refused", "too_large", "dead_letter_refused"),
+            series=by_reason("undecodable", "foreign_subject", "failed", "refused", "too_large", "dead_letter_refused"),
         )
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
         self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
         self._stopping = asyncio.Event()
+
+    @property
+    def moving(self) -> bool:
+        """Whether batches come to an end, where there are any."""
+        return self._lag.moving
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until told to stop; then finish what is in work. A batch that waits for room is given back."""
@@ -97,6 +105,14 @@ class Worker:
                     await self._enrich(delivery)
         except Stopping:
             await delivery.nak()
+        except BusError:
+            raise
+        except Exception as error:  # whatever one batch trips up, the others go on
+            logger.exception("batch.failed", subject=delivery.subject, attempts=delivery.attempts)
+            if delivery.attempts < _ATTEMPTS:
+                await delivery.nak(_REST_SECONDS)
+            else:
+                await self._give_up(delivery, "failed", f"{type(error).__name__}: {error}", None)
         finally:
             slots.release()
 
@@ -108,6 +124,10 @@ class Worker:
             raw = decode(delivery.data)
         except DecodeError as error:
             await self._give_up(delivery, "undecodable", str(error), None)
+            return
+        if raw_subject(raw.node) != delivery.subject:
+            # A node may publish under its own name only, and that name is the server's to check: the subject has it.
+            await self._give_up(delivery, "foreign_subject", f"says it is of node {raw.node!r}", raw.count)
             return
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)

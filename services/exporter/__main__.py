@@ -123,6 +123,7 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
             thinning = Thinning(settings.keep_ratio, round(settings.slow_seconds * 1e9)) if settings.keep_ratio < 1 else None
             encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=settings.attributes, thinning=thinning)
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
+            readiness.check("moving", lambda: worker.moving)
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
             await worker.run(lifecycle.stopping)
 

@@ -23,6 +23,7 @@ from services.exporter.delivery.retrying import Delivery, Refused
 from services.exporter.encoder import SpanEncoder
 from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
 from services.exporter.settings import ExporterSettings
+from services.runtime.errors import BusError
 from services.runtime.nats import bus as runtime_bus
 from services.runtime.nats.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
@@ -30,6 +31,8 @@ from services.runtime.telemetry import Telemetry, by_reason
 SERVICE: Final = "exporter"
 _DRAIN_SHARE: Final = 0.8
 """Of the drain time, for what is in flight; the rest is for giving back what did not make it."""
+_ATTEMPTS: Final = 5
+"""Deliveries after which a batch that trips this service up is buried. What the bus or the backend does is no such thing."""
 _GIVE_BACK_SECONDS: Final = 5.0
 """How long a batch rests in the stream after a failure of our own."""
 
@@ -63,7 +66,7 @@ class Worker:
             "wirespan.exporter.dead_letters",
             "Dead letters written",
             "{message}",
-            series=by_reason("undecodable", "unencodable", "rejected", "partial_success"),
+            series=by_reason("undecodable", "unencodable", "failed", "rejected", "partial_success"),
         )
         self._given_back = telemetry.counter(
             "wirespan.exporter.batches.given_back",
@@ -73,6 +76,11 @@ class Worker:
         )
         self._lag = Lag(bus, ENRICHED_STREAM, EXPORTER_DURABLE, telemetry)
         telemetry.gauge("wirespan.exporter.batches.in_hand", "Batches being worked on", "{batch}", lambda: len(self._in_hand))
+
+    @property
+    def moving(self) -> bool:
+        """Whether batches come to an end, where there are any."""
+        return self._lag.moving
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Export until `stopping` is set; then finish what is in hand as far as the drain time allows; give back the rest."""
@@ -142,6 +150,9 @@ class Worker:
             await delivery.nak()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the batch is not lost and the others go on
+            if delivery.attempts >= _ATTEMPTS and not isinstance(error, BusError | OSError):
+                await self._bury(delivery, "failed", f"{type(error).__name__}: {error}", None)
+                return
             sequence, attempts = delivery.stream_sequence, delivery.attempts
             self._log.error("batch.given_back", stream_sequence=sequence, attempts=attempts, exc_info=error)
             self._given_back.add(1, {"reason": "error"})

@@ -41,6 +41,7 @@ _CANCEL_AGAIN_SECONDS: Final = 0.1
 _MOST_REASONS: Final = 16
 """Different reasons that are logged between two connections."""
 _NO_HEADERS: Final[Mapping[str, str]] = {}
+_STATUS: Final = re.compile(r"[1-9][0-9]{2}", re.ASCII)
 _NO_PERMISSION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 
@@ -55,8 +56,9 @@ class Message:
 
     @property
     def status(self) -> int:
-        """The server's status (404, 408, 409, 503 ...), 0 for a message with content."""
-        return int(self.headers.get("Status", "0"))
+        """The server's status (404, 408, 409, 503 ...), 0 for a message with content. Anybody may publish such a header."""
+        text = self.headers.get("Status", "")
+        return int(text) if _STATUS.fullmatch(text) else 0
 
     @property
     def description(self) -> str:
@@ -93,6 +95,10 @@ class Subscription:
         await self._callback(Message(msg.subject, msg.reply, msg.data, msg.headers or _NO_HEADERS))
 
 
+class MalformedHeaderError(Exception):
+    """What stands around a message's content cannot be read. The message passes without it."""
+
+
 class _OneSocketClient(Client):
     """nats-py's client, which ends with its socket, at once.
 
@@ -106,6 +112,21 @@ class _OneSocketClient(Client):
     async def on_closed(self) -> None:
         """nats-py's callback."""
         self.lost.set()
+
+    async def _process_headers(self, headers: bytes) -> Any:
+        # A publisher writes any bytes it likes into its header block; they must not end the loop that reads the socket.
+        try:
+            return await super()._process_headers(headers)
+        except Exception as error:  # noqa: BLE001 - the parser raises what its slips raise
+            await self._error_cb(MalformedHeaderError(f"a message has a malformed header: {error!r}"))
+            return None
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        # Nor must a subject that is no UTF-8.
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except UnicodeDecodeError as error:
+            await self._error_cb(MalformedHeaderError(f"a message has a malformed subject: {error}"))
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         # What is buffered has waited for a `flush`, or is sent again under its id on the next socket. nats-py would write it

@@ -298,7 +298,8 @@ class Consumption:
 
     async def _received(self, message: Message) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        status = message.status
+        # What a stream delivers says where to acknowledge it, the server's own words do not; headers are the publisher's.
+        status = 0 if message.reply else message.status
         if status == 0:
             self._outstanding = max(0, self._outstanding - 1)
             delivery = Delivery(self, message)

@@ -174,9 +174,11 @@ class JetStream:
         """
         body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject_pattern})
         message = await self._request(f"DIRECT.GET.{stream}", body)
-        if message.status == 404:
+        # A stored message comes with the headers it was published with, whatever they are called.
+        found = "Nats-Sequence" in message.headers
+        if not found and message.status == 404:
             return None
-        if message.status:
+        if not found and message.status:
             raise ApiError(message.status, message.description)
         return message
 

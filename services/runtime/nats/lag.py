@@ -12,6 +12,8 @@ from services.runtime.nats.bus import Bus, BusError, Delivery
 from services.runtime.telemetry import Telemetry
 
 _LOOK_SECONDS: Final = 10.0
+_STALLED_SECONDS: Final = 120.0
+"""With something in hand, and nothing that came to its end for so long, a service does not move."""
 _NS: Final = 1_000_000_000
 
 
@@ -23,6 +25,7 @@ class Lag:
         self._stream, self._durable = stream, durable
         self._pending = 0
         self._stored_unix_ns: dict[Delivery, int] = {}
+        self._moved_at = time.monotonic()
         telemetry.gauge(
             f"wirespan.{durable}.batches.pending",
             "Batches in the stream that no replica has yet",
@@ -41,12 +44,20 @@ class Lag:
         stored = tuple(self._stored_unix_ns.values())
         return max(0.0, (time.time_ns() - min(stored)) / _NS) if stored else 0.0
 
+    @property
+    def moving(self) -> bool:
+        """Whether nothing is in hand, or something came to its end lately. Any thread may ask."""
+        return not self._stored_unix_ns or time.monotonic() - self._moved_at < _STALLED_SECONDS
+
     @contextmanager
     def over(self, delivery: Delivery) -> Iterator[None]:
-        """The delivery is in hand while the block runs."""
+        """The delivery is in hand while the block runs; a block that ends without an error brought it to its end."""
+        if not self._stored_unix_ns:
+            self._moved_at = time.monotonic()
         self._stored_unix_ns[delivery] = delivery.stored_unix_ns
         try:
             yield
+            self._moved_at = time.monotonic()
         finally:
             del self._stored_unix_ns[delivery]
 
