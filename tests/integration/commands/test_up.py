@@ -157,7 +157,12 @@ def test_connections_of_this_machine_are_shown_live(tmp_path: Path) -> None:
 
 def test_what_capture_cannot_do_after_all_ends_it_in_one_line(tmp_path: Path) -> None:
     """Where the checks found nothing and capture is refused nonetheless, another start would only repeat it."""
-    script = "from services.cli import __main__, up; up.choose_source = lambda *_, **__: up.Source('live'); __main__.main()"
+    script = """
+from services.cli import __main__
+from services.cli.run import up
+up.choose_source = lambda *_, **__: up.Source('live')
+__main__.main()
+"""
     done = subprocess.run(
         [*WITHOUT_CAPABILITIES, sys.executable, "-c", script, "up", "--output", "spans.jsonl"],
         cwd=tmp_path,
