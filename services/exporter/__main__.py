@@ -17,6 +17,7 @@ from services.exporter.delivery.file import FileSink
 from services.exporter.delivery.gate import DeliverySettings
 from services.exporter.delivery.grpc import GrpcSink
 from services.exporter.delivery.http import HttpSink
+from services.exporter.delivery.renewing import RenewingSink
 from services.exporter.delivery.retrying import Delivery
 from services.exporter.delivery.sink import Sink
 from services.exporter.encoder import SpanEncoder
@@ -86,10 +87,19 @@ async def _open_sink(destination: Destination, settings: ExporterSettings, telem
         await sink.close()
 
 
+def _endpoint_sink(endpoint: OtlpSettings) -> Sink:
+    def opened() -> Sink:
+        if endpoint.secure:
+            endpoint.ssl_context()  # gRPC would take files that do not belong together, and fail at each handshake
+        return GrpcSink(endpoint) if endpoint.protocol == "grpc" else HttpSink(endpoint)
+
+    return RenewingSink(endpoint.credential_files, opened) if endpoint.credential_files else opened()
+
+
 def _network_sink(endpoints: Sequence[OtlpSettings], settings: ExporterSettings, telemetry: Telemetry) -> Sink:
     sinks: list[tuple[str, Sink]] = []
     for one in endpoints:
-        sinks.append((one.endpoint, GrpcSink(one) if one.protocol == "grpc" else HttpSink(one)))
+        sinks.append((one.endpoint, _endpoint_sink(one)))
         logger.info("sink.opened", protocol=one.protocol, endpoint=one.endpoint, secure=one.secure)
     if endpoints[0].timeout_seconds < _SHORT_TIMEOUT_SECONDS:
         logger.warning("timeout.short", milliseconds=round(endpoints[0].timeout_seconds * 1000))

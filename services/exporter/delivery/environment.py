@@ -67,6 +67,12 @@ class OtlpSettings:
     client_key_file: Path | None = None
     client_certificate_file: Path | None = None
 
+    @property
+    def credential_files(self) -> tuple[Path, ...]:
+        """Files that others renew while we run."""
+        files = (self.ca_file, self.client_key_file, self.client_certificate_file) if self.secure else ()
+        return tuple(file for file in files if file is not None)
+
     def ssl_context(self) -> ssl.SSLContext:
         """Load the certificates. Raises OSError (ssl.SSLError is one) for files that are none."""
         context = ssl.create_default_context(cafile=self.ca_file)

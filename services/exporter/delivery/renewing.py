@@ -1,0 +1,98 @@
+"""A sink whose credentials are renewed in their files: authority, certificate and key, as cert-manager or a kubelet does it.
+
+The files are looked at before each attempt, which costs a stat(2) each. Once they have changed the next attempt goes out over
+connections made with what they hold now; attempts under way end on the old ones. Files that do not belong together, since only
+some of them are replaced yet, change nothing until they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import structlog
+
+from services.exporter.delivery.sink import Outcome, Sink
+
+logger = structlog.get_logger()
+
+_Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+
+
+class RenewingSink:
+    """The sink that `open_sink` makes of `files`, made anew when these change."""
+
+    def __init__(self, files: Sequence[Path], open_sink: Callable[[], Sink]) -> None:
+        """`open_sink` raises OSError or ValueError where the files cannot be used as they are."""
+        self._files = files
+        self._open_sink = open_sink
+        self._stamp = self._look()
+        self._current = _Counted(open_sink())
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def send(self, body: bytes) -> Outcome:
+        """Make one attempt to hand over `body`."""
+        stamp = self._look()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._renew()
+        return await self._current.send(body)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._current.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _renew(self) -> None:
+        try:
+            fresh = self._open_sink()
+        except (OSError, ValueError) as error:
+            logger.warning("credentials.not_renewed", error=str(error), files=[str(file) for file in self._files])
+            return
+        logger.info("credentials.renewed", files=[str(file) for file in self._files])
+        old, self._current = self._current, _Counted(fresh)
+        task = asyncio.create_task(old.close_when_idle())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _look(self) -> _Stamp:
+        return tuple(_stamp(file) for file in self._files)
+
+
+class _Counted:
+    """A sink and its attempts under way."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def send(self, body: bytes) -> Outcome:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self._sink.send(body)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def close_when_idle(self) -> None:
+        await self._idle.wait()
+        await self._sink.close()
+
+    async def close(self) -> None:
+        await self._sink.close()
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    """What tells one content of the file from the next: also where the kubelet replaces the link that leads to it."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
