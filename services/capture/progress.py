@@ -34,6 +34,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """Packets and bytes by what they are."""
     refused_waits: int = 0
     """How often a full stream made capture wait."""
+    capturing: bool = False
+    """The sockets are tapped, or packets are read."""
     finished: bool = False
     """The files were read to their end, and every batch is stored."""
     error: str | None = None

@@ -11,6 +11,10 @@ from typing import Any, Final
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
+class AskedToEndError(Exception):
+    """The command is asked to end, where it has nothing to finish."""
+
+
 class Interruption:
     """Whether the command has been asked to end, and by what."""
 
@@ -36,6 +40,11 @@ class Interruption:
             task.cancel()
             asked.cancel()
             await asyncio.wait({task, asked})
+
+    async def or_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end. Raises AskedToEndError, with the work cancelled, where the command is asked to end first."""
+        if not await self.unless_asked(work):
+            raise AskedToEndError
 
     def ask(self, number: signal.Signals) -> bool:
         """Note the signal; return whether it is the first."""
@@ -72,7 +81,7 @@ def run(command: Callable[[Interruption], Coroutine[Any, Any, int]]) -> int:
         with interruptible(lambda: task is not None and task.cancel()) as interruption:
             try:
                 return await command(interruption)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, AskedToEndError):
                 return interruption.exit_status or 1
 
     return asyncio.run(main())

@@ -63,6 +63,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                 _show(telemetry, reader, report.progress)
                 async with serve(settings.health, health, telemetry):
                     lifecycle.start("progress", report.keep_writing())
+                    report.progress.capturing = True
                     logger.info("capture.started", capacity=options.capacity)
                     if options.trace_context and reader.tap.exchanges is None:
                         logger.warning("trace_context.unavailable", advice="this kernel does not take its program")

@@ -58,6 +58,7 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
             async with serve(settings.health, health, telemetry):
                 lifecycle.start("progress", report.keep_writing())
                 await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
+                report.progress.capturing = True
                 logger.info("replay.started", files=len(settings.replay_files), loop=settings.replay_loop)
                 batches = _read(reader, lifecycle.stopping, cut_off=is_repeatable(settings))
                 await _store_all(batches, bus, raw_subject(settings.node_name), report.progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -20,8 +21,8 @@ from services.cli.dead_letters.summary import line, table
 from services.cli.errors import CliError
 from services.cli.options import quiet_logs
 from services.cli.settings import bus_settings
-from services.cli.tap.bus_source import say_while_waiting
 from services.cli.views import units
+from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
 from services.runtime.errors import ApiError, BusError, PublishRefusedError, StreamFullError
 from services.runtime.nats import bus as runtime_bus
 
@@ -46,13 +47,16 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
             "--reason", "reasons", metavar="WORD", multiple=True, help="Only those with this reason; may be repeated."
         ),
         click.option("--service", metavar="NAME", default="", help="Only those of this service: enricher, exporter."),
-        _nats_url,
+        _bus,
     ):
         command = option(command)
     return command
 
 
-_nats_url = click.option("--nats-url", metavar="URL", help="Default: WIRESPAN_NATS_URL, or nats://127.0.0.1:4222.")
+def _bus(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where the bus is, and how long it may let us wait."""
+    where = click.option("--nats-url", metavar="URL", help="Default: WIRESPAN_NATS_URL, or nats://127.0.0.1:4222.")
+    return where(timeout_option(command))
 
 
 def _wanted(service: str, reasons: tuple[str, ...], detail: str, sequences: tuple[int, ...]) -> Wanted:
@@ -62,7 +66,7 @@ def _wanted(service: str, reasons: tuple[str, ...], detail: str, sequences: tupl
 @dead_letters.command("list")
 @_filters
 @click.option("--each", is_flag=True, help="One line for each letter, with the number by which the other commands know it.")
-def list_letters(nats_url: str | None, *, each: bool, **filters: Any) -> None:
+def list_letters(nats_url: str | None, timeout_seconds: float | None, *, each: bool, **filters: Any) -> None:
     """Say what is dead: by service and reason, or each letter."""
     wanted = _wanted(**filters)
 
@@ -77,14 +81,14 @@ def list_letters(nats_url: str | None, *, each: bool, **filters: Any) -> None:
             click.echo(table(letters))
         return 0
 
-    _run(nats_url, work)
+    _run(nats_url, timeout_seconds, work)
 
 
 @dead_letters.command()
 @click.argument("sequence", metavar="NUMBER", type=click.IntRange(min=1))
 @click.option("--raw", is_flag=True, help="Its bytes as they are, instead of records as JSON.")
-@_nats_url
-def show(nats_url: str | None, *, sequence: int, raw: bool) -> None:
+@_bus
+def show(nats_url: str | None, timeout_seconds: float | None, *, sequence: int, raw: bool) -> None:
     """Print one letter: what is said of it on standard error, its records on standard output."""
 
     async def work(bus: runtime_bus.Bus) -> int:
@@ -102,12 +106,12 @@ def show(nats_url: str | None, *, sequence: int, raw: bool) -> None:
             raise CliError(f"not a FlowBatch: {error}; --raw prints its {len(message.data)} bytes") from error
         return 0
 
-    _run(nats_url, work)
+    _run(nats_url, timeout_seconds, work)
 
 
 @dead_letters.command("replay")
 @_filters
-def replay_letters(nats_url: str | None, **filters: Any) -> None:
+def replay_letters(nats_url: str | None, timeout_seconds: float | None, **filters: Any) -> None:
     """Put letters back where they came from, to be processed again.
 
     A letter goes once its message is stored in the stream it came from; what fails again becomes a dead letter again. Spans
@@ -118,7 +122,7 @@ def replay_letters(nats_url: str | None, **filters: Any) -> None:
     async def work(bus: runtime_bus.Bus) -> int:
         return await _replay_all(bus, wanted)
 
-    _run(nats_url, work)
+    _run(nats_url, timeout_seconds, work)
 
 
 async def _replay_all(bus: runtime_bus.Bus, wanted: Wanted) -> int:
@@ -151,7 +155,7 @@ async def _replayed(bus: runtime_bus.Bus, letter: Letter) -> bool:
 @dead_letters.command()
 @_filters
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def purge(nats_url: str | None, *, yes: bool, **filters: Any) -> None:
+def purge(nats_url: str | None, timeout_seconds: float | None, *, yes: bool, **filters: Any) -> None:
     """Delete letters for good."""
     wanted = _wanted(**filters)
 
@@ -164,10 +168,10 @@ def purge(nats_url: str | None, *, yes: bool, **filters: Any) -> None:
         click.echo(f"{units.counted(deleted, 'dead letter')} deleted")
         return 0
 
-    _run(nats_url, work)
+    _run(nats_url, timeout_seconds, work)
 
 
-def _run(nats_url: str | None, work: Callable[[runtime_bus.Bus], Awaitable[int]]) -> None:
+def _run(nats_url: str | None, timeout_seconds: float | None, work: Callable[[runtime_bus.Bus], Awaitable[int]]) -> None:
     """Connect, do the work and exit with its status; Ctrl-C ends it between two letters."""
     settings = bus_settings(nats_url)
     quiet_logs()
@@ -176,7 +180,8 @@ def _run(nats_url: str | None, work: Callable[[runtime_bus.Bus], Awaitable[int]]
     async def on_bus() -> None:
         nonlocal status
         async with runtime_bus.connect(settings.nats, name="wirespan-dead-letters") as bus:
-            await say_while_waiting(bus, Console(stderr=True, highlight=False), settings.nats.url)
+            say = partial(Console(stderr=True, highlight=False).print, markup=False)
+            await reached(bus, settings.nats.url, say=say, timeout_seconds=timeout_seconds or DEFAULT_SECONDS)
             try:
                 status = await work(bus)
             except ApiError as error:

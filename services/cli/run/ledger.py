@@ -38,6 +38,8 @@ class CaptureProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Packets that are in no flow, by what they are."""
     refused_waits: int = 0
     """How often a full stream made capture wait."""
+    capturing: bool = False
+    """The sockets are tapped, or packets are read."""
     finished: bool = False
     error: str | None = None
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
 from services.cli.doctor.finding import one_line
 from services.cli.errors import CliError, NotACaptureError, ServiceFailedError
+from services.cli.interruption import Interruption
 from services.cli.run.capture_files import as_setting
 from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.run.ledger import CaptureProgress, Ledger, is_of_run, read_dead_letter, read_progress
@@ -23,6 +24,7 @@ from services.cli.run.run_folder import RunFolder, run_folder
 from services.cli.run.service_log import backend_trouble, last_errors
 from services.cli.run.supervisor import Command, Supervisor
 from services.cli.settings import BusSettings, embedded_bus_settings
+from services.cli.waiting import DEFAULT_SECONDS, reached
 from services.runtime.errors import BusError
 from services.runtime.nats import bus as runtime_bus
 
@@ -56,6 +58,8 @@ class Plan:
     cluster_name: str | None = None
     bus: BusSettings | None = None
     """A bus that runs already; None starts one."""
+    bus_timeout_seconds: float | None = DEFAULT_SECONDS
+    """How long to wait for it."""
 
     @property
     def live(self) -> bool:
@@ -99,6 +103,10 @@ class Pipeline:
         raw, enriched = await self.bus.stream_state(RAW_STREAM), await self.bus.stream_state(ENRICHED_STREAM)
         return Status(progress, raw.messages + enriched.messages, backend_trouble(self._folder.log(EXPORTER)))
 
+    async def until_capturing(self) -> None:
+        """Return once capture reads: the file is open, or the sockets are tapped. Raises as `until_delivered`."""
+        await self.guard(self._until_capturing())
+
     async def until_delivered(self, show: Callable[[Status], None]) -> None:
         """Return once capture has read everything and every batch is acknowledged; `show` is called every so often until then.
 
@@ -138,6 +146,10 @@ class Pipeline:
         ]
         return Ledger(status.progress, tuple(letters), status.batches_under_way)
 
+    async def _until_capturing(self) -> None:
+        while not read_progress(self._folder.progress).capturing:  # noqa: ASYNC110 - it is told in a file
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def _until_delivered(self, show: Callable[[Status], None]) -> None:
         while not (status := await self.status()).progress.finished:
             show(status)
@@ -170,10 +182,11 @@ class Pipeline:
 
 
 @contextlib.asynccontextmanager
-async def running_pipeline(plan: Plan, *, say: Callable[[str], None]) -> AsyncIterator[Pipeline]:
+async def running_pipeline(plan: Plan, asked: Interruption, *, say: Callable[[str], None]) -> AsyncIterator[Pipeline]:
     """Start everything and yield; stop it in the order of the path when the context ends: capture first, the bus last.
 
-    `say` gets one line for each thing a person should know. Raises CliError where the bus does not start.
+    `say` gets one line for each thing a person should know. Raises CliError where the bus does not start or does not let us in,
+    AskedToEndError where `asked` comes before.
     """
     with run_folder() as folder:
         async with Supervisor(say=say) as supervisor:
@@ -185,13 +198,18 @@ async def running_pipeline(plan: Plan, *, say: Callable[[str], None]) -> AsyncIt
                 nats = NatsAddress(settings.nats.url)
             async with runtime_bus.connect(settings.nats, name="wirespan") as bus:
                 try:
-                    await supervisor.guard(bus.ensure_streams(settings.streams))
+                    await asked.or_end(supervisor.guard(_ready(bus, settings, plan, say)))
                 except BusError as error:
                     raise CliError(str(error)) from error
                 environ = _environ(plan, settings if plan.bus is None else None)
                 for command in _commands(plan, folder, environ, nats):
                     supervisor.start(command)
                 yield Pipeline(plan, folder=folder, supervisor=supervisor, bus=bus, nats=nats)
+
+
+async def _ready(bus: runtime_bus.Bus, settings: BusSettings, plan: Plan, say: Callable[[str], None]) -> None:
+    await reached(bus, settings.nats.url, say=say, timeout_seconds=plan.bus_timeout_seconds)
+    await bus.ensure_streams(settings.streams)
 
 
 def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: NatsAddress) -> list[Command]:

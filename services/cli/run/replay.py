@@ -21,6 +21,7 @@ from services.cli.run.ledger_table import ledger_table
 from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
 from services.cli.run.progress_view import ProgressView
 from services.cli.settings import bus_settings
+from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
 
 @click.command()
@@ -33,6 +34,7 @@ from services.cli.settings import bus_settings
     help="NATS with JetStream to use instead of starting one. Its streams are shared: the services started here also process "
     "what others put there. Credentials come from WIRESPAN_NATS_*.",
 )
+@timeout_option
 @cluster_name_option
 def replay(
     *,
@@ -42,6 +44,7 @@ def replay(
     otlp_protocol: str | None,
     output: Path | None,
     nats_url: str | None,
+    timeout_seconds: float | None,
     cluster_name: str | None,
 ) -> None:
     """Turn capture files (pcap, pcapng) into spans and account for every packet.
@@ -66,6 +69,7 @@ def replay(
         kube_snapshot=kube_snapshot,
         cluster_name=cluster_name,
         bus=bus,
+        bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
     )
     quiet_logs()
     raise SystemExit(interruption.run(lambda asked: _replay(plan, asked)))
@@ -85,7 +89,7 @@ def prepare_output(destination: EndpointDestination | FileDestination, inputs: S
 async def _replay(plan: Plan, asked: Interruption) -> int:
     console = Console(stderr=True, highlight=False)
     with ProgressView(console) as view:
-        async with running_pipeline(plan, say=view.say) as pipeline:
+        async with running_pipeline(plan, asked, say=view.say) as pipeline:
             try:
                 delivered = await asked.unless_asked(pipeline.until_delivered(view.show))
             except ServiceFailedError:

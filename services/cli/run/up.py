@@ -38,6 +38,7 @@ from services.cli.views import units
 from services.cli.views.conversation_table import conversation_table
 from services.cli.views.conversations import Conversations, Tellers
 from services.cli.views.flow_view import flow_views, printable
+from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
 _DATA: Final = Path(__file__).parents[3] / "tests" / "data"
 BUNDLED_CAPTURE: Final = _DATA / "cluster.pcapng"
@@ -69,8 +70,14 @@ class Source:
 @kube_snapshot_option
 @destination_options
 @click.option("--nats-url", metavar="URL", help="NATS with JetStream to use instead of starting one.")
+@timeout_option
 @cluster_name_option
-@click.option("--duration", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+@click.option(
+    "--duration",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so long, counted from when connections are seen.",
+)
 def up(
     *,
     capture: Path | None,
@@ -80,6 +87,7 @@ def up(
     otlp_protocol: str | None,
     output: Path | None,
     nats_url: str | None,
+    timeout_seconds: float | None,
     cluster_name: str | None,
     duration: float | None,
 ) -> None:
@@ -103,6 +111,7 @@ def up(
         kube_snapshot=source.kube_snapshot,
         cluster_name=cluster_name,
         bus=bus_settings(nats_url) if nats_url is not None else None,
+        bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
     )
     quiet_logs()
     raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, duration)))
@@ -142,8 +151,11 @@ async def _up(plan: Plan, source: Source, asked: Interruption, duration: float |
     def say(line: str) -> None:
         notes.print(line, markup=False, soft_wrap=True)
 
-    say(source.said)
-    async with running_pipeline(plan, say=say) as pipeline:
+    say("starting: no connection is seen yet ..." if plan.live else source.said)
+    async with running_pipeline(plan, asked, say=say) as pipeline:
+        await asked.or_end(pipeline.until_capturing())
+        if plan.live:
+            say(source.said)
         for line in _introduction(pipeline):
             say(line)
         with contextlib.suppress(TimeoutError):

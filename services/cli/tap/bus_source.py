@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import Final
 
 from rich.console import Console
 
@@ -16,18 +14,6 @@ from services.cli.views import units
 from services.cli.views.flow_view import printable
 from services.runtime.errors import ApiError
 from services.runtime.nats import bus as runtime_bus
-
-_SLOW_CONNECT_SECONDS: Final = 1.0
-
-
-async def say_while_waiting(bus: runtime_bus.Bus, notes: Console, url: str) -> None:
-    """Wait for the connection; say so where it takes longer than a moment."""
-    try:
-        async with asyncio.timeout(_SLOW_CONNECT_SECONDS):
-            await bus.wait_connected()
-    except TimeoutError:
-        notes.print(f"waiting for NATS at {printable(url.rpartition('@')[2])} ...", markup=False)
-        await bus.wait_connected()
 
 
 class BusSource:

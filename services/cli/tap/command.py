@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import BinaryIO
 
 import click
@@ -20,13 +21,14 @@ from services.cli.errors import CliError
 from services.cli.interruption import Interruption
 from services.cli.options import quiet_logs
 from services.cli.settings import BusSettings, bus_settings
-from services.cli.tap.bus_source import BusSource, say_while_waiting
+from services.cli.tap.bus_source import BusSource
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter, between
 from services.cli.tap.input_file import InputLines
 from services.cli.tap.printing import Format, Printer
 from services.cli.views import units
 from services.cli.views.flow_view import printable
+from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
 from services.runtime.nats import bus as runtime_bus
 
 
@@ -59,6 +61,7 @@ class _Asked:
 
 @click.command(cls=FilterCommand)
 @click.option("--nats-url", metavar="URL", help="NATS to listen on. Default: WIRESPAN_NATS_URL, or nats://127.0.0.1:4222.")
+@timeout_option
 @click.option(
     "--input-file",
     metavar="FILE",
@@ -80,6 +83,7 @@ def tap(
     /,
     *,
     nats_url: str | None,
+    timeout_seconds: float | None,
     input_file: BinaryIO | None,
     raw: bool,
     last: int | None,
@@ -112,16 +116,19 @@ def tap(
         return
     settings = bus_settings(nats_url)
     quiet_logs()
-    raise SystemExit(interruption.run(lambda interrupted: _tap(settings, interrupted, asked, raw=raw)))
+    patience = timeout_seconds or (None if asked.follow else DEFAULT_SECONDS)
+    raise SystemExit(interruption.run(lambda each: _tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
 
 
-async def _tap(settings: BusSettings, interrupted: Interruption, asked: _Asked, *, raw: bool) -> int:
+async def _tap(
+    settings: BusSettings, interrupted: Interruption, asked: _Asked, *, raw: bool, timeout_seconds: float | None
+) -> int:
     notes = _notes()
     async with runtime_bus.connect(settings.nats, name="wirespan-tap") as bus:
         source = BusSource(bus, notes, raw=raw)
 
         async def listen() -> None:
-            await say_while_waiting(bus, notes, settings.nats.url)
+            await reached(bus, settings.nats.url, say=partial(notes.print, markup=False), timeout_seconds=timeout_seconds)
             async for batch in _passing(source, asked):
                 asked.printer.show(batch)
 

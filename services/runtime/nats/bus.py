@@ -142,6 +142,11 @@ class Bus:
         return self._connection.connected
 
     @property
+    def trouble(self) -> str:
+        """Why there is no connection, as far as it is known; empty while there is one."""
+        return self._connection.trouble
+
+    @property
     def max_payload(self) -> int:
         """Most bytes of headers and payload that the server takes in one message."""
         return self._connection.max_payload

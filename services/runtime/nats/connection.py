@@ -155,6 +155,8 @@ class Connection:
         self._tokens = itertools.count()
         self._inbox = self.new_inbox()
         self._said: set[str] = set()
+        self.trouble = ""
+        """Why there is no connection, as far as it is known; empty while there is one."""
         self.generation = 0
         """How many sockets there have been."""
 
@@ -255,6 +257,7 @@ class Connection:
         self._client = client
         self.generation += 1
         self._said.clear()
+        self.trouble = ""
         self._connected.set()
         url = client.connected_url
         logger.info("bus.connected", server=f"{url.hostname}:{url.port}" if url else None, connection=self.generation)
@@ -300,6 +303,8 @@ class Connection:
                 if subject.lower() == refused[1].lower() and not answer.done():
                     answer.set_exception(PermissionDeniedError(subject))
         text = str(error) or type(error).__name__
+        if not self.connected:
+            self.trouble = text
         if text not in self._said and len(self._said) < _MOST_REASONS:
             self._said.add(text)
             logger.warning("bus.failed", error=text)

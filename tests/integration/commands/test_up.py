@@ -135,7 +135,8 @@ def test_connections_of_this_machine_are_shown_live(tmp_path: Path) -> None:
         up.wait_for(lambda: all(len(pattern.findall(up.stdout)) == 2 for pattern in told))
         up.process.send_signal(signal.SIGINT)
         assert up.process.wait(PATIENCE_SECONDS) == 0, up.stderr
-    assert up.stderr.startswith("capturing live on ")
+    begun, live = up.stderr.splitlines()[:2]
+    assert (begun, live.startswith("capturing live on ")) == ("starting: no connection is seen yet ...", True)
     assert "starting it again" not in up.stderr
     for port in ports:
         first, second = re.findall(rf"^.*-> \S+:{port} .*$", up.stdout, re.MULTILINE)
