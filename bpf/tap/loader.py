@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import resource
 import socket
 import struct
 import sys
@@ -48,6 +49,12 @@ CAPABILITY_BITS = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
 CAPABILITIES = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN, where the container runtime is older)"
 
 
+MEMORY_CGROUP_ACCOUNTING = (5, 11)
+LOCKED_MEMORY = (
+    "Linux before 5.11 counts maps as locked memory: ulimit -l unlimited, LimitMEMLOCK=infinity, or CAP_SYS_RESOURCE"
+)
+
+
 class LoadError(Exception):
     """What failed, the text that says more, and what to do."""
 
@@ -76,6 +83,19 @@ def has_capabilities() -> bool:
     effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
     held = {name for name, bit in CAPABILITY_BITS.items() if effective >> bit & 1}
     return "SYS_ADMIN" in held or held >= {"BPF", "PERFMON", "NET_ADMIN"}
+
+
+def refusal(detail: str) -> LoadError | None:
+    """Return what the kernel's refusal of a map or a program comes from; None where it was no matter of permission."""
+    if not has_capabilities():
+        return LoadError("not_permitted", detail, CAPABILITIES)
+    if "not permitted" not in detail:
+        return None
+    limited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY
+    version = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    if limited and version < MEMORY_CGROUP_ACCOUNTING:
+        return LoadError("locked_memory_limit", detail, LOCKED_MEMORY)
+    return LoadError("not_permitted", detail, CAPABILITIES)
 
 
 class CapturedStderr:
@@ -117,9 +137,8 @@ def compile_source(bcc: Any, source: str, flags: list[str]) -> Any:
             return bcc.BPF(text=with_includes(Path(source)), cflags=flags)
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             detail = printed.text() or str(error)
-    if not has_capabilities() or "not permitted" in detail:
-        raise LoadError("not_permitted", detail, CAPABILITIES)
-    raise LoadError("compile_failed", detail, "the message is the compiler's; a map may also be too large for memory")
+    compiler = LoadError("compile_failed", detail, "the message is the compiler's; a map may also be too large for memory")
+    raise refusal(detail) or compiler
 
 
 def load_programs(bcc: Any, module: Any) -> dict[str, int]:
@@ -137,9 +156,8 @@ def load_programs(bcc: Any, module: Any) -> dict[str, int]:
                 if name in OPTIONAL_PROGRAMS:
                     continue
                 detail = f"{error}\n{printed.text()}"
-                if not has_capabilities() or "not permitted" in detail:
-                    raise LoadError("not_permitted", detail, CAPABILITIES) from None
-                raise LoadError("load_failed", detail, "the message is the kernel's verifier's; it needs Linux 5.10") from None
+                verifier = LoadError("load_failed", detail, "the message is the kernel's verifier's; it needs Linux 5.10")
+                raise refusal(detail) or verifier from None
     return programs
 
 

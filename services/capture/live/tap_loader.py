@@ -6,6 +6,7 @@ import array
 import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,7 @@ def load_tap(
 
     Kernels before 5.11 have no coarse clock; where loading fails it is tried again without. Raises TapLoadError.
     """
+    _raise_locked_memory_limit()
     try:
         return _load(defines, python, timeout_seconds, source)
     except TapLoadError as error:
@@ -87,6 +89,19 @@ def load_tap(
             return _load([*defines, "NO_COARSE_CLOCK"], python, timeout_seconds, source)
         except TapLoadError:
             raise error from None
+
+
+def _raise_locked_memory_limit() -> None:
+    """Let maps be as large as they are: kernels before 5.11 hold them for locked memory of the user, in every process's limit.
+
+    So the limit is this process's too, which makes a small map of its own beside the child's large ones. Without
+    CAP_SYS_RESOURCE it can be raised to the hard limit only; where that is too low, the loader says so.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for limit in (resource.RLIM_INFINITY, hard):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+            return
 
 
 def _load(defines: Sequence[str], python: Path, timeout_seconds: float, source: Path | None) -> LoadedTap:
