@@ -66,12 +66,15 @@ FLOW_INLINE void tcp_syn(struct flow *flow, const struct packet *packet, int fro
 
 /*
  * A segment without SYN and RST on a half-open connection: whoever sends one that continues this handshake holds the connection
- * for established. Only the client's ACK to a SYN-ACK that was seen dates it. A challenge ACK continues nothing.
+ * for established. Only the client's ACK to a SYN-ACK dates it: to one that was seen, or that the server's own socket must have
+ * sent (kernels before 6.6 show no program the SYN-ACKs over IPv6, and none does those that are SYN cookies): until that ACK a
+ * server sends nothing else, so the ACK has the SYN-ACK's number. A challenge ACK continues nothing.
  */
 FLOW_INLINE void tcp_completes(struct flow *flow, const struct packet *packet, int from)
 {
     const struct flow_side *own = &flow->sides[from & 1];
-    const struct flow_side *peer = &flow->sides[!from];
+    struct flow_side *peer = &flow->sides[!from];
+    int unseen = from == FLOW_RX && flow_from_client(flow, from) && !(peer->known & FLOW_KNOWN_ISN);
 
     if (!(packet->tcp_flags & TCP_ACK) || flow->closed_by)
         return;
@@ -79,7 +82,12 @@ FLOW_INLINE void tcp_completes(struct flow *flow, const struct packet *packet, i
         return;
     if (own->known & FLOW_KNOWN_ISN && !sequence_after(packet->sequence, own->initial_sequence))
         return;
-    if (flow_from_client(flow, from) && flow->syn_ack_ns)
+    if (unseen) {
+        peer->initial_sequence = packet->acknowledgment - 1;
+        peer->next_sequence = packet->acknowledgment;
+        peer->known |= FLOW_KNOWN_ISN | FLOW_KNOWN_NEXT;
+    }
+    if (unseen || (flow_from_client(flow, from) && flow->syn_ack_ns))
         flow->handshake_ack_ns = packet->time_ns;
     flow->outcome = FLOW_OUTCOME_ESTABLISHED;
 }

@@ -234,6 +234,11 @@ INTEGERS: Final = (
         Integer("flow.tcp.handshake.ack_latency", OURS, "first SYN-ACK to the ACK that completes the handshake: the network's "
                 "round trip at the server", "ns", _elapsed("syn_ack_unix_ns", "handshake_ack_unix_ns")),
     )),
+    Integers("the server's record that holds the handshake's ACK, the SYN-ACK not seen",
+             lambda records: records.happened_here("handshake_ack_unix_ns") & ~records.nonzero("syn_ack_unix_ns"), (
+        Integer("flow.tcp.syn_ack_unseen", OURS, "SYN-ACKs that were sent, since they were acknowledged, and that the kernel "
+                "showed no program: they and their bytes are missing from the flow's counters", "packets", lambda records: np.ones(records.count, np.uint64)),
+    )),
     Integers("where either is not 0", lambda records: records.nonzero("syn_repeats", "syn_ack_repeats"), (
         Integer("flow.tcp.syn_repeats", OURS, "SYNs after the first, since the flow began", "packets", _column("syn_repeats")),
         Integer("flow.tcp.syn_ack_repeats", OURS, "SYN-ACKs after the first, since the flow began", "packets",

@@ -80,6 +80,11 @@ class Namespace:
             if not optional or path.exists():
                 path.write_text(f"{value}\n")
 
+    def sysctl(self, name: str) -> str:
+        """A setting by its path below /proc/sys/net."""
+        with self.entered():
+            return Path("/proc/sys/net", name).read_text().strip()
+
     def disable_offloads(self, interface: str) -> None:
         """No segmentation or checksum offload on a virtual interface, so that packets are seen as a wire carries them."""
         with self.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:

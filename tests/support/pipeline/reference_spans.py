@@ -350,6 +350,8 @@ class Row:
             out["flow.tcp.handshake.ack_latency"] = max(0, ack - syn_ack)
         if syn and ack and ack >= start:
             out["flow.tcp.connect.time"] = max(0, ack - syn)
+        if ack and not syn_ack and ack >= start:
+            out["flow.tcp.syn_ack_unseen"] = 1
         if self["syn_repeats"] or self["syn_ack_repeats"]:
             out["flow.tcp.syn_repeats"], out["flow.tcp.syn_ack_repeats"] = self["syn_repeats"], self["syn_ack_repeats"]
         return out
