@@ -455,7 +455,7 @@ def keys(tap: SocketTap):
 def test_every_way_to_compile_it_loads(define) -> None:
     """Kernels without the coarse clock, and each rule that no other test compiles with."""
     loaded = load_tap(["SLOTS=64", define])
-    assert loaded.program_descriptions["tap_ingress"].verified_instructions < 100_000
+    assert loaded.program_descriptions["tap_ingress"].verified_instructions < bpf_info.VERIFIER_BOUND
     loaded.close()
 
 
@@ -510,10 +510,10 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     assert "CAP_BPF" in denied.value.advice
 
 
-def test_the_verifier_has_little_to_do(live) -> None:
-    """Each program costs the verifier a small part of what kernels since 5.2 allow (1,000,000 instructions)."""
+def test_the_verifier_has_room(live) -> None:
+    """Each program costs the verifier no more than half of what kernels since 5.2 allow (1,000,000 instructions)."""
     for program in live.tap.loaded.program_descriptions.values():
-        assert program.verified_instructions < 100_000
+        assert program.verified_instructions < bpf_info.VERIFIER_BOUND
 
 
 def _own_cgroup() -> str:

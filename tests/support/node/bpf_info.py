@@ -14,6 +14,11 @@ import numpy.typing as npt
 
 from services.capture.live import bpf_syscall
 
+VERIFIER_BOUND = 500_000
+"""Instructions that the verifier may walk in a program of ours: half of what kernels since 5.2 allow anybody with CAP_BPF
+(BPF_COMPLEXITY_LIMIT_INSNS, 1,000,000). How many it walks is up to each kernel (docs/performance.md), so the other half is for
+kernels that are not tested. A tighter bound would hold features back, which no kernel asks for."""
+
 _MAP_GET_NEXT_KEY = 4
 _PROG_GET_FD_BY_ID = 13
 _OBJ_GET_INFO_BY_FD = 15
