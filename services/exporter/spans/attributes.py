@@ -237,7 +237,8 @@ INTEGERS: Final = (
     Integers("the server's record that holds the handshake's ACK, the SYN-ACK not seen",
              lambda records: records.happened_here("handshake_ack_unix_ns") & ~records.nonzero("syn_ack_unix_ns"), (
         Integer("flow.tcp.syn_ack_unseen", OURS, "SYN-ACKs that were sent, since they were acknowledged, and that the kernel "
-                "showed no program: they and their bytes are missing from the flow's counters", "packets", lambda records: np.ones(records.count, np.uint64)),
+                "showed no program: they and their bytes are missing from the flow's counters", "packets",
+                lambda records: np.ones(records.count, np.uint64)),
     )),
     Integers("where either is not 0", lambda records: records.nonzero("syn_repeats", "syn_ack_repeats"), (
         Integer("flow.tcp.syn_repeats", OURS, "SYNs after the first, since the flow began", "packets", _column("syn_repeats")),
