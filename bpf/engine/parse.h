@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * From the IP header on, bytes to a parsed packet. Nothing of the packet is trusted: what is read was checked to be there, lengths are checked against
- * what was on the wire, and what is no flow is called by what it is.
+ * From the IP header on, bytes to a parsed packet. Nothing of the packet is trusted: what is read was checked to be there,
+ * lengths are checked against what was on the wire, and what is no flow is called by what it is.
  *
  * Before including it a host defines `frame_source`, the type of a handle on the packet's bytes, and
  *     static int parse_load(frame_source source, __u32 offset, void *target, __u32 size)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* What replay gives the engine: frames that lie in memory, and time enough to read TCP's options. Included before the engine. */
+/* What replay gives the engine: frames that lie in memory, and time to read TCP's options. Included before the engine. */
 #ifndef WIRESPAN_HOST_H
 #define WIRESPAN_HOST_H
 

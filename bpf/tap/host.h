@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* What the socket tap gives the engine: counters that CPUs share, and packets in the kernel's socket buffers. Included before the engine. */
+/* What the tap gives the engine: counters that CPUs share, packets in socket buffers. Included before the engine. */
 #ifndef WIRESPAN_HOST_H
 #define WIRESPAN_HOST_H
 
