@@ -290,6 +290,18 @@ SOCKET: Final = (
 )
 """Columns that capture adds of TCP where it stands at the socket: what the kernel says of it. 0 where it was not asked."""
 
+NAT: Final = (
+    Column(
+        "remote_nat_address",
+        "|V16",
+        _CONSTANT,
+        "",
+        "where packets to remote went, as NAT translated it on their way: the backend that was chosen for a Service's client",
+    ),
+    Column("remote_nat_port", "<u2", _CONSTANT, "", "as remote_nat_address; 0: they went to remote, as far as it was seen"),
+)
+"""Columns that capture adds where packets of a socket were translated: remote is whom the socket sent them to."""
+
 FILE: Final = (
     Column("tunnel", "|u1", _CONSTANT, "", "the innermost tunnel that the flow's packets travel in", enum=Tunnel),
     Column("tunnel_depth", "|u1", _CONSTANT, "", "tunnels around them, one in the other"),
@@ -349,5 +361,5 @@ ENRICHED: Final = (
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + FILE + EXCHANGE + ENRICHED}
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + FILE + EXCHANGE + ENRICHED}
 """Every column of schema v1 by name."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NO_INDEX, RAW, SOCKET, Column
+from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAT, NO_INDEX, RAW, SOCKET, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -41,7 +41,9 @@ TRANSPORTS: Final = {
 
 _NUMBERS: Final = {name: number for number, name in TRANSPORTS.items()}
 _BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
-_ADDRESSES: Final = frozenset({"local_address", "remote_address", "local_tunnel_address", "remote_tunnel_address"})
+_ADDRESSES: Final = frozenset(
+    {"local_address", "remote_address", "local_tunnel_address", "remote_tunnel_address", "remote_nat_address"}
+)
 _ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
 
 
@@ -55,7 +57,7 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
     raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
-    for some in (SOCKET, FILE, EXCHANGE):
+    for some in (SOCKET, NAT, FILE, EXCHANGE):
         if any(column.name in batch.columns for column in some):
             known += some
     if batch.entities is not None:

@@ -110,6 +110,7 @@ FLOW_INLINE int tap_connected(struct __sk_buff *skb, struct bpf_sock *sk, struct
     const __u8 *end = (const __u8 *)(long)skb->data_end;
     const __u8 *remote;
     __u8 transport = slot->flow.transport;
+    __u16 port;
 
     if (ip + 28 > end)
         return 0;
@@ -119,9 +120,9 @@ FLOW_INLINE int tap_connected(struct __sk_buff *skb, struct bpf_sock *sk, struct
         if (transport == TRANSPORT_TCP)
             return ip + 40 > end ? 0 : tap_segment(skb, sk, slot, ip + 20, 20, from);
         remote = ip + (from == FLOW_TX ? 16 : 12);
-        if (word_at(remote) != word_at(slot->flow.remote_address + 12))
-            return 0;
-        if (bpf_ntohs(*(const __be16 *)(ip + (from == FLOW_TX ? 22 : 20))) != slot->flow.remote_port)
+        port = bpf_ntohs(*(const __be16 *)(ip + (from == FLOW_TX ? 22 : 20)));
+        if ((word_at(remote) != word_at(slot->flow.remote_address + 12) || port != slot->flow.remote_port) &&
+                (word_at(remote) != word_at(slot->socket.backend_address + 12) || port != slot->socket.backend_port))
             return 0;
         return tap_datagram(skb, slot, ip, 20, from);
     }
@@ -130,9 +131,9 @@ FLOW_INLINE int tap_connected(struct __sk_buff *skb, struct bpf_sock *sk, struct
     if (transport == TRANSPORT_TCP)
         return ip + 60 > end ? 0 : tap_segment(skb, sk, slot, ip + 40, 40, from);
     remote = ip + (from == FLOW_TX ? 24 : 8);
-    if (!is_same(remote, slot->flow.remote_address))
-        return 0;
-    if (bpf_ntohs(*(const __be16 *)(ip + (from == FLOW_TX ? 42 : 40))) != slot->flow.remote_port)
+    port = bpf_ntohs(*(const __be16 *)(ip + (from == FLOW_TX ? 42 : 40)));
+    if ((!is_same(remote, slot->flow.remote_address) || port != slot->flow.remote_port) &&
+            (!is_same(remote, slot->socket.backend_address) || port != slot->socket.backend_port))
         return 0;
     return tap_datagram(skb, slot, ip, 40, from);
 }

@@ -23,9 +23,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("tap_ingress", "tap_egress", "tap_release", "tap_nothing", "tap_ingress_exchange", "tap_egress_exchange")
-OPTIONAL_PROGRAMS = ("tap_release", "tap_ingress_exchange", "tap_egress_exchange")
-CGROUP_INET_SOCK_RELEASE = 34
+CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
+PROGRAMS = {
+    "tap_ingress": (CGROUP_SKB, -1),
+    "tap_egress": (CGROUP_SKB, -1),
+    "tap_release": (CGROUP_SOCK, 34),
+    "tap_sendmsg4": (CGROUP_SOCK_ADDR, 14),
+    "tap_sendmsg6": (CGROUP_SOCK_ADDR, 15),
+    "tap_nothing": (CGROUP_SKB, -1),
+    "tap_ingress_exchange": (CGROUP_SKB, -1),
+    "tap_egress_exchange": (CGROUP_SKB, -1),
+}
+"""Type and expected attach type of each, as linux/bpf.h numbers them."""
+REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", "tap_nothing")
 MAPS = (
     "slots",
     "slot_counts",
@@ -141,19 +151,15 @@ def compile_source(bcc: Any, source: str, flags: list[str]) -> Any:
     raise refusal(detail) or compiler
 
 
-def load_programs(bcc: Any, module: Any) -> dict[str, int]:
+def load_programs(module: Any) -> dict[str, int]:
     """Return name -> descriptor. Raises LoadError."""
     programs = {}
-    for name in PROGRAMS:
+    for name, (kind, attach_type) in PROGRAMS.items():
         with CapturedStderr() as printed:
             try:
-                if name == "tap_release":
-                    function = module.load_func(name, bcc.BPF.CGROUP_SOCK, attach_type=CGROUP_INET_SOCK_RELEASE)
-                else:
-                    function = module.load_func(name, bcc.BPF.CGROUP_SKB)
-                programs[name] = function.fd
+                programs[name] = module.load_func(name, kind, attach_type=attach_type).fd
             except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
-                if name in OPTIONAL_PROGRAMS:
+                if name not in REQUIRED_PROGRAMS:
                     continue
                 detail = f"{error}\n{printed.text()}"
                 verifier = LoadError("load_failed", detail, "the message is the kernel's verifier's; it needs Linux 5.10")
@@ -189,7 +195,7 @@ def load(source: str, headers: str, flags: list[str]) -> tuple[dict[str, Any], l
     """Return the message and its descriptors. Raises LoadError."""
     bcc = import_bcc(headers)
     module = compile_source(bcc, source, flags)
-    programs = load_programs(bcc, module)
+    programs = load_programs(module)
     maps = {}
     for name in MAPS:
         try:

@@ -20,10 +20,12 @@ struct socket_facts {
     __u32 retransmits; /* segments, over the socket's life */
     __u32 lost;        /* segments the kernel holds for lost now */
     __u32 congestion_window;
-    __u32 closed; /* the application has closed the socket */
+    __u8 closed; /* the application has closed the socket */
+    __u8 pad;
+    __u16 backend_port; /* where packets went that the socket sent elsewhere: translation.h; 0: there */
     __u32 pushes; /* of the client since the server's `answers`-th response, as they were received */
     __u32 answers;
-    __u8 pad[16];
+    __u8 backend_address[16];
 };
 
 struct slot {

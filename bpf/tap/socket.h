@@ -7,6 +7,7 @@
 #include "slots.h"
 
 #define TCP_STATE_LISTEN 10
+#define SOCKET_DATAGRAM  2 /* SOCK_DGRAM */
 
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
 

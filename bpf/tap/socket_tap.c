@@ -32,6 +32,7 @@
 #include "keys.h"
 #include "rules.h"
 #include "timed.h"
+#include "translation.h"
 
 #include "../engine/parse.h"
 #include "../engine/update.h"
@@ -39,6 +40,7 @@
 FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connected, int from)
 {
     struct packet packet = {};
+    struct flow_key seen;
     struct flow_key key;
     slot_reference reference = 0;
     slot_reference *published;
@@ -61,12 +63,17 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         return 1;
     }
 #endif
+    flow_key_of(&seen, &packet, from);
+    if (connected && from == FLOW_TX)
+        undo_translation(sk, &packet, 1);
     flow_key_of(&key, &packet, from);
     published = flows_by_key.lookup(&key);
     if (published) {
         reference = *published;
         slot = slot_at(reference);
     }
+    if (!slot && sk && !connected)
+        slot = find_by_socket(skb, sk, &packet, &key, from, &reference);
     if (slot) {
         if (packet.transport == TRANSPORT_TCP) {
             timed = is_timed_tcp(&slot->flow, &packet, from) || is_timed_exchange(&slot->flow, &packet, from);
@@ -85,6 +92,12 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
             count_packet(TAP_STRAY_RESET, &packet);
             return 1;
         }
+#ifdef EXCLUDE_LOOPBACK
+        if (is_loopback(key.local_address) || is_loopback(key.remote_address)) {
+            count_packet(TAP_LOOPBACK, &packet);
+            return 1;
+        }
+#endif
         reason = left_out(&key);
         if (reason != TAP_COUNTERS) {
             count_packet(reason, &packet);
@@ -95,12 +108,18 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
             count_packet(unattributed(&packet), &packet);
             return 1;
         }
+        if (sk)
+            publish_by_socket(skb, sk, connected, &key, &seen, reference);
     }
+    if (from == FLOW_TX)
+        note_backend(slot, &key, &seen);
     flow_add(&slot->flow, &packet, from);
     if (connected) {
         if (packet.transport == TRANSPORT_TCP)
             read_socket(&slot->socket, sk, packet.time_ns);
-        remember_slot(sk, reference);
+        /* Where a connection is joined by what it receives, it is still to be seen where what it sends goes. */
+        if (from == FLOW_TX || packet.transport == TRANSPORT_UDP || slot->flow.sides[FLOW_TX].packets)
+            remember_slot(sk, reference);
         if (packet.transport == TRANSPORT_TCP)
             look_into(skb, &slot->flow, packet.payload_bytes, from, before);
     }
@@ -157,6 +176,25 @@ int tap_release(struct bpf_sock *sk)
 
     if (slot)
         slot->socket.closed = 1;
+    return 1;
+}
+
+/* The application says where a datagram goes: before any translation. Always allowed. */
+int tap_sendmsg4(struct bpf_sock_addr *context)
+{
+    struct destination to = {.port = bpf_ntohs((__u16)context->user_port), .sending = 1};
+
+    set_ipv4(to.address, context->user_ip4);
+    note_destination(context->sk, &to);
+    return 1;
+}
+
+int tap_sendmsg6(struct bpf_sock_addr *context)
+{
+    struct destination to = {.port = bpf_ntohs((__u16)context->user_port), .sending = 1};
+
+    set_words(to.address, context->user_ip6[0], context->user_ip6[1], context->user_ip6[2], context->user_ip6[3]);
+    note_destination(context->sk, &to);
     return 1;
 }
 

@@ -45,14 +45,17 @@ def join(
     count = batch.count
     times = np.tile(batch.column("start_unix_ns"), 2)
     keys = _keys(batch)
-    holders = index.holders(keys.high, keys.low, times)
+    backends = _backends(batch, keys)
+    holders = _holders(keys, backends, times, index)
     contradicted = _name_local(holders[:count], batch, index)
-    _name_loopback(holders, keys, index)
+    _name_loopback(holders, backends, index)
     rows = _responders(batch)
-    answering = keys.take(rows), holders[rows], times[rows]
     services = np.full(2 * count, NOBODY, np.int32)
-    services[rows] = index.services(*answering)
-    holders[rows] = index.listening_containers(*answering)
+    services[rows] = index.services(keys.take(rows), holders[rows], times[rows])
+    if backends is not keys:
+        unnamed = rows[services[rows] == NOBODY]
+        services[unnamed] = index.services(backends.take(unnamed), holders[unnamed], times[unnamed])
+    holders[rows] = index.listening_containers(backends.take(rows), holders[rows], times[rows])
     holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
 
     _doubt_nodes(holders, services, batch, index)
@@ -78,6 +81,28 @@ def _keys(batch: FlowBatch) -> Keys:
     high, low = address_words(np.concatenate((batch.column("local_address"), batch.column("remote_address"))))
     ports = np.concatenate((batch.column("local_port"), batch.column("remote_port")))
     return Keys(high, low, port_words(ports, np.tile(batch.column("transport"), 2)))
+
+
+def _backends(batch: FlowBatch, keys: Keys) -> Keys:
+    """The same, but with where packets went in the place of remote ends that NAT translated: `keys` itself where none was."""
+    if "remote_nat_port" not in batch.columns:
+        return keys
+    rows = np.flatnonzero(batch.column("remote_nat_port"))
+    high, low, ports = keys.high.copy(), keys.low.copy(), keys.port.copy()
+    at = rows + batch.count
+    high[at], low[at] = address_words(batch.column("remote_nat_address")[rows])
+    ports[at] = port_words(batch.column("remote_nat_port")[rows], batch.column("transport")[rows])
+    return Keys(high, low, ports)
+
+
+def _holders(keys: Keys, backends: Keys, times: npt.NDArray[np.uint64], index: Index) -> Numbers:
+    """Who has the addresses: of what was translated the backend, or else who was asked."""
+    holders = index.holders(backends.high, backends.low, times)
+    if backends is not keys:
+        rows = np.flatnonzero(holders == NOBODY)
+        asked = keys.take(rows)
+        holders[rows] = index.holders(asked.high, asked.low, times[rows])
+    return holders
 
 
 def _name_local(holders: Numbers, batch: FlowBatch, index: Index) -> Bits:

@@ -34,6 +34,8 @@ from tests.support.node import bpf_info
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 SLOTS = 8192
 PACKETS = 20_000
+CONNECTIONS = 300
+"""The table has room for those of every round."""
 SIZE = 64
 
 
@@ -98,6 +100,29 @@ def bulk() -> None:
     _tcp(lambda client: [client.sendall(bytes(1 << 20)) for _ in range(300)], _drain)
 
 
+def connections() -> None:
+    """TCP connections one after another, a request and a response in each: what beginnings cost."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(CONNECTIONS):
+            with socket.create_connection(listener.getsockname()) as client:
+                server, _ = listener.accept()
+                client.sendall(bytes(SIZE))
+                server.recv(SIZE)
+                server.sendall(bytes(SIZE))
+                client.recv(SIZE)
+                server.close()
+                client.recv(SIZE)
+
+
+def first_datagrams() -> None:
+    """Unconnected UDP, each datagram from another port."""
+    with _datagram_socket() as receiver:
+        for _ in range(CONNECTIONS):
+            with _datagram_socket() as sender:
+                sender.sendto(bytes(SIZE), receiver.getsockname())
+        _empty(receiver)
+
+
 def web(headers: bytes) -> Callable[[], None]:
     """HTTP/1 requests of 500 bytes, kept alive, with these headers; responses of 2,000 bytes."""
     asked = (
@@ -127,6 +152,8 @@ LOADS: dict[str, Callable[[], None]] = {
     "HTTP, without trace context": web(b"X-Padding: "),
     "HTTP, with trace context": web(b"traceparent: 00-" + b"4b" * 16 + b"-" + b"f0" * 8 + b"-01\r\nX-Padding: "),
     "TCP bulk": bulk,
+    "TCP connections": connections,
+    "UDP, first datagrams": first_datagrams,
 }
 
 

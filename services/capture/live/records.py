@@ -91,6 +91,8 @@ def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupInd
     columns["min_rtt_ns"] = _as_column("min_rtt_ns", min_rtt_us.astype(np.uint64) * _US, asked)
     for name, member in _FACTS.items():
         columns[name] = _as_column(name, rows[member], asked)
+    if rows["backend_port"].any():
+        columns["remote_nat_address"], columns["remote_nat_port"] = rows["backend_address"], rows["backend_port"]
     return LiveRecords(columns, containers)
 
 

@@ -21,6 +21,8 @@ _SOCKET_MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "socket_retransmits": (FLOW.itemsize + 24, "<u4"),
     "lost": (FLOW.itemsize + 28, "<u4"),
     "congestion_window": (FLOW.itemsize + 32, "<u4"),
+    "backend_port": (FLOW.itemsize + 38, "<u2"),
+    "backend_address": (FLOW.itemsize + 48, "|V16"),
 }
 _ALL: Final = MEMBERS | _SOCKET_MEMBERS
 

@@ -231,6 +231,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                 ("tap_ingress", bpf_syscall.CGROUP_INET_INGRESS),
                 ("tap_egress", bpf_syscall.CGROUP_INET_EGRESS),
                 ("tap_release", bpf_syscall.CGROUP_INET_SOCK_RELEASE),
+                ("tap_sendmsg4", bpf_syscall.CGROUP_UDP4_SENDMSG),
+                ("tap_sendmsg6", bpf_syscall.CGROUP_UDP6_SENDMSG),
             ):
                 if program not in self._loaded.programs:
                     continue  # this kernel does not take it

@@ -32,6 +32,7 @@ STABLE: Final = "OpenTelemetry, stable"
 DEVELOPMENT: Final = "OpenTelemetry, development"
 DEPRECATED: Final = "OpenTelemetry, deprecated"
 MERMIN: Final = "Mermin"
+ECS: Final = "Elastic Common Schema"
 OURS: Final = "Wirespan"
 
 
@@ -80,6 +81,7 @@ _FLAGS_SEEN: Final = "TCP, where any was seen"
 _TAGS: Final = "their names, from bit 0: `fin`, `syn`, `rst`, `psh`, `ack`, `urg`, `ece`, `cwr`"
 
 _TUNNELLED: Final = "a capture file, in a tunnel"
+_TRANSLATED: Final = "live capture, a client whose own node translates what it sends"
 
 WORDS: Final = (
     Word("network.transport", STABLE, "`tcp`, `udp`, `icmp`, `icmpv6`, `sctp` ...; `ip_protocol_<n>` for what has no name here",
@@ -305,6 +307,9 @@ INTEGERS: Final = (
                 _reverse("tunnel_bytes_total")),
         Integer("tunnel.depth", OURS, "tunnels around the flow, one in the other", "", _column("tunnel_depth")),
     )),
+    Integers(_TRANSLATED, lambda records: records.has_backend, (
+        Integer("destination.nat.port", ECS, "port of destination.nat.ip", "", _column("remote_nat_port")),
+    )),
     Integers("where either is not 0", _both("tunnel_id"), (
         Integer("tunnel.id", MERMIN, "VNI, GRE key or TEID of the packets from source to destination", "",
                 _forward("tunnel_id")),
@@ -384,6 +389,11 @@ TUNNEL: Final = (
     Attribute("tunnel.source.address", MERMIN, "the tunnel's end on the source's side", _TUNNELLED),
     Attribute("tunnel.destination.address", MERMIN, "the tunnel's end on the destination's side", _TUNNELLED),
 )
+
+NAT: Final = (
+    Attribute("destination.nat.ip", ECS, "where the packets went, as NAT translated their destination: the backend that was "
+              "chosen for the Service at destination.address; what is known of the destination is the backend's", _TRANSLATED),
+)  # fmt: skip
 
 PEER: Final = (
     Attribute("network.local.address", STABLE, "IP address of the resource's end"),

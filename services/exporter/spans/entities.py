@@ -12,7 +12,7 @@ UNKNOWN_SERVICE: Final = "unknown_service"
 
 def end_attributes(end: str, entity: Entity | None, service: Entity | None) -> dict[str, AttributeValue]:
     """Return what is known of an end's workload and Service, under the end's name. The workload's word goes first."""
-    taken = {"address", "port"}
+    taken = {"address", "port", "nat.ip", "nat.port"}
     named: dict[str, AttributeValue] = {}
     for known in (entity, service):
         for name, value in known.attributes.items() if known else ():

@@ -88,6 +88,29 @@ class Tunnels:
         return attribute(name, address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little")))
 
 
+class Backends:
+    """`destination.nat.ip`."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._carried = selection.has("destination.nat.ip")
+        self._table = Table(self._make, words=3)
+
+    def columns(self, records: Records) -> tuple[Column, ...]:
+        """Return the piece of each record's backend; none where no record of the batch has one."""
+        chosen = records.has_backend
+        if not self._carried or not chosen.any():
+            return ()
+        if self._table.full:
+            self._table.clear()
+        halves = np.ascontiguousarray(records.column("remote_nat_address")).view("<u8").reshape(-1, 2)
+        return (self._table.column(halves[:, 0], halves[:, 1], chosen.astype(np.uint64)),)
+
+    def _make(self, key: tuple[int, ...]) -> bytes:
+        first, last, chosen = key
+        address = first.to_bytes(8, "little") + last.to_bytes(8, "little")
+        return attribute("destination.nat.ip", address_text(address)) if chosen else b""
+
+
 class Ends:
     """What is known of the ends: address and workload, the span's name and who the peer is; and the spans' resources.
 

@@ -101,6 +101,12 @@ class Records:
                 some = mask if some is None else some | mask
         return self.nobody if some is None else some
 
+    @cached_property
+    def has_backend(self) -> Mask:
+        """Where remote is the destination, and packets to it went elsewhere."""
+        translated = self.nonzero("remote_nat_port")
+        return translated if translated is self.nobody else translated & self._pick(self.seen.source_is_local)
+
     def either(self, name: str) -> Mask:
         """Where `tx_<name>` or `rx_<name>` is not 0."""
         return self.nonzero(f"tx_{name}", f"rx_{name}")

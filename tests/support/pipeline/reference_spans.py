@@ -207,6 +207,7 @@ class Row:
             **self._who(),
             **self._words_of_state(),
             **self._tunnel(),
+            **self._backend(),
             **self._counts(),
             **self._requests(),
             **self._handshake(),
@@ -225,7 +226,8 @@ class Row:
                     if name:
                         out[f"{end}.{name}"] = value
             out[f"{end}.address"] = text(self[f"{which}_address"])
-            out.pop(f"{end}.port", None)
+            for name in ("port", "nat.ip", "nat.port"):
+                out.pop(f"{end}.{name}", None)
             out[f"flow.{end}.resolution"] = {2: "external", 3: "unresolved"}.get(self[f"{which}_resolution"])
         out["network.local.address"] = text(self[f"{self.told}_address"])
         out["network.peer.address"] = text(self[f"{self.peer}_address"])
@@ -286,6 +288,11 @@ class Row:
         for end, which in (("source", self.source), ("destination", self.destination)):
             out[f"tunnel.{end}.address"] = text(self[f"{which}_tunnel_address"])
         return out
+
+    def _backend(self) -> dict[str, Any]:
+        if not self["remote_nat_port"] or self.destination != "remote":
+            return {}
+        return {"destination.nat.ip": text(self["remote_nat_address"]), "destination.nat.port": self["remote_nat_port"]}
 
     def _counts(self) -> dict[str, Any]:
         out: dict[str, Any] = {"flow.record": self["record"]}

@@ -112,10 +112,13 @@ def flow(local: str, remote: str, **columns: Any) -> Tree:
 def batch_of(*rows: Mapping[str, Any], containers: Sequence[Mapping[str, str]] = (), node_name: str = "node-a") -> FlowBatch:
     """A batch of records."""
     names = {name for row in rows for name in row}
-    columns = {
-        name: np.array([row.get(name, COLUMNS[name].default) for row in rows], COLUMNS[name].numpy_dtype) for name in names
-    }
+    columns = {name: np.array([row.get(name, _default(name)) for row in rows], COLUMNS[name].numpy_dtype) for name in names}
     return FlowBatch(node_name, "epoch", 7, len(rows), (NOW, NOW + SECOND), columns, containers)
+
+
+def _default(name: str) -> bytes | int:
+    column = COLUMNS[name]
+    return bytes(column.numpy_dtype.itemsize) if column.numpy_dtype.kind == "V" else column.default
 
 
 def at(batch: FlowBatch, column: str, row: int = 0) -> Entity | None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from proto.columns import ENRICHED, NO_INDEX, Resolution, Role
+from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
 from proto.flow_batch import SOURCE_NAT, FlowBatch, decode, encode
+from services.enricher.index.claims import packed_address
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.index import Index
 from services.enricher.join import join
@@ -144,3 +145,36 @@ def test_a_node_that_may_stand_for_somebody_outside_says_so(more: dict[str, obje
     assert [each.type if each else "" for each in nodes] == ["k8s.node"] * 3
     assert [each.attributes.get(SOURCE_NAT) for each in nodes if each] == [True if doubtful else None, None, None]
     assert [each.attributes["k8s.node.name"] for each in nodes if each] == ["node-a"] * 3
+
+
+def chosen(address: str, port: int) -> dict[str, object]:
+    """Columns of a record whose packets went to this backend."""
+    return {"remote_nat_address": packed_address(address), "remote_nat_port": port, "observer": Observer.SOCKET}
+
+
+def test_a_client_that_its_own_node_translates_for_reaches_the_backend_that_was_chosen() -> None:
+    """The destination is the pod and its container that got the packets, the service the one that was asked for; a backend that
+    nobody knows leaves the Service; and neighbours in the batch that were not translated are what they are.
+    """
+    containers = [{"name": name, "ports": [{"containerPort": port}]} for name, port in (("app", 8080), ("proxy", 15001))]
+    index = cluster_of(
+        node("node-a", "192.0.2.1"),
+        pod("web-0", "10.42.0.10", spec={"containers": containers}),
+        pod("web-1", "10.42.0.11"),
+        service("web", "10.96.0.1"),
+        endpoint_slice("web", ["10.42.0.10", "10.42.0.11"], 8080),
+    ).compile()
+    batch = batch_of(
+        flow("192.0.2.1:40000", "10.96.0.1:80", **chosen("10.42.0.10", 8080)),
+        flow("192.0.2.1:40001", "10.96.0.1:80", **chosen("10.42.0.99", 8080)),
+        flow("192.0.2.1:40002", "10.96.0.1:80"),
+        flow("192.0.2.1:40003", "198.51.100.7:443", **chosen("10.42.0.11", 8080)),
+        flow("127.0.0.1:40004", "127.0.0.1:30080", **chosen("10.42.0.11", 8080)),
+    )
+    enriched = join(batch, index)
+    names = [(name_at(enriched, "remote_entity", row), name_at(enriched, "remote_service", row)) for row in range(5)]
+    assert names == [("web-0", "web"), ("web", "web"), ("web", "web"), ("web-1", "web"), ("web-1", "web")]
+    container = at(enriched, "remote_entity", 0)
+    assert container is not None
+    assert container.attributes["k8s.container.name"] == "app"
+    assert [name_at(enriched, "local_entity", row) for row in range(4)] == ["node-a"] * 4

@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.semconv.schemas import Schemas
 
-from proto.columns import ENRICHED, FILE, NO_INDEX, RAW
+from proto.columns import ENRICHED, FILE, NAT, NO_INDEX, RAW
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from services.exporter.encoder import SCHEMA_URL, SpanEncoder
 from services.exporter.otlp.assembly import Assembly, Block, SpanSet
@@ -74,6 +74,7 @@ _SMALL = {
     "isn_seen": st.sampled_from([0, 1, 2, 3, 7]),
     "record": st.sampled_from([0, 0, 1, 2**32 - 1]),
     "icmp_type": st.sampled_from([0, 8, 128, 200]),
+    "remote_nat_port": st.sampled_from([0, 0, 53, 8080]),
     "tunnel": st.sampled_from([0, 0, 1, 2, 3, 4, 5, 9, 200]),
     "local_resolution": st.integers(0, 4),
     "remote_resolution": st.integers(0, 4),
@@ -88,9 +89,9 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
     containers = draw(
         st.lists(st.dictionaries(st.sampled_from(["pod_uid", "container_id", "unit"]), st.text(max_size=9)), max_size=3)
     )
-    left_out = draw(st.sets(st.sampled_from([column.name for column in RAW + FILE + ENRICHED]), max_size=4))
+    left_out = draw(st.sets(st.sampled_from([column.name for column in RAW + NAT + FILE + ENRICHED]), max_size=4))
     columns = {"not_in_this_schema": np.arange(count)}
-    for column in RAW + FILE if entities is None else RAW + FILE + ENRICHED:
+    for column in RAW + NAT + FILE if entities is None else RAW + NAT + FILE + ENRICHED:
         if column.name in left_out:
             continue
         dtype = column.numpy_dtype

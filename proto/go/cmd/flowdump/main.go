@@ -66,6 +66,11 @@ var socket = map[string]show{
 	"smoothed_rtt_ns": plain, "min_rtt_ns": plain, "socket_retransmits": plain, "lost_segments": plain, "congestion_window": plain,
 }
 
+// nat is where packets of a socket went that were translated: shown where the batch has any of it.
+var nat = map[string]show{
+	"remote_nat_address": address, "remote_nat_port": plain,
+}
+
 // file is what only a capture file knows: shown where the batch has any of it.
 var file = map[string]show{
 	"tunnel":       names{0: "none", 1: "vxlan", 2: "geneve", 3: "gre", 4: "ipip", 5: "gtpu"}.show,
@@ -240,7 +245,7 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for _, some := range []map[string]show{socket, file, exchange} {
+	for _, some := range []map[string]show{socket, nat, file, exchange} {
 		for name := range some {
 			if _, found := batch.Columns[name]; found {
 				maps.Copy(shows, some)
