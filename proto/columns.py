@@ -122,9 +122,12 @@ class Resolution(enum.IntEnum):
     """Not enriched."""
     RESOLVED = 1
     EXTERNAL = 2
-    """The index was complete and holds nobody at that address at that time."""
+    """Outside the cluster: nobody in it holds the address at that time, and it is none that a cluster uses inside."""
     UNRESOLVED = 3
-    """The index could not answer in time: the address may well be a workload."""
+    """The index could not answer for that time: the address may well be a workload."""
+    UNKNOWN = 4
+    """Nobody that the index knows holds the address at that time, and it need not be outside: it is private, link-local or the
+    like, or in a network of the cluster."""
 
 
 FIRST_EXCHANGE: Final = 1 << 31

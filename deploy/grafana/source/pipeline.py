@@ -131,7 +131,7 @@ def _ends_of_the_path() -> list[Json]:
             "Ends by what is known of them",
             promql(_rate("enricher_ends", "resolution"), "{{resolution}}"),
             unit="cps",
-            about="`unresolved`: the index of the cluster could not answer in time.",
+            about="`unresolved`: the index of the cluster could not answer in time. `unknown`: perhaps inside all the same.",
             stack=True,
         ),
         timeseries(

@@ -365,8 +365,9 @@ _NAMED: Final = "kind CLIENT, where there is a name"
 
 END: Final = (
     Attribute("{end}.address", DEVELOPMENT, "IP address; IPv6 as RFC 5952 writes it"),
-    Attribute("flow.{end}.resolution", OURS, "`external`: the index was complete and holds nobody at that address then; "
-              "`unresolved`: the index could not answer in time", "one of the two"),
+    Attribute("flow.{end}.resolution", OURS, "`external`: outside the cluster; `unknown`: nobody that the index knows had that "
+              "address then, and it need not be outside (private, link-local, in a network of the cluster); `unresolved`: the "
+              "index could not answer in time", "the index knows nobody there"),
     Attribute("{end}.service.name", OURS, "`service.name` of the workload, as its own SDK would have it", _KNOWN),
     Attribute("{end}.service.namespace", OURS, "its `service.namespace`", _KNOWN),
     Attribute("{end}.k8s.namespace.name", MERMIN, "its namespace", _KNOWN),

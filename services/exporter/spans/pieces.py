@@ -21,13 +21,16 @@ SPAN_NAME, _SPAN_STATUS = 5, 15
 _STATUS_MESSAGE: Final = 2
 _STATUS_ERROR: Final = b"\x18\x02"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-_RESOLUTIONS: Final[dict[int, str]] = {Resolution.EXTERNAL: "external", Resolution.UNRESOLVED: "unresolved"}
+_RESOLUTIONS: Final[dict[int, str]] = {
+    each: each.name.lower() for each in (Resolution.EXTERNAL, Resolution.UNRESOLVED, Resolution.UNKNOWN)
+}
 _ENDS: Final = ("source", "destination")
 
 # The last word of an end's key: from bit 0 the transport, then these flags and fields; the transport, CLIENT and NAMED only of
 # a destination. A message holds far fewer than 2**24 entities.
-_CLIENT, _NAMED, _DESTINATION, _OWN = 1 << 8, 1 << 9, 1 << 12, 1 << 13
-_RESOLUTION, _SERVICE, _ENTITY = 10, 14, 38
+_CLIENT, _NAMED, _DESTINATION, _OWN = 1 << 8, 1 << 9, 1 << 13, 1 << 14
+_RESOLUTION, _SERVICE, _ENTITY = 10, 15, 39
+_RESOLUTION_MASK: Final = 7
 _ENTITY_MASK: Final = (1 << 24) - 1
 _NO_NAME: Final = 0xFF
 """In the transport's place, which is reserved: the span has its name from elsewhere."""
@@ -158,7 +161,7 @@ class Ends:
         count, nothing = records.count, len(numbers) - 1
         entity, service = (numbers.take(np.minimum(records.ends(name), nothing)) for name in ("entity", "service"))
         key = entity << _ENTITY | service << _SERVICE
-        key |= (records.ends("resolution") & np.uint8(3)).astype(np.int64) << _RESOLUTION
+        key |= (records.ends("resolution") & np.uint8(_RESOLUTION_MASK)).astype(np.int64) << _RESOLUTION
         key[:count] |= records.told_by_source() * np.int64(_OWN)
         key[count:] |= (
             (records.column("transport") if named else np.full(count, _NO_NAME))
@@ -199,7 +202,7 @@ class Ends:
         end = _ENDS[bool(known & _DESTINATION)]
         entity, service = self._entities[known >> _ENTITY], self._entities[known >> _SERVICE & _ENTITY_MASK]
         attributes = end_attributes(end, entity, service)
-        resolution = _RESOLUTIONS.get(known >> _RESOLUTION & 3)
+        resolution = _RESOLUTIONS.get(known >> _RESOLUTION & _RESOLUTION_MASK)
         if resolution:
             attributes[f"flow.{end}.resolution"] = resolution
         name = b""

@@ -228,7 +228,7 @@ class Row:
             out[f"{end}.address"] = text(self[f"{which}_address"])
             for name in ("port", "nat.ip", "nat.port"):
                 out.pop(f"{end}.{name}", None)
-            out[f"flow.{end}.resolution"] = {2: "external", 3: "unresolved"}.get(self[f"{which}_resolution"])
+            out[f"flow.{end}.resolution"] = {2: "external", 3: "unresolved", 4: "unknown"}.get(self[f"{which}_resolution"])
         out["network.local.address"] = text(self[f"{self.told}_address"])
         out["network.peer.address"] = text(self[f"{self.peer}_address"])
         if self["transport"] in (6, 17, 33, 132, 136):

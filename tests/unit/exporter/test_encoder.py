@@ -76,8 +76,8 @@ _SMALL = {
     "icmp_type": st.sampled_from([0, 8, 128, 200]),
     "remote_nat_port": st.sampled_from([0, 0, 53, 8080]),
     "tunnel": st.sampled_from([0, 0, 1, 2, 3, 4, 5, 9, 200]),
-    "local_resolution": st.integers(0, 4),
-    "remote_resolution": st.integers(0, 4),
+    "local_resolution": st.integers(0, 5),
+    "remote_resolution": st.integers(0, 5),
 }
 
 
