@@ -14,6 +14,7 @@ from services.enricher.cache.sync import CachedSync
 from services.enricher.errors import KubeConfigError, SnapshotError
 from services.enricher.following.live_index import LiveIndex
 from services.enricher.following.sync import KubeSync
+from services.enricher.index.claims import FOREVER
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.source import FixedIndex
 from services.enricher.kubernetes.api import find_api
@@ -79,7 +80,10 @@ def _from_snapshot(path: Path, cluster: Cluster, selection: Selection) -> FixedI
     for obj in snapshot.objects:
         cluster.feed(obj)
     logger.info("index.loaded", path=str(path), objects=len(snapshot.objects), skipped=dict(snapshot.skipped))
-    return FixedIndex(cluster.compile())
+    missing = snapshot.missing_kinds
+    if missing:
+        logger.warning("index.incomplete", kinds=missing, hint="an address that nobody holds may be theirs: unresolved")
+    return FixedIndex(cluster.compile(complete_since_unix_ns=FOREVER if missing else 0))
 
 
 async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: FixedIndex | LiveIndex) -> None:

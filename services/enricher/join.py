@@ -33,8 +33,8 @@ def join(
     """Return the batch with the entities at both ends; its other columns are the same arrays.
 
     A record is resolved for the time at which it starts. Without an index every end is unresolved. After
-    `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of. What is outside has
-    the name that `networks` gives it, and where there is no index, what they name is outside.
+    `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of. What nobody holds
+    is outside where its address says so, or where `networks` names it; where there is no index, what they name is outside.
     """
     if index is None:
         unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
@@ -62,6 +62,9 @@ def join(
     unresolved = (times < index.complete_since_unix_ns) | (times > complete_until_unix_ns)
     unresolved[:count] |= contradicted
     resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))
+    nobodys = np.flatnonzero((holders == NOBODY) & ~unresolved)
+    possible = index.networks.hold(keys.high[nobodys], keys.low[nobodys])
+    resolutions[nobodys[possible]] = Resolution.UNKNOWN
     resolutions[holders != NOBODY] = Resolution.RESOLVED
     columns, entities = _entity_columns(index, holders, services)
     columns |= {"local_resolution": resolutions[:count], "remote_resolution": resolutions[count:]}
@@ -109,7 +112,7 @@ def _name_local(holders: Numbers, batch: FlowBatch, index: Index) -> Bits:
     """Put the pods that the sockets belong to in the place of what their addresses say.
 
     Returns the records whose pod is not in the index. An address that is another pod's says nothing about them then, but one
-    that is a node's does: such pods use their node's network.
+    that is a node's does: such pods use their node's network. A socket in no pod is the node's.
     """
     containers = batch.column("local_container")
     known = [index.container(row) for row in batch.containers]
@@ -119,8 +122,11 @@ def _name_local(holders: Numbers, batch: FlowBatch, index: Index) -> Bits:
     holders[:] = np.where(named != NOBODY, named, holders)
     unknown: Bits = np.array([*identified, False])[row] & (named == NOBODY)
     holders[unknown & ~index.is_kind(holders, Index.NODE)] = NOBODY
-    of_node = (containers == NO_INDEX) & (batch.column("observer") == Observer.SOCKET) & (holders == NOBODY)
-    holders[of_node] = index.node(batch.node)
+    node = index.node(batch.node)
+    if node != NOBODY:
+        # What an address of the node's own says of it may be nothing, or a Service: IPVS has their addresses on every node.
+        in_no_pod = ~np.array([*identified, False])[row] & (batch.column("observer") == Observer.SOCKET)
+        holders[in_no_pod & ((holders == NOBODY) | index.is_kind(holders, Index.SERVICE))] = node
     return unknown
 
 
@@ -146,7 +152,8 @@ def _name_external(batch: FlowBatch, columns: Columns, entities: list[Entity], n
     places: dict[int, int] = {}
     for side in ("local", "remote"):
         entity, resolution = columns[f"{side}_entity"], columns[f"{side}_resolution"]
-        rows = np.flatnonzero((entity == NO_INDEX) & ((resolution == Resolution.EXTERNAL) | (not has_index)))
+        doubtful = resolution == Resolution.UNRESOLVED
+        rows = np.flatnonzero((entity == NO_INDEX) & (~doubtful | (not has_index)))
         high, low = address_words(batch.column(f"{side}_address")[rows])
         found = networks.find(high, low)
         rows, found = rows[found != NOBODY], found[found != NOBODY]

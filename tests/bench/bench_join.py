@@ -26,7 +26,8 @@ from services.enricher.index.claims import packed_address
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.index import Index
 from services.enricher.join import join
-from services.enricher.kubernetes.objects import EndpointSlice, Node, Pod, Service
+from services.enricher.kubernetes.objects import EndpointSlice, Node, Service
+from services.enricher.kubernetes.pods import Pod
 
 PODS, PODS_PER_NODE, SERVICES = 10_000, 100, 500
 MANY_PODS = 50_000

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from services.enricher.index.claims import FOREVER, unix_ns
 from services.enricher.kubernetes.object_meta import KubeObject
+from services.enricher.kubernetes.pods import Pod
 from services.enricher.kubernetes.reflector import Scope, Update
 from services.enricher.kubernetes.resources import ADDRESSED
 
@@ -86,7 +87,9 @@ class Roster:
                 yield Delta(key, None, observed)
             elif before != obj:
                 # One that is new here may be old: it was there before the first list, or came while nobody could see it.
-                since = 0 if before is not None else unix_ns(obj.metadata.creation_timestamp)
+                # Of a pod that says nothing: it is there long before it has an address, and says since when it has.
+                is_old = before is None and not isinstance(obj, Pod)
+                since = unix_ns(obj.metadata.creation_timestamp) if is_old else 0
                 now[key] = obj
                 yield Delta(key, obj, min(since or observed, observed))
         if update.whole:

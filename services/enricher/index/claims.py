@@ -1,15 +1,14 @@
 """Who says to be where, and when: the claims that objects make on addresses and ports, and how they are settled.
 
 A claim says that an address, or an address with a port, belonged to a target for a time. Claims on one address may overlap
-(a finished pod and the pod that has its address now, two services over one pod); `settle` turns them into intervals of which
-one at the most holds at any time.
+(an end that was seen late and the pod that has the address since, two services over one pod); `settle` turns them into
+intervals of which one at the most holds at any time.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-import ipaddress
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -17,16 +16,17 @@ from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 from services.enricher.kubernetes.object_meta import HEADLESS_LABEL, KubeObject, object_key
-from services.enricher.kubernetes.objects import EndpointSlice, Node, Pod, Service
+from services.enricher.kubernetes.objects import EndpointSlice, Node, Service
+from services.enricher.kubernetes.pods import Pod
 
 FOREVER: Final = 2**64 - 1
 """End, in Unix nanoseconds, of what has not ended."""
 ANY_ADDRESS: Final = bytes(16)
 CLOCK_SKEW_NS: Final = 5_000_000_000
-"""How much earlier than a pod's start, known to the second, the clock of its node may put its first packet."""
+"""How much earlier than a pod is known to have its address the clock of another node may put its first packet."""
 
-_START_PRECISION_NS: Final = 2_000_000_000
-"""The API's times are cut off to whole seconds, and the news of an end may take one more to arrive."""
+SECOND_NS: Final = 1_000_000_000
+"""The API's times are cut off to whole seconds: what began at :05 began before :06, what ended at :05 was there until :06."""
 
 _TRANSPORTS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -46,7 +46,10 @@ class Table(enum.IntEnum):
 
 
 class Rank(enum.IntEnum):
-    """Which claim holds where several do at one time: the highest; of the same rank, the one that began last."""
+    """Which claim holds where several do at one time: the highest; of the same rank, the one that began last.
+
+    The shared cache's messages have them: readers of other releases know no others.
+    """
 
     NONE = 0
     NODE_BRIDGE = 5
@@ -78,9 +81,13 @@ class Key(NamedTuple):
     transport: int = 0
 
 
+_TENURES: Final = frozenset((Rank.POD, Rank.FINISHED_POD))
+"""Ranks of claims of which an address can bear but one: who claims it after another has it after him."""
+
+
 class Claim(NamedTuple):
     """A target's claim on a key: with `rank` from `start_unix_ns` to before `end_unix_ns`, for `lead_ns` before that with
-    POD_LEAD, else with `outside_rank`.
+    POD_LEAD where nobody else has just had it, else with `outside_rank`.
     """
 
     key: Key
@@ -90,6 +97,12 @@ class Claim(NamedTuple):
     end_unix_ns: int = FOREVER
     outside_rank: Rank = Rank.NONE
     lead_ns: int = 0
+
+    def beginning(self, start_unix_ns: int) -> Claim:
+        """Return the claim with another start; a lead that is longer than clocks differ still begins where it did."""
+        longer = self.lead_ns + start_unix_ns - self.start_unix_ns if self.lead_ns > CLOCK_SKEW_NS else 0
+        lead_ns = min(start_unix_ns, max(CLOCK_SKEW_NS, longer)) if self.lead_ns else 0
+        return self._replace(start_unix_ns=start_unix_ns, lead_ns=lead_ns)
 
 
 _Piece: TypeAlias = tuple[Rank, int, int, Target]
@@ -120,29 +133,38 @@ def unix_ns(time: datetime | None) -> int:
     return 0 if time is None else max(0, round(time.timestamp() * 1_000_000) * 1000)
 
 
+class Sight(NamedTuple):
+    """How a watch has seen an object."""
+
+    at_unix_ns: int
+    """When it was first seen as it is."""
+    before: KubeObject | None = None
+    """What it was until then."""
+
+
 @functools.singledispatch
-def claims(obj: KubeObject, observed_unix_ns: int | None) -> Iterator[Claim]:
+def claims(obj: KubeObject, sight: Sight | None) -> Iterator[Claim]:
     """Yield an object's claims.
 
-    `observed_unix_ns` is when the object was first seen so by a watch. None is for a snapshot, which knows no such time: its
-    objects claim for all times, more weakly for the times at which they cannot be known to have been there.
+    No sight is for a snapshot, which knows no times but those that its objects say: they claim for all times, more weakly for
+    those at which they cannot be known to have been there.
     """
-    del obj, observed_unix_ns
+    del obj, sight
     return iter(())
 
 
 @claims.register
-def _pod_claims(pod: Pod, observed_unix_ns: int | None) -> Iterator[Claim]:
+def _pod_claims(pod: Pod, sight: Sight | None) -> Iterator[Claim]:
     if pod.spec.host_network:
         return
-    start = unix_ns(pod.status.start_time or pod.metadata.creation_timestamp)
-    lead = min(start, CLOCK_SKEW_NS) if observed_unix_ns is not None else 0
-    outside = Rank.POD_AT_ANY_TIME
-    rank, end = Rank.POD, FOREVER
-    if pod.finished:
-        outside = Rank.FINISHED_POD_AT_ANY_TIME
-        rank, end = Rank.FINISHED_POD, max(start, unix_ns(pod.finished_at))
-    outside = outside if observed_unix_ns is None else Rank.NONE
+    rank, start, end = _tenure(pod, sight)
+    outside, lead = Rank.NONE, 0
+    if sight is None:
+        outside = Rank.FINISHED_POD_AT_ANY_TIME if pod.finished else Rank.POD_AT_ANY_TIME
+    else:
+        # A container that was started again may have been there since the pod was.
+        since = _begun(pod) if pod.restarted else FOREVER
+        lead = min(start, max(CLOCK_SKEW_NS, start - since))
     containers = pod.running_containers
     for address in _packed(pod.addresses):
         yield Claim(Key(Table.ADDRESS, address), Target(pod.key), rank, start, end, outside, lead)
@@ -154,20 +176,44 @@ def _pod_claims(pod: Pod, observed_unix_ns: int | None) -> Iterator[Claim]:
                 yield Claim(key, Target(pod.key, container.name), rank, start, end, outside, lead)
 
 
+def _tenure(pod: Pod, sight: Sight | None) -> tuple[Rank, int, int]:
+    """From when to before when a pod can be known to have its addresses, and how surely.
+
+    Of the times that it says what it said before, when it had other addresses or none, says nothing of those that it has now.
+    """
+    seen = sight or Sight(FOREVER)
+    said = pod.started_at - (seen.before.started_at if isinstance(seen.before, Pod) else frozenset())
+    start = min((seen.at_unix_ns, *map(unix_ns, said)))
+    if not said and seen.before is None and pod.finished:
+        start = _begun(pod)
+    if pod.finished:
+        ended = unix_ns(pod.finished_at)
+        end = ended + SECOND_NS if ended else sight.at_unix_ns if sight else 0
+        return Rank.FINISHED_POD, start, max(start, end)
+    if start == FOREVER:  # nobody has seen it and no container says that it ran
+        return Rank.POD_LEAD, _begun(pod), FOREVER
+    return Rank.POD, start, FOREVER
+
+
+def _begun(pod: Pod) -> int:
+    """When its node took the pod on, which is before it has an address."""
+    return unix_ns(pod.status.start_time or pod.metadata.creation_timestamp)
+
+
 @claims.register
-def _node_claims(node: Node, observed_unix_ns: int | None) -> Iterator[Claim]:
-    target, start, outside = Target(node.key), observed_unix_ns or 0, Rank.ENDPOINT_AT_ANY_TIME
-    addresses = (each.address for each in node.status.addresses or () if each.type in ("InternalIP", "ExternalIP"))
-    for address in _packed(addresses):
+def _node_claims(node: Node, sight: Sight | None) -> Iterator[Claim]:
+    target, start, outside = Target(node.key), sight.at_unix_ns if sight else 0, Rank.ENDPOINT_AT_ANY_TIME
+    own = dict.fromkeys(_packed(node.addresses))
+    for address in own:
         yield Claim(Key(Table.ADDRESS, address), target, Rank.NODE, start, outside_rank=outside)
-    for cidr in node.spec.pod_cidrs or [node.spec.pod_cidr or ""]:
-        for address in _bridge_addresses(cidr):
+    for address in dict.fromkeys(_packed(node.plugin_addresses)):
+        if address not in own:
             yield Claim(Key(Table.ADDRESS, address), target, Rank.NODE_BRIDGE, start)
 
 
 @claims.register
-def _service_claims(service: Service, observed_unix_ns: int | None) -> Iterator[Claim]:
-    target, start, outside = Target(service.key), observed_unix_ns or 0, Rank.ENDPOINT_AT_ANY_TIME
+def _service_claims(service: Service, sight: Sight | None) -> Iterator[Claim]:
+    target, start, outside = Target(service.key), sight.at_unix_ns if sight else 0, Rank.ENDPOINT_AT_ANY_TIME
     ports = service.spec.ports or ()
     for address in _packed(service.addresses):
         yield Claim(Key(Table.ADDRESS, address), target, Rank.SERVICE, start, outside_rank=outside)
@@ -181,10 +227,10 @@ def _service_claims(service: Service, observed_unix_ns: int | None) -> Iterator[
 
 
 @claims.register
-def _endpoint_claims(endpoints: EndpointSlice, observed_unix_ns: int | None) -> Iterator[Claim]:
+def _endpoint_claims(endpoints: EndpointSlice, sight: Sight | None) -> Iterator[Claim]:
     if not endpoints.service_key:
         return
-    target, start = Target(endpoints.service_key), observed_unix_ns or 0
+    target, start = Target(endpoints.service_key), sight.at_unix_ns if sight else 0
     headless = HEADLESS_LABEL in (endpoints.metadata.labels or {})
     rank = Rank.HEADLESS_ENDPOINT if headless else Rank.ENDPOINT
     for endpoint in endpoints.endpoints or ():
@@ -211,9 +257,8 @@ def settle(contenders: Sequence[Claim]) -> list[Interval]:
         _, target, _rank, start, end, outside, lead = contenders[0]
         if outside:
             start, end = 0, FOREVER
-        return [Interval(start - lead, end, target)] if start - lead < end else []
-    claims_in_order = [_after(claim, contenders) if claim.lead_ns else claim for claim in contenders]
-    pieces = [piece for claim in claims_in_order for piece in _pieces(claim)]
+        return [Interval(start - lead, end, target)] if start < end else []
+    pieces = [piece for claim in _in_turn(contenders) for piece in _pieces(claim)]
     cuts = sorted({cut for _, start, end, _ in pieces for cut in (start, end)})
     settled: list[Interval] = []
     for start, end in pairwise(cuts):
@@ -232,26 +277,38 @@ def _pieces(claim: Claim) -> Iterator[_Piece]:
     """The claim as (rank, start, end, target) of constant rank."""
     _, target, rank, start, end, outside, lead = claim
     if start < end:
-        yield rank, start, end, target
-    if lead:
-        yield Rank.POD_LEAD, start - lead, start, target
+        yield Rank.POD if rank in _TENURES else rank, start, end, target
+        if lead:
+            yield Rank.POD_LEAD, start - lead, start, target
     if outside:
         yield from ((outside, *part, target) for part in ((0, start), (max(start, end), FOREVER)) if part[0] < part[1])
 
 
-def _after(claim: Claim, contenders: Sequence[Claim]) -> Claim:
-    """Let a pod that was watched begin only when the one before it had ended, where that is so near that its start
-    may have been after it. An end that lies later was merely seen late.
+def _in_turn(contenders: Sequence[Claim]) -> list[Claim]:
+    """Let each claim begin only when the one before it had ended, where that is within the second that its start is cut off to.
+
+    A pod that has the address has ended whoever had it before, however late that was seen; in the second in which both may have
+    had it, and where another has ended shortly before a pod is known to be there, nobody is known to.
     """
-    ends = [
-        other.end_unix_ns
-        for other in contenders
-        if other.rank == claim.rank
-        and other.target != claim.target
-        and claim.start_unix_ns < other.end_unix_ns <= claim.start_unix_ns + _START_PRECISION_NS
-        and other.end_unix_ns < claim.end_unix_ns
-    ]
-    return claim._replace(start_unix_ns=min(claim.end_unix_ns, max(ends))) if ends else claim
+    turns: list[Claim] = []
+    for claim in sorted(contenders, key=lambda each: (each.start_unix_ns, each.end_unix_ns)):
+        begun, lead = claim.start_unix_ns, claim.lead_ns
+        for place, other in enumerate(turns):
+            if other.target.key == claim.target.key or not _of_a_kind(other, claim):
+                continue
+            if begun - lead < other.end_unix_ns:
+                lead = 0
+            if claim.rank in _TENURES and claim.start_unix_ns < other.end_unix_ns:
+                turns[place] = other._replace(end_unix_ns=claim.start_unix_ns)
+            cut_off = 0 if claim.start_unix_ns % SECOND_NS else SECOND_NS
+            if begun < other.end_unix_ns <= claim.start_unix_ns + cut_off and other.end_unix_ns < claim.end_unix_ns:
+                begun = other.end_unix_ns
+        turns.append(claim._replace(start_unix_ns=begun, lead_ns=lead))
+    return turns
+
+
+def _of_a_kind(one: Claim, other: Claim) -> bool:
+    return one.rank == other.rank or (one.rank in _TENURES and other.rank in _TENURES)
 
 
 def _packed(addresses: Iterable[str]) -> Iterator[bytes]:
@@ -260,16 +317,6 @@ def _packed(addresses: Iterable[str]) -> Iterator[bytes]:
 
 def _port_key(table: Table, address: bytes, port: int, protocol: str | None) -> Key:
     return Key(table, address, port, _TRANSPORTS.get((protocol or "TCP").upper(), 0))
-
-
-def _bridge_addresses(cidr: str) -> Iterator[bytes]:
-    """Addresses that a node itself has in the network of its pods: the network's own (VXLAN device), the next (bridge)."""
-    try:
-        network = ipaddress.ip_network(cidr, strict=False)
-    except ValueError:
-        return
-    if network.num_addresses > 2:
-        yield from _packed((str(network[0]), str(network[1])))
 
 
 def _ready(conditions: object) -> bool:

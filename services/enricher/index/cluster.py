@@ -13,14 +13,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
+
 from proto.flow_batch import Entity
-from services.enricher.index.claims import Claim, Key, Rank, Table, Target, claims, service_of, settle
+from services.enricher.index.claims import (
+    SECOND_NS,
+    Claim,
+    Key,
+    Rank,
+    Sight,
+    Table,
+    Target,
+    claims,
+    packed_address,
+    service_of,
+    settle,
+)
 from services.enricher.index.entities import STAND_IN, EntityFactory
 from services.enricher.index.index import Index, PodContainers
 from services.enricher.index.interval_table import IntervalRows, IntervalTable
+from services.enricher.index.possible_networks import PossibleNetworks, around
 from services.enricher.kubernetes.network_policy import NetworkPolicy
 from services.enricher.kubernetes.object_meta import STATIC_POD_ANNOTATION, KubeObject, object_key
-from services.enricher.kubernetes.objects import EndpointSlice, Node, Pod, Service
+from services.enricher.kubernetes.objects import EndpointSlice, Node, Service
+from services.enricher.kubernetes.pods import Pod
 from services.enricher.kubernetes.selection import Selection
 
 _NS_PER_SECOND = 1_000_000_000
@@ -56,8 +72,12 @@ class Cluster:
         """Key of the object that has a name now, by kind/namespace/name."""
         self._claims: dict[str, tuple[Claim, ...]] = {}
         self._ended: list[Claim] = []
+        self._ended_at: dict[Key, int] = {}
+        """When the last of them ended that was on a key."""
         self._removed: dict[str, int] = {}
         """When a removed object was removed, by its key."""
+        self._without: dict[str, int] = {}
+        """When a pod that has no address yet was last seen so, by its key."""
         self._slices: dict[str, dict[str, EndpointSlice]] = defaultdict(dict)
         """Slices of a service by their own key, by the service's key."""
         self._policies: dict[str, dict[str, NetworkPolicy]] = defaultdict(dict)
@@ -79,13 +99,19 @@ class Cluster:
         with self._changing:
             self._feed(obj, observed_unix_ns)
 
-    def _feed(self, obj: KubeObject, observed_unix_ns: int | None) -> None:
+    def _feed(self, obj: KubeObject, observed_unix_ns: int | None, *, was_so: bool = False) -> None:
+        """Take an object; with `was_so` what it says of itself is no news."""
         name = object_key(obj.kind, obj.metadata.namespace or "", obj.metadata.name)
         before = self._objects.get(self._current.get(name, obj.key))
         if before == obj and obj.key not in self._removed:
             return
-        if before is not None and before.key != obj.key and observed_unix_ns is not None:
-            self._remove(before.key, observed_unix_ns)
+        if before is not None and before.key != obj.key:
+            if observed_unix_ns is not None:
+                self._remove(before.key, observed_unix_ns)
+            before = None
+        if obj.key in self._removed:
+            before = None
+        before = obj if was_so else before
         self._current[name] = obj.key
         self._objects[obj.key] = obj
         self._removed.pop(obj.key, None)
@@ -93,7 +119,7 @@ class Cluster:
             self._slices[obj.service_key][obj.key] = obj
         elif isinstance(obj, NetworkPolicy):
             self._policies[obj.metadata.namespace or ""][obj.key] = obj
-        self._replace_claims(obj, observed_unix_ns)
+        self._replace_claims(obj, observed_unix_ns, before)
         self._entities.doubt()
 
     def remove(self, obj: KubeObject, *, observed_unix_ns: int) -> None:
@@ -114,6 +140,7 @@ class Cluster:
         if self._current.get(name) == obj.key:
             del self._current[name]
         self._end(self._claims.pop(obj.key, ()), observed_unix_ns)
+        self._without.pop(obj.key, None)
         if isinstance(obj, EndpointSlice):
             self._slices[obj.service_key].pop(obj.key, None)
         elif isinstance(obj, NetworkPolicy):
@@ -135,20 +162,22 @@ class Cluster:
         """Take what another cluster `kept` and what had `ended` there."""
         with self._changing:
             self._ended.extend(ended)
+            self._ended_at |= {claim.key: claim.end_unix_ns for claim in sorted(self._ended, key=lambda each: each.end_unix_ns)}
             for obj, starts, removed_unix_ns in kept:
                 if removed_unix_ns:
                     self._objects[obj.key], self._removed[obj.key] = obj, removed_unix_ns
                     continue
-                self._feed(obj, starts[0] if starts else 0)
+                self._feed(obj, starts[0] if starts else 0, was_so=True)
                 held = self._claims[obj.key]
                 if len(held) == len(starts):
                     pairs = zip(held, starts, strict=True)
-                    self._claims[obj.key] = tuple(claim._replace(start_unix_ns=start) for claim, start in pairs)
+                    self._claims[obj.key] = tuple(claim.beginning(start) for claim, start in pairs)
 
     def expire(self, now_unix_ns: int) -> None:
         """Forget what ended longer ago than the tombstones last."""
         oldest = now_unix_ns - self._tombstone_ns
         self._ended = [claim for claim in self._ended if claim.end_unix_ns > oldest]
+        self._ended_at = {key: end for key, end in self._ended_at.items() if end > oldest}
         gone = [key for key, removed in self._removed.items() if removed <= oldest]
         with self._changing:
             for key in gone:
@@ -173,17 +202,31 @@ class Cluster:
             intervals = [(start, end, targets.number(target)) for start, end, target in settle(held)]
             rows[table].add(address, port, transport, intervals)
         hiding, stand_ins = self._stand_ins(targets)
+        kinds = [self._kind(target) for target in targets.listed]
+        networks = self._networks(rows[Table.ADDRESS], kinds)
         return Index(
             tables={table: IntervalTable(rows.pop(table)) for table in Table},
             targets=targets.listed,
-            kinds=[self._kind(target) for target in targets.listed],
+            kinds=kinds,
             wholes=[targets.number(Target(target.key)) for target in targets.listed],
             stand_ins=[stand_ins.get(number, number) for number in range(len(targets.listed))],
             hiding=hiding,
             pods=pods,
             describe=self._describe,
+            networks=networks,
             complete_since_unix_ns=complete_since_unix_ns,
         )
+
+    def _networks(self, rows: IntervalRows, kinds: Sequence[int]) -> PossibleNetworks:
+        """The networks that this cluster uses for itself."""
+        own, networks = bytearray(), []
+        for obj in self._objects.values():
+            if isinstance(obj, Node):
+                networks += [network for network, _ in obj.pod_networks]
+            if isinstance(obj, (Node, Service)):
+                own += b"".join(filter(None, map(packed_address, obj.internal_addresses)))
+        of_pods = rows.addresses_of(np.isin(kinds, (Index.POD, Index.SHARED_POD)))
+        return PossibleNetworks([*networks, *around(np.concatenate((of_pods, np.frombuffer(bytes(own), "V16"))))])
 
     def _stand_ins(self, targets: _Targets) -> tuple[list[int], dict[int, int]]:
         """Number the services that hide their clients, and if there are any, a second target for each node; nodes to those."""
@@ -200,23 +243,34 @@ class Cluster:
             contenders[claim.key] = (*held, claim)
         return contenders
 
-    def _replace_claims(self, obj: KubeObject, observed_unix_ns: int | None) -> None:
+    def _replace_claims(self, obj: KubeObject, observed_unix_ns: int | None, before: KubeObject | None) -> None:
         """Put an object's claims in the place of those that it had; what it claims no longer has ended."""
         held = {(claim.key, claim.target): claim for claim in self._claims.get(obj.key, ())}
         wanted = []
-        for claim in claims(obj, observed_unix_ns):
-            before = held.pop((claim.key, claim.target), None)
-            start = claim.start_unix_ns if before is None else min(before.start_unix_ns, claim.start_unix_ns)
-            wanted.append(claim if start == claim.start_unix_ns else claim._replace(start_unix_ns=start))
+        without = self._without.pop(obj.key, 0)
+        for claim in claims(obj, None if observed_unix_ns is None else Sight(observed_unix_ns, before)):
+            known = held.pop((claim.key, claim.target), None)
+            since = min(known.start_unix_ns, claim.start_unix_ns) if known else self._not_before_the_last(claim, without)
+            wanted.append(claim if since == claim.start_unix_ns else claim.beginning(since))
         self._claims[obj.key] = tuple(wanted)
         if observed_unix_ns is not None:
+            if not wanted and isinstance(obj, Pod) and not obj.spec.host_network:
+                self._without[obj.key] = observed_unix_ns
             self._end(held.values(), observed_unix_ns)
+
+    def _not_before_the_last(self, claim: Claim, without_unix_ns: int) -> int:
+        """Return when a claim begins whose start is cut off to a second in which another was seen to end, and after that its
+        object still claiming nothing.
+        """
+        start, ended = claim.start_unix_ns, self._ended_at.get(claim.key, 0)
+        return ended if start < ended <= min(without_unix_ns, start + SECOND_NS) else start
 
     def _end(self, ending: Iterable[Claim], at_unix_ns: int) -> None:
         for claim in ending:
             end = min(claim.end_unix_ns, at_unix_ns)
             if claim.start_unix_ns < end:
                 self._ended.append(claim._replace(end_unix_ns=end, outside_rank=Rank.NONE))
+                self._ended_at[claim.key] = max(end, self._ended_at.get(claim.key, 0))
 
     def _endpoints(self, service_key: str) -> list[tuple[str, bool]]:
         slices = self._slices.get(service_key, {}).values()

@@ -15,7 +15,8 @@ from services.enricher.index.claims import Target
 from services.enricher.index.workload import OWNER_ATTRIBUTES, OWNER_KIND, OWNER_NAME, owner_attributes, owners, workload_name
 from services.enricher.kubernetes.network_policy import NetworkPolicy
 from services.enricher.kubernetes.object_meta import RESOURCE_ANNOTATION_PREFIX, KubeObject, object_key
-from services.enricher.kubernetes.objects import Container, Node, Pod, Service
+from services.enricher.kubernetes.objects import Node, Service
+from services.enricher.kubernetes.pods import Container, Pod
 from services.enricher.kubernetes.selection import Selection
 
 STAND_IN: Final = "/stand-in"

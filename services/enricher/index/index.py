@@ -14,6 +14,7 @@ import numpy as np
 from proto.flow_batch import Entity
 from services.enricher.index.claims import Table, Target
 from services.enricher.index.interval_table import NOBODY, Bits, IntervalTable, Keys, Numbers, Words
+from services.enricher.index.possible_networks import PossibleNetworks
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Index:
         hiding: Sequence[int],
         pods: PodContainers,
         describe: Callable[[Target], Entity],
+        networks: PossibleNetworks,
         complete_since_unix_ns: int = 0,
     ) -> None:
         self._tables = tables
@@ -64,6 +66,8 @@ class Index:
         """What each target is where it may stand for somebody outside: of nodes another target, others are themselves."""
         self._hiding = np.zeros(len(targets) + 1, np.bool_)
         self._hiding[list(hiding)] = True
+        self.networks: Final = networks
+        """Where somebody may be whom it does not know."""
         self.complete_since_unix_ns: Final = complete_since_unix_ns
         """Earlier than this, an address without a holder may have had one."""
 

@@ -94,6 +94,12 @@ class IntervalRows:
             self.ends.append(end)
             self.numbers.append(number)
 
+    def addresses_of(self, numbers: Bits) -> npt.NDArray[np.void]:
+        """Return the addresses of the keys that ever belong to some of the numbers; `numbers` has a truth for each."""
+        keys = np.repeat(np.arange(len(self.counts)), np.array(self.counts, np.int32))
+        chosen = np.unique(keys[numbers[np.array(self.numbers, np.int32)]])
+        return np.frombuffer(bytes(self.addresses), "V16")[chosen]
+
 
 class IntervalTable:
     """Who holds a key at a time."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.enricher.kubernetes.object_meta import TEMPLATE_HASH_LABEL, KubeObject, OwnerReference, object_key
-from services.enricher.kubernetes.objects import Pod
+from services.enricher.kubernetes.pods import Pod
 
 OWNER_ATTRIBUTES: Final = {
     "Deployment": "k8s.deployment.name",

@@ -6,177 +6,16 @@ good as absent. Field names are the API's in snake case.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import ClassVar, Final, TypeVar, cast
+import ipaddress
+from contextlib import suppress
+from typing import ClassVar, Final
 
 import msgspec
 
 from services.enricher.kubernetes.network_policy import NetworkPolicy
-from services.enricher.kubernetes.object_meta import SERVICE_NAME_LABEL, KubeObject, object_key, share
-
-
-class ContainerPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
-    """A port that a container says it listens on."""
-
-    container_port: int
-    protocol: str | None = None
-
-    def __post_init__(self) -> None:
-        share(self, "protocol")
-
-
-_Tuple = TypeVar("_Tuple", bound=tuple[object, ...])
-
-_MOST_SHARED: Final = 1 << 14
-_shared: dict[tuple[object, ...], tuple[object, ...]] = {}
-
-
-def shared(items: _Tuple | None) -> _Tuple | None:
-    """Return an equal tuple that another object has, if there is one: pods of one workload have most of theirs in common."""
-    if len(_shared) >= _MOST_SHARED:
-        _shared.clear()
-    return None if items is None else cast("_Tuple", _shared.setdefault(items, items))
-
-
-class Container(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
-    """A container of a pod's specification."""
-
-    name: str
-    image: str | None = None
-    ports: tuple[ContainerPort, ...] | None = None
-    restart_policy: str | None = None
-    """`Always` on an init container makes it a sidecar."""
-
-    def __post_init__(self) -> None:
-        share(self, "name", "image", "restart_policy")
-
-
-class PodSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
-    """What the pod is to run."""
-
-    node_name: str | None = None
-    host_network: bool | None = None
-    containers: tuple[Container, ...] | None = None
-    init_containers: tuple[Container, ...] | None = None
-
-    def __post_init__(self) -> None:
-        share(self, "node_name")
-        msgspec.structs.force_setattr(self, "containers", shared(self.containers))
-        msgspec.structs.force_setattr(self, "init_containers", shared(self.init_containers))
-
-
-class PodIP(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One address of a pod."""
-
-    ip: str = ""
-
-
-class Terminated(
-    msgspec.Struct,
-    frozen=True,
-    gc=False,
-    omit_defaults=True,
-    rename={"container_id": "containerID", "finished_at": "finishedAt"},
-):
-    """How a container ended."""
-
-    finished_at: datetime | None = None
-    container_id: str | None = None
-
-
-class ContainerState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A container's state; only the end matters here."""
-
-    terminated: Terminated | None = None
-
-
-class ContainerStatus(
-    msgspec.Struct,
-    frozen=True,
-    gc=False,
-    omit_defaults=True,
-    rename={"container_id": "containerID", "last_state": "lastState"},
-    kw_only=True,
-):
-    """What became of a container."""
-
-    name: str
-    container_id: str | None = None
-    state: ContainerState | None = None
-    last_state: ContainerState | None = None
-
-    def __post_init__(self) -> None:
-        share(self, "name")
-        # The runtime's name before the id is in no cgroup's path.
-        msgspec.structs.force_setattr(self, "container_id", (self.container_id or "").rpartition("/")[2] or None)
-        for field in ("state", "last_state"):
-            state = getattr(self, field)
-            if state is not None and state.terminated is None:
-                msgspec.structs.force_setattr(self, field, None)
-
-
-class PodStatus(
-    msgspec.Struct,
-    frozen=True,
-    gc=False,
-    omit_defaults=True,
-    rename={
-        "pod_ip": "podIP",
-        "pod_ips": "podIPs",
-        "start_time": "startTime",
-        "container_statuses": "containerStatuses",
-        "init_container_statuses": "initContainerStatuses",
-    },
-):
-    """What became of the pod."""
-
-    phase: str | None = None
-    pod_ip: str | None = None
-    pod_ips: tuple[PodIP, ...] | None = None
-    start_time: datetime | None = None
-    container_statuses: tuple[ContainerStatus, ...] | None = None
-    init_container_statuses: tuple[ContainerStatus, ...] | None = None
-
-    def __post_init__(self) -> None:
-        share(self, "phase")
-        if self.pod_ips is not None and len(self.pod_ips) == 1 and self.pod_ips[0].ip == self.pod_ip:
-            msgspec.structs.force_setattr(self, "pod_ips", None)  # says nothing more
-
-
-class Pod(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """A pod."""
-
-    kind: ClassVar[str] = "Pod"
-    spec: PodSpec = PodSpec()
-    status: PodStatus = PodStatus()
-
-    @property
-    def key(self) -> str:
-        """The pod's uid: another pod of the same name is another pod."""
-        return self.metadata.uid or object_key(self.kind, self.metadata.namespace or "", self.metadata.name)
-
-    @property
-    def addresses(self) -> list[str]:
-        """Its addresses as text; those of its node where it uses the node's network."""
-        return [each.ip for each in self.status.pod_ips or ()] or [self.status.pod_ip or ""]
-
-    @property
-    def running_containers(self) -> list[Container]:
-        """The containers that run beside each other for the pod's life: its own and its sidecars."""
-        sidecars = [each for each in self.spec.init_containers or () if each.restart_policy == "Always"]
-        return [*(self.spec.containers or ()), *sidecars]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all its containers have ended for good."""
-        return self.status.phase in ("Succeeded", "Failed")
-
-    @property
-    def finished_at(self) -> datetime | None:
-        """When its last container ended, where the containers say so."""
-        states = [status.state for status in self.status.container_statuses or () if status.state]
-        ends = [state.terminated.finished_at for state in states if state.terminated and state.terminated.finished_at]
-        return max(ends, default=None)
+from services.enricher.kubernetes.node_annotations import POD_CIDR_OWN, Network, annotated_addresses, annotated_networks
+from services.enricher.kubernetes.object_meta import SERVICE_NAME_LABEL, KubeObject, object_key
+from services.enricher.kubernetes.pods import Pod
 
 
 class ServicePort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
@@ -243,8 +82,12 @@ class Service(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     def addresses(self) -> list[str]:
         """Every address of its own as text: cluster, external and load balancer addresses. None for a headless service."""
         ingress = (self.status.load_balancer.ingress if self.status.load_balancer else None) or ()
-        found = [*(self.spec.cluster_ips or [self.spec.cluster_ip or ""]), *(self.spec.external_ips or ())]
-        return [*found, *(each.ip or "" for each in ingress)]
+        return [*self.internal_addresses, *(self.spec.external_ips or ()), *(each.ip or "" for each in ingress)]
+
+    @property
+    def internal_addresses(self) -> list[str]:
+        """Those of them in the cluster's own networks."""
+        return [*(self.spec.cluster_ips or [self.spec.cluster_ip or ""])]
 
 
 class TargetReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -319,6 +162,31 @@ class Node(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     kind: ClassVar[str] = "Node"
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of its status as text."""
+        return [each.address for each in self.status.addresses or () if each.type in ("InternalIP", "ExternalIP")]
+
+    @property
+    def internal_addresses(self) -> list[str]:
+        """Those of them in the cluster's own networks."""
+        return [each.address for each in self.status.addresses or () if each.type == "InternalIP"]
+
+    @property
+    def plugin_addresses(self) -> list[str]:
+        """The addresses that its network plugin gave it for itself, as text."""
+        own = (str(network[at]) for network, places in self.pod_networks for at in places if network.num_addresses > 2)
+        return [*own, *annotated_addresses(self.metadata.annotations or {})]
+
+    @property
+    def pod_networks(self) -> list[tuple[Network, tuple[int, ...]]]:
+        """The networks of its pods, each with which of its addresses are the node's own."""
+        found = list(annotated_networks(self.metadata.annotations or {}))
+        for cidr in self.spec.pod_cidrs or [self.spec.pod_cidr or ""]:
+            with suppress(ValueError):
+                found.append((ipaddress.ip_network(cidr, strict=False), POD_CIDR_OWN))
+        return found
 
 
 class Namespace(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 
+from services.enricher.kubernetes.node_annotations import NODE_ANNOTATIONS, with_addresses
 from services.enricher.kubernetes.object_meta import STATIC_POD_ANNOTATION, TEMPLATE_HASH_LABEL
 
 _NAMES: Final = frozenset(("name", "namespace", "nodeName"))
@@ -80,6 +81,8 @@ class Pseudonyms:
         return text
 
     def _value(self, key: str, value: str, template_hash: str) -> str:
+        if key in NODE_ANNOTATIONS:
+            return with_addresses(value, self.address)
         return value if key in _KEPT_LABELS or key == STATIC_POD_ANNOTATION else self.name(value, template_hash)
 
     def _digest(self, text: str) -> bytes:

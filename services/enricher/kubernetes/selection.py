@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from services.enricher.kubernetes.node_annotations import NODE_ANNOTATIONS
 from services.enricher.kubernetes.object_meta import (
     HEADLESS_LABEL,
     RESOURCE_ANNOTATION_PREFIX,
@@ -38,6 +39,7 @@ _KEPT_LABELS: Final = frozenset(
         TEMPLATE_HASH_LABEL,
     )
 )
+_KEPT_ANNOTATIONS: Final = NODE_ANNOTATIONS | {STATIC_POD_ANNOTATION}
 _MOST_MAPPINGS: Final = 1 << 14
 _mappings: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 _NOTHING: Final = re.compile(r"(?!)")
@@ -96,7 +98,7 @@ def _pattern(keys: Sequence[str]) -> re.Pattern[str]:
 
 
 def _means_something(annotation: str) -> bool:
-    return annotation.startswith(RESOURCE_ANNOTATION_PREFIX) or annotation == STATIC_POD_ANNOTATION
+    return annotation in _KEPT_ANNOTATIONS or annotation.startswith(RESOURCE_ANNOTATION_PREFIX)
 
 
 def _shared(texts: dict[str, str]) -> dict[str, str] | None:

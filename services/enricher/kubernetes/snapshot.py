@@ -17,6 +17,7 @@ import msgspec
 from services.enricher.errors import SnapshotError
 from services.enricher.kubernetes.object_meta import KubeObject
 from services.enricher.kubernetes.objects import KINDS
+from services.enricher.kubernetes.resources import ADDRESSED, RESOURCES
 from services.enricher.kubernetes.selection import Selection
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -30,6 +31,11 @@ class Snapshot:
     objects: tuple[KubeObject, ...]
     skipped: Mapping[str, int]
     """How many objects were not taken, by reason: `kind` (one that says nothing here), `name` (none), `malformed`."""
+
+    @property
+    def missing_kinds(self) -> list[str]:
+        """The kinds that hold addresses, as every cluster has them, of which it has no object: they were left out."""
+        return sorted({each.kind for each in RESOURCES if each.name in ADDRESSED} - {obj.kind for obj in self.objects})
 
 
 class _Document(msgspec.Struct, frozen=True, rename="camel"):

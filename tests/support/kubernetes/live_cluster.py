@@ -50,7 +50,10 @@ def create_workload(server: KubeApiServer) -> None:
 
 def create_pod(server: KubeApiServer, name: str, address: str, **more: Any) -> dict[str, Any]:
     """A running pod: created, then given its status as a kubelet would."""
-    tree = pod(name, address, started=now_rfc3339(), **more)
+    now = now_rfc3339()
+    ran = {"name": "app", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
+    status = {"containerStatuses": [{**ran, "state": {"running": {"startedAt": now}}}]}
+    tree = pod(name, address, started=now, **{"status": status, **more})
     del tree["metadata"]["uid"]
     for reference in tree["metadata"].get("ownerReferences", ()):
         reference["apiVersion"] = "apps/v1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -46,11 +47,29 @@ def pod(name: str, *addresses: str, uid: str = "", owner: tuple[str, str] | None
     return _object("Pod", name, more.get("namespace", "shop"), metadata=metadata, spec=spec, status=status)
 
 
+def rfc3339(offset_seconds: float) -> str:
+    """A time as the API gives it, so many seconds after NOW: what is less than a second is cut off."""
+    return datetime.fromtimestamp(NOW // SECOND + offset_seconds // 1, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def ran(started_at: float | None = None, finished: float | None = None, *, ready: float | None = None, **status: Any) -> Tree:
+    """Status of a pod whose one container was started and has ended, or whose network was there, seconds after NOW."""
+    known: Tree = {} if started_at is None else {"startedAt": rfc3339(started_at)}
+    state = {"terminated": {**known, "finishedAt": rfc3339(finished)}} if finished is not None else {"running": known}
+    conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(0)}]
+    if ready is not None:
+        conditions.append({"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": rfc3339(ready)})
+    waits = started_at is None and finished is None
+    state = {"waiting": {}} if waits else state
+    return {"containerStatuses": [{"name": "app", "state": state}], "conditions": conditions, **status}
+
+
 def node(name: str, *addresses: str, **more: Any) -> Tree:
-    """A node; `more` may hold labels and spec."""
+    """A node; `more` may hold labels, annotations and spec."""
     status = {"addresses": [{"type": "InternalIP", "address": each} for each in addresses]}
     status["addresses"].append({"type": "Hostname", "address": name})
     metadata = {"uid": f"uid-{name}", "labels": more.get("labels", {"kubernetes.io/hostname": f"{name}.example.com"})}
+    metadata["annotations"] = more.get("annotations")
     return _object("Node", name, "", metadata=metadata, spec=more.get("spec", {}), status=status)
 
 

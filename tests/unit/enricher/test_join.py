@@ -83,8 +83,9 @@ def test_an_empty_batch_and_an_empty_index() -> None:
     """Neither has anything to say, and that is no error."""
     nothing = FlowBatch("n", "e", 0, 0, (0, 0), {})
     assert join(nothing, INDEX).count == 0
-    nobody = join(batch_of(flow("10.0.0.1:1", "10.0.0.2:80")), Cluster().compile())
-    assert nobody.column("local_resolution").tolist() == [Resolution.EXTERNAL]
+    nobody = join(batch_of(flow("10.0.0.1:1", "203.0.113.2:80")), Cluster().compile())
+    assert nobody.column("local_resolution").tolist() == [Resolution.UNKNOWN]
+    assert nobody.column("remote_resolution").tolist() == [Resolution.EXTERNAL]
 
 
 def test_an_address_that_the_index_may_have_missed_is_unresolved() -> None:

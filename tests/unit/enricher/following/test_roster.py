@@ -11,7 +11,7 @@ from services.enricher.following.inbox import Inbox
 from services.enricher.following.roster import Roster
 from services.enricher.index.claims import FOREVER
 from services.enricher.kubernetes.reflector import Change, Scope, Update
-from tests.unit.enricher.objects_as_json import decoded, node, pod
+from tests.unit.enricher.objects_as_json import decoded, node, pod, service
 
 PODS, NODES, SERVICES = Scope("pods", ""), Scope("nodes", ""), Scope("services", "")
 CREATED, CREATED_NS = "2026-01-01T00:00:00Z", 1_767_225_600_000_000_000
@@ -27,25 +27,35 @@ def update(
 
 
 def test_only_what_is_new_is_news() -> None:
-    """What is known is not told again; who was not known counts from its creation; what a whole list lacks is gone."""
+    """What is known is not told again; what a whole list lacks is gone."""
     roster = Roster()
     first = roster.news(update(5, "a", "b", version="7", whole=True))
-    assert [(each.key, each.observed_unix_ns) for each in first.deltas] == [("uid-a", CREATED_NS), ("uid-b", CREATED_NS)]
+    assert [(each.key, each.observed_unix_ns - CREATED_NS) for each in first.deltas] == [("uid-a", 5), ("uid-b", 5)]
     roster.take(first)
     again = roster.news(update(6, "a", "c", version="9", whole=True))
     assert [(each.key, each.obj is None, each.observed_unix_ns) for each in again.deltas] == [
-        ("uid-c", False, CREATED_NS),
+        ("uid-c", False, CREATED_NS + 6),
         ("uid-b", True, CREATED_NS + 6),
     ]
     roster.take(again)
     assert (len(roster), roster.versions[PODS]) == (2, "9")
 
 
+def test_who_was_not_known_counts_from_its_creation_and_a_pod_from_when_it_was_seen() -> None:
+    """An object may be older than the first look at it; a pod is there before it has an address, and says itself since when."""
+    changes = [
+        Change(decoded(tree | {"metadata": tree["metadata"] | {"creationTimestamp": CREATED}}), deleted=False)
+        for tree in (service("cart", "10.96.0.1"), pod("a", "10.0.0.1"))
+    ]
+    deltas = Roster().news(Update(SERVICES, changes, CREATED_NS + 5, "7", whole=True)).deltas
+    assert [each.observed_unix_ns - CREATED_NS for each in deltas] == [0, 5]
+
+
 def test_several_updates_are_one_piece_of_news() -> None:
     """Each change keeps the time at which it was seen; one who comes, goes and comes again is told three times."""
     news = Roster().news(update(1, "a"), update(2, deleted="a"), update(3, "a", version="5"))
     told = [(each.obj is None, each.observed_unix_ns - CREATED_NS) for each in news.deltas]
-    assert told == [(False, 0), (True, 2), (False, 0)]
+    assert told == [(False, 1), (True, 2), (False, 3)]
     assert (news.version, news.observed_unix_ns, news.listed) == ("5", CREATED_NS + 1, False)
 
 

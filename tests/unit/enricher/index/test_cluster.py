@@ -23,6 +23,8 @@ from tests.unit.enricher.objects_as_json import (
     name_at,
     node,
     pod,
+    ran,
+    rfc3339,
     service,
 )
 
@@ -37,12 +39,6 @@ def joined(cluster: Cluster, *rows: Tree, containers: tuple[dict[str, str], ...]
 def remote(cluster: Cluster, address: str, time_unix_ns: int = NOW) -> str:
     """Name of what is at a remote address at a time."""
     return name_at(joined(cluster, flow("10.9.9.9:40000", address, start_unix_ns=time_unix_ns)), "remote_entity")
-
-
-def rfc3339(offset_seconds: int) -> str:
-    """A time as the API gives it, so many seconds after NOW, which is 14:13:20 in UTC."""
-    minutes, seconds = divmod(13 * 60 + 20 + offset_seconds, 60)
-    return f"2026-09-21T14:{minutes:02}:{seconds:02}Z"
 
 
 def test_both_addresses_of_a_dual_stack_pod_are_it() -> None:
@@ -91,11 +87,23 @@ def test_a_pod_that_is_not_in_the_index_is_not_taken_for_another() -> None:
 
 
 def test_a_socket_outside_any_pod_is_the_nodes() -> None:
-    """What a live capture sees outside a pod's cgroup is a process of the node, whichever of its addresses it uses."""
-    cluster = cluster_of(node("node-a", "172.18.0.2"))
-    rows = [flow("10.244.7.9:40000", "203.0.113.1:443", observer=each) for each in (Observer.SOCKET, Observer.CAPTURE)]
-    batch = joined(cluster, *rows)
-    assert [name_at(batch, "local_entity", row) for row in (0, 1)] == ["node-a", ""]
+    """What a live capture sees outside a pod's cgroup is a process of the node, whichever of its addresses it uses.
+
+    Its control group has a row of its own; the address may be one that the node has for a Service (IPVS), or any other.
+    """
+    cluster = cluster_of(node("node-a", "172.18.0.2"), service("web", "10.96.0.1"))
+    kubelet = {"cgroup": "/system.slice/kubelet.service", "systemd_unit": "kubelet.service"}
+    containers = (kubelet, {"cgroup": "/"}, {"cgroup": "/kubepods/x", "pod_uid": "unheard-of"})
+    for address in ("10.244.7.9:40000", "10.96.0.1:40000"):
+        rows = [
+            flow(address, "203.0.113.1:443", observer=Observer.SOCKET, local_container=each) for each in (0, 1, NO_INDEX, 2)
+        ]
+        batch = joined(cluster, *rows, flow("10.244.7.9:1", "203.0.113.1:443"), containers=containers)
+        assert [name_at(batch, "local_entity", row) for row in range(5)] == ["node-a"] * 3 + ["", ""]
+        entity = at(batch, "local_entity")
+        assert entity is not None
+        assert entity.attributes["service.name"] == "kubelet"
+        assert batch.column("local_resolution").tolist()[3:] == [Resolution.UNRESOLVED, Resolution.UNKNOWN]
 
 
 def test_the_bridge_of_a_nodes_pods_is_the_node() -> None:
@@ -136,12 +144,12 @@ def test_a_snapshot_answers_for_all_times() -> None:
 def test_a_late_record_finds_who_had_the_address_then() -> None:
     """An address that is used again answers by time; after the tombstones have gone, only for its present holder."""
     cluster = Cluster(tombstone_seconds=300)
-    old = decoded(pod("old", "10.0.0.1", started=rfc3339(-200)))
+    old = decoded(pod("old", "10.0.0.1", started=rfc3339(-210), status=ran(-200)))
     cluster.feed(old, observed_unix_ns=NOW - 199 * SECOND)
     cluster.remove(old, observed_unix_ns=NOW)
-    cluster.feed(decoded(pod("new", "10.0.0.1", started=rfc3339(20))), observed_unix_ns=NOW + 30 * SECOND)
-    seen = [remote(cluster, "10.0.0.1:80", NOW + offset * SECOND) for offset in (-300, -201, -1, 5, 17, 100)]
-    assert seen == ["", "old", "old", "", "new", "new"]
+    cluster.feed(decoded(pod("new", "10.0.0.1", started=rfc3339(10), status=ran(20))), observed_unix_ns=NOW + 30 * SECOND)
+    seen = [remote(cluster, "10.0.0.1:80", NOW + offset * SECOND) for offset in (-300, -201, -1, 5, 12, 17, 100)]
+    assert seen == ["", "old", "old", "", "", "new", "new"]
     cluster.expire(NOW + TOMBSTONE_NS - 1)
     assert remote(cluster, "10.0.0.1:80", NOW - 1) == "old"
     cluster.expire(NOW + TOMBSTONE_NS)
@@ -171,7 +179,7 @@ def test_an_endpoint_that_was_taken_out_answers_for_before() -> None:
 def test_before_the_index_was_complete_nobody_is_unresolved_not_external() -> None:
     """An address without a holder at a time that nobody watched may have had one."""
     index = cluster_of(pod("cart-1", "10.0.0.1")).compile(complete_since_unix_ns=NOW)
-    rows = [flow("10.0.0.1:40000", "10.0.0.7:80", start_unix_ns=NOW + offset) for offset in (-1, 0)]
+    rows = [flow("10.0.0.1:40000", "203.0.113.7:80", start_unix_ns=NOW + offset) for offset in (-1, 0)]
     batch = join(batch_of(*rows), index)
     assert batch.column("remote_resolution").tolist() == [Resolution.UNRESOLVED, Resolution.EXTERNAL]
     assert batch.column("local_resolution").tolist() == [Resolution.RESOLVED] * 2

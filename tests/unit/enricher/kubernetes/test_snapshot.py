@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.enricher.errors import SnapshotError
-from services.enricher.kubernetes.objects import Pod
+from services.enricher.kubernetes.pods import Pod
 from services.enricher.kubernetes.snapshot import Snapshot, read_snapshot
 from tests.unit.enricher.objects_as_json import node, owner_object, pod, service
 
@@ -121,6 +121,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     """The system's reason is given."""
     with pytest.raises(SnapshotError, match=r"No such file|Is a directory"):
         read_snapshot(tmp_path / name)
+
+
+def test_kinds_with_addresses_that_were_left_out_are_named(tmp_path: Path) -> None:
+    """Every cluster has pods, nodes and Services: without them, nobody can know that an address is not one of theirs."""
+    snapshot = read(
+        tmp_path / "cluster.json", json.dumps({"kind": "List", "items": [pod("a"), owner_object("ReplicaSet", "b")]})
+    )
+    assert snapshot.missing_kinds == ["Node", "Service"]
+    assert read_snapshot(BUNDLED).missing_kinds == []
 
 
 def test_the_bundled_cluster_is_read_whole() -> None:
