@@ -52,11 +52,13 @@ pictures: ## draw the README's pictures anew, from what a replay gives
 FUZZ_RUNS ?= 10000000
 FUZZ := $(HOME)/.cache/wirespan-fuzz
 
-fuzz: setup-test ## fuzz the flow engine under sanitizers, FUZZ_RUNS executions (needs clang and its fuzzing library)
-	@mkdir -p $(FUZZ)
-	clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/fuzz bpf/replay/fuzz.c -lpcap
-	$(BIN)/python -m tests.support.packets.fuzz_seeds $(FUZZ)/corpus
-	cd $(FUZZ) && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus
+fuzz: setup-test ## fuzz the flow engine and the file readers under sanitizers, FUZZ_RUNS each (needs clang and its fuzzing library)
+	@mkdir -p $(FUZZ)/replay $(FUZZ)/files
+	$(BIN)/python -m tests.support.packets.fuzz_seeds $(FUZZ)
+	for target in replay files; do \
+	  clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/$$target/fuzz bpf/$$target/fuzz.c && \
+	  (cd $(FUZZ)/$$target && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus) || exit 1; \
+	done
 
 accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over the captures in WIRESPAN_PCAPS
 	$(BIN)/python -m tests.support.packets.accuracy

@@ -40,23 +40,21 @@ def compile_replay(source: Path, library: Path) -> None:
     """Compile with $CC, or cc, and $CFLAGS; a library that is mapped right now is replaced, not written over."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     fresh = library.with_suffix(f".{os.getpid()}.so")
-    command = [*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(fresh), str(source), "-lpcap"]
+    command = [*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(fresh), str(source)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the builder's compiler
     except OSError as error:
         raise RuntimeError(_advice(f"the C compiler {compiler[0]!r} did not start ({error.strerror})")) from None
     if result.returncode != 0:
         fresh.unlink(missing_ok=True)
-        missing = "pcap.h" in result.stderr or "-lpcap" in result.stderr
-        what = "libpcap's header or library is missing" if missing else f"{shlex.join(command)} failed"
         faults = [line for line in result.stderr.splitlines() if "error" in line or "cannot find" in line]
-        raise RuntimeError("\n".join([_advice(what), *faults[:5]]))
+        raise RuntimeError("\n".join([_advice(f"{shlex.join(command)} failed"), *faults[:5]]))
     fresh.replace(library)
 
 
 def _advice(what: str) -> str:
     return (
-        f"wirespan compiles a small C library for reading captures, and could not: {what}. It needs a C compiler and libpcap's "
-        "development files: `apt install gcc libc6-dev libpcap-dev` on Debian and Ubuntu, `dnf install gcc libpcap-devel` on "
+        f"wirespan compiles a small C library for reading captures, and could not: {what}. It needs a C compiler and the C "
+        "library's headers: `apt install gcc libc6-dev` on Debian and Ubuntu, `dnf install gcc glibc-devel kernel-headers` on "
         "Fedora and its kin; set CC to use another compiler."
     )

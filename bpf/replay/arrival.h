@@ -101,14 +101,39 @@ static int enter_tunnel(struct arrival *arrival, const struct tunnel *tunnel, en
     return 1;
 }
 
+/*
+ * Per-packet information (CACE PPI): a little-endian header around a frame of another link type. Returns 0 where it is cut, or
+ * there is another one in it.
+ */
+static int enter_ppi(struct frame *frame, __u32 *wire_bytes, __u32 *link_type)
+{
+    __u8 header[8];
+    __u32 size;
+
+    if (parse_load(frame, 0, header, sizeof(header)))
+        return 0;
+    size = header[2] | (__u32)header[3] << 8;
+    *link_type = header[4] | (__u32)header[5] << 8 | (__u32)header[6] << 16 | (__u32)header[7] << 24;
+    if (size < sizeof(header) || size > frame->captured || *link_type == LINK_PPI)
+        return 0;
+    frame->bytes += size;
+    frame->captured -= size;
+    *wire_bytes -= size;
+    return 1;
+}
+
 /* Parse a frame: `frame`, `wire_bytes` and `packet.time_ns` are set, the rest but `fragments` is 0. */
-static inline enum packet_disposition parse_arrival(struct arrival *arrival, int link_type)
+static inline enum packet_disposition parse_arrival(struct arrival *arrival, __u32 link_type)
 {
     struct packet *packet = &arrival->packet;
-    enum packet_disposition disposition = parse_frame(&arrival->frame, link_type, arrival->wire_bytes, packet);
+    __u32 wire_bytes = arrival->wire_bytes;
+    enum packet_disposition disposition;
     struct tunnel tunnel;
 
-    if (disposition == PACKET_TRUNCATED && arrival->frame.captured == arrival->wire_bytes)
+    if (link_type == LINK_PPI && !enter_ppi(&arrival->frame, &wire_bytes, &link_type))
+        return arrival->frame.captured == wire_bytes ? PACKET_MALFORMED : PACKET_TRUNCATED;
+    disposition = parse_frame(&arrival->frame, (int)link_type, wire_bytes, packet);
+    if (disposition == PACKET_TRUNCATED && arrival->frame.captured == wire_bytes)
         return PACKET_MALFORMED;
     arrival->outer_bytes = packet->ip_bytes;
     arrival->end = packet->ip_offset + packet->ip_bytes;

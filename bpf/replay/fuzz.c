@@ -13,10 +13,12 @@
 
 #define CAPACITY 16u
 
-static const int link_types[] = {LINK_ETHERNET, LINK_RAW, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL, LINK_LOOP};
+static const __u32 link_types[] = {LINK_ETHERNET, LINK_RAW, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL, LINK_LOOP, LINK_PPP,
+        LINK_CISCO_HDLC, LINK_PPP_ETHER, LINK_PPP_WITH_DIRECTION, LINK_PPI};
 
 static struct flow slots[CAPACITY];
 static struct flow_outer outers[CAPACITY];
+static __u32 block_used;
 static struct replay *replay;
 
 static void begin_again(void)
@@ -33,7 +35,9 @@ static void begin_again(void)
     memset(replay->seeds, 0x5a, sizeof(replay->seeds));
     for (index = 0; index < CAPACITY; index++)
         replay->buckets[index] = NO_SLOT;
-    replay->free_slot = NO_SLOT;
+    replay->blocks[0] = (struct slot_block){.free_slot = NO_SLOT};
+    replay->open_block = 0;
+    block_used = 0;
     memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
@@ -72,6 +76,8 @@ static void check(__u64 lost_bytes)
     }
     if (counters->link_bytes > counters->bytes || counters->tunnel_bytes > counters->bytes || replay->held_fragments)
         abort();
+    if (block_used != counters->used_slots)
+        abort();
     for (index = 0; index < CAPACITY; index++)
         held += slots[index].sides[FLOW_TX].bytes + slots[index].sides[FLOW_RX].bytes;
     if (packets != counters->packets || bytes != counters->bytes || held != counters->disposition_bytes[PACKET_FLOW])
@@ -80,40 +86,36 @@ static void check(__u64 lost_bytes)
 
 int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
 {
-    struct pcap_pkthdr header = {.caplen = 0};
-    __u64 time_ns = 1700000000000000000ull;
+    struct captured packet = {.time_ns = 1700000000000000000ull};
     __u64 lost_bytes = 0;
     __u64 taken = 0;
     __u32 next = 0;
-    __u32 captured;
     __u8 *copy;
 
     if (!replay) {
-        replay = replay_new(slots, outers, CAPACITY);
+        replay = replay_new(slots, outers, &block_used, CAPACITY);
         if (!replay || replay_trace(replay))
             abort();
     }
     if (!size)
         return 0;
     begin_again();
-    replay->link_type = link_types[data[0] % (sizeof(link_types) / sizeof(link_types[0]))];
-    for (data++, size--; size >= 4; data += captured, size -= captured) {
-        captured = (__u32)(data[0] << 8 | data[1]);
-        header.len = captured + data[2];
-        time_ns += data[3] & 128 ? -(1ull << (data[3] & 31)) : 1ull << (data[3] & 63) % 40;
+    packet.link_type = link_types[data[0] % (sizeof(link_types) / sizeof(link_types[0]))];
+    for (data++, size--; size >= 4; data += packet.captured, size -= packet.captured) {
+        packet.captured = (__u32)(data[0] << 8 | data[1]);
+        packet.wire_bytes = packet.captured + data[2];
+        packet.time_ns += data[3] & 128 ? -(1ull << (data[3] & 31)) : 1ull << (data[3] & 63) % 40;
         data += 4;
         size -= 4;
-        if (captured > size)
-            captured = (__u32)size;
-        header.caplen = captured;
+        if (packet.captured > size)
+            packet.captured = (__u32)size;
         /* Memory of its own, so that one byte too far is seen. */
-        copy = malloc(captured ? captured : 1);
+        copy = malloc(packet.captured ? packet.captured : 1);
         if (!copy)
             return 0;
-        memcpy(copy, data, captured);
-        replay->header = &header;
-        replay->bytes = copy;
-        while (!take_packet(replay, time_ns)) {
+        memcpy(copy, data, packet.captured);
+        packet.bytes = copy;
+        while (!take_packet(replay, &packet)) {
             next = (next + 7) % CAPACITY;
             lost_bytes += slots[next].sides[FLOW_TX].bytes + slots[next].sides[FLOW_RX].bytes;
             replay_retire(replay, &next, 1);
@@ -122,7 +124,6 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         free(copy);
         check_exchanges(&taken);
     }
-    replay->header = NULL;
     forget_datagrams(replay);
     check(lost_bytes);
     return 0;

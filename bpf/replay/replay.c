@@ -3,11 +3,9 @@
  * Replay: the userspace host of the flow engine. Packets of a capture file in, flow slots out; the capture's clock is the clock.
  * A shared library for services/capture/replay/source.py: one thread at a time, no state but the handle's.
  *
- * The slots belong to the caller, who reads them while no call runs. libpcap reads the file formats.
+ * The slots belong to the caller, who reads them while no call runs.
  */
-#include <errno.h>
 #include <linux/types.h>
-#include <pcap/pcap.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,15 +17,13 @@
 
 #include "../engine/update.h"
 
-#define LAST_SECOND 9223372036ll /* of what signed nanoseconds can hold */
-
 /* Why replay_advance stopped. services/capture/replay/source.py has the same. */
 enum replay_stop {
     REPLAY_UNTIL,      /* the next packet is later */
     REPLAY_PACKETS,    /* as many as asked for */
     REPLAY_END,        /* no packet left in the file, or no file open */
     REPLAY_TABLE_FULL, /* the next packet needs a slot: retire and release some */
-    REPLAY_CUT,        /* the file ends or breaks in the middle of a packet; it is closed */
+    REPLAY_CUT,        /* nothing more can be read of the file: see replay_fault; it is closed */
     REPLAY_EXCHANGES,  /* many exchanges have ended: take them */
 };
 
@@ -101,33 +97,19 @@ static int count_packet(struct replay *replay, struct arrival *arrival)
     return 1;
 }
 
-static __u64 packet_time_ns(const struct pcap_pkthdr *header)
-{
-    long long seconds = header->ts.tv_sec;
-    __u64 time_ns;
-
-    if (seconds < 0)
-        seconds = 0;
-    if (seconds >= LAST_SECOND)
-        seconds = LAST_SECOND - 1;
-    time_ns = (__u64)seconds * 1000000000u + (__u32)header->ts.tv_usec;
-    return time_ns ? time_ns : 1; /* 0 says "not seen" */
-}
-
 /* Returns 0 where the packet has to wait for a slot. */
-static int take_packet(struct replay *replay, __u64 time_ns)
+static int take_packet(struct replay *replay, const struct captured *captured)
 {
     struct fragment_sum sum = {.packets = 1};
     enum packet_disposition disposition;
     struct arrival arrival;
 
     memset(&arrival, 0, offsetof(struct arrival, fragments));
-    arrival.frame.bytes = replay->bytes;
-    arrival.frame.captured = replay->header->caplen;
-    arrival.packet.time_ns = time_ns;
-    /* Some writers state the captured length only. */
-    arrival.wire_bytes = replay->header->len < replay->header->caplen ? replay->header->caplen : replay->header->len;
-    disposition = parse_arrival(&arrival, replay->link_type);
+    arrival.frame.bytes = captured->bytes;
+    arrival.frame.captured = captured->captured;
+    arrival.packet.time_ns = captured->time_ns;
+    arrival.wire_bytes = captured->wire_bytes;
+    disposition = parse_arrival(&arrival, captured->link_type);
     if (disposition == PACKET_FLOW && !count_packet(replay, &arrival))
         return 0;
     if (disposition == PACKET_FRAGMENT) {
@@ -140,8 +122,8 @@ static int take_packet(struct replay *replay, __u64 time_ns)
     if (disposition == PACKET_FLOW &&
             (arrival.packet.transport == TRANSPORT_ICMP || arrival.packet.transport == TRANSPORT_ICMPV6))
         attach_error(replay, &arrival);
-    if (time_ns > replay->counters.clock_ns)
-        replay->counters.clock_ns = time_ns;
+    if (captured->time_ns > replay->counters.clock_ns)
+        replay->counters.clock_ns = captured->time_ns;
     return 1;
 }
 
@@ -151,22 +133,22 @@ void replay_close(struct replay *replay)
 {
     if (!replay)
         return;
-    if (replay->file)
-        pcap_close(replay->file);
+    capture_close(&replay->file);
     exchanges_free(&replay->exchanges);
     free(replay->links);
     free(replay->traces);
     free(replay->buckets);
     free(replay->datagrams);
     free(replay->outer_used);
+    free(replay->blocks);
     free(replay);
 }
 
 /*
- * `slots` and `outers` are zeroed memory for `capacity` flows each, the caller's, and outlive the handle; capacity is a power of
- * two, 2^30 at most. Returns NULL where memory is missing.
+ * `slots` and `outers` are zeroed memory for `capacity` flows each, and `block_used` for a number for each of its blocks: the
+ * caller's, they outlive the handle. Capacity is a power of two, 2^30 at most. Returns NULL where memory is missing.
  */
-struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 capacity)
+struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *block_used, __u32 capacity)
 {
     struct replay *replay = calloc(1, sizeof(*replay));
     __u32 index;
@@ -177,116 +159,124 @@ struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 c
     replay->outers = outers;
     replay->capacity = capacity;
     replay->bucket_mask = capacity - 1;
-    replay->free_slot = NO_SLOT;
+    replay->block_used = block_used;
+    replay->block_count = (capacity + BLOCK_SLOTS - 1) / BLOCK_SLOTS;
+    replay->file.stream.fd = -1;
+    replay->blocks = calloc(replay->block_count, sizeof(*replay->blocks));
     replay->links = calloc(capacity, sizeof(*replay->links));
     replay->buckets = malloc((size_t)capacity * sizeof(*replay->buckets));
     replay->datagrams = calloc(DATAGRAMS, sizeof(*replay->datagrams));
     replay->outer_used = calloc(capacity, 1);
     replay->traces = calloc(capacity, sizeof(*replay->traces));
-    if (!replay->links || !replay->traces || !replay->buckets || !replay->datagrams || !replay->outer_used ||
+    if (!replay->blocks || !replay->links || !replay->traces || !replay->buckets || !replay->datagrams || !replay->outer_used ||
             getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;
     }
     for (index = 0; index < capacity; index++)
         replay->buckets[index] = NO_SLOT;
+    for (index = 0; index < replay->block_count; index++)
+        replay->blocks[index].free_slot = NO_SLOT;
     return replay;
 }
 
-static pcap_t *open_capture(const char *path, char *error, size_t error_size)
+/*
+ * Whether `fd`, which is closed, is a capture: 0, or -1 and the reason in `error`. `first_ns` becomes the time of its first packet,
+ * 0 where there is none.
+ */
+int replay_check_file(int fd, __u64 *first_ns, char *error, size_t error_size)
 {
-    char detail[PCAP_ERRBUF_SIZE] = "";
-    pcap_t *file = pcap_open_offline_with_tstamp_precision(path, PCAP_TSTAMP_PRECISION_NANO, detail);
+    struct capture_file file;
+    struct captured first;
+    enum capture_read got;
+    int status;
 
-    if (!file)
-        snprintf(error, error_size, "%s", detail);
-    return file;
+    *first_ns = 0;
+    status = capture_open(&file, fd);
+    if (status) {
+        snprintf(error, error_size, "%s", file.fault);
+    } else {
+        do
+            got = capture_next(&file, &first);
+        while (got == CAPTURE_UNREADABLE);
+        if (got == CAPTURE_PACKET)
+            *first_ns = first.time_ns;
+    }
+    capture_close(&file);
+    return status;
 }
 
-/* Whether `path` can be opened as a capture: 0, or -1 and the reason in `error`. */
-int replay_check_file(const char *path, char *error, size_t error_size)
+/* Go on with another file, or a pipe, through the same table; the clock begins anew. Returns as replay_check_file. */
+int replay_open_file(struct replay *replay, int fd, char *error, size_t error_size)
 {
-    pcap_t *file = open_capture(path, error, error_size);
-
-    if (!file)
-        return -1;
-    pcap_close(file);
-    return 0;
-}
-
-/* Go on with another file through the same table; the clock begins anew. Returns as replay_check_file. */
-int replay_open_file(struct replay *replay, const char *path, char *error, size_t error_size)
-{
-    if (replay->file)
-        pcap_close(replay->file);
+    capture_close(&replay->file);
     forget_datagrams(replay);
-    replay->header = NULL;
+    replay->ahead = 0;
     replay->counters.next_ns = 0;
     replay->counters.clock_ns = 0;
     replay->counters.file_bytes_read = 0;
-    replay->file = open_capture(path, error, error_size);
-    if (!replay->file)
-        return -1;
-    replay->link_type = pcap_datalink(replay->file);
-    return 0;
+    replay->reading = !capture_open(&replay->file, fd);
+    if (!replay->reading)
+        snprintf(error, error_size, "%s", replay->file.fault);
+    return replay->reading ? 0 : -1;
 }
 
-/* Read ahead. Returns 1 for a packet, 0 for none, -1 where the file breaks. */
-static int read_packet(struct replay *replay, char *error, size_t error_size)
+/* What could not be read of the file that is open, or was last, in words; empty where all could. Valid until the next one is. */
+const char *replay_fault(const struct replay *replay)
 {
-    int got;
+    return replay->file.fault;
+}
 
-    if (replay->header)
-        return 1;
-    if (!replay->file)
-        return 0;
-    got = pcap_next_ex(replay->file, &replay->header, &replay->bytes);
-    if (got == 1) {
-        replay->counters.next_ns = packet_time_ns(replay->header);
-        return 1;
+/* Packets of that file that could not be read, and were counted as malformed. */
+__u64 replay_unreadable(const struct replay *replay)
+{
+    return replay->file.unreadable;
+}
+
+/* Read ahead. */
+static enum capture_read read_packet(struct replay *replay)
+{
+    static const struct fragment_sum nothing = {.packets = 1};
+    enum capture_read got;
+
+    if (replay->ahead)
+        return CAPTURE_PACKET;
+    if (!replay->reading)
+        return CAPTURE_END;
+    while ((got = capture_next(&replay->file, &replay->next)) == CAPTURE_UNREADABLE)
+        settle(replay, PACKET_MALFORMED, &nothing, 0);
+    replay->counters.file_bytes_read = replay->file.stream.taken;
+    if (got == CAPTURE_PACKET) {
+        replay->ahead = 1;
+        replay->counters.next_ns = replay->next.time_ns;
+        return got;
     }
-    if (got != PCAP_ERROR_BREAK)
-        snprintf(error, error_size, "%s", pcap_geterr(replay->file));
     forget_datagrams(replay);
-    replay->counters.file_bytes_read = (__u64)ftello(pcap_file(replay->file));
-    pcap_close(replay->file);
-    replay->file = NULL;
-    replay->header = NULL;
+    capture_close(&replay->file);
+    replay->reading = 0;
     replay->counters.next_ns = 0;
-    return got == PCAP_ERROR_BREAK ? 0 : -1;
+    return got;
 }
 
-/*
- * Take packets in file order until one is later than `until_ns`, `max_packets` are taken or the file ends. `error` is set for
- * REPLAY_CUT.
- */
-enum replay_stop replay_advance(struct replay *replay, __u64 until_ns, __u64 max_packets, char *error, size_t error_size)
+/* Take packets in file order until one is later than `until_ns`, `max_packets` are taken or the file ends. */
+enum replay_stop replay_advance(struct replay *replay, __u64 until_ns, __u64 max_packets)
 {
-    enum replay_stop stop = REPLAY_PACKETS;
-    int got;
+    enum capture_read got;
 
     while (max_packets--) {
-        got = read_packet(replay, error, error_size);
-        if (got <= 0)
-            return got ? REPLAY_CUT : REPLAY_END;
-        if (replay->counters.next_ns > until_ns) {
-            stop = REPLAY_UNTIL;
-            break;
-        }
-        if (replay->exchanges.ended_count >= ENDED_EXCHANGES) {
-            stop = REPLAY_EXCHANGES;
-            break;
-        }
-        if (!take_packet(replay, replay->counters.next_ns)) {
-            stop = REPLAY_TABLE_FULL;
-            break;
-        }
-        replay->header = NULL;
+        got = read_packet(replay);
+        if (got != CAPTURE_PACKET)
+            return got == CAPTURE_END ? REPLAY_END : REPLAY_CUT;
+        if (replay->next.time_ns > until_ns)
+            return REPLAY_UNTIL;
+        if (replay->exchanges.ended_count >= ENDED_EXCHANGES)
+            return REPLAY_EXCHANGES;
+        if (!take_packet(replay, &replay->next))
+            return REPLAY_TABLE_FULL;
+        replay->ahead = 0;
         replay->counters.next_ns = 0;
     }
-    if (replay->file)
-        replay->counters.file_bytes_read = (__u64)ftello(pcap_file(replay->file));
-    return stop;
+    return REPLAY_PACKETS;
 }
 
 /* No packet reaches these slots any more; a packet of the same flow begins another. Slots that are not live stay as they are. */

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * Replay's table: which slot a packet's flow has, and slots given out and taken back. Chains of slots by the hash of their key.
+ *
+ * Slots are in blocks, and the lowest block with room gives the next one: so that after a burst the flows that live are close
+ * together again, and the reader looks at their blocks only.
  */
 #ifndef WIRESPAN_SLOT_TABLE_H
 #define WIRESPAN_SLOT_TABLE_H
@@ -9,9 +12,10 @@
 #include "exchanges.h"
 #include "flow_deep.h"
 
-#include <pcap/pcap.h>
+#include "../files/capture_file.h"
 
-#define NO_SLOT 0xffffffffu
+#define NO_SLOT     0xffffffffu
+#define BLOCK_SLOTS 1024u /* services/capture/replay/source.py has the same */
 
 /*
  * Everything seen adds up: packets = sum of dispositions; bytes = link_bytes + tunnel_bytes + the same sum. A fragment is counted
@@ -38,6 +42,11 @@ struct link {
     __u32 hash;
 };
 
+struct slot_block {
+    __u32 free_slot; /* head of the chain of released slots */
+    __u32 fresh;     /* how many were ever used */
+};
+
 struct replay {
     struct replay_counters counters; /* first: the caller reads it through the handle */
     struct flow *slots;
@@ -51,12 +60,15 @@ struct replay {
     __u64 held_fragments;
     __u32 capacity;
     __u32 bucket_mask;
-    __u32 free_slot; /* head of the chain of released slots */
+    __u32 block_count;
+    __u32 open_block; /* none below it has room */
+    struct slot_block *blocks;
+    __u32 *block_used; /* slots of each block that are not free; the caller's */
     __u64 seeds[4];
-    pcap_t *file;
-    int link_type;
-    struct pcap_pkthdr *header; /* the packet read ahead */
-    const __u8 *bytes;
+    struct capture_file file;
+    struct captured next;
+    int reading; /* a file is open */
+    int ahead;   /* `next` is the packet that comes next */
 };
 
 #define HASH_TUNNELLED 0x80000000u
@@ -141,6 +153,7 @@ static void release_slot(struct replay *replay, __u32 slot)
 {
     struct flow *flow = &replay->slots[slot];
     __u32 generation = flow->generation;
+    struct slot_block *block;
 
     if (flow->state == FLOW_FREE)
         return;
@@ -152,22 +165,45 @@ static void release_slot(struct replay *replay, __u32 slot)
         memset(&replay->outers[slot], 0, sizeof(*replay->outers));
     replay->outer_used[slot] = 0;
     flow->generation = generation + 1;
-    replay->links[slot].next = replay->free_slot;
-    replay->free_slot = slot;
+    block = &replay->blocks[slot / BLOCK_SLOTS];
+    replay->links[slot].next = block->free_slot;
+    block->free_slot = slot;
+    if (slot / BLOCK_SLOTS < replay->open_block)
+        replay->open_block = slot / BLOCK_SLOTS;
+    replay->block_used[slot / BLOCK_SLOTS]--;
     replay->counters.used_slots--;
+}
+
+/* The lowest block with room gives a slot; NO_SLOT where none has any. */
+static __u32 free_slot(struct replay *replay)
+{
+    __u32 slots = replay->capacity < BLOCK_SLOTS ? replay->capacity : BLOCK_SLOTS;
+    struct slot_block *block;
+    __u32 slot;
+
+    for (; replay->open_block < replay->block_count; replay->open_block++) {
+        block = &replay->blocks[replay->open_block];
+        slot = block->free_slot;
+        if (slot != NO_SLOT) {
+            block->free_slot = replay->links[slot].next;
+            return slot;
+        }
+        if (block->fresh < slots)
+            return replay->open_block * BLOCK_SLOTS + block->fresh++;
+    }
+    return NO_SLOT;
 }
 
 static __u32 take_slot(struct replay *replay, __u32 hash)
 {
-    __u32 slot = replay->free_slot;
+    __u32 slot = free_slot(replay);
     __u32 *bucket = &replay->buckets[hash & replay->bucket_mask];
 
-    if (slot != NO_SLOT)
-        replay->free_slot = replay->links[slot].next;
-    else if (replay->counters.high_slot < replay->capacity)
-        slot = (__u32)replay->counters.high_slot++;
-    else
+    if (slot == NO_SLOT)
         return NO_SLOT;
+    if (slot >= replay->counters.high_slot)
+        replay->counters.high_slot = slot + 1;
+    replay->block_used[slot / BLOCK_SLOTS]++;
     replay->links[slot].hash = hash;
     replay->links[slot].next = *bucket;
     *bucket = slot;

@@ -107,27 +107,15 @@ FLOW_INLINE int tunnel_gtpu(frame_source source, __u32 offset, struct tunnel *tu
 FLOW_INLINE int tunnel_pptp(frame_source source, __u32 offset, struct tunnel *tunnel)
 {
     __u8 header[8];
-    __u8 ppp[2];
 
     if (parse_load(source, offset, header, sizeof(header)) || (header[0] & 0xef) != 0x20 || load_be16(header + 2) != 0x880b)
         return 0;
     offset += (__u32)sizeof(header) + (header[0] & 0x10 ? 4 : 0) + (header[1] & 0x80 ? 4 : 0);
-    if (parse_load(source, offset, ppp, sizeof(ppp)))
+    if (parse_ppp(source, &offset, &tunnel->type))
         return 0;
-    if (ppp[0] == 0xff && ppp[1] == 0x03) {
-        offset += 2;
-        if (parse_load(source, offset, ppp, sizeof(ppp)))
-            return 0;
-    }
-    /* An odd first byte is the whole protocol. */
-    if (!ppp[0]) {
-        ppp[0] = ppp[1];
-        offset++;
-    }
     tunnel->kind = TUNNEL_GRE;
     tunnel->id = load_be16(header + 6);
-    tunnel->offset = offset + 1;
-    tunnel->type = ppp[0] == 0x21 ? ETHERTYPE_IPV4 : ppp[0] == 0x57 ? ETHERTYPE_IPV6 : 0;
+    tunnel->offset = offset;
     return 1;
 }
 

@@ -15,12 +15,12 @@ has_header() { printf '#include <%s>\n' "$1" | "${CC:-cc}" -E -x c - >/dev/null 
 missing=()
 need() { local package=$1; shift; "$@" >/dev/null 2>&1 || missing+=("$package"); }
 need gcc command -v "${CC:-cc}"
-need libpcap-dev has_header pcap.h
 need libc6-dev has_header stdio.h
 need python3-venv python3 -c 'import ensurepip, venv'
 need python3-bpfcc /usr/bin/python3 -c 'import bcc'
 if wants test; then
   need tshark command -v tshark
+  need libpcap-dev has_header pcap.h
   need iproute2 command -v ip
   need iptables command -v iptables
   need clang command -v clang
@@ -45,7 +45,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     say "missing and not installed (that takes root on Debian or Ubuntu): ${missing[*]}"
     for package in "${missing[@]}"; do
       case $package in
-        gcc | libc6-dev | libpcap-dev) say "  $package: reading capture files needs it (elsewhere: a C compiler and libpcap's headers)" ;;
+        gcc | libc6-dev) say "  $package: reading capture files needs it (elsewhere: a C compiler and the C library's headers)" ;;
+        libpcap-dev) say "  $package: the benchmark of replay compares itself with it" ;;
         python3-bpfcc) say "  $package: live capture needs it; without it a capture file is replayed" ;;
         python3-venv) say "  $package: the virtual environment needs it" ;;
         *) say "  $package: the tests that use it will be skipped" ;;

@@ -38,6 +38,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """The sockets are tapped, or packets are read."""
     finished: bool = False
     """The files were read to their end, and every batch is stored."""
+    faults: list[str] = msgspec.field(default_factory=list)
+    """What could not be read of the files, a line for each file."""
     error: str | None = None
 
 

@@ -88,6 +88,11 @@ class ReplayReader:
         for emission in self._table.drain(now_unix_ns, Reason.SHUTDOWN):
             yield self._ready(emission)
 
+    @property
+    def faults(self) -> list[str]:
+        """What could not be read so far of this pass's files, a line for each file."""
+        return [f"{path}: {fault}" for path, fault in self._source.faults.items()]
+
     def close(self) -> None:
         """Close the files."""
         self._source.close()

@@ -11,19 +11,19 @@ import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-import bpf
 from proto.columns import Reason
 from services.capture.errors import CaptureError, CaptureFileError
-from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
+from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
 from services.capture.flows.layout import FLOW, Disposition, Slots
+from services.capture.replay.files import PlainBytes
 from services.capture.replay.layout import OUTER, Outers
+from services.capture.replay.library import BLOCK_SLOTS, OpenExchanges, ReplayCounters, library
 
 if TYPE_CHECKING:
     from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
@@ -33,8 +33,7 @@ DEFAULT_CAPACITY: Final = 1 << 20
 """Flows that are open at the same time; memory is touched only as they come."""
 
 _ERROR_BYTES: Final = 512
-_COMPILE_ANEW: Final = "reinstall wirespan to compile it (in a checkout: make setup)"
-_WINDOW_SLOTS: Final = 8192
+_WINDOW_BLOCKS: Final = 8
 _ALL_PACKETS: Final = 2**64 - 1
 
 
@@ -50,7 +49,7 @@ class Stop(enum.IntEnum):
     TABLE_FULL = 3
     """The next packet needs a slot and none is free."""
     CUT = 4
-    """The file ends or breaks in the middle of a packet. What came before it counts."""
+    """Nothing more can be read of the file, which ends or breaks in the middle of a packet. What came before it counts."""
     EXCHANGES = 5
     """Many exchanges have ended and are to be taken."""
 
@@ -64,42 +63,8 @@ class Advance:
     """Time of the packet that comes next in this file, where it was looked at."""
 
 
-class _Counters(ctypes.Structure):
-    """`struct replay_counters`, at the start of the handle."""
-
-    _fields_ = (
-        ("packets", ctypes.c_uint64),
-        ("bytes", ctypes.c_uint64),
-        ("link_bytes", ctypes.c_uint64),
-        ("tunnel_bytes", ctypes.c_uint64),
-        ("disposition_packets", ctypes.c_uint64 * len(Disposition)),
-        ("disposition_bytes", ctypes.c_uint64 * len(Disposition)),
-        ("flows", ctypes.c_uint64),
-        ("used_slots", ctypes.c_uint64),
-        ("high_slot", ctypes.c_uint64),
-        ("clock_ns", ctypes.c_uint64),
-        ("next_ns", ctypes.c_uint64),
-        ("file_bytes_read", ctypes.c_uint64),
-    )
-
-
-class _Exchanges(ctypes.Structure):
-    """`struct exchanges` of bpf/replay/open_exchanges.h."""
-
-    _fields_ = (
-        ("of_slot", ctypes.c_void_p),
-        ("open", ctypes.c_void_p),
-        ("ended", ctypes.c_void_p),
-        ("open_count", ctypes.c_uint64),
-        ("ended_count", ctypes.c_uint64),
-        ("ended_room", ctypes.c_uint64),
-        ("lost", ctypes.c_uint64),
-        ("requests", ctypes.c_uint64 * len(RequestCounter)),
-    )
-
-
 class ReplaySource(AbstractContextManager["ReplaySource"]):
-    """The flows of capture files, read one after the other through one table.
+    """The flows of capture files, read one after the other through one table, in the order of their first packets.
 
     `capacity` is rounded up to a power of two. Every file is opened once before anything is read: raises CaptureFileError for
     the first that is no capture. `advance` takes packets; between calls `slots` may be read. Not for two threads at once.
@@ -108,10 +73,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     """
 
     def __init__(self, files: Sequence[Path], capacity: int = DEFAULT_CAPACITY, *, trace_context: bool = False) -> None:
-        self._library = _library()
-        self._files = [Path(path) for path in files]
-        self._sizes = [self._check(path) for path in self._files]
-        self.file_bytes_total: int = sum(self._sizes)
+        self._library = library()
+        found = [(*self._check(Path(path)), Path(path)) for path in files]
+        self._files = [path for _, _, path in sorted(found, key=lambda file: file[0])]
+        self.file_bytes_total: int = sum(size for _, size, _ in found)
         """Size of all files."""
         self.capacity: int = 1 << max(capacity - 1, 1).bit_length()
         """Number of slots."""
@@ -119,17 +84,20 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """Every slot; the array stays the same, its content changes with `advance`."""
         self.outers: Outers = np.frombuffer(_pages(self.capacity * OUTER.itemsize), OUTER)
         """What is around the packets of each slot's flow."""
-        places = self.slots.ctypes.data, self.outers.ctypes.data
+        self._block_used = np.zeros(max(self.capacity // BLOCK_SLOTS, 1), np.uint32)
+        places = self.slots.ctypes.data, self.outers.ctypes.data, self._block_used.ctypes.data
         self._handle: int | None = self._library.replay_new(*places, self.capacity)
         if not self._handle:
             raise CaptureError(f"no memory for a table of {self.capacity} flows")
-        self._counters = _Counters.from_address(self._handle)
-        self._exchanges = _Exchanges.from_address(self._library.replay_exchanges(self._handle))
+        self._counters = ReplayCounters.from_address(self._handle)
+        self._exchanges = OpenExchanges.from_address(self._library.replay_exchanges(self._handle))
         self._traces = trace_context
         if trace_context and self._library.replay_trace(self._handle):
             raise CaptureError(f"no memory for the exchanges of {self.capacity} flows")
+        self._open: PlainBytes | None = None
         self._finished_sizes = 0
-        self._cut: dict[Path, str] = {}
+        self._cut = 0
+        self._faults: dict[Path, str] = {}
         self._next_file = 0
 
     def __exit__(self, *_exc_info: object) -> None:
@@ -139,36 +107,54 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """Close the file and free the index; counters stay as they are. May be called again."""
         handle, self._handle = self._handle, None
         if handle:
-            self._counters = _Counters.from_buffer_copy(self._counters)
-            self._exchanges = _Exchanges.from_buffer_copy(self._exchanges)
+            self._counters = ReplayCounters.from_buffer_copy(self._counters)
+            self._exchanges = OpenExchanges.from_buffer_copy(self._exchanges)
             self._library.replay_close(handle)
+            if self._open is not None:
+                self._open.close()
 
     def open_next_file(self) -> bool:
         """Go on with the next file; its clock begins anew. Returns False when there is none left."""
         if self._next_file == len(self._files):
             return False
-        if self._next_file:
-            self._finished_sizes += self._sizes[self._next_file - 1]
         path = self._files[self._next_file]
         self._next_file += 1
+        self._open = PlainBytes(path)
         error = ctypes.create_string_buffer(_ERROR_BYTES)
-        if self._library.replay_open_file(self._open_handle(), bytes(path), error, _ERROR_BYTES):
-            raise CaptureFileError(path, _text(error))
+        if self._library.replay_open_file(self._open_handle(), self._open.descriptor(), error, _ERROR_BYTES):
+            raise CaptureFileError(path, self._open.fault or _text(error.value))
         return True
 
     def advance(self, until_unix_ns: int, max_packets: int | None = None) -> Advance:
         """Take the open file's packets up to and including `until_unix_ns` on its clock, or `max_packets` of them."""
-        error = ctypes.create_string_buffer(_ERROR_BYTES)
         limit = _ALL_PACKETS if max_packets is None else max_packets
-        stop = Stop(self._library.replay_advance(self._open_handle(), until_unix_ns, limit, error, _ERROR_BYTES))
-        if stop is Stop.CUT:
-            self._cut[self._files[self._next_file - 1]] = _text(error)
+        stop = Stop(self._library.replay_advance(self._open_handle(), until_unix_ns, limit))
+        if stop in {Stop.END_OF_FILE, Stop.CUT} and self._open is not None:
+            self._end_file(self._open, stop)
         return Advance(stop, self._counters.next_ns or None)
 
+    def _end_file(self, file: PlainBytes, stop: Stop) -> None:
+        self._open = None
+        file.close()
+        self._finished_sizes += file.size
+        fault = _text(self._library.replay_fault(self._open_handle()))
+        skipped = int(self._library.replay_unreadable(self._open_handle()))
+        if skipped > 1:
+            fault += f" (and {skipped - 1} more packets)"
+        faults = [each for each in (fault, file.fault) if each]
+        if faults:
+            self._faults[self._files[self._next_file - 1]] = "; ".join(faults)
+        self._cut += stop is Stop.CUT or file.fault is not None
+
     def windows(self) -> Iterator[tuple[int, Slots]]:
-        """Yield all slots up to `high_slot`, piece by piece: the first one's index, and the slots."""
-        for first in range(0, self.high_slot, _WINDOW_SLOTS):
-            yield first, self.slots[first : min(first + _WINDOW_SLOTS, self.high_slot)]
+        """Yield the slots of every block that has one in use, piece by piece: the first one's index, and the slots."""
+        blocks = np.flatnonzero(self._block_used)
+        # Runs of neighbours, each cut into windows.
+        for run in np.split(blocks, np.flatnonzero(np.diff(blocks) != 1) + 1):
+            for first in range(0, len(run), _WINDOW_BLOCKS):
+                begin = int(run[first]) * BLOCK_SLOTS
+                end = int(run[min(first + _WINDOW_BLOCKS, len(run)) - 1] + 1) * BLOCK_SLOTS
+                yield begin, self.slots[begin : min(end, self.high_slot)]
 
     def rows(self, slots: npt.NDArray[np.uint32]) -> Slots:
         """Return a copy of these slots (indexes)."""
@@ -245,12 +231,13 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     @property
     def file_bytes_read(self) -> int:
         """How far into the files reading is, of `file_bytes_total`."""
-        return min(self._finished_sizes + int(self._counters.file_bytes_read), self.file_bytes_total)
+        here = self._open.position(int(self._counters.file_bytes_read)) if self._open is not None else 0
+        return min(self._finished_sizes + here, self.file_bytes_total)
 
     @property
-    def cut_files(self) -> Mapping[Path, str]:
-        """Files that ended in the middle of a packet, and what the reader said."""
-        return self._cut
+    def faults(self) -> Mapping[Path, str]:
+        """Files of which something could not be read, and what: the first packet that it concerns."""
+        return self._faults
 
     @property
     def counters(self) -> dict[str, int]:
@@ -265,24 +252,22 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         for kind in Disposition:
             counters[f"{kind.name.lower()}_packets"] = int(seen.disposition_packets[kind])
             counters[f"{kind.name.lower()}_bytes"] = int(seen.disposition_bytes[kind])
-        counters["truncated_file"] = len(self._cut)
+        counters["truncated_file"] = self._cut
         if self._traces:
             counters |= request_counters(self._exchanges.requests)
             counters["exchanges_lost"] = int(self._exchanges.lost)
         return counters
 
-    def _check(self, path: Path) -> int:
-        """Return the file's size. Raises CaptureFileError."""
-        try:
-            size = path.stat().st_size
-        except OSError as fault:
-            raise CaptureFileError(path, fault.strerror or str(fault)) from fault
-        if not path.is_file():
-            raise CaptureFileError(path, "not a regular file")
+    def _check(self, path: Path) -> tuple[int, int]:
+        """Return the time of the file's first packet (0: it has none) and its size. Raises CaptureFileError."""
+        file = PlainBytes(path)
+        first_ns = ctypes.c_uint64()
         error = ctypes.create_string_buffer(_ERROR_BYTES)
-        if self._library.replay_check_file(bytes(path), error, _ERROR_BYTES):
-            raise CaptureFileError(path, _text(error))
-        return size
+        failed = self._library.replay_check_file(file.descriptor(), ctypes.byref(first_ns), error, _ERROR_BYTES)
+        file.close()
+        if failed:
+            raise CaptureFileError(path, file.fault or _text(error.value))
+        return first_ns.value, file.size
 
     def _open_handle(self) -> int:
         if self._handle is None:
@@ -334,42 +319,5 @@ def _pages(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def _text(error: ctypes.Array[ctypes.c_char]) -> str:
-    return error.value.decode(errors="replace") or "unreadable"
-
-
-@cache
-def _library() -> Any:
-    """The compiled bpf/replay/replay.c. Raises CaptureError where the installation lacks it, or has it of another version."""
-    try:
-        library = ctypes.CDLL(str(bpf.REPLAY_LIBRARY))
-    except OSError as error:
-        raise CaptureError(f"the replay library cannot be loaded ({error}); {_COMPILE_ANEW}") from error
-    handle, pointer, size, path = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
-    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "replay_new": (handle, (pointer, pointer, ctypes.c_uint32)),
-        "replay_close": (None, (handle,)),
-        "replay_check_file": (ctypes.c_int, (path, path, size)),
-        "replay_open_file": (ctypes.c_int, (handle, path, path, size)),
-        "replay_advance": (ctypes.c_int, (handle, ctypes.c_uint64, ctypes.c_uint64, path, size)),
-        "replay_retire": (None, (handle, pointer, size)),
-        "replay_release": (None, (handle, pointer, size)),
-        "replay_trace": (ctypes.c_int, (handle,)),
-        "replay_exchanges": (pointer, (handle,)),
-        "replay_open_exchanges": (None, (handle, pointer)),
-        "replay_end_exchanges": (None, (handle, pointer, size)),
-        "replay_exchanges_taken": (None, (handle,)),
-        "replay_layout": (None, (pointer,)),
-    }
-    sizes = np.zeros(4, np.uint64)
-    try:
-        for name, (result, arguments) in signatures.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-        library.replay_layout(sizes.ctypes.data)
-    except AttributeError as error:
-        raise CaptureError(f"the replay library is of another version ({error}); {_COMPILE_ANEW}") from error
-    expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(_Counters), EXCHANGE.itemsize]
-    if sizes.tolist() != expected:
-        raise CaptureError(f"the replay library is of another version ({sizes.tolist()}, not {expected}); {_COMPILE_ANEW}")
-    return library
+def _text(said: bytes) -> str:
+    return said.decode(errors="replace")

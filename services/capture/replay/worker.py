@@ -60,7 +60,7 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
                 await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
                 report.progress.capturing = True
                 logger.info("replay.started", files=len(settings.replay_files), loop=settings.replay_loop)
-                batches = _read(reader, lifecycle.stopping, cut_off=is_repeatable(settings))
+                batches = _read(reader, lifecycle.stopping, report.progress, cut_off=is_repeatable(settings))
                 await _store_all(batches, bus, raw_subject(settings.node_name), report.progress)
             duplicates = bus.duplicates
     report.progress.finished = not lifecycle.stopping.is_set()
@@ -70,10 +70,16 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
     logger.info("replay.ended", finished=report.progress.finished, records=report.progress.records)
 
 
-async def _read(reader: ReplayReader, stopping: asyncio.Event, *, cut_off: bool) -> AsyncIterator[ReadyBatch]:
+async def _read(
+    reader: ReplayReader, stopping: asyncio.Event, progress: Progress, *, cut_off: bool
+) -> AsyncIterator[ReadyBatch]:
     """Yield batches when they are due; once the service is to stop, the last ones of all flows, unless they are cut off."""
     while not stopping.is_set():
         ready = await asyncio.to_thread(reader.read)
+        for fault in reader.faults:
+            if fault not in progress.faults:
+                progress.faults.append(fault)
+                logger.warning("file.not_read_whole", fault=fault)
         if ready is None:
             return
         for batch in ready:

@@ -93,12 +93,12 @@ def check_replay_library(library: Path = bpf.REPLAY_LIBRARY) -> Finding:
     if not library.exists():
         return warn(
             "not built: capture files cannot be replayed; live capture does without",
-            "install gcc and libpcap-dev (libpcap-devel), then wirespan again",
+            "install gcc and libc6-dev (glibc-devel), then wirespan again",
         )
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        return warn(f"does not load: {error}", "install libpcap0.8 (Debian, Ubuntu) or libpcap, else wirespan again")
+        return warn(f"does not load: {error}", "install wirespan again, on this machine")
     return ok(f"{library} loads")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,8 @@ class CaptureProgress(msgspec.Struct, frozen=True, kw_only=True):
     capturing: bool = False
     """The sockets are tapped, or packets are read."""
     finished: bool = False
+    faults: Sequence[str] = ()
+    """What could not be read of the files, a line for each file."""
     error: str | None = None
 
     @property

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -14,14 +15,18 @@ from services.cli import interruption
 from services.cli.errors import ServiceFailedError, UsageError
 from services.cli.interruption import Interruption
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
-from services.cli.run.capture_files import check_capture, content_digest
+from services.cli.run.capture_files import as_files, check_capture, content_digest
 from services.cli.run.destination import EndpointDestination, FileDestination, choose_destination
 from services.cli.run.ledger import Ledger
 from services.cli.run.ledger_table import ledger_table
 from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
 from services.cli.run.progress_view import ProgressView
 from services.cli.settings import bus_settings
+from services.cli.views.flow_view import printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
+
+NOT_READ_WHOLE: Final = 4
+"""Exit status where all that could be read is delivered, and not all could be."""
 
 
 @click.command()
@@ -47,32 +52,36 @@ def replay(
     timeout_seconds: float | None,
     cluster_name: str | None,
 ) -> None:
-    """Turn capture files (pcap, pcapng) into spans and account for every packet.
+    """Turn capture files (pcap, pcapng; also in gzip or zstd) into spans and account for every packet.
 
-    The files are read one after the other, as one capture. The same files always give the same spans.
+    `-` is standard input: `tcpdump -w - | wirespan replay -`, which is kept in a temporary file until it ends (Ctrl-C ends
+    tcpdump, and what it captured is replayed); a named pipe likewise. The files are read as one capture, in the order of their
+    first packets. The same files always give the same spans.
 
     Exit status: 0 when the backend has acknowledged every record, 1 when some are lost, 2 when it cannot be done as asked,
-    3 when a file is no capture file, 130 on Ctrl-C.
+    3 when a file is no capture file, 4 when all that could be read is delivered but a file is cut or broken (which, and at
+    which packet, is said), 130 on Ctrl-C.
     """
-    for file in files:
-        check_capture(file)
-    destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
-    bus = bus_settings(nats_url) if nats_url is not None else None
-    prepare_output(destination, (*files, *filter(None, [kube_snapshot])))
-    digest = content_digest(files)
-    plan = Plan(
-        files=files,
-        destination=destination,
-        node=f"replay-{digest[:8]}",
-        # A bus that remembers an earlier replay of the same files would take this one for its repetition.
-        epoch=digest if bus is None else f"{digest}-{secrets.token_hex(4)}",
-        kube_snapshot=kube_snapshot,
-        cluster_name=cluster_name,
-        bus=bus,
-        bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
-    )
-    quiet_logs()
-    raise SystemExit(interruption.run(lambda asked: _replay(plan, asked)))
+    with as_files(files) as kept:
+        for file in kept:
+            check_capture(file)
+        destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
+        bus = bus_settings(nats_url) if nats_url is not None else None
+        prepare_output(destination, (*kept, *filter(None, [kube_snapshot])))
+        digest = content_digest(kept)
+        plan = Plan(
+            files=kept,
+            destination=destination,
+            node=f"replay-{digest[:8]}",
+            # A bus that remembers an earlier replay of the same files would take this one for its repetition.
+            epoch=digest if bus is None else f"{digest}-{secrets.token_hex(4)}",
+            kube_snapshot=kube_snapshot,
+            cluster_name=cluster_name,
+            bus=bus,
+            bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
+        )
+        quiet_logs()
+        raise SystemExit(interruption.run(lambda asked: _replay(plan, asked)))
 
 
 def prepare_output(destination: EndpointDestination | FileDestination, inputs: Sequence[Path]) -> None:
@@ -111,4 +120,8 @@ def report(ledger: Ledger, destination: str, console: Console) -> int:
     Console(highlight=False).print(ledger_table(ledger, destination))
     for fault in ledger.faults():
         console.print(fault, style="red", markup=False, soft_wrap=True)
-    return 0 if ledger.complete else 1
+    for fault in ledger.progress.faults:
+        console.print(printable(fault), style="red", markup=False, soft_wrap=True)
+    if not ledger.complete:
+        return 1
+    return NOT_READ_WHOLE if ledger.progress.faults else 0

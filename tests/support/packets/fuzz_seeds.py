@@ -1,4 +1,4 @@
-"""Inputs of bpf/replay/fuzz.c from packets of our own making: `python -m tests.support.packets.fuzz_seeds FOLDER`."""
+"""Inputs of the fuzz targets from packets of our own making: `python -m tests.support.packets.fuzz_seeds FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 from tests.support.packets import pcap
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
 
-_LINKS = (pcap.ETHERNET, pcap.RAW, pcap.SLL, pcap.SLL2, pcap.NULL, pcap.LOOP)
+_LINKS = (
+    *(pcap.ETHERNET, pcap.RAW, pcap.SLL, pcap.SLL2, pcap.NULL, pcap.LOOP),
+    *(pcap.PPP, pcap.CISCO_HDLC, pcap.PPP_ETHER, pcap.PPP_WITH_DIRECTION, pcap.PPI),
+)
 """In the order of link_types in bpf/replay/fuzz.c."""
 
 
@@ -100,14 +103,31 @@ def fragmented(packet: bytes, size: int, identification: int = 7) -> Iterator[by
         yield head[:2] + struct.pack("!HHH", 20 + len(piece), identification, field) + head[8:] + piece
 
 
-def write(folder: Path) -> int:
-    """Write every seed into a folder; returns how many."""
+def files() -> Iterator[bytes]:
+    """Capture files of every kind that bpf/files/ reads."""
+    frames = Conversation().handshake().frames
+    yield pcap.pcap_file(frames)
+    yield pcap.pcap_file(frames, order=">", nanoseconds=False)
+    interfaces = [pcap.Interface(), pcap.Interface(pcap.RAW, 64, resolution=0x8A, offset=3)]
+    mixed = [*frames, Frame(pcap.START, frames[0].data[14:], interface=1), Frame(pcap.START, b"", interface=7)]
+    for order in "<>":
+        yield pcap.pcapng_file(mixed, order=order, interfaces=interfaces) + pcap.pcapng_file(frames, kind=3)
+        yield pcap.pcapng_file(mixed, order=order, interfaces=interfaces, kind=2)
+
+
+TARGETS = {"replay": seeds, "files": files}
+"""The folders of bpf/ that have a fuzz.c, and what begins its corpus."""
+
+
+def write(folder: Path, target: str) -> int:
+    """Write every seed of a target into a folder; returns how many."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for count, seed in enumerate(seeds(), start=1):
+    for count, seed in enumerate(TARGETS[target](), start=1):
         (folder / f"seed-{count:03}").write_bytes(seed)
     return count
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{write(Path(sys.argv[1]))} seeds\n")
+    for name in TARGETS:
+        sys.stdout.write(f"{name}: {write(Path(sys.argv[1], name, 'corpus'), name)} seeds\n")

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 
 ETHERNET, NULL, RAW, LOOP, SLL, IPV4, IPV6, SLL2 = 1, 0, 101, 108, 113, 228, 229, 276
+PPP, PPP_HDLC, PPP_ETHER, CISCO_HDLC, PPI, PPP_WITH_DIRECTION = 9, 50, 51, 104, 192, 204
+LINK_TYPES = (ETHERNET, RAW, SLL, SLL2, NULL, LOOP, PPP, PPP_HDLC, PPP_ETHER, CISCO_HDLC, PPI, PPP_WITH_DIRECTION)
 """LINKTYPE_ values, as they stand in files."""
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 """Time of the first packet in most tests, Unix ns."""
 
+_SERIAL_HEADS = {PPP: b"", PPP_HDLC: b"\xff\3", PPP_ETHER: b"\x11\0\0\1", PPP_WITH_DIRECTION: b"\1\xff\3"}
+"""What stands before PPP's protocol."""
 _IPV4_TYPE, _IPV6_TYPE = 0x0800, 0x86DD
 
 
@@ -30,6 +34,30 @@ class Frame:
     time_ns: int
     data: bytes
     wire_bytes: int | None = None
+    interface: int = 0
+    """Of a pcapng file."""
+
+    @property
+    def wire(self) -> int:
+        """Its length on the wire."""
+        return len(self.data) if self.wire_bytes is None else self.wire_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface of a pcapng file."""
+
+    link_type: int = ETHERNET
+    snaplen: int = 262144
+    resolution: int = 9
+    """if_tsresol: 10 to the minus so much, or 2 to the minus so much with 128 added."""
+    offset: int = 0
+    """if_tsoffset: seconds that its time stamps lack."""
+
+    def ticks(self, time_ns: int) -> int:
+        """A time stamp in its units."""
+        units = 2 ** (self.resolution & 127) if self.resolution & 128 else 10**self.resolution
+        return (time_ns - self.offset * SECOND) * units // SECOND
 
 
 def tcp(source_port, destination_port, flags, *, seq=0, ack=0, payload=b"", options=b"", window=65535) -> bytes:
@@ -112,10 +140,16 @@ def link(link_type, packet, *, big_endian=False) -> bytes:
     """`packet` (IP) as a frame of `link_type`; `big_endian` is the byte order of a NULL header's machine."""
     if link_type == ETHERNET:
         return ethernet(packet)
-    if link_type == SLL:
-        return struct.pack("!HHH8sH", 0, 1, 6, bytes(8), _type_of(packet)) + packet
-    if link_type == SLL2:
-        return struct.pack("!HHIHBB8s", _type_of(packet), 0, 1, 1, 0, 6, bytes(8)) + packet
+    if link_type in (SLL, SLL2):
+        kind = _type_of(packet)
+        sll = struct.pack("!HHH8sH", 0, 1, 6, bytes(8), kind)
+        return (sll if link_type == SLL else struct.pack("!HHIHBB8s", kind, 0, 1, 1, 0, 6, bytes(8))) + packet
+    if link_type in _SERIAL_HEADS:
+        head = _SERIAL_HEADS[link_type] + (struct.pack("!H", 2 + len(packet)) if link_type == PPP_ETHER else b"")
+        return head + struct.pack("!H", 0x57 if packet[0] >> 4 == 6 else 0x21) + packet
+    if link_type in (CISCO_HDLC, PPI):
+        cisco = struct.pack("!BBH", 0x0F, 0, _type_of(packet)) + packet
+        return cisco if link_type == CISCO_HDLC else struct.pack("<BBHI8x", 0, 0, 8 + 8, ETHERNET) + ethernet(packet)
     if link_type in (NULL, LOOP):
         family = 2 if packet[0] >> 4 == 4 else 30
         return struct.pack("!I" if big_endian or link_type == LOOP else "<I", family) + packet
@@ -128,21 +162,33 @@ def pcap_file(frames: Iterable[Frame], *, link_type=ETHERNET, order="<", nanosec
     parts = [struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 262144, link_type)]
     for frame in frames:
         seconds, rest = divmod(frame.time_ns, SECOND)
-        wire = len(frame.data) if frame.wire_bytes is None else frame.wire_bytes
-        parts.append(struct.pack(order + "IIII", seconds, rest if nanoseconds else rest // 1000, len(frame.data), wire))
+        parts.append(struct.pack(order + "IIII", seconds, rest if nanoseconds else rest // 1000, len(frame.data), frame.wire))
         parts.append(frame.data)
     return b"".join(parts)
 
 
-def pcapng_file(frames: Iterable[Frame], *, link_type=ETHERNET, order="<") -> bytes:
-    """A pcapng file with one interface that counts nanoseconds."""
+def pcapng_file(
+    frames: Iterable[Frame], *, link_type=ETHERNET, order="<", interfaces: Sequence[Interface] = (), kind=6
+) -> bytes:
+    """A pcapng file with these interfaces, or one of `link_type` that counts nanoseconds.
+
+    `kind` is that of the packets' blocks: 6, or 2 (obsolete), or 3, which has neither time nor interface.
+    """
+    interfaces = interfaces or (Interface(link_type),)
     parts = [_block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))]
-    resolution = struct.pack(order + "HHB3xHH", 9, 1, 9, 0, 0)
-    parts.append(_block(order, 1, struct.pack(order + "HHI", link_type, 0, 262144) + resolution))
+    for interface in interfaces:
+        options = struct.pack(order + "HHB3x", 9, 1, interface.resolution)
+        options += struct.pack(order + "HHqHH", 14, 8, interface.offset, 0, 0)
+        parts.append(_block(order, 1, struct.pack(order + "HHI", interface.link_type, 0, interface.snaplen) + options))
     for frame in frames:
-        wire = len(frame.data) if frame.wire_bytes is None else frame.wire_bytes
-        head = struct.pack(order + "IIIII", 0, frame.time_ns >> 32, frame.time_ns & 0xFFFFFFFF, len(frame.data), wire)
-        parts.append(_block(order, 6, head + frame.data + b"\0" * (-len(frame.data) % 4)))
+        ticks = interfaces[frame.interface].ticks(frame.time_ns) if frame.interface < len(interfaces) else 0
+        stamp = (ticks >> 32, ticks & 0xFFFFFFFF, len(frame.data), frame.wire)
+        heads = {
+            6: struct.pack(order + "IIIII", frame.interface, *stamp),
+            2: struct.pack(order + "HHIIII", frame.interface, 0xFFFF, *stamp),
+            3: struct.pack(order + "I", frame.wire),
+        }
+        parts.append(_block(order, kind, heads[kind] + frame.data + b"\0" * (-len(frame.data) % 4)))
     return b"".join(parts)
 
 

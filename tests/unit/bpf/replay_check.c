@@ -4,6 +4,7 @@
  */
 #include "replay/replay.c"
 
+#include <fcntl.h>
 #include <inttypes.h>
 
 #define CAPACITY 16u
@@ -12,8 +13,10 @@ static int check(const char *path)
 {
     struct flow *slots = calloc(CAPACITY, sizeof(*slots));
     struct flow_outer *outers = calloc(CAPACITY, sizeof(*outers));
-    struct replay *replay = replay_new(slots, outers, CAPACITY);
+    __u32 block_used = 0;
+    struct replay *replay = replay_new(slots, outers, &block_used, CAPACITY);
     char error[64] = "";
+    __u64 first_ns;
     __u64 packets = 0;
     __u64 bytes = 0;
     __u64 until = 0;
@@ -23,14 +26,15 @@ static int check(const char *path)
 
     if (!slots || !outers || !replay || replay_trace(replay))
         abort();
-    if (replay_check_file(path, error, sizeof(error)) || replay_open_file(replay, path, error, sizeof(error))) {
+    if (replay_check_file(open(path, O_RDONLY), &first_ns, error, sizeof(error)) ||
+            replay_open_file(replay, open(path, O_RDONLY), error, sizeof(error))) {
         replay_close(replay);
         free(outers);
         free(slots);
         return 0;
     }
     do {
-        stop = replay_advance(replay, until, 1000, error, sizeof(error));
+        stop = replay_advance(replay, until, 1000);
         if (stop == REPLAY_UNTIL)
             until = replay->counters.next_ns;
         if (stop == REPLAY_EXCHANGES)

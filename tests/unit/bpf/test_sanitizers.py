@@ -28,7 +28,7 @@ def checker(tmp_path_factory):
         pytest.skip("no C compiler `cc`")
     program = tmp_path_factory.mktemp("sanitized") / "replay_check"
     source = Path(__file__).with_name("replay_check.c")
-    command = [compiler, *FLAGS, f"-I{bpf.SOURCE_DIRECTORY}", "-o", program, source, "-lpcap"]
+    command = [compiler, *FLAGS, f"-I{bpf.SOURCE_DIRECTORY}", "-o", program, source]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if "cannot find" in built.stderr and "san" in built.stderr:
         pytest.skip("the compiler has no sanitizer libraries")
@@ -63,7 +63,8 @@ def seeds():
     frames = talk.frames + six.frames + [Frame(pcap.START + i, data) for i, data in enumerate(odd)]
     yield pcap.pcap_file(frames)
     yield pcap.pcapng_file(frames, order=">")
-    for link_type in (pcap.NULL, pcap.LOOP, pcap.RAW, pcap.SLL, pcap.SLL2):
+    yield pcap.pcapng_file(frames, interfaces=[pcap.Interface(resolution=0x89, offset=-5)]) + pcap.pcapng_file(frames, kind=3)
+    for link_type in pcap.LINK_TYPES[1:]:
         yield pcap.pcap_file([Frame(f.time_ns, link(link_type, f.data[14:])) for f in frames[:20]], link_type=link_type)
 
 

@@ -10,7 +10,7 @@ import pytest
 import bpf
 from proto.columns import ExchangeEnd
 from services.capture.flows.exchange_layout import EXCHANGE, MEMBERS, RequestCounter
-from services.capture.replay import source as replay_source
+from services.capture.replay import library
 from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
@@ -47,9 +47,9 @@ def test_numbers_have_the_same_names(printed):
 
 def test_replay_keeps_exchanges_where_python_looks_for_them(printed):
     """`struct exchanges`, member by member."""
-    fields = replay_source._Exchanges._fields_
+    fields = library.OpenExchanges._fields_
     lines = [f'printf("{name} %zu\\n", offsetof(struct exchanges, {name}));' for name, _ in fields]
-    assert printed(lines) == {name: getattr(replay_source._Exchanges, name).offset for name, _ in fields}
+    assert printed(lines) == {name: getattr(library.OpenExchanges, name).offset for name, _ in fields}
 
 
 def test_no_member_is_left_out():

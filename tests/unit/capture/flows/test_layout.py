@@ -11,6 +11,7 @@ import bpf
 from proto import columns
 from services.capture.flows import layout as flow_layout
 from services.capture.replay import layout as replay_layout
+from services.capture.replay import library
 from services.capture.replay import source as replay_source
 from tests.support.packets.c_layout import printed_by_c
 
@@ -106,4 +107,4 @@ def test_the_replay_library_stops_for_the_reasons_python_knows():
     assert [stop.name.removesuffix("_OF_FILE") for stop in replay_source.Stop] == stops
     body = re.search(r"^struct replay_counters \{\n(.*?)^\};", source_of("replay/slot_table.h"), re.MULTILINE | re.DOTALL)[1]
     names = re.findall(r"^\s+__u64 (\w+)", body, re.MULTILINE)
-    assert [name for name, *_ in replay_source._Counters._fields_] == names
+    assert [name for name, *_ in library.ReplayCounters._fields_] == names

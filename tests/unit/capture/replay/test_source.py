@@ -11,7 +11,7 @@ import bpf
 from proto.columns import Outcome, Reason
 from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flows.table import FlowTable
-from services.capture.replay import source as replay_source
+from services.capture.replay import library
 from services.capture.replay.source import ReplaySource, Stop, replay
 from tests.support.packets import pcap
 from tests.support.packets.pcap import SECOND, START, Conversation, Frame, ethernet, ip, udp, write
@@ -119,12 +119,35 @@ def test_a_gap_ends_a_flow_before_the_packet_behind_it(tmp_path):
 
 
 def test_pieces_of_one_capture_go_on_in_the_same_flows(tmp_path):
-    """Files of a rotated capture are one capture; a file from before is another, and ends the flows of the earlier."""
+    """Files of a rotated capture are one capture, in whatever order they are named."""
     talk = Conversation().udp(0, "client", b"x")
     later = Conversation().udp(5, "client", b"x")
-    pieces = [write(tmp_path / "1", talk.frames), write(tmp_path / "2", later.frames)]
-    assert replay_files(pieces).only["tx_packets"] == 2
-    assert [record["tx_packets"] for record in replay_files(pieces[::-1]).records] == [1, 1]
+    pieces = [write(tmp_path / "2", talk.frames), write(tmp_path / "1", later.frames), write(tmp_path / "0", [])]
+    for order in (pieces, pieces[::-1]):
+        assert replay_files(order).only["tx_packets"] == 2
+
+
+def test_captures_of_the_same_time_are_two(tmp_path):
+    """A file that begins before the one before it ends is another capture: the flows of the earlier end there."""
+    one = Conversation().udp(0, "client", b"x").udp(9, "client", b"x")
+    other = Conversation().udp(5, "client", b"x")
+    pieces = [write(tmp_path / "1", one.frames), write(tmp_path / "2", other.frames)]
+    for order in (pieces, pieces[::-1]):
+        assert [record["tx_packets"] for record in replay_files(order).records] == [2, 1]
+
+
+def test_the_look_at_the_table_is_at_what_lives(tmp_path):
+    """After a burst of flows only the block of the one that lives is looked at; new ones take the lowest places."""
+    later = [Frame(frame.time_ns + SECOND, frame.data) for frame in datagrams(30_000)[-500:]]
+    with ReplaySource([write(tmp_path / "burst", datagrams(20_000, step=1) + later)], 1 << 15) as source:
+        source.open_next_file()
+        source.advance(START + 20_000)
+        assert sum(len(slots) for _, slots in source.windows()) == source.high_slot == 20_000
+        source.release(np.delete(np.arange(20_000, dtype=np.uint32), 15_000))
+        assert [(first, len(slots)) for first, slots in source.windows()] == [(14 * 1024, 1024)]
+        source.advance(2**63)
+        assert [(first, len(slots)) for first, slots in source.windows()] == [(0, 1024), (14 * 1024, 1024)]
+        assert source.used_slots == 501
 
 
 def test_the_same_files_give_the_same_records(tmp_path):
@@ -179,9 +202,9 @@ def test_a_library_of_another_version_is_refused(tmp_path, monkeypatch, source):
     (tmp_path / "old.c").write_text(source)
     subprocess.run(["cc", "-shared", "-o", tmp_path / "old.so", tmp_path / "old.c"], check=True)
     monkeypatch.setattr(bpf, "REPLAY_LIBRARY", tmp_path / "old.so")
-    replay_source._library.cache_clear()
+    library.library.cache_clear()
     try:
         with pytest.raises(CaptureError, match=r"of another version.*make setup"):
             ReplaySource([])
     finally:
-        replay_source._library.cache_clear()
+        library.library.cache_clear()

@@ -45,15 +45,15 @@ def test_other_files_are_refused_by_name(tmp_path, content, message) -> None:
         check_capture(tmp_path)
 
 
-def test_a_digest_is_of_contents_and_their_order(tmp_path) -> None:
-    """Names and times do not matter; where one file ends and the next begins does."""
+def test_a_digest_is_of_contents_whatever_their_order(tmp_path) -> None:
+    """Names, times and the order do not matter; where one file ends and the next begins does."""
     first, second, both, copy = (tmp_path / name for name in ("1", "2", "12", "c"))
     first.write_bytes(b"a")
     second.write_bytes(b"b")
     both.write_bytes(b"ab")
     copy.write_bytes(b"a")
     digests = {content_digest([first, second]), content_digest([second, first]), content_digest([both])}
-    assert len(digests) == 3
+    assert len(digests) == 2
     assert content_digest([first]) == content_digest([copy])
 
 
