@@ -36,6 +36,21 @@ class Role(enum.IntEnum):
     SERVER = 2
 
 
+class RoleSource(enum.IntEnum):
+    """How the role is known."""
+
+    UNKNOWN = 0
+    """The role is unknown, or nobody said how it is known."""
+    HANDSHAKE = 1
+    """A SYN or SYN-ACK was seen."""
+    LISTENER = 2
+    """Of a connection older than capture: whether somebody listens on the local port."""
+    CONTENT = 3
+    """One end was heard to ask or to answer."""
+    PORTS = 4
+    """A guess: one of the ports is a service's, the other ephemeral."""
+
+
 class Observer(enum.IntEnum):
     """What saw the packets."""
 
@@ -87,9 +102,9 @@ class Outcome(enum.IntEnum):
     REFUSED = 3
     """A SYN was answered by RST."""
     TIMEOUT = 4
-    """A SYN was never answered; the flow ended waiting."""
+    """A SYN was never answered; the flow ended waiting, or the client gave up after it had asked again."""
     RESET = 5
-    """Ended by RST after data could flow; `closed_by` says which end sent it."""
+    """Ended by RST after data could flow; `closed_by` says which end sent it, `cut_short` whether anything was under way."""
     CLOSED = 6
     """Ended by FIN from both ends; `closed_by` says which end was first."""
 
@@ -172,6 +187,7 @@ RAW: Final = (
     Column("reason", "|u1", _CONSTANT, "", "why the record was emitted", enum=Reason),
     Column("observer", "|u1", _CONSTANT, "", "what saw the packets", enum=Observer),
     Column("role", "|u1", _CONSTANT, "", "which end is local", enum=Role),
+    Column("role_source", "|u1", _STATE, "", "how the role of a TCP connection is known", enum=RoleSource),
     # Who
     Column("transport", "|u1", _CONSTANT, "", "IANA protocol number: 6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6, 132 SCTP"),
     Column("local_address", "|V16", _CONSTANT, "", "IPv6, or IPv4 mapped into ::ffff:0:0/96, network order"),
@@ -196,6 +212,14 @@ RAW: Final = (
     Column("syn_ack_repeats", "<u2", _STATE, "packets", "SYN-ACKs after the first"),
     Column("outcome", "|u1", _STATE, "", "what became of the connection", enum=Outcome),
     Column("closed_by", "|u1", _STATE, "", "which end sent the first FIN or the RST", enum=End),
+    Column(
+        "cut_short",
+        "|u1",
+        _STATE,
+        "",
+        "1: the RST came while a request had no response or what was sent no acknowledgment, or from a server to a client "
+        "that had not closed",
+    ),
     Column("tx_tcp_flags", "|u1", _STATE, "bits", "TCP flags sent over the flow's life, OR-ed; bit 0 is FIN (RFC 9293 3.1)"),
     Column("rx_tcp_flags", "|u1", _STATE, "bits", "as tx_tcp_flags, received"),
     # How much
@@ -223,7 +247,7 @@ RAW: Final = (
         "response times by power of two: bucket i counts [16 us * 2**i, 16 us * 2**(i+1)), the ends are open",
     ),
     # What the path and the ends did to the packets; docs/metrics.md has each definition with its source
-    Column("tx_retransmit_bytes", "<u4", _DELTA, "bytes", "of tx_retransmits, payload that had been sent before"),
+    Column("tx_retransmit_bytes", "<u4", _DELTA, "bytes", "of tx_retransmits, payload that had been seen before"),
     Column("rx_retransmit_bytes", "<u4", _DELTA, "bytes", "as tx_retransmit_bytes, received"),
     Column(
         "tx_spurious_retransmits", "<u4", _DELTA, "packets", "of tx_retransmits, segments acknowledged before: sent in vain"

@@ -18,11 +18,19 @@
 #define FLOW_ADD(member, value) ((member) += (value))
 #endif
 
-/* The next three are proto/columns.py's Role, Outcome and End. */
+/* The next four are proto/columns.py's Role, RoleSource, Outcome and End. */
 enum flow_role {
     FLOW_ROLE_UNKNOWN,
     FLOW_ROLE_CLIENT,
     FLOW_ROLE_SERVER,
+};
+
+/* How the role is known. The first two are not kept: a SYN leaves its number, and else somebody was asked who listens. */
+enum flow_role_source {
+    FLOW_ROLE_OF_HANDSHAKE = 1,
+    FLOW_ROLE_OF_LISTENER,
+    FLOW_ROLE_OF_CONTENT,
+    FLOW_ROLE_OF_PORTS, /* a guess */
 };
 
 enum flow_outcome {
@@ -71,7 +79,10 @@ enum flow_known {
     FLOW_KNOWN_NEXT = 2,
     FLOW_KNOWN_ACKNOWLEDGED = 4,
     FLOW_KNOWN_HEADER = 8,
+    FLOW_KNOWN_ROLE = 0x70, /* of FLOW_TX: enum flow_role_source, where it is one of those that are kept */
 };
+
+#define FLOW_KNOWN_ROLE_SHIFT 4
 
 #define FLOW_RESPONSE_TIME_BUCKETS 20
 #define FLOW_RESPONSE_TIME_UNIT_NS 16000
@@ -86,7 +97,7 @@ struct flow_side {
     __u32 next_sequence;        /* behind the highest byte sent */
     __u32 acknowledged;         /* highest acknowledgment the other end gave */
     __u32 retransmits;          /* segments */
-    __u32 retransmit_bytes;     /* of them, payload that had been sent before */
+    __u32 retransmit_bytes;     /* of them, payload that had been seen before */
     __u32 spurious_retransmits; /* of them, segments that had been acknowledged */
     __u32 out_of_order;         /* segments */
     __u32 duplicate_acks;
@@ -191,6 +202,26 @@ FLOW_INLINE void flow_set_client(struct flow *flow, int from)
 {
     if (flow->role == FLOW_ROLE_UNKNOWN)
         flow->role = from == FLOW_TX ? FLOW_ROLE_CLIENT : FLOW_ROLE_SERVER;
+}
+
+FLOW_INLINE enum flow_role_source flow_role_source(const struct flow *flow)
+{
+    return (enum flow_role_source)((flow->sides[FLOW_TX].known & FLOW_KNOWN_ROLE) >> FLOW_KNOWN_ROLE_SHIFT);
+}
+
+/* Whether nobody said who is the client, and what may say so is worth a look. */
+FLOW_INLINE int flow_role_is_open(const struct flow *flow)
+{
+    return flow->role == FLOW_ROLE_UNKNOWN || flow_role_source(flow) == FLOW_ROLE_OF_PORTS;
+}
+
+/* `from` is the client's direction, whatever was guessed. `source`: 0 for those that are not kept. */
+FLOW_INLINE void flow_tell_client(struct flow *flow, int from, __u8 source)
+{
+    struct flow_side *tx = &flow->sides[FLOW_TX];
+
+    flow->role = from == FLOW_TX ? FLOW_ROLE_CLIENT : FLOW_ROLE_SERVER;
+    tx->known = (__u8)((tx->known & ~FLOW_KNOWN_ROLE) | source << FLOW_KNOWN_ROLE_SHIFT);
 }
 
 /* Whether the connection is over: a half-open one that somebody reset is. */

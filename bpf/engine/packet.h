@@ -59,7 +59,7 @@ struct packet {
     __u8 fragment_protocol; /* IPv4: part of what identifies a datagram (RFC 791); IPv6: 0, it is not (RFC 8200 4.5) */
     __u8 late;
     __u8 window_scale; /* of a SYN, plus 1; 0: it has none, or the host does not read options */
-    __u8 pad[4];
+    __u32 unseen;      /* of late payload that was judged: bytes that fill a gap, and so were not seen before */
 #ifdef PARSE_PLACES
     __u32 ip_offset;            /* of the IP header in the frame */
     __u32 fragmentable_offset;  /* of what was cut into fragments */

@@ -41,6 +41,8 @@ FLOW_INLINE void tcp_syn(struct flow *flow, const struct packet *packet, int fro
         own->initial_sequence = packet->sequence;
         own->known |= FLOW_KNOWN_ISN;
     }
+    if (flow_role_source(flow) == FLOW_ROLE_OF_PORTS)
+        flow_tell_client(flow, packet->tcp_flags & TCP_ACK ? !from : from, 0);
     if (packet->tcp_flags & TCP_ACK) {
         flow_set_client(flow, !from);
         if (!flow_from_client(flow, from)) {
@@ -100,15 +102,86 @@ FLOW_INLINE void tcp_fin(struct flow *flow, int from)
         flow->outcome = FLOW_OUTCOME_CLOSED;
 }
 
-FLOW_INLINE void tcp_rst(struct flow *flow, int from)
+/*
+ * Whether the other end believes a RST (RFC 9293 3.10.7.4, RFC 5961 3): it is at what that end expects next or in its window. Where
+ * the expected one lies is known from its ACKs and from what was sent, and the window at least as it stands in the header. An
+ * answer to a SYN has no number of its own yet and acknowledges the SYN (3.10.7.3).
+ */
+FLOW_INLINE int tcp_rst_believed(const struct flow *flow, const struct packet *packet, int from)
 {
-    if (flow_ended(flow))
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+    int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED;
+    __u32 highest = acknowledged ? own->acknowledged : own->next_sequence;
+
+    if (flow->outcome == FLOW_OUTCOME_HALF_OPEN && !(own->known & FLOW_KNOWN_ISN))
+        return !(peer->known & FLOW_KNOWN_ISN) ||
+               (packet->tcp_flags & TCP_ACK && sequence_after(packet->acknowledgment, peer->initial_sequence) &&
+                       !sequence_after(packet->acknowledgment, peer->next_sequence));
+    if (acknowledged && sequence_after(own->acknowledged, packet->sequence + 1))
+        return 0;
+    if (!acknowledged && !(own->known & FLOW_KNOWN_NEXT))
+        return 1;
+    highest += acknowledged ? peer->window : 0xffff;
+    if (own->known & FLOW_KNOWN_NEXT && sequence_after(own->next_sequence, highest))
+        highest = own->next_sequence;
+    return !sequence_after(packet->sequence, highest);
+}
+
+/* Whether a server has said nothing but its SYN-ACK, again and again: it never left SYN-RECEIVED, whatever the client holds. */
+FLOW_INLINE int tcp_never_accepted(const struct flow *flow, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+
+    return flow->syn_ack_repeats > 1 && !flow_from_client(flow, from) && own->next_sequence == own->initial_sequence + 1 &&
+           peer->acknowledged == peer->initial_sequence + 1;
+}
+
+/*
+ * A RST that finds nothing of its connection, not a segment, says who sent it and no more. One that is believed acknowledges like
+ * any segment; nothing else in it is part of the stream.
+ */
+FLOW_INLINE void tcp_rst(struct flow *flow, const struct packet *packet, int from)
+{
+    struct flow_side *peer = &flow->sides[!from];
+
+    if (flow_ended(flow) || !tcp_rst_believed(flow, packet, from))
         return;
     flow->closed_by = (__u8)flow_end_of(from);
-    if (flow->outcome != FLOW_OUTCOME_HALF_OPEN)
+    if (packet->tcp_flags & TCP_ACK && peer->known & FLOW_KNOWN_ACKNOWLEDGED &&
+            sequence_after(packet->acknowledgment, peer->acknowledged) &&
+            !sequence_after(packet->acknowledgment, peer->next_sequence))
+        peer->acknowledged = packet->acknowledgment;
+    if (flow->outcome == FLOW_OUTCOME_HALF_OPEN) {
+        if (!flow_from_client(flow, from) && !flow->syn_ack_ns)
+            flow->outcome = FLOW_OUTCOME_REFUSED;
+    } else if (tcp_never_accepted(flow, from)) {
+        flow->outcome = FLOW_OUTCOME_HALF_OPEN;
+    } else if ((flow->sides[FLOW_TX].known | flow->sides[FLOW_RX].known) & FLOW_KNOWN_NEXT) {
         flow->outcome = FLOW_OUTCOME_RESET;
-    else if (!flow_from_client(flow, from) && !flow->syn_ack_ns)
-        flow->outcome = FLOW_OUTCOME_REFUSED;
+    }
+}
+
+/*
+ * A segment behind a RST. Its sender's connection goes on where it sends or acknowledges what is new: then nothing was reset, the
+ * RST was not its own, or not believed. What the other end says may have been on its way.
+ */
+FLOW_INLINE void tcp_goes_on(struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    const struct flow_side *peer = &flow->sides[!from];
+    __u32 next = packet->sequence + packet->payload_bytes + !!(packet->tcp_flags & TCP_FIN);
+
+    if (flow->closed_by != flow_end_of(from) || !(own->known & FLOW_KNOWN_NEXT))
+        return;
+    if (!sequence_after(next, own->next_sequence) &&
+            !(peer->known & FLOW_KNOWN_ACKNOWLEDGED && sequence_after(packet->acknowledgment, peer->acknowledged)))
+        return;
+    flow->outcome = (own->known | peer->known) & FLOW_KNOWN_ISN ? FLOW_OUTCOME_ESTABLISHED : FLOW_OUTCOME_UNKNOWN;
+    flow->closed_by = own->tcp_flags & TCP_FIN    ? (__u8)flow_end_of(from)
+                      : peer->tcp_flags & TCP_FIN ? (__u8)flow_end_of(!from)
+                                                  : FLOW_END_NONE;
 }
 
 #endif

@@ -10,6 +10,13 @@
 /* The unit of gap_at: 2^10 ns. */
 #define FLOW_GAP_BITS 10
 
+/* What a segment's payload is to whoever saw all before it. */
+enum tcp_payload {
+    TCP_NOTHING_NEW, /* there is none, or all of it was seen */
+    TCP_GOES_ON,     /* it goes beyond the highest byte */
+    TCP_FILLS,       /* it fills a gap */
+};
+
 /*
  * A probe that carries nothing new: a segment of at most one byte just below the highest byte sent, where all of that was
  * acknowledged (RFC 9293 3.8.4). Into a closed window it asks for room (Linux), else whether anybody is there.
@@ -47,64 +54,84 @@ FLOW_INLINE int tcp_is_out_of_place(const struct flow *flow, const struct packet
 }
 
 /*
- * Payload that begins below the highest byte sent was sent before, or was overtaken. A sender's own socket overtakes nothing. At
- * the receiver's, what is acknowledged was there before, and time tells the rest. A host with precise times has judged by those.
+ * Of `bytes` of late payload that was received, those not seen before. While there is a gap the receiver acknowledges all up to it,
+ * at once (RFC 5681 4.2), and nobody sends again what lies behind it before it is filled.
  */
-FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
+FLOW_INLINE __u32 tcp_unseen(const struct flow *flow, __u32 begin, __u32 bytes)
 {
-    struct flow_side *own = &flow->sides[from & 1];
-    __u32 overlap = own->next_sequence - begin;
-    int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED && !sequence_after(end, own->acknowledged);
-    int reordered = packet->late == LATE_REORDERED;
+    const struct flow_side *own = &flow->sides[FLOW_RX];
 
-    if (packet->late == LATE_UNJUDGED)
-        reordered = from == FLOW_RX && !acknowledged && tcp_was_overtaken(flow, packet, begin);
-    if (reordered) {
-        FLOW_ADD(own->out_of_order, packet->segments);
-        return;
-    }
-    FLOW_ADD(own->retransmits, packet->segments);
-    FLOW_ADD(own->retransmit_bytes, overlap < packet->payload_bytes ? overlap : packet->payload_bytes);
-    if (acknowledged)
-        FLOW_ADD(own->spurious_retransmits, packet->segments);
+    if (!flow->gap_at)
+        return 0;
+    if (!(own->known & FLOW_KNOWN_ACKNOWLEDGED) || !sequence_after(own->acknowledged, begin))
+        return bytes;
+    return own->acknowledged - begin < bytes ? bytes - (own->acknowledged - begin) : 0;
 }
 
 /*
- * Follow the sender's sequence numbers. Returns whether the segment carries payload not sent before. A byte sent into a closed
- * window is a probe, and as good as not sent (RFC 9293 3.8.6.1).
+ * Payload that begins below the highest byte sent was sent before, or was overtaken. A sender's own socket overtakes nothing. At
+ * the receiver's, what is acknowledged was there before, and time tells the rest. A host with precise times has judged by those.
+ * Sent again is not seen again: what was lost before it came here fills a gap. Returns how many bytes do.
  */
-FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int from)
+FLOW_INLINE __u32 tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
+{
+    struct flow_side *own = &flow->sides[from & 1];
+    __u32 behind = own->next_sequence - begin;
+    __u32 overlap = behind < packet->payload_bytes ? behind : packet->payload_bytes;
+    __u32 unseen = packet->unseen;
+    int acknowledged = own->known & FLOW_KNOWN_ACKNOWLEDGED && !sequence_after(end, own->acknowledged);
+    int reordered = packet->late == LATE_REORDERED;
+
+    if (packet->late == LATE_UNJUDGED) {
+        reordered = from == FLOW_RX && !acknowledged && tcp_was_overtaken(flow, packet, begin);
+        unseen = from == FLOW_RX ? tcp_unseen(flow, begin, overlap) : 0;
+    } else if (unseen > overlap) {
+        unseen = overlap;
+    }
+    if (reordered) {
+        FLOW_ADD(own->out_of_order, packet->segments);
+        return unseen;
+    }
+    FLOW_ADD(own->retransmits, packet->segments);
+    FLOW_ADD(own->retransmit_bytes, overlap - unseen);
+    if (acknowledged)
+        FLOW_ADD(own->spurious_retransmits, packet->segments);
+    return unseen;
+}
+
+/* Follow the sender's sequence numbers. A byte sent into a closed window is a probe, and as good as not sent (RFC 9293 3.8.6.1). */
+FLOW_INLINE enum tcp_payload tcp_sequence(struct flow *flow, const struct packet *packet, int from)
 {
     struct flow_side *own = &flow->sides[from & 1];
     const struct flow_side *peer = &flow->sides[!from];
     __u32 begin = packet->sequence + !!(packet->tcp_flags & TCP_SYN);
     __u32 end = begin + packet->payload_bytes;
     __u32 next = end + !!(packet->tcp_flags & TCP_FIN);
-    int fresh = packet->payload_bytes != 0;
+    enum tcp_payload payload = packet->payload_bytes ? TCP_GOES_ON : TCP_NOTHING_NEW;
 
     if (own->known & FLOW_KNOWN_NEXT) {
         if (sequence_after(own->next_sequence, begin)) {
-            fresh = fresh && sequence_after(end, own->next_sequence);
+            if (!sequence_after(end, own->next_sequence))
+                payload = TCP_NOTHING_NEW;
             if (tcp_is_probe(own, packet) && !peer->window)
                 count_few(&own->zero_window_probes);
             else if (tcp_is_probe(own, packet))
                 own->keep_alives += 1;
-            else if (packet->payload_bytes)
-                tcp_late(flow, packet, from, begin, end);
+            else if (packet->payload_bytes && tcp_late(flow, packet, from, begin, end) && !payload)
+                payload = TCP_FILLS;
         } else if (packet->payload_bytes == 1 && begin == own->next_sequence && !peer->window &&
                    own->known & FLOW_KNOWN_ACKNOWLEDGED) {
             count_few(&own->zero_window_probes);
-            return 0;
+            return TCP_NOTHING_NEW;
         }
     }
     if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence)) {
-        if (from == FLOW_RX && fresh && own->known & FLOW_KNOWN_NEXT && sequence_after(begin, own->next_sequence) &&
-                !flow->gap_at)
+        if (from == FLOW_RX && own->known & FLOW_KNOWN_NEXT && sequence_after(begin, own->next_sequence) && !flow->gap_at)
             flow->gap_at = (__u32)(packet->time_ns >> FLOW_GAP_BITS) | 1;
         own->next_sequence = next;
         own->known |= FLOW_KNOWN_NEXT;
     }
-    return fresh;
+    return payload;
 }
 
 /*
@@ -117,6 +144,11 @@ FLOW_INLINE void tcp_acknowledge(struct flow *flow, const struct packet *packet,
     struct flow_side *peer = &flow->sides[!from];
 
     if (!(peer->known & FLOW_KNOWN_ACKNOWLEDGED) || sequence_after(packet->acknowledgment, peer->acknowledged)) {
+        /* The challenge of an end that still holds an older connection (RFC 5961 4.2) acknowledges nothing of this one. */
+        if (flow->outcome == FLOW_OUTCOME_HALF_OPEN && peer->known & FLOW_KNOWN_ISN &&
+                (sequence_after(packet->acknowledgment, peer->next_sequence) ||
+                        !sequence_after(packet->acknowledgment, peer->initial_sequence)))
+            return;
         peer->acknowledged = packet->acknowledgment;
         peer->known |= FLOW_KNOWN_ACKNOWLEDGED;
         own->duplicate_run = 0;

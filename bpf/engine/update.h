@@ -17,24 +17,29 @@
 FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int from)
 {
     __u8 flags = packet->tcp_flags;
+    enum tcp_payload payload;
 
     if (flags & TCP_RST) {
-        /* Its sequence number and payload are no part of the stream. */
         count_few(&flow->sides[from & 1].resets);
-        tcp_rst(flow, from);
+        tcp_rst(flow, packet, from);
     } else {
         if (flags & TCP_SYN)
             tcp_syn(flow, packet, from);
         else if (flow->outcome == FLOW_OUTCOME_HALF_OPEN)
             tcp_completes(flow, packet, from);
+        else if (flow->outcome == FLOW_OUTCOME_RESET)
+            tcp_goes_on(flow, packet, from);
         if (flags & TCP_FIN && !(flags & TCP_SYN)) {
             count_few(&flow->sides[from & 1].fins);
             tcp_fin(flow, from);
         }
         if (flags & TCP_ACK)
             tcp_acknowledge(flow, packet, from);
-        if (tcp_sequence(flow, packet, from))
+        payload = tcp_sequence(flow, packet, from);
+        if (payload == TCP_GOES_ON)
             flow_exchange(flow, packet, from);
+        else if (payload == TCP_FILLS && flow->request_ns && flow_from_client(flow, from))
+            flow->request_ns = packet->time_ns; /* what fills a gap neither asks nor answers */
     }
     flow->sides[from & 1].tcp_flags |= flags;
 }

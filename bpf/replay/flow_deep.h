@@ -16,8 +16,17 @@
 /* Wireshark's tcp.analysis: a fast retransmission follows the last duplicate ACK this closely. */
 #define DEEP_FAST_RETRANSMIT_NS 20000000u
 
+#define DEEP_GAPS 4
+
+/* Bytes that were sent, since later ones were seen, and have not been seen themselves. */
+struct trace_gap {
+    __u32 begin;
+    __u32 end; /* the same: there is none */
+};
+
 /* One direction, between packets. */
 struct trace_side {
+    struct trace_gap gaps[DEEP_GAPS];
     __u64 highest_ns;      /* when next_sequence last grew */
     __u64 acknowledged_ns; /* this side's last ACK */
     __u64 sample_ns;       /* when the segment was sent whose round trip is being timed; 0: none is */
@@ -26,7 +35,8 @@ struct trace_side {
     __u8 window_scale; /* plus 1; 0: the SYN had none */
     __u8 syn_seen;
     __u8 window_known;
-    __u8 pad[5];
+    __u8 next_gap; /* which of the gaps makes room for another */
+    __u8 pad[4];
 };
 
 /* What a flow's deep measures need and no record holds; zeroed with the slot. */
@@ -46,6 +56,37 @@ FLOW_INLINE __u64 deep_elapsed(__u64 since, __u64 until)
 FLOW_INLINE __u32 deep_narrow(__u64 value)
 {
     return value > 0xffffffffu ? 0xffffffffu : (__u32)value;
+}
+
+/* Of more than a few gaps the oldest is forgotten: what fills it then counts as seen before. */
+FLOW_INLINE void deep_gap(struct trace_side *own, __u32 begin, __u32 end)
+{
+    own->gaps[own->next_gap] = (struct trace_gap){begin, end};
+    own->next_gap = (own->next_gap + 1) % DEEP_GAPS;
+}
+
+/* How many of these bytes fill gaps, which they do no more. */
+FLOW_INLINE __u32 deep_fill(struct trace_side *own, __u32 begin, __u32 end)
+{
+    __u32 filled = 0;
+    unsigned int index;
+
+    for (index = 0; index < DEEP_GAPS; index++) {
+        struct trace_gap *gap = &own->gaps[index];
+        struct trace_gap rest = {sequence_after(end, gap->begin) ? end : gap->begin, gap->end};
+        __u32 first = sequence_after(begin, gap->begin) ? begin : gap->begin;
+        __u32 last = sequence_after(gap->end, end) ? end : gap->end;
+
+        if (!sequence_after(last, first))
+            continue;
+        filled += last - first;
+        gap->end = first;
+        if (first == gap->begin)
+            *gap = rest;
+        else if (rest.begin != rest.end && sequence_after(rest.end, rest.begin))
+            deep_gap(own, rest.begin, rest.end);
+    }
+    return filled;
 }
 
 /* The first round trip: the last SYN to the ACK that completes the handshake. */
@@ -127,6 +168,7 @@ FLOW_INLINE void deep_payload(struct flow *flow, struct flow_trace *trace, struc
     if (own->known & FLOW_KNOWN_NEXT && sequence_after(own->next_sequence, packet->sequence)) {
         if (!tcp_is_probe(own, packet)) {
             packet->late = deep_late(flow, trace, packet, from);
+            packet->unseen = deep_fill(traced, packet->sequence, end);
             traced->sample_ns = 0;
         }
     } else if (!traced->sample_ns) {
@@ -152,20 +194,24 @@ FLOW_INLINE void deep_tcp(struct flow *flow, struct flow_trace *trace, struct pa
     deep_window(trace, packet, from);
     if (packet->payload_bytes && !(packet->tcp_flags & TCP_SYN))
         deep_payload(flow, trace, packet, from);
+    if (own->known & FLOW_KNOWN_NEXT && sequence_after(packet->sequence, own->next_sequence))
+        deep_gap(traced, own->next_sequence, packet->sequence);
     if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence))
         traced->highest_ns = packet->time_ns;
 }
 
 /*
  * Transfer times: a request's from its first byte to its last, a response's likewise. Both grow with every segment, so that a
- * record that is made in the middle holds what there was.
+ * record that is made in the middle holds what there was. What only fills a gap belongs to what is under way.
  */
-FLOW_INLINE void deep_exchange(struct flow *flow, struct flow_trace *trace, const struct packet *packet, int from)
+FLOW_INLINE void deep_exchange(struct flow *flow, struct flow_trace *trace, const struct packet *packet, int from, int fills)
 {
     __u64 now = packet->time_ns;
     __u32 taken_us;
 
     if (flow->role == FLOW_ROLE_UNKNOWN)
+        return;
+    if (fills && flow_from_client(flow, from) != (flow->request_ns != 0))
         return;
     if (flow_from_client(flow, from)) {
         trace->response_begin_ns = 0;
@@ -189,21 +235,22 @@ FLOW_INLINE void deep_exchange(struct flow *flow, struct flow_trace *trace, cons
     }
 }
 
-/* Measure a packet that is about to be added to its flow; says in packet->late what late payload is. */
+/* Measure a packet that is about to be added to its flow; says in packet->late and packet->unseen what late payload is. */
 FLOW_INLINE void flow_deepen(struct flow *flow, struct flow_trace *trace, struct packet *packet, int from)
 {
     const struct flow_side *own = &flow->sides[from & 1];
     __u32 end = packet->sequence + packet->payload_bytes;
+    int late;
 
     if (flow->transport == TRANSPORT_TCP) {
         deep_tcp(flow, trace, packet, from);
         if (!packet->payload_bytes || packet->tcp_flags & (TCP_RST | TCP_SYN))
             return;
-        if (own->known & FLOW_KNOWN_NEXT && !sequence_after(end, own->next_sequence))
-            return;
-        deep_exchange(flow, trace, packet, from);
+        late = own->known & FLOW_KNOWN_NEXT && !sequence_after(end, own->next_sequence);
+        if (!late || packet->unseen)
+            deep_exchange(flow, trace, packet, from, late);
     } else if (flow->transport == TRANSPORT_UDP || flow->transport == TRANSPORT_UDPLITE) {
-        deep_exchange(flow, trace, packet, from);
+        deep_exchange(flow, trace, packet, from, 0);
     }
 }
 

@@ -14,6 +14,7 @@
 
 #include "datagrams.h"
 #include "icmp_error.h"
+#include "role.h"
 
 #include "../engine/update.h"
 
@@ -31,25 +32,29 @@ enum replay_stop {
 
 /*
  * Which direction a flow's first packet has: local is the initiator. A TCP connection that was joined later does not say who
- * that was; its local is the end with an ephemeral port where only one has one (Linux takes them from 32768 on, and nobody
- * takes them below 1024), else the sender. Its role stays unknown.
+ * that was; its local is the end that is the client by its ports, else the sender.
  */
 static int first_direction(const struct packet *packet)
 {
-    __u16 source = packet->source_port;
-    __u16 destination = packet->destination_port;
-
     if (packet->transport == TRANSPORT_ICMP || packet->transport == TRANSPORT_ICMPV6)
         return icmp_part(packet->transport, packet->icmp_type) == ICMP_REPLY ? FLOW_RX : FLOW_TX;
     if (packet->transport != TRANSPORT_TCP)
         return FLOW_TX;
     if (packet->tcp_flags & TCP_SYN && !(packet->tcp_flags & TCP_RST))
         return packet->tcp_flags & TCP_ACK ? FLOW_RX : FLOW_TX;
-    if ((source < 1024) != (destination < 1024))
-        return source < 1024 ? FLOW_RX : FLOW_TX;
-    if ((source < 32768) != (destination < 32768))
-        return source < 32768 ? FLOW_RX : FLOW_TX;
-    return FLOW_TX;
+    return direction_by_ports(packet) == FLOW_RX ? FLOW_RX : FLOW_TX;
+}
+
+/* Add a packet to the flow of its slot. */
+static void add_packet(struct replay *replay, __u32 slot, const struct arrival *arrival, struct packet *packet, int from)
+{
+    struct flow *flow = &replay->slots[slot];
+    struct exchange_moment before = exchange_before(flow, from);
+
+    tell_role(&arrival->frame, flow, packet, from);
+    flow_deepen(flow, &replay->traces[slot], packet, from);
+    flow_add(flow, packet, from);
+    exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
 }
 
 /* Returns 0 where there is no slot for it; then nothing but a retired flow has changed, and the packet can come again. */
@@ -59,18 +64,11 @@ static int count_packet(struct replay *replay, struct arrival *arrival)
     __u32 hash = hash_packet(replay, packet, &arrival->through);
     int from = FLOW_TX;
     __u32 slot = find_slot(replay, packet, &arrival->through, hash, &from);
-    struct exchange_moment before;
     struct flow *flow;
 
     if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
         retire_slot(replay, slot);
         slot = NO_SLOT;
-    } else if (slot != NO_SLOT) {
-        flow = &replay->slots[slot];
-        before = exchange_before(flow, from);
-        flow_deepen(flow, &replay->traces[slot], packet, from);
-        flow_add(flow, packet, from);
-        exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
     }
     if (slot == NO_SLOT) {
         slot = take_slot(replay, hash);
@@ -81,9 +79,8 @@ static int count_packet(struct replay *replay, struct arrival *arrival)
         flow->state = FLOW_LIVE;
         flow->id = ++replay->counters.flows;
         flow_open(flow, packet, from);
-        flow_deepen(flow, &replay->traces[slot], packet, from);
-        flow_add(flow, packet, from);
     }
+    add_packet(replay, slot, arrival, packet, from);
     if (arrival->through.kind) {
         replay->outer_used[slot] = 1;
         outer_adopt(&replay->outers[slot], &arrival->through, from);

@@ -43,12 +43,16 @@ class Progress(msgspec.Struct, kw_only=True):
     error: str | None = None
 
 
-class Source(Protocol):
-    """What is read: its figures so far."""
+class Counting(Protocol):
+    """Who counts by name."""
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """Packets and bytes by what they are."""
+        """What was counted so far."""
+
+
+class Source(Counting, Protocol):
+    """What is read: its figures so far. It counts packets and bytes by what they are."""
 
     @property
     def flows(self) -> int:
@@ -70,6 +74,7 @@ class ProgressReport:
         self.progress = Progress()
         self._path = path
         self._source: Source | None = None
+        self._table: Counting | None = None
         self._earlier: Counter[str] = Counter()
         self._earlier_flows = 0
         self._lock = threading.RLock()
@@ -77,19 +82,17 @@ class ProgressReport:
 
     @property
     def counters(self) -> dict[str, int]:
-        """The source's counters now, those of earlier passes added."""
+        """The counters of the source and of its table now, those of earlier passes added."""
         with self._lock:
-            if self._source is None:
-                return {}
-            return {name: number + self._earlier[name] for name, number in self._source.counters.items()}
+            return {name: number + self._earlier[name] for name, number in self._counters_of_pass().items()}
 
-    def begin_pass(self, source: Source) -> None:
-        """Report of `source` from here on, added to what earlier sources came to; those are not touched any more."""
+    def begin_pass(self, source: Source, table: Counting) -> None:
+        """Report of `source` and its table from here on, added to what earlier ones came to; those are not touched any more."""
         with self._lock:
             if self._source is not None:
-                self._earlier.update(self._source.counters)
+                self._earlier.update(self._counters_of_pass())
                 self._earlier_flows += self._source.flows
-            self._source = source
+            self._source, self._table = source, table
 
     def refresh(self) -> Progress:
         """Take over the source's figures as they are now. The source may be read in another thread meanwhile."""
@@ -102,6 +105,11 @@ class ProgressReport:
                 progress.flows = self._earlier_flows + source.flows
                 progress.file_bytes_read, progress.file_bytes_total = source.file_bytes_read, source.file_bytes_total
         return progress
+
+    def _counters_of_pass(self) -> dict[str, int]:
+        if self._source is None or self._table is None:
+            return {}
+        return {**self._source.counters, **self._table.counters}
 
     def write(self) -> None:
         """Replace the file, if anything has changed. Raises OSError."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from proto.columns import End, Outcome, Reason, Role
+from proto.columns import End, Outcome, Reason, Role, RoleSource
 from proto.rows import TRANSPORTS, address_text
 from tests.data.cluster import BLACKHOLE, CAPTURED_AT_UNIX_NS, EXTERNAL_CLIENT, NODES, PODS, SERVICES
 from tests.data.kubernetes_objects import kubernetes_list
@@ -80,9 +80,10 @@ def test_engine_sees_what_was_done(replayed: Replayed, conversation: Conversatio
     ]
     ended_by = {"none": End.NONE, "client": End.LOCAL, "server": End.REMOTE}[conversation.closed_by]
     assert (record["outcome"], record["closed_by"]) == (Outcome[conversation.outcome.upper()], ended_by)
-    assert record["role"] == (Role.UNKNOWN if conversation.joined_late else Role.CLIENT)
-    # Of a connection that was there before the capture, the file does not say which end asks and which answers.
-    assert record["responses"] == (0 if conversation.joined_late else conversation.responses)
+    assert record["role"] == Role.CLIENT
+    if conversation.transport == "tcp":
+        assert record["role_source"] == (RoleSource.CONTENT if conversation.joined_late else RoleSource.HANDSHAKE)
+    assert record["responses"] == conversation.responses
     assert record["response_time_max_ns"] >= conversation.slowest_response_seconds * 1e9
     assert record["syn_repeats"] == conversation.syn_repeats
     retransmits = record["tx_retransmits"] + record["rx_retransmits"] - record["syn_repeats"]

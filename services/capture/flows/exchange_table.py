@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason
+from services.capture.flows.connections import cut_short
 from services.capture.flows.exchange_layout import Exchanges
 from services.capture.flows.layout import Array, State
 from services.capture.flows.timing import FlowTableSettings
@@ -134,7 +135,7 @@ class ExchangeTable:
         end[lasting] = ExchangeEnd.ACTIVE_TIMEOUT
         end[paused | gone] = ExchangeEnd.IDLE_TIMEOUT
         end[leaving] = ExchangeEnd.CLOSED
-        end[leaving & (outcome == Outcome.RESET)] = ExchangeEnd.RESET
+        end[leaving & cut_short(flows)] = ExchangeEnd.RESET
         exchanges["ended_ns"] = np.where(leaving, last_ns, np.uint64(now_ns))
         self._host.end_exchanges(exchanges[end != ExchangeEnd.NONE])
 

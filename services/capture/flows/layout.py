@@ -153,5 +153,17 @@ def hot_part(slots: Slots) -> Slots:
     return np.ascontiguousarray(pieces[:, :_HOT_BYTES]).view(_HOT).reshape(len(slots))
 
 
+KNOWN_NEXT: Final = 2
+"""Bit of `tx_known` and `rx_known`: something the side sent was seen (`FLOW_KNOWN_NEXT`)."""
+
+KNOWN_ACKNOWLEDGED: Final = 4
+"""Bit of the same: the other end acknowledged something (`FLOW_KNOWN_ACKNOWLEDGED`)."""
+
+KNOWN_ROLE: Final = 0x70
+"""Bits of `tx_known` that hold a RoleSource (`FLOW_KNOWN_ROLE`); none where it is one that other things say."""
+
+KNOWN_ROLE_SHIFT: Final = 4
+"""Where they begin (`FLOW_KNOWN_ROLE_SHIFT`)."""
+
 KNOWN_ISN: Final = 1
 """Bit of `tx_known` and `rx_known`: the side's initial sequence number was seen (`FLOW_KNOWN_ISN`)."""

@@ -23,13 +23,24 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
+from proto.columns import NO_INDEX, RAW, Observer, Reason
+from services.capture.flows import connections
 from services.capture.flows.layout import KNOWN_ISN, Array, State, hot_part
 from services.capture.flows.timing import FlowTableSettings, time_limits
 from services.capture.flows.watermarks import DELTAS, Watermarks
 
 if TYPE_CHECKING:
     from services.capture.flows.layout import Slots
+
+WITHOUT_ROLE: Final = "connections_of_unknown_role"
+"""Counter of TCP connections that ended, and of which nobody could tell which end asks."""
+
+ROLE_METRIC: Final = (
+    "connections.unknown_role",
+    "TCP connections that ended and of which nobody could tell which end asks: they have no response times",
+    "{connection}",
+)
+"""Name, description and unit of the metric that is made of it."""
 
 Indexes = npt.NDArray[np.uint32]
 
@@ -148,6 +159,12 @@ class FlowTable:
         self._carried_max_ns = np.zeros(capacity, np.uint64)
         self._final_reason = np.zeros(capacity, np.uint8)
         self._pending = np.zeros(capacity, np.bool_)
+        self._without_role = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What no record says: flows that have ended, by what was not known of them."""
+        return {WITHOUT_ROLE: self._without_role}
 
     def drain(self, now_unix_ns: int, final: Reason | None = None) -> Iterator[Emission]:
         """Yield the records that are due at `now_unix_ns`; with `final`, of every flow, as its last.
@@ -169,6 +186,7 @@ class FlowTable:
     def accept(self, emission: Emission) -> None:
         """The records are stored: their flows go on from there, or are gone."""
         slots, final = emission.slots, emission.final
+        self._without_role += int(np.count_nonzero(connections.without_role(emission.columns) & final))
         kept = slots[~final]
         self._watermarks.advance(kept, {name: emission.columns[name][~final] for name in DELTAS})
         self._records[kept] += 1
@@ -289,7 +307,9 @@ class FlowTable:
             "local_container": np.full(len(due), NO_INDEX),
             "start_unix_ns": np.where(carried != 0, np.minimum(carried, start), start),
             "isn_seen": known,
-            "outcome": self._outcome(rows, reasons, now_ns),
+            "outcome": connections.outcome(rows, reasons, now_ns, self._settings),
+            "cut_short": connections.cut_short(rows),
+            "role_source": connections.role_source(rows, self._observer),
             "response_time_max_ns": np.maximum(np.where(moved, rows["response_time_max_ns"], 0), self._carried_max_ns[due]),
         }
         filled["request_waits"] = rows["request_ns"] != 0
@@ -298,15 +318,6 @@ class FlowTable:
         filled |= self._watermarks.deltas(due, rows)
         filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
         return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items()}
-
-    def _outcome(self, rows: Slots, reasons: Array, now_ns: int) -> Array:
-        """Return outcomes; silence is what the engine cannot see: a SYN that was given up on has timed out."""
-        waiting = (rows["outcome"] == Outcome.HALF_OPEN) & (rows["closed_by"] == End.NONE)
-        waiting &= (rows["syn_ns"] != 0) & (rows["syn_ack_ns"] == 0)
-        given_up = (reasons == Reason.IDLE_TIMEOUT) | (reasons == Reason.END_OF_FLOW)
-        waited_ns = now_ns - rows["syn_ns"].astype(np.int64)
-        given_up |= (reasons == Reason.SHUTDOWN) & (waited_ns >= int(self._settings.given_up_seconds * _NS))
-        return np.where(waiting & given_up, np.uint8(Outcome.TIMEOUT), rows["outcome"])
 
     def _forget(self, slots: Indexes) -> None:
         """Clear what is kept of these slots and give them back."""

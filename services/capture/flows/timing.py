@@ -26,9 +26,9 @@ class FlowTableSettings:
     linger_seconds: float = 1
     """Quiet time after which a closed, reset or refused connection is over: the last ACKs belong to it, and whoever waits
     for the record waits this long."""
-    tcp_idle_seconds: float = 300
-    """An open connection without a packet. Keep-alives and pools are slower than UDP's exchanges; if it wakes up later, a flow
-    without handshake continues it."""
+    tcp_idle_seconds: float = 7440
+    """An open connection without a packet: RFC 5382's 2 hours and 4 minutes, within which a keep-alive comes. It costs a slot,
+    and where slots are few the longest idle make room. If it wakes up later, a flow without handshake continues it."""
     tcp_closing_seconds: float = 60
     """A connection with one FIN: as long as Linux keeps FIN-WAIT-2."""
     tcp_opening_seconds: float = 10

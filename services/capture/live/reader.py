@@ -143,14 +143,18 @@ class LiveReader(AbstractContextManager["LiveReader"]):
     @property
     def counters(self) -> dict[str, int]:
         """What goes with every batch: packets and bytes that are in no flow, cumulative, and the table's state."""
-        return self.tap.counters | {
-            "refused_batches": self.refused_batches,
-            "merged_records": self.merged_records,
-            "dropped_exchanges": self._exchanges.dropped if self._exchanges else 0,
-            "unknown_cgroups": self._cgroups.counts.unknown,
-            "used_slots": self.tap.used_slots,
-            "capacity": self.tap.capacity,
-        }
+        return (
+            self.tap.counters
+            | self._table.counters
+            | {
+                "refused_batches": self.refused_batches,
+                "merged_records": self.merged_records,
+                "dropped_exchanges": self._exchanges.dropped if self._exchanges else 0,
+                "unknown_cgroups": self._cgroups.counts.unknown,
+                "used_slots": self.tap.used_slots,
+                "capacity": self.tap.capacity,
+            }
+        )
 
     def _batch(
         self, emission: Emission | ExchangeEmission, records: LiveRecords, now_unix_ns: int, counters: dict[str, int]

@@ -17,6 +17,7 @@ from proto.columns import Reason
 from proto.subjects import raw_subject
 from services.capture.errors import CaptureError
 from services.capture.flows.exchange_table import ExchangeEmission
+from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
 from services.capture.live.reader import LiveBatch, LiveReader
 from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
@@ -200,6 +201,7 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
         ("records", "Records in batches that the bus has stored", "{record}", lambda: progress.records),
         ("batches", "Batches that the bus has stored", "{batch}", lambda: progress.batches),
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: reader.refused_batches),
+        (*ROLE_METRIC, lambda: progress.counters.get(WITHOUT_ROLE, 0)),
         (
             "merged",
             "Records that a full stream refused; they merged into later ones",

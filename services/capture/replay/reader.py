@@ -105,7 +105,7 @@ class ReplayReader:
         self._emissions = replay(self._source, self._table, exchanges=self._exchanges)
         self._last_now_unix_ns = 0
         self._offset_ns = 0
-        self._report.begin_pass(self._source)
+        self._report.begin_pass(self._source, self._table)
 
     def _ready(self, emission: Emission | ExchangeEmission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns

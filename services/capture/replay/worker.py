@@ -11,6 +11,7 @@ import structlog
 
 from proto.subjects import raw_subject
 from services.capture.errors import CaptureError
+from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
 from services.capture.progress import Progress, ProgressReport
 from services.capture.replay.epoch import is_repeatable, replay_epoch
 from services.capture.replay.reader import ReadyBatch, ReplayReader
@@ -153,6 +154,7 @@ def _show(telemetry: Telemetry, progress: Progress, report: ProgressReport) -> N
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: progress.refused_waits),
         ("exchanges", "Of the records, exchanges of application traces", "{record}", lambda: progress.exchanges),
         ("flows", "Flows begun", "{flow}", lambda: report.refresh().flows),
+        (*ROLE_METRIC, lambda: report.counters.get(WITHOUT_ROLE, 0)),
     )
     for name, description, unit, read in figures:
         telemetry.cumulative(f"wirespan.capture.{name}", description, unit, read)

@@ -13,6 +13,7 @@ from services.cli.views import units
 
 _PACKETS: Final = "_packets"
 _IN_FLOWS: Final = "flow_packets"
+_WITHOUT_ROLE: Final = "connections_of_unknown_role"
 
 
 def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Table:
@@ -26,6 +27,9 @@ def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Tab
     apart = packets_in_no_flow(progress)
     table.add_row("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
     table.add_row("flows", units.count(progress.flows), "")
+    without_role = progress.counters.get(_WITHOUT_ROLE, 0)
+    if without_role:
+        table.add_row("  of unknown role", units.count(without_role), "TCP joined later: nobody could tell which end asks")
     table.add_row("records", units.count(progress.records), units.counted(progress.batches, "batch", "batches"))
     if progress.exchanges:
         table.add_row("  exchanges", units.count(progress.exchanges), "requests in application traces, with their phases")

@@ -144,13 +144,15 @@ def protocol(text: str) -> RecordTest:
 
 
 def outcome(text: str) -> RecordTest:
-    """Name of an outcome; `failed` is each of those that are failures. Raises ValueError."""
-    failed = (Outcome.REFUSED, Outcome.TIMEOUT, Outcome.RESET)
-    named = {one.name.lower(): (one,) for one in Outcome} | {"failed": failed}
-    wanted = named.get(text.lower().replace("-", "_"))
-    if wanted is None:
-        raise ValueError(f"one of {', '.join(named)}")
-    return lambda batch: np.isin(batch.column("outcome"), wanted)
+    """Name of an outcome; `failed` is each that is a failure: a reset that cut nothing short is none. Raises ValueError."""
+    named = {one.name.lower(): one for one in Outcome}
+    name = text.lower().replace("-", "_")
+    if name == "failed":
+        failed = (Outcome.REFUSED, Outcome.TIMEOUT)
+        return lambda batch: np.isin(batch.column("outcome"), failed) | (batch.column("cut_short") != 0)
+    if name not in named:
+        raise ValueError(f"one of {', '.join((*named, 'failed'))}")
+    return lambda batch: batch.column("outcome") == named[name]
 
 
 def observer(text: str) -> RecordTest:

@@ -18,7 +18,6 @@ MOST_RECORDS: Final = 50_000
 """Records kept at the most; beyond it the window is shorter than it should be rather than the memory larger."""
 
 _BOTH_ENDS: Final = 2
-_FAILURES: Final = frozenset({"refused", "timeout", "reset"})
 
 Key: TypeAlias = tuple[str, str, int, str]
 """Source, destination, port of the destination, transport."""
@@ -45,11 +44,8 @@ class Conversation:
     response_max_ns: int = 0
     retransmits: int = 0
     """Segments and SYNs that were sent again."""
-
-    @property
-    def failures(self) -> int:
-        """Flows that were refused, unanswered or reset."""
-        return sum(self.outcomes[outcome] for outcome in _FAILURES)
+    failures: int = 0
+    """Flows that failed, as their last record says."""
 
 
 class Conversations:
@@ -142,6 +138,7 @@ def _sum(key: Key, tellings: Sequence[_Telling]) -> Conversation:
     outcome_of = {view.flow: view.outcome for view in views}
     outcomes = Counter(outcome for outcome in outcome_of.values() if outcome)
     sums = Conversation(*key, flows=len(outcome_of), outcomes=outcomes)
+    sums.failures = sum({view.flow: view.failed for view in views}.values())
     sums.retransmits = sum(telling.retransmits for telling in tellings)
     for view in views:
         sums.bytes_out += view.bytes_out

@@ -46,6 +46,8 @@ _ICMPV6: Final = {
     143: "listener report",
 }
 
+_FAILURES: Final = frozenset({"refused", "timeout"})
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -95,6 +97,8 @@ class FlowView:
     """A capture file saw it, which stands at neither end."""
     transport: str
     outcome: str
+    failed: bool
+    """It was refused, never answered, or reset while something was under way."""
     bytes_out: int
     bytes_in: int
     connect_ns: int | None
@@ -147,6 +151,7 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         captured=row["observer"] == "capture",
         transport=_transport(row),
         outcome=_outcome(row) if exchange is None else "exchange",
+        failed=row["outcome"] in _FAILURES or bool(row["cut_short"]),
         bytes_out=row[bytes_out],
         bytes_in=row[bytes_in],
         connect_ns=_connect_ns(row),

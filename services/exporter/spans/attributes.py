@@ -95,6 +95,9 @@ WORDS: Final = (
          value=lambda facts: facts.tunnel_transport),
     Word("flow.direction", MERMIN, "whether the resource is the source (`forward`) or the destination (`reverse`); `unknown` "
          "where nobody saw which end began, and the local end stands as the source", value=lambda facts: facts.direction),
+    Word("flow.direction_source", OURS, "how that is known of a TCP connection: `handshake`; where it is older than the "
+         "capture, `listener` (somebody listens on the port), `content` (one end was heard to ask or to answer) or `ports` "
+         "(a guess: one is a service's, the other ephemeral)", "TCP, where known", value=lambda facts: facts.direction_source),
     Word("flow.observer", OURS, "whose socket saw the packets: `client`, `server`, `unknown`; `capture` for a capture file, "
          "which stands at neither end", value=lambda facts: facts.observer),
     Word("flow.end_reason", MERMIN, "why the record was made: `end_of_flow`, `idle_timeout`, `active_timeout`, `shutdown`, "
@@ -102,9 +105,11 @@ WORDS: Final = (
     Word("flow.connection.state", MERMIN, "TCP state at the record's end: `syn_sent`, `syn_received`, `established`, `closed`",
          "where known", value=lambda facts: facts.connection_state),
     Word("flow.connection.outcome", OURS, "what became of the connection so far: `half_open`, `established`, `refused` (a SYN "
-         "answered by RST), `timeout` (a SYN never answered), `reset`, `closed`", "where known",
+         "answered by RST), `timeout` (a SYN never answered), `reset` (a RST ended it), `closed`", "where known",
          value=lambda facts: facts.connection_outcome),
-    Word("error.type", STABLE, "`connection_refused`, `timeout` or `connection_reset`; the span's status is then ERROR",
+    Word("error.type", STABLE, "`connection_refused`, `timeout`, or `connection_reset`: a RST came while a request had no "
+         "response or what was sent no acknowledgment, or from a server to a client that had not closed; the span's status is "
+         "then ERROR",
          "the connection failed", value=lambda facts: facts.error[0] if facts.error else None),
     Word("flow.tcp.closed_by", OURS, "which end sent the first FIN or the RST: `source` or `destination`", "once one was seen",
          value=lambda facts: facts.closed_by),

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import End, Outcome, Reason, Tunnel
+from proto.columns import End, Outcome, Reason, RoleSource, Tunnel
 from proto.flow_batch import Array
 from services.exporter.spans.identity import Side
 from services.exporter.spans.records import Records
@@ -40,7 +40,6 @@ _OUTCOMES: Final[dict[int, str]] = {outcome: outcome.name.lower() for outcome in
 _ERRORS: Final[dict[int, tuple[str, str]]] = {
     Outcome.REFUSED: ("connection_refused", "SYN answered by RST"),
     Outcome.TIMEOUT: ("timeout", "SYN never answered"),
-    Outcome.RESET: ("connection_reset", "connection reset"),
 }
 _STATES: Final[dict[int, str]] = {
     Outcome.ESTABLISHED: "established",
@@ -51,6 +50,7 @@ _STATES: Final[dict[int, str]] = {
 }
 _TUNNELS: Final[dict[int, str]] = {tunnel: tunnel.name.lower() for tunnel in Tunnel if tunnel != Tunnel.NONE}
 _CARRIERS: Final[dict[int, str]] = {Tunnel.VXLAN: "udp", Tunnel.GENEVE: "udp", Tunnel.GTPU: "udp", Tunnel.GRE: "gre"}
+_ROLE_SOURCES: Final[dict[int, str]] = {source: source.name.lower() for source in RoleSource if source != RoleSource.UNKNOWN}
 _UNSAID: Final = (None, "unknown", "none")
 
 
@@ -81,6 +81,9 @@ class Facts:
     tunnel: int = Tunnel.NONE
     """A `Tunnel`, or 127 for what is beyond."""
     tunnel_ipv4: bool = False
+    role_source: int = RoleSource.UNKNOWN
+    cut_short: bool = False
+    """Whether a RST came while something was under way."""
 
     @property
     def transport_name(self) -> str:
@@ -103,15 +106,20 @@ class Facts:
         return _OUTCOMES.get(self.outcome)
 
     @property
+    def direction_source(self) -> str | None:
+        """`flow.direction_source`; None where nobody said."""
+        return _ROLE_SOURCES.get(self.role_source)
+
+    @property
     def icmp_type_name(self) -> str | None:
         """`flow.icmp.type.name`."""
         return _ICMP_TYPES.get(self.transport, {}).get(self.forward)
 
     @property
     def error(self) -> tuple[str, str] | None:
-        """`error.type` and the status message of a failed connection."""
-        if self.outcome == Outcome.RESET and self.closed_by:
-            return "connection_reset", f"connection reset by {self.closed_by}"
+        """`error.type` and the status message of a failed connection. A RST that cut nothing short closed one."""
+        if self.cut_short:
+            return "connection_reset", f"connection reset by {self.closed_by}" if self.closed_by else "connection reset"
         return _ERRORS.get(self.outcome)
 
     @property
@@ -155,6 +163,9 @@ _SIDE, _DIRECTION, _SYN_ACK_SEEN, _CLOSED_BY = 1, 3, 5, 6
 _TUNNEL_MASK: Final = 0x7F
 """Of a key's seventh byte; bit 7 is whether the tunnel's own packets are IPv4."""
 
+_CUT_SHORT: Final = 0x80
+"""Of a key's last byte; the others are the role's source."""
+
 _CLOSERS: Final = np.zeros((2, 256), np.uint8)
 """Who closed, by whether the source is local and by `closed_by`: 1 the source, 2 the destination."""
 _CLOSERS[1, [End.LOCAL, End.REMOTE]] = 1, 2
@@ -180,6 +191,7 @@ def facts_key(records: Records) -> Array:
     if records.has("tunnel"):
         outer_ipv4 = is_ipv4(column("local_tunnel_address"))
         key[:, 6] = np.minimum(column("tunnel"), _TUNNEL_MASK) | outer_ipv4 * np.uint8(_TUNNEL_MASK + 1)
+    key[:, 7] = np.minimum(column("role_source"), _CUT_SHORT - 1) | (column("cut_short") != 0) * np.uint8(_CUT_SHORT)
     return key.view("<u8").ravel()
 
 
@@ -192,7 +204,7 @@ def is_ipv4(address: Array) -> Array:
 
 def facts(key: int) -> Facts:
     """Return the `Facts` that `facts_key` packed."""
-    transport, small, reason, outcome, forward, reverse, tunnel, _ = key.to_bytes(8, "little")
+    transport, small, reason, outcome, forward, reverse, tunnel, last = key.to_bytes(8, "little")
     return Facts(
         transport,
         bool(small & 1),
@@ -206,4 +218,6 @@ def facts(key: int) -> Facts:
         reverse,
         tunnel & _TUNNEL_MASK,
         tunnel > _TUNNEL_MASK,
+        last & ~_CUT_SHORT,
+        last >= _CUT_SHORT,
     )

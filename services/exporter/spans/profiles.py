@@ -18,6 +18,7 @@ PROFILES: Final[tuple[Profile, ...]] = ("lean", "standard", "full")
 NOT_IN_STANDARD: Final = (
     r"flow\.start",
     r"flow\.(reverse\.)?payload\.bytes\.delta",
+    r"flow\.direction_source",
     r"flow\.(reverse\.)?tcp\.flags\.bits",
     r"flow\.(reverse\.)?tcp\.(fins|resets|spurious_retransmits|keep_alives)",
     r"flow\.(reverse\.)?tcp\.rtt\.(count|max)",

@@ -24,7 +24,7 @@ from services.exporter.spans.identity import FLAG_IS_REMOTE, Mask, Perspective, 
 MINUTE_NS: Final = np.uint64(60_000_000_000)
 _RANDOM_BITS: Final = 56
 """Of a trace id's low half that decide whether a flow is drawn."""
-_FAILED: Final = np.isin(np.arange(256), [Outcome.HALF_OPEN, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.RESET])
+_FAILED: Final = np.isin(np.arange(256), [Outcome.HALF_OPEN, Outcome.REFUSED, Outcome.TIMEOUT])
 _ENTITY_COLUMNS: Final = ("local_entity", "remote_entity", "local_service", "remote_service")
 _SAME: Final = ("observer", "role", "transport", "local_resolution", "remote_resolution")
 """Columns that are the same for all records of a summary."""
@@ -66,7 +66,7 @@ class Thinning:
         slow: Mask = column("response_time_max_ns") >= self.slow_ns
         slow |= shaken & (acknowledged - np.minimum(syn, acknowledged) >= self.slow_ns)
         unanswered = (column("request_waits") != 0) & (column("reason") != Reason.ACTIVE_TIMEOUT)
-        found: Mask = slow | unanswered | _FAILED.take(column("outcome"))
+        found: Mask = slow | unanswered | _FAILED.take(column("outcome")) | (column("cut_short") != 0)
         return found
 
 

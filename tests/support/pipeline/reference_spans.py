@@ -193,8 +193,8 @@ class Row:
     def status(self) -> Status:
         """The span's status."""
         by = {self.source: " by source", self.destination: " by destination"}.get(self.closer(), "")
-        messages = {3: "SYN answered by RST", 4: "SYN never answered", 5: f"connection reset{by}"}
-        message = messages.get(self["outcome"])
+        messages = {3: "SYN answered by RST", 4: "SYN never answered"}
+        message = f"connection reset{by}" if self["cut_short"] else messages.get(self["outcome"])
         return Status(StatusCode.ERROR, message) if message else Status()
 
     def closer(self) -> str:
@@ -257,7 +257,8 @@ class Row:
             "flow.connection.state": {1: half_open, 2: "established", 3: "closed", 4: "closed", 5: "closed", 6: "closed"}.get(
                 outcome
             ),
-            "error.type": {3: "connection_refused", 4: "timeout", 5: "connection_reset"}.get(outcome),
+            "error.type": "connection_reset" if self["cut_short"] else {3: "connection_refused", 4: "timeout"}.get(outcome),
+            "flow.direction_source": {1: "handshake", 2: "listener", 3: "content", 4: "ports"}.get(self["role_source"]),
             "flow.tcp.closed_by": {self.source: "source", self.destination: "destination"}.get(self.closer()),
         }
         if self.tcp:

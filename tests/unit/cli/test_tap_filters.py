@@ -41,6 +41,7 @@ BATCH = FlowBatch(
         "local_port": np.array([40_000, 6379, 40_001, 53], "<u2"),
         "remote_port": np.array([6379, 40_000, 53, 53], "<u2"),
         "outcome": np.array([Outcome.CLOSED, Outcome.RESET, Outcome.UNKNOWN, Outcome.UNKNOWN], "|u1"),
+        "cut_short": np.array([0, 1, 0, 0], "|u1"),
         "local_entity": np.array([0, 1, 0, 0], "<u4"),
         "remote_entity": np.array([1, 0, 2, NO_INDEX], "<u4"),
         "local_service": np.array([NO_INDEX, 3, NO_INDEX, NO_INDEX], "<u4"),

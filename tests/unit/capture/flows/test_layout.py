@@ -92,6 +92,14 @@ def test_numbers_have_the_same_names(printed):
     expected |= {"FLOW_" + state.name: int(state) for state in flow_layout.State}
     expected |= {
         "FLOW_KNOWN_ISN": flow_layout.KNOWN_ISN,
+        "FLOW_KNOWN_NEXT": flow_layout.KNOWN_NEXT,
+        "FLOW_KNOWN_ACKNOWLEDGED": flow_layout.KNOWN_ACKNOWLEDGED,
+        "FLOW_KNOWN_ROLE": flow_layout.KNOWN_ROLE,
+        "FLOW_KNOWN_ROLE_SHIFT": flow_layout.KNOWN_ROLE_SHIFT,
+        "FLOW_ROLE_OF_HANDSHAKE": columns.RoleSource.HANDSHAKE,
+        "FLOW_ROLE_OF_LISTENER": columns.RoleSource.LISTENER,
+        "FLOW_ROLE_OF_CONTENT": columns.RoleSource.CONTENT,
+        "FLOW_ROLE_OF_PORTS": columns.RoleSource.PORTS,
         "FLOW_RESPONSE_TIME_BUCKETS": columns.RESPONSE_TIME_BUCKETS,
         "PACKET_DISPOSITIONS": len(flow_layout.Disposition),
     }

@@ -110,17 +110,19 @@ def test_addresses_are_written_as_rfc_5952_says(address, text):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "closed_by", "error"),
+    ("outcome", "closed_by", "cut_short", "error"),
     [
-        (3, None, ("connection_refused", "SYN answered by RST")),
-        (4, None, ("timeout", "SYN never answered")),
-        (5, "source", ("connection_reset", "connection reset by source")),
-        (5, None, ("connection_reset", "connection reset")),
-        (6, "source", None),
-        (99, None, None),
+        (3, None, False, ("connection_refused", "SYN answered by RST")),
+        (4, None, False, ("timeout", "SYN never answered")),
+        (5, "source", True, ("connection_reset", "connection reset by source")),
+        (5, None, True, ("connection_reset", "connection reset")),
+        (5, "source", False, None),
+        (1, "destination", True, ("connection_reset", "connection reset by destination")),
+        (6, "source", False, None),
+        (99, None, False, None),
     ],
 )
-def test_failures_are_said_in_a_word_and_in_words(outcome, closed_by, error):
-    """Refused, timed out and reset connections are errors; an outcome of a later version is none."""
-    facts = Facts(6, True, 1, "forward", 1, outcome, False, closed_by, 0, 0)  # noqa: FBT003 - in the order of the fields
+def test_failures_are_said_in_a_word_and_in_words(outcome, closed_by, cut_short, error):
+    """Connections refused, timed out, or reset with something under way are errors; an outcome of a later version is none."""
+    facts = Facts(6, True, 1, "forward", 1, outcome, False, closed_by, 0, 0, cut_short=cut_short)  # noqa: FBT003 - in order
     assert facts.error == error

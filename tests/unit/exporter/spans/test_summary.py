@@ -102,7 +102,7 @@ def test_a_span_of_its_own_says_what_it_always_says(batch, ratio):
     [
         {"outcome": Outcome.REFUSED},
         {"outcome": Outcome.TIMEOUT},
-        {"outcome": Outcome.RESET},
+        {"outcome": Outcome.RESET, "cut_short": 1},
         {"response_time_max_ns": SECOND},
         {"request_waits": 1, "reason": Reason.END_OF_FLOW},
         {"syn_unix_ns": 1_700_000_000_000_000_000, "handshake_ack_unix_ns": 1_700_000_001_000_000_000},
