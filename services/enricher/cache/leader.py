@@ -7,6 +7,7 @@ message and has written nothing wrong. What is appended is taken as others take 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -32,9 +33,10 @@ from services.enricher.following.indexer import Indexer
 from services.enricher.following.roster import News
 from services.enricher.following.sync import end_reflectors
 from services.enricher.kubernetes.api import KubeApi
+from services.enricher.kubernetes.identity import ClusterIdentity
 from services.enricher.kubernetes.reflector import Reflector, Scope, State, Update
-from services.enricher.kubernetes.resources import followed
-from services.enricher.kubernetes.selection import Selection
+from services.enricher.kubernetes.resources import fields_read, followed
+from services.enricher.kubernetes.selection import ALWAYS_KEPT, Selection
 from services.enricher.settings import KubeSettings
 from services.runtime.nats.bus import Journal, JournalMovedError, StreamFullError
 
@@ -65,6 +67,7 @@ class Leader:
         self._began_unix_ns = time.time_ns()
         behind = reader.pulse.reached_unix_ns if reader.pulse else self._began_unix_ns
         resumes = reader.pulse is not None and reader.pulse.selection == self._selection
+        cluster, identity = reader.pulse.cluster if reader.pulse else "", ClusterIdentity(api)
         self.reflectors = [
             Reflector(
                 api,
@@ -76,6 +79,8 @@ class Leader:
                 longest_wait_seconds=settings.longest_backoff_seconds,
                 version=reader.roster.versions.get(Scope(resource.name, namespace), "") if resumes else "",
                 behind_since_unix_ns=behind,
+                identity=identity,
+                cluster=cluster,
             )
             for resource, namespace in followed(settings)
         ]
@@ -165,6 +170,9 @@ class Leader:
         """Say that there is a writer, and up to when all that was observed is in the log; without a time, up to when it was."""
         states = self._scope_states()
         before = self._reader.pulse.reached_unix_ns if self._reader.pulse else self._began_unix_ns
+        # Until all are of one cluster, what the log has is of the one before.
+        clusters = {each.cluster for each in self.reflectors}
+        cluster_before = self._reader.pulse.cluster if self._reader.pulse else ""
         counted = [each.listed or each.state != State.DENIED.value for each in states]
         behind = [each.behind_since_unix_ns for each, counts in zip(self.reflectors, counted, strict=True) if counts]
         reached = min([reached_unix_ns or before, *(each for each in behind if each is not None)])
@@ -174,6 +182,7 @@ class Leader:
             reached_unix_ns=reached,
             complete_since_unix_ns=self._reader.roster.complete_since_unix_ns,
             selection=self._selection,
+            cluster=clusters.pop() if len(clusters) == 1 else cluster_before,
             scopes=states,
             resigned=resigned,
         )
@@ -238,7 +247,8 @@ class Leader:
 
 
 def kept_by(settings: KubeSettings) -> str:
-    """Return what distinguishes the objects that an enricher with these settings keeps from those that others keep."""
+    """Return what distinguishes what an enricher of this release with these settings keeps of objects from what others keep."""
     scopes = sorted(f"{resource.name}/{namespace}" for resource, namespace in followed(settings))
     names = ("pod_labels", "pod_annotations", "namespace_labels", "namespace_annotations", "node_labels", "node_annotations")
-    return repr((scopes, [sorted(getattr(settings, name)) for name in names]))
+    kept = [sorted(getattr(settings, name)) for name in names]
+    return hashlib.sha256(repr((scopes, kept, fields_read(), ALWAYS_KEPT)).encode()).hexdigest()

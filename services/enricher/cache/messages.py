@@ -54,6 +54,8 @@ class Pulse(msgspec.Struct, tag="pulse", frozen=True, kw_only=True):
     """What the writer keeps of objects: one who keeps more cannot go on from his versions."""
     scopes: list[ScopeState]
     resigned: bool = False
+    cluster: str = ""
+    """Uid of the cluster that the log is about, empty where it is not known: the versions of one say nothing of another."""
 
 
 class ObjectChange(msgspec.Struct, array_like=True, frozen=True):

@@ -13,6 +13,7 @@ from services.enricher.following.live_index import LiveIndex
 from services.enricher.following.roster import Roster
 from services.enricher.index.cluster import Cluster
 from services.enricher.kubernetes.api import KubeApi
+from services.enricher.kubernetes.identity import ClusterIdentity
 from services.enricher.kubernetes.reflector import Reflector, State, Update
 from services.enricher.kubernetes.resources import followed
 from services.enricher.kubernetes.selection import Selection
@@ -32,7 +33,7 @@ class KubeSync(LiveIndex):
         self._roster = Roster()
         self._delivering = threading.Lock()
         self._began_unix_ns = time.time_ns()
-        selection = Selection(settings)
+        selection, identity = Selection(settings), ClusterIdentity(api)
         self.reflectors = [
             Reflector(
                 api,
@@ -42,6 +43,7 @@ class KubeSync(LiveIndex):
                 selection=selection,
                 watch_seconds=settings.watch_seconds,
                 longest_wait_seconds=settings.longest_backoff_seconds,
+                identity=identity,
             )
             for resource, namespace in followed(settings)
         ]

@@ -22,6 +22,7 @@ import structlog
 
 from services.enricher.errors import ApiRefusedError, ApiUnreachableError
 from services.enricher.kubernetes.api import Answer, KubeApi
+from services.enricher.kubernetes.identity import ClusterIdentity, has_reached
 from services.enricher.kubernetes.listing import GONE, whole_list
 from services.enricher.kubernetes.object_meta import KubeObject
 from services.enricher.kubernetes.resources import (
@@ -105,8 +106,14 @@ class Reflector(threading.Thread):
         longest_wait_seconds: float,
         version: str = "",
         behind_since_unix_ns: int | None = None,
+        identity: ClusterIdentity | None = None,
+        cluster: str = "",
     ) -> None:
-        """With a `version` no list is taken: what changed since is asked for, which may be all since `behind_since_unix_ns`."""
+        """With a `version` no list is taken: what changed since is asked for, which may be all since `behind_since_unix_ns`.
+
+        With an `identity`, a version is gone on from only where the server is of the cluster that it was got from, and has
+        reached it. `cluster` is that cluster's uid, empty where it is not known.
+        """
         super().__init__(name=f"follow {resource.name} {namespace}".strip(), daemon=True)
         self.resource = resource
         self.namespace = namespace
@@ -124,6 +131,9 @@ class Reflector(threading.Thread):
         self._watch_seconds = watch_seconds
         self._longest_wait_seconds = longest_wait_seconds
         self._version = version
+        self._identity = identity
+        self.cluster = cluster
+        """Uid of the cluster that what is known is of; empty where it is not known."""
         self._answer: Answer | None = None
         self._stopping = threading.Event()
         self._following_since = 0.0
@@ -168,6 +178,8 @@ class Reflector(threading.Thread):
 
     def _follow(self) -> None:
         """List if need be, then watch to the end of one stream."""
+        if self._identity is not None:
+            self._check(self._identity)
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(self._seconds())}
         if not self._version and self._api.watch_list:
             initial = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
@@ -183,6 +195,16 @@ class Reflector(threading.Thread):
         if not self._version:
             self._list()
         self._watch(query | {"resourceVersion": self._version}, initial=None)
+
+    def _check(self, identity: ClusterIdentity) -> None:
+        """Find out which cluster the server is of, and let go of a version that it has not given."""
+        uid = identity.uid()
+        is_another = bool(uid and self.cluster) and uid != self.cluster
+        if self._version and (is_another or not has_reached(self._api, self.resource, self.namespace, self._version)):
+            why = "the server is of another cluster" if is_another else "the server has not come so far: it was restored"
+            logger.warning("resource.relisted", resource=self.resource.name, namespace=self.namespace, detail=why)
+            self._version = ""
+        self.cluster = uid or self.cluster
 
     def _seconds(self) -> int:
         return max(1, round(self._watch_seconds * random.uniform(1.0, 1.5)))  # noqa: S311 - only spreads requests out

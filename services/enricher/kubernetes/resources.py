@@ -5,6 +5,8 @@ Of the owners only the metadata is asked for. Nothing is ever written, and nothi
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,6 +88,14 @@ def followed(settings: KubeSettings) -> list[tuple[Resource, str]]:
     if settings.network_policies:
         wanted.append(NETWORK_POLICIES)
     return [(each, namespace) for each in wanted for namespace in (namespaces if each.namespaced else ("",))]
+
+
+@functools.cache
+def fields_read() -> str:
+    """Return what distinguishes the fields that this release reads of objects from those that another reads."""
+    return hashlib.sha256(
+        repr(msgspec.inspect.multi_type_info(resource.model for resource in ALL_RESOURCES)).encode()
+    ).hexdigest()
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename={"resource_version": "resourceVersion", "following": "continue"}):

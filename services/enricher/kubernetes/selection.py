@@ -40,6 +40,8 @@ _KEPT_LABELS: Final = frozenset(
     )
 )
 _KEPT_ANNOTATIONS: Final = NODE_ANNOTATIONS | {STATIC_POD_ANNOTATION}
+ALWAYS_KEPT: Final = (*sorted(_KEPT_LABELS), *sorted(_KEPT_ANNOTATIONS), RESOURCE_ANNOTATION_PREFIX)
+"""Labels and annotations that are kept whatever the settings say."""
 _MOST_MAPPINGS: Final = 1 << 14
 _mappings: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 _NOTHING: Final = re.compile(r"(?!)")

@@ -119,7 +119,7 @@ async def test_one_asks_for_all(replica, pods: PodsApi, server: HostileKubeApi) 
                 pass
             assert await holder(each, "10.0.0.7", before) == "a-7"
         assert sum(each.leading for each in replicas) == 1
-        assert len(server.requests) == len(RESOURCES)
+        assert len(server.requests) == len(RESOURCES) + 1  # which cluster it is
 
 
 async def test_the_next_leader_goes_on_where_the_last_one_was(replica, pods: PodsApi, server: HostileKubeApi) -> None:
@@ -137,6 +137,37 @@ async def test_the_next_leader_goes_on_where_the_last_one_was(replica, pods: Pod
             pass
         assert await holder(other, "10.0.0.1") == "a"
     assert lists(server) == 1
+
+
+@pytest.mark.parametrize(("cluster", "changes"), [("uid-of-a-cluster", 2), ("uid-of-another", 50)])
+async def test_a_cluster_that_was_restored_or_made_anew_is_listed_anew(
+    replica, pods: PodsApi, server: HostileKubeApi, cluster: str, changes: int
+) -> None:
+    """The log outlives the cluster that it is about: versions that the server has not reached, or of another, say nothing.
+
+    Such a server accepts a watch from there and is silent. It makes no difference whether somebody followed it meanwhile.
+    """
+    pods.put(*(pod(f"old-{number}", f"10.0.0.{number}") for number in range(1, 20)))
+    async with replica() as one:
+        await one.until_synced(asyncio.Event())
+        assert await holder(one, "10.0.0.1") == "old-1"
+    after = PodsApi(cluster)
+    after.put(*(pod(f"new-{number}", f"10.0.0.{number}") for number in range(1, changes + 1)))
+    server.answer = after
+    async with replica() as other:
+        while await holder(other, "10.0.0.1") != "new-1":
+            pass
+        assert await holder(other, "10.0.0.2") == "new-2"
+        later = PodsApi("uid-of-a-third")
+        later.put(pod("newest", "10.0.0.2"))
+        server.answer = later
+        after.close()
+        while await holder(other, "10.0.0.2") != "newest":
+            pass
+        later.put(pod("late", "10.0.0.3"))
+        while await holder(other, "10.0.0.3") != "late":
+            pass
+    later.close()
 
 
 async def test_one_who_starts_finds_the_cluster_without_the_api_server(replica, pods: PodsApi, server: HostileKubeApi) -> None:

@@ -11,9 +11,12 @@ Tree = dict[str, Any]
 
 
 class PodsApi:
-    """Answers for `HostileKubeApi`. Every change has a version of its own; other resources have no objects."""
+    """Answers for `HostileKubeApi`. Every change has a version of its own; other resources have no objects but the Service
+    `kubernetes`, which says which cluster it is.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: str = "uid-of-a-cluster") -> None:
+        self._cluster = cluster
         self._events: list[Tree] = []
         self._pods: dict[str, Tree] = {}
         self._changed = threading.Condition()
@@ -54,6 +57,10 @@ class PodsApi:
         with self._changed:
             position = len(self._events)
             present = list(self._pods.values()) if pods else []
+        if not request.watch:
+            reached_by = {"metadata": {"name": "kubernetes", "uid": self._cluster}}
+            request.list(*([reached_by] if request.path.endswith("/services") else present), version=str(position))
+            return
         if request.query.get("sendInitialEvents"):
             end = {"k8s.io/initial-events-end": "true"}
             last = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(position), "annotations": end}}}
