@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-e2e run test test-e2e check format docs pictures accuracy fuzz bench clean
+.PHONY: help setup setup-test setup-e2e setup-kernels run test test-e2e test-kernels check format docs pictures accuracy fuzz bench clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,13 @@ setup-e2e:
 test-e2e: setup-e2e ## the whole product against real tools, built once into a cache (needs Go; the containers need Docker)
 	$(BIN)/python -m tests.support.tools
 	$(BIN)/pytest -q tests/e2e
+
+setup-kernels:
+	@deploy/development/setup.sh run test kernels
+
+test-kernels: setup-kernels ## the socket tap on Debian's kernels from 5.10 to the newest, in virtual machines (needs root)
+	$(BIN)/python -m tests.support.vm.kernels
+	$(PYTEST) --dist loadgroup tests/vm
 
 check: setup-test ## lint, types, import contracts, C format, generated documents
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 # Makes a fresh machine ready: system packages where it may install them, the locked Python packages in .venv, and Wirespan
 # itself from this checkout. Says what it could not install and what will not work without it. Safe to run again: done work is
 # not done twice.
-#   setup.sh run [test] [e2e]      "test" adds what only the tests use, "e2e" Docker, Compose and what makes a base image
+#   setup.sh run [test] [e2e] [kernels]      "test" adds what only the tests use, "e2e" Docker, Compose and what makes a base
+#                                            image, "kernels" emulators for other kernels
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 purposes=" $* "
@@ -30,6 +31,10 @@ if wants e2e; then
   need docker.io command -v dockerd
   need docker-compose sh -c 'command -v docker-compose || docker compose version'
   need debootstrap command -v debootstrap
+fi
+if wants kernels; then
+  need qemu-system-x86 command -v qemu-system-x86_64
+  need qemu-system-arm command -v qemu-system-aarch64
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,0 +1,152 @@
+"""In a guest, what `import bcc` finds: the part of bcc that Wirespan uses, over programs that were compiled outside.
+
+It makes the maps and loads the instructions that real bcc made of the same source and flags on another machine, as libbpf does
+it inside bcc: with RLIMIT_MEMLOCK raised where a map is refused, and the verifier's words on descriptor 2 where a program is.
+The kernel sees what it would see of bcc. What the verifier walked of each program is appended to /run/verifier.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import resource
+import struct
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.0 (stand-in)"
+
+PROGRAMS = Path("/programs")
+VERIFIER = Path("/run/verifier")
+_NUMBERS = {"x86_64": 321, "aarch64": 280}
+_MAP_CREATE, _PROG_LOAD, _BTF_LOAD = 0, 5, 18
+_SK_STORAGE = 24
+_SIZES = ("kind", "key_bytes", "value_bytes", "max_entries", "flags")
+_LOG_STATS, _LOG_ALL = 4, 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def program_key(text: str, flags: list[str]) -> str:
+    """What a compiled program is named by: its source, wherever it lies, and the defines that it was compiled with."""
+    text = re.sub("^#line .*$", "", text, flags=re.MULTILINE)
+    defines = sorted(flag for flag in flags if flag.startswith("-D"))
+    return hashlib.sha256("\0".join([text, *defines]).encode()).hexdigest()[:32]
+
+
+def _bpf(command: int, attribute: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attribute, 128)
+    result = _libc.syscall(_NUMBERS[platform.machine()], command, buffer, 128)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def _storage_types(value_bytes: int) -> tuple[int, int, int]:
+    """The BTF that socket storage needs: its key's type, an int, and its value's, a number of its size."""
+    names = b"\0key\0value\0"
+    types = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)
+    types += struct.pack("=IIII", 5, 1 << 24, value_bytes, 8 * value_bytes)
+    raw = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
+    content = ctypes.create_string_buffer(raw, len(raw))
+    return _bpf(_BTF_LOAD, struct.pack("=QQIII", ctypes.addressof(content), 0, len(raw), 0, 0)), 1, 2
+
+
+def _make_map(name: str, sizes: dict[str, int]) -> int:
+    types = _storage_types(sizes["value_bytes"]) if sizes["kind"] == _SK_STORAGE else (0, 0, 0)
+    attribute = struct.pack("=IIIIIII16sIIII", *(sizes[each] for each in _SIZES), 0, 0, name[:15].encode(), 0, *types)
+    try:
+        return _bpf(_MAP_CREATE, attribute)
+    except PermissionError:
+        # Before Linux 5.11 maps count as locked memory. Where the limit may not be raised, the map is refused again.
+        with contextlib.suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return _bpf(_MAP_CREATE, attribute)
+
+
+class BccError(Exception):
+    """What bcc says with a bare Exception."""
+
+
+class _Descriptor:
+    """A map or a function, as bcc's objects name theirs."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.map_fd = self.fd = descriptor
+
+
+class BPF:
+    """A compiled source, its maps made."""
+
+    CGROUP_SKB, CGROUP_SOCK = 8, 9
+
+    def __init__(self, text: str, cflags: list[str] | None = None) -> None:
+        compiled = PROGRAMS / f"{program_key(text, cflags or [])}.json"
+        if not compiled.exists():
+            raise BccError(f"not compiled outside: a source with the flags {cflags}")
+        content: dict[str, Any] = json.loads(compiled.read_text())
+        self._programs = content["programs"]
+        self._maps: dict[str, _Descriptor] = {}
+        for name, sizes in content["maps"].items():
+            try:
+                self._maps[name] = _Descriptor(_make_map(name, sizes))
+            except OSError as error:
+                os.write(2, f"could not open bpf map: {name}, error: {error.strerror}\n".encode())
+                raise BccError("Failed to compile BPF module") from None
+
+    def __getitem__(self, name: str) -> _Descriptor:
+        return self._maps[name]
+
+    def load_func(self, name: str, kind: int, attach_type: int = 0) -> _Descriptor:
+        """Load a function; the verifier's words go to descriptor 2 where it does not load."""
+        if name not in self._programs:
+            raise BccError(f"Unknown program {name}")
+        instructions = bytearray(base64.b64decode(self._programs[name]["instructions"]))
+        for at, wanted in self._programs[name]["places"]:
+            struct.pack_into("=i", instructions, at * 8 + 4, self._maps[wanted].map_fd)
+        try:
+            descriptor, said = _load(name, (kind, attach_type), bytes(instructions), _LOG_STATS)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                os.write(2, b"bpf: Failed to load program: Operation not permitted\n")
+            else:
+                try:
+                    _load(name, (kind, attach_type), bytes(instructions), _LOG_ALL)
+                except _VerifierError as refusal:
+                    os.write(2, refusal.said[-8000:].encode())
+            raise BccError(f"Failed to load BPF program {name}: {error.strerror}") from None
+        walked = re.search(r"processed (\d+) insns", said)
+        with VERIFIER.open("a") as told:
+            told.write(json.dumps({"program": name, "walked": int(walked[1]) if walked else 0}) + "\n")
+        return _Descriptor(descriptor)
+
+
+class _VerifierError(OSError):
+    """A refused program, with what the verifier said."""
+
+    said = ""
+
+
+def _load(name: str, kinds: tuple[int, int], instructions: bytes, level: int) -> tuple[int, str]:
+    kind, attach_type = kinds
+    log_bytes = 1 << 16 if level == _LOG_STATS else 1 << 24
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    log = ctypes.create_string_buffer(log_bytes)
+    attribute = struct.pack(
+        "=IIQQIIQII16sII",
+        kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence), level, log_bytes,
+        ctypes.addressof(log), 0, 0, name[:15].encode(), 0, attach_type,
+    )  # fmt: skip
+    try:
+        return _bpf(_PROG_LOAD, attribute), log.value.decode(errors="replace")
+    except OSError as error:
+        refusal = _VerifierError(error.errno, error.strerror)
+        refusal.said = log.value.decode(errors="replace")
+        raise refusal from None

@@ -1,0 +1,62 @@
+"""A guest for each of Debian's kernels, up for as long as its tests take; what held there is written down."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from services.cli.doctor import load_child
+from tests.support.node.live_capture import reason_to_skip
+from tests.support.vm.debian import ArchiveUnavailableError
+from tests.support.vm.flags import flag_sets
+from tests.support.vm.guest import Guest, emulator
+from tests.support.vm.kernels import KERNELS, Kernel, KernelFiles, kernel_files
+from tests.support.vm.programs import compile_tap, compile_text
+from tests.support.vm.told import Told
+from tests.support.vm.userland import userland
+
+KERNEL_PARAMETERS = [pytest.param(kernel, id=name, marks=pytest.mark.xdist_group(name)) for name, kernel in KERNELS.items()]
+TOLD = pytest.StashKey[dict[str, Told]]()
+
+
+@pytest.fixture(scope="session", params=KERNEL_PARAMETERS)
+def files(request: pytest.FixtureRequest) -> KernelFiles:
+    """A kernel and what its guest is made of, in the cache; the reason to skip where that is not to be had."""
+    kernel: Kernel = request.param
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    if not shutil.which(emulator(kernel.architecture)):
+        pytest.skip(f"{emulator(kernel.architecture)} is not installed")
+    try:
+        userland(kernel.architecture)
+        return kernel_files(kernel)
+    except ArchiveUnavailableError as error:
+        pytest.skip(f"{kernel.name}: {error}")
+
+
+@pytest.fixture(scope="session")
+def guest(files: KernelFiles, told: Told) -> Iterator[Guest]:
+    """The guest, with the programs that its tests load."""
+    texts = (load_child.SMALLEST, load_child.FEATURES)
+    programs = compile_tap(flag_sets(files).values()) | dict(compile_text(text) for text in texts)
+    with Guest(files, programs) as machine:
+        yield machine
+    told.write()
+
+
+@pytest.fixture(scope="session")
+def told(request: pytest.FixtureRequest, files: KernelFiles) -> Told:
+    """What the tests of this kernel have to tell."""
+    return request.config.stash.setdefault(TOLD, {}).setdefault(files.kernel.name, Told(files))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note each test's promise with the kernel that it was held, or not held, on."""
+    report = yield
+    found = item.config.stash.get(TOLD, {}).get(item.callspec.params["files"].name)
+    if found and (call.when == "call" or report.failed):
+        found.note(item.obj.__doc__, passed=report.passed)
+    return report
