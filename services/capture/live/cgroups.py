@@ -61,12 +61,15 @@ class NoCgroup2Error(OSError):
     """No cgroup2 file system is mounted where this process can see it."""
 
 
-def find_root(mounts: Path = Path("/proc/mounts")) -> Path:
+def find_root(mounts: Path = Path("/proc/mounts"), *, given: Path | None = None) -> Path:
     """Return where cgroup2 is mounted: on hybrid hosts beside the version 1 controllers.
 
     Of several mounts the one that shows the most: a container that is given the host's tree has its own as well, and an
-    ancestor is older than its descendants, so that its id is smaller. Raises NoCgroup2Error where there is none.
+    ancestor is older than its descendants, so that its id is smaller. A path that is `given` is it, or what it is mounted below:
+    a container that is given a hybrid host's /sys/fs/cgroup need not know what it is. Raises NoCgroup2Error where there is none.
     """
+    if given is not None and (given / "cgroup.procs").exists():
+        return given
     found: list[tuple[int, Path]] = []
     for line in mounts.read_bytes().splitlines():
         fields = line.split(b" ")
@@ -74,10 +77,11 @@ def find_root(mounts: Path = Path("/proc/mounts")) -> Path:
             continue
         path = Path(os.fsdecode(_MOUNT_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[1])))
         with contextlib.suppress(OSError):  # not to be reached from here, or something else is mounted over it
-            if (path / "cgroup.procs").exists():
+            if (given is None or path.is_relative_to(given)) and (path / "cgroup.procs").exists():
                 found.append((cgroup_id(path), path))
     if not found:
-        raise NoCgroup2Error(f"no cgroup2 file system in {mounts}; mount the host's /sys/fs/cgroup, read-only is enough")
+        where = mounts if given is None else f"{given} or below it"
+        raise NoCgroup2Error(f"no cgroup2 file system in {where}; mount the host's /sys/fs/cgroup, read-only is enough")
     return min(found, key=lambda candidate: candidate[0])[1]
 
 

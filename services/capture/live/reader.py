@@ -84,7 +84,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            root = self._options.cgroup_root or find_root()
+            root = find_root(given=self._options.cgroup_root)
             self._cgroups = self._stack.enter_context(CgroupIndex(root))
             self.tap = self._stack.enter_context(
                 SocketTap(

@@ -225,7 +225,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         return found | (self.exchanges.counters if self.exchanges else {})
 
     def _attach(self) -> None:
-        root = os.open(self._cgroup_root or find_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(find_root(given=self._cgroup_root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for program, kind in (
                 ("tap_ingress", bpf_syscall.CGROUP_INET_INGRESS),

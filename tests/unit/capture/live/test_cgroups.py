@@ -317,6 +317,21 @@ def test_root_of_a_hybrid_host(tmp_path):
     assert find_root(file) == tmp_path / "cgroup/unified"
 
 
+def test_root_below_what_is_given(tmp_path):
+    """A hybrid host's /sys/fs/cgroup, given to a container, is searched; cgroup2 itself, given, is taken; else it is said."""
+    file = mounts_file(
+        tmp_path,
+        ("cgroup2", tmp_path / "own", "cgroup2"),
+        ("tmpfs", tmp_path / "host", "tmpfs"),
+        ("cgroup", tmp_path / "host/memory", "cgroup"),
+        ("cgroup2", tmp_path / "host/unified", "cgroup2"),
+    )
+    assert find_root(file, given=tmp_path / "host") == tmp_path / "host/unified"
+    assert find_root(file, given=tmp_path / "host/unified") == tmp_path / "host/unified"
+    with pytest.raises(NoCgroup2Error, match="elsewhere or below it"):
+        find_root(file, given=tmp_path / "elsewhere")
+
+
 def test_root_with_the_smallest_id_wins(tmp_path):
     """In a container that is given the host's tree beside its own, the host's is taken: an ancestor has the smaller id."""
     file = mounts_file(tmp_path, ("cgroup", tmp_path / "x", "cgroup2"), ("cgroup", tmp_path / "y", "cgroup2"))
