@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-e2e setup-kernels run test test-e2e test-kernels check format docs pictures accuracy fuzz bench clean
+.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,13 @@ test-kernels: setup-kernels ## the socket tap on Debian's kernels from 5.10 to t
 	$(BIN)/python -m tests.support.vm.kernels
 	$(PYTEST) --dist loadgroup tests/vm
 
+setup-cluster:
+	@deploy/development/setup.sh run test e2e cluster
+
+test-cluster: setup-cluster ## the chart in a real Kubernetes of one and of two nodes on this machine (needs root, Go, Docker)
+	$(BIN)/python -m tests.support.cluster.binaries
+	$(BIN)/pytest -q tests/cluster
+
 check: setup-test ## lint, types, import contracts, C format, generated documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +58,10 @@ format: ## format Python and C
 	$(BIN)/clang-format -i bpf/*/*.[ch]
 
 docs: ## write the generated parts of the documents
+	$(BIN)/python -m tests.support.documents.generated_docs
+
+platforms: ## docs/platforms.md: what was run where, of what test-cluster and test-kernels left on this machine
+	$(BIN)/python -m tests.support.platforms
 	$(BIN)/python -m tests.support.documents.generated_docs
 
 pictures: ## draw the README's pictures anew, from what a replay gives

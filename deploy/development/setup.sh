@@ -2,8 +2,9 @@
 # Makes a fresh machine ready: system packages where it may install them, the locked Python packages in .venv, and Wirespan
 # itself from this checkout. Says what it could not install and what will not work without it. Safe to run again: done work is
 # not done twice.
-#   setup.sh run [test] [e2e] [kernels]      "test" adds what only the tests use, "e2e" Docker, Compose and what makes a base
-#                                            image, "kernels" emulators for other kernels
+#   setup.sh run [test] [e2e] [cluster] [kernels]      "test" adds what only the tests use, "e2e" Docker, Compose and what makes a
+#                                                      base image, "cluster" what a node of Kubernetes is made of, "kernels"
+#                                                      emulators for other kernels
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 purposes=" $* "
@@ -35,6 +36,12 @@ fi
 if wants kernels; then
   need qemu-system-x86 command -v qemu-system-x86_64
   need qemu-system-arm command -v qemu-system-aarch64
+fi
+if wants cluster; then
+  need containerd command -v containerd
+  need runc command -v runc
+  need containernetworking-plugins sh -c 'test -e /usr/lib/cni/bridge || test -e /opt/cni/bin/bridge'
+  need util-linux command -v setpriv
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -56,9 +56,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     drain_interval_seconds: Annotated[float, Meta(gt=0, le=60, description="live: how often the flows are looked at")] = 1.0
     cgroup_root: Annotated[
         Path | None,
-        Meta(
-            description="live: where the host's cgroup2 tree is mounted, there or below; found in /proc/mounts where it is empty"
-        ),
+        Meta(description="live: where the host's cgroup2 tree is mounted, there or below; empty: found in /proc/mounts"),
     ] = None
     loopback: Annotated[bool, Meta(description="live: keep connections of 127.0.0.0/8 and ::1 too")] = False
     trace_context: Annotated[

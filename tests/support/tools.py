@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ _ROOT: Final = Path(__file__).parents[2]
 _COLLECTOR: Final = "0.165.0"
 _COLLECTOR_STABLE: Final = "1.71.0"
 """The Collector's modules of stable API, of the same release."""
-_KUBERNETES: Final = "v1.34.1"
+KUBERNETES: Final = "v1.34.1"
 _OLDER_KUBERNETES: Final = "v1.32.13"
 """The older of the two that the chart is shown to."""
 _ETCD: Final = "v3.6.4"
@@ -63,20 +63,24 @@ def cache_folder() -> Path:
 
 
 def tool(name: str) -> Path:
+    """Return the executable of a tool of the end-to-end tests. Raises ToolUnavailableError."""
+    return built(TOOLS[name])
+
+
+def built(wanted: Tool) -> Path:
     """Return the executable of a tool, built now if it is not in the cache. Raises ToolUnavailableError."""
-    wanted = TOOLS[name]
-    if name in _failures:
-        raise ToolUnavailableError(_failures[name])
+    if wanted.name in _failures:
+        raise ToolUnavailableError(_failures[wanted.name])
     if not wanted.folder.exists():
         with _locked(wanted):
             if not wanted.folder.exists():
                 _build(wanted)
-    return wanted.folder / name
+    return wanted.folder / wanted.name
 
 
-def build_seconds(name: str) -> float:
+def build_seconds(wanted: Tool) -> float:
     """How long the build of a tool in the cache took."""
-    seconds: float = json.loads((TOOLS[name].folder / "built.json").read_text())["seconds"]
+    seconds: float = json.loads((wanted.folder / "built.json").read_text())["seconds"]
     return seconds
 
 
@@ -104,7 +108,7 @@ def _build(wanted: Tool) -> None:
         folder.rename(wanted.folder)
 
 
-def _run(*command: str | Path, folder: Path | None = None, **environment: str) -> str:
+def run(*command: str | Path, folder: Path | None = None, **environment: str) -> str:
     """Run a command and return what it printed. Raises ToolUnavailableError."""
     try:
         done = subprocess.run(
@@ -136,7 +140,7 @@ def _go_install(name: str, package: str, *options: str) -> Callable[[Path], None
     """A command out of a Go module."""
 
     def build(folder: Path) -> None:
-        _run("go", "install", "-trimpath", *options, package, GOBIN=str(folder), GOFLAGS="-buildvcs=false")
+        run("go", "install", "-trimpath", *options, package, GOBIN=str(folder), GOFLAGS="-buildvcs=false")
         if not (folder / name).exists():
             raise ToolUnavailableError(f"{package} did not build {name}")
 
@@ -147,14 +151,14 @@ def _go_build(name: str, module: str, package: str, *options: str) -> Callable[[
     """A command of a Go module that says what replaces some of its dependencies, for which `go install` refuses it."""
 
     def build(folder: Path) -> None:
-        found = _run("go", "mod", "download", "-json", module, folder=folder)
+        found = run("go", "mod", "download", "-json", module, folder=folder)
         sources = folder.parent / "sources"
         shutil.copytree(json.loads(found)["Dir"], sources)
         for path in (sources, *sources.rglob("*")):
             path.chmod(path.stat().st_mode | 0o200)  # the module cache is read-only
         flags = ("-trimpath", "-mod=mod", *options)
         environment = {"GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-        _run("nice", "go", "build", *flags, "-o", folder / name, package, folder=sources, **environment)
+        run("nice", "go", "build", *flags, "-o", folder / name, package, folder=sources, **environment)
 
     return build
 
@@ -165,7 +169,7 @@ def _collector(name: str, **components: tuple[str, ...]) -> Tool:
     def build(folder: Path) -> None:
         # First, for a reason that can be understood: the builder's own message is about what follows from a missing module.
         for module in (module for modules in components.values() for module in modules):
-            _run("go", "mod", "download", module.replace(" ", "@"), folder=folder)
+            run("go", "mod", "download", module.replace(" ", "@"), folder=folder)
         sources = folder.parent / "sources"
         manifest = {
             "dist": {"name": name, "output_path": str(sources), "version": _COLLECTOR},
@@ -174,7 +178,7 @@ def _collector(name: str, **components: tuple[str, ...]) -> Tool:
         config = folder.parent / "builder.json"  # JSON is YAML
         config.write_text(json.dumps(manifest))
         # -e: `go mod tidy` shall not fail over a module that only the tests of a component import.
-        _run(tool("builder"), "--config", config, GOFLAGS="-e -buildvcs=false")
+        run(tool("builder"), "--config", config, GOFLAGS="-e -buildvcs=false")
         shutil.move(sources / name, folder / name)
 
     digest = hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()
@@ -185,7 +189,7 @@ def _own_go(name: str, sources: Path, package: str = ".") -> Tool:
     """A program of ours in Go."""
 
     def build(folder: Path) -> None:
-        _run("go", "build", "-trimpath", "-o", folder / name, package, folder=sources, GOFLAGS="-buildvcs=false")
+        run("go", "build", "-trimpath", "-o", folder / name, package, folder=sources, GOFLAGS="-buildvcs=false")
 
     return Tool(name, _source_version(sources), build)
 
@@ -195,20 +199,21 @@ def _own_node(name: str, sources: Path) -> Tool:
 
     def build(folder: Path) -> None:
         shutil.copytree(sources, folder, dirs_exist_ok=True)
-        _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", folder=folder)
+        run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", folder=folder)
 
     return Tool(name, _source_version(sources), build)
 
 
-def _kube_apiserver(name: str, version: str, go: str) -> Tool:
-    """Kubernetes' API server, built in a module of its own, with the behaviour of the Go that it was released with.
+def kubernetes(name: str, version: str, go: str, *programs: str, source: Path | None = None) -> Tool:
+    """Programs of Kubernetes, built in a module of their own, with the behaviour of the Go that they were released with: the
+    one program, or `source`, a main package of ours that is all of them.
 
     The zip of k8s.io/kubernetes is without the modules that its `go.mod` finds beside it (`staging/`), but each of them is
     published too, as v0.x.y of Kubernetes v1.x.y.
     """
 
     def build(folder: Path) -> None:
-        downloaded = json.loads(_run("go", "mod", "download", "-json", f"k8s.io/kubernetes@{version}"))
+        downloaded = json.loads(run("go", "mod", "download", "-json", f"k8s.io/kubernetes@{version}"))
         staging = re.findall(r"^\s*(k8s\.io/\S+) => \./staging/", Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
         published = version.replace("v1.", "v0.", 1)
         sources = folder.parent / "sources"
@@ -216,7 +221,7 @@ def _kube_apiserver(name: str, version: str, go: str) -> Tool:
         (sources / "go.mod").write_text(
             "\n".join(
                 (
-                    "module wirespan.dev/kube-apiserver",
+                    "module wirespan.dev/kubernetes",
                     f"go {go}.0",
                     f"godebug default=go{go}",
                     f"require k8s.io/kubernetes {version}",
@@ -226,12 +231,16 @@ def _kube_apiserver(name: str, version: str, go: str) -> Tool:
             + "\n"
         )
         flags = f"-s -w -X k8s.io/component-base/version.gitVersion={version}"
-        package = "k8s.io/kubernetes/cmd/kube-apiserver"
-        _run("go", "get", f"{package}@{version}", folder=sources, GOFLAGS="-mod=mod")
-        command = ("nice", "go", "build", "-trimpath", "-ldflags", flags, "-o", folder / name, package)
-        _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+        packages = [f"k8s.io/kubernetes/cmd/{program}" for program in programs]
+        run("go", "get", *(f"{package}@{version}" for package in packages), folder=sources, GOFLAGS="-mod=mod")
+        if source is not None:
+            shutil.copy(source, sources)
+        what = packages[0] if source is None else "."
+        command = ("nice", "go", "build", "-trimpath", "-ldflags", flags, "-o", folder / name, what)
+        run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
 
-    return Tool(name, version.removeprefix("v"), build)
+    digest = "" if source is None else f"-{hashlib.sha256(source.read_bytes()).hexdigest()[:6]}"
+    return Tool(name, version.removeprefix("v") + digest, build)
 
 
 def _etcd(folder: Path) -> None:
@@ -241,9 +250,9 @@ def _etcd(folder: Path) -> None:
     (sources / "go.mod").write_text("module wirespan.dev/etcd\ngo 1.24.0\n")
     package = "go.etcd.io/etcd/server/v3/etcdmain"
     (sources / "main.go").write_text(f'package main\nimport ("os"; "{package}")\nfunc main() {{ etcdmain.Main(os.Args) }}\n')
-    _run("go", "get", f"go.etcd.io/etcd/server/v3@{_ETCD}", folder=sources, GOFLAGS="-mod=mod")
+    run("go", "get", f"go.etcd.io/etcd/server/v3@{_ETCD}", folder=sources, GOFLAGS="-mod=mod")
     command = ("nice", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", folder / "etcd", ".")
-    _run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
+    run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
 
 
 def _source_version(folder: Path) -> str:
@@ -258,7 +267,7 @@ def _source_version(folder: Path) -> str:
 _HELM_FLAGS: Final = " ".join(
     f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={number}"
     for package in ("chartutil", "lint/rules")
-    for part, number in zip(("Major", "Minor"), _KUBERNETES.removeprefix("v").split(".")[:2], strict=True)
+    for part, number in zip(("Major", "Minor"), KUBERNETES.removeprefix("v").split(".")[:2], strict=True)
 )
 _JAEGER: Final = "v1.76.0"
 _PROMETHEUS: Final = "v0.316.0"
@@ -280,8 +289,8 @@ TOOLS: Final = {
         _own_go("dashboard_check", _ROOT / "tests" / "support" / "dashboard_check"),
         _own_node("traceql_check", _ROOT / "tests" / "support" / "traceql_check"),
         Tool("etcd", _ETCD.removeprefix("v"), _etcd),
-        _kube_apiserver("kube-apiserver", _KUBERNETES, "1.24"),
-        _kube_apiserver("kube-apiserver-older", _OLDER_KUBERNETES, "1.23"),
+        kubernetes("kube-apiserver", KUBERNETES, "1.24", "kube-apiserver"),
+        kubernetes("kube-apiserver-older", _OLDER_KUBERNETES, "1.23", "kube-apiserver"),
         # Without being told it takes clusters that it does not ask for ancient ones.
         Tool("helm", "3.22.0", _go_install("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0", f"-ldflags={_HELM_FLAGS}")),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
@@ -317,17 +326,17 @@ TOOLS: Final = {
 """The tools by name, those that others are built with first."""
 
 
-def main() -> int:
+def main(tools: Iterable[Tool] = TOOLS.values()) -> int:
     """Build what is missing and say what is there; 0 also where a tool cannot be had, for its tests are skipped."""
-    for name, wanted in TOOLS.items():
+    for wanted in tools:
         cached = wanted.folder.exists()
         try:
-            tool(name)
+            built(wanted)
         except ToolUnavailableError as error:
             state = f"not available: {error}"
         else:
-            state = f"{'in the cache, built' if cached else 'built'} in {build_seconds(name):.0f} s"
-        sys.stdout.write(f"{name} {wanted.version}: {state}\n")
+            state = f"{'in the cache, built' if cached else 'built'} in {build_seconds(wanted):.0f} s"
+        sys.stdout.write(f"{wanted.name} {wanted.version}: {state}\n")
         sys.stdout.flush()
     return 0
 

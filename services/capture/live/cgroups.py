@@ -65,8 +65,9 @@ def find_root(mounts: Path = Path("/proc/mounts"), *, given: Path | None = None)
     """Return where cgroup2 is mounted: on hybrid hosts beside the version 1 controllers.
 
     Of several mounts the one that shows the most: a container that is given the host's tree has its own as well, and an
-    ancestor is older than its descendants, so that its id is smaller. A path that is `given` is it, or what it is mounted below:
-    a container that is given a hybrid host's /sys/fs/cgroup need not know what it is. Raises NoCgroup2Error where there is none.
+    ancestor is older than its descendants, so that its id is smaller. A path that is `given` is it, or what it is mounted
+    below: a container that is given a hybrid host's /sys/fs/cgroup need not know what it is. Raises NoCgroup2Error where there
+    is none.
     """
     if given is not None and (given / "cgroup.procs").exists():
         return given

@@ -1,7 +1,8 @@
 """A Docker engine for the end-to-end tests: the one that runs here, or one of our own for as long as the tests last.
 
-Our own keeps everything in one folder that is removed with it, and what it changes in the network (its bridge, the packet
-filter, forwarding) is as before when it has ended. Starting it takes root, dockerd and its packet filter.
+Our own keeps everything in one folder that is removed with it, its images and layers too unless it is told where to keep them,
+and what it changes in the network (its bridge, the packet filter, forwarding) is as before when it has ended. Starting it takes
+root, dockerd and its packet filter.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ class EngineUnavailableError(Exception):
 
 
 @contextlib.contextmanager
-def docker_engine() -> Iterator[Mapping[str, str]]:
-    """Yield the environment in which `docker` finds an engine. Raises EngineUnavailableError."""
+def docker_engine(*, data: Path | None = None) -> Iterator[Mapping[str, str]]:
+    """Yield the environment in which `docker` finds an engine. Raises EngineUnavailableError.
+
+    One of our own has its images and layers in `data` and leaves them there; only one at a time can.
+    """
     for command in ("docker", "docker-compose"):
         if shutil.which(command) is None:
             raise EngineUnavailableError(f"there is no {command}")
@@ -45,7 +49,7 @@ def docker_engine() -> Iterator[Mapping[str, str]]:
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         raise EngineUnavailableError("no Docker engine answers, and to start one takes root and dockerd")
-    with _own_engine(environment) as own:
+    with _own_engine(environment, data) as own:
         yield own
 
 
@@ -56,10 +60,10 @@ def answers(environment: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def _own_engine(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+def _own_engine(environment: Mapping[str, str], data: Path | None) -> Iterator[Mapping[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="wirespan-docker-", dir="/var/tmp"))
     own = {**environment, "DOCKER_HOST": f"unix://{folder}/docker.sock"}
-    command = ["dockerd", f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
+    command = ["dockerd", f"--data-root={data or folder / 'data'}", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
     command += [f"--host={own['DOCKER_HOST']}"]
     try:
         with _network_as_before(), _cgroups_as_before(), (folder / "log").open("wb") as log:
@@ -75,6 +79,8 @@ def _own_engine(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
                     process.kill()
                     process.wait()
     finally:
+        if data is not None:
+            _unmount(data)
         _remove(folder)
 
 
@@ -122,8 +128,12 @@ def _output(*command: str) -> str:
 
 
 def _remove(folder: Path) -> None:
+    _unmount(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unmount(folder: Path) -> None:
     for line in reversed(Path("/proc/mounts").read_text().splitlines()):
         mounted = line.split()[1]
         if mounted.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", mounted], check=False)
-    shutil.rmtree(folder, ignore_errors=True)

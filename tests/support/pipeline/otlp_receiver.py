@@ -114,9 +114,10 @@ class Received:
 
 
 class OtlpReceiver:
-    """A backend on loopback. Its ports stay the same over `stop` and `start`."""
+    """A backend on loopback, or where it is told. Its ports stay the same over `stop` and `start`."""
 
-    def __init__(self, *, tls: Certificates | None = None, client_certificates: bool = False) -> None:
+    def __init__(self, *, tls: Certificates | None = None, client_certificates: bool = False, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._tls = tls
         self._client_certificates = client_certificates
         self._changed = threading.Condition()
@@ -143,12 +144,12 @@ class OtlpReceiver:
     @property
     def grpc_endpoint(self) -> str:
         """What OTEL_EXPORTER_OTLP_ENDPOINT is for gRPC."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.grpc_port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.grpc_port}"
 
     @property
     def http_endpoint(self) -> str:
         """What OTEL_EXPORTER_OTLP_ENDPOINT is for HTTP."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.http_port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.http_port}"
 
     def script(self, *answers: Answer) -> None:
         """Add answers, one for each request to come."""
@@ -170,7 +171,7 @@ class OtlpReceiver:
         self._let_go()
         self._released.clear()
         self._grpc = self._start_grpc()
-        self._http = _HttpServer(("127.0.0.1", self.http_port), self)
+        self._http = _HttpServer((self._host, self.http_port), self)
         self.http_port = self._http.server_port
         if self._tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -201,7 +202,7 @@ class OtlpReceiver:
             self._held.append(holder)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
-                holder.bind(("127.0.0.1", port))
+                holder.bind((self._host, port))
 
     def _let_go(self) -> None:
         while self._held:
@@ -248,7 +249,7 @@ class OtlpReceiver:
         export = grpc.unary_unary_rpc_method_handler(self._answer_grpc)
         service, method = EXPORT.strip("/").split("/")
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: export}),))
-        address = f"127.0.0.1:{self.grpc_port}"
+        address = f"{self._host}:{self.grpc_port}"
         if self._tls:
             pair = self._tls.server_key.read_bytes(), self._tls.server_certificate.read_bytes()
             trusted = self._tls.authority.read_bytes() if self._client_certificates else None

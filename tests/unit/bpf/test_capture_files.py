@@ -214,7 +214,9 @@ def read_all_of_many(path):
         return dict(source.faults), source.counters
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8b", gzip.compress(b"no capture", mtime=0), zstd.compress(b""), b"\x28\xb5\x2f\xfd"])
+@pytest.mark.parametrize(
+    "content", [b"\x1f\x8b", gzip.compress(b"no capture", mtime=0), zstd.compress(b""), b"\x28\xb5\x2f\xfd"]
+)
 def test_compressed_things_that_are_no_captures_are_refused(tmp_path, content):
     """Before anything is read, and in words."""
     with pytest.raises(CaptureFileError) as caught:
