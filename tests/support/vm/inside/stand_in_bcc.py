@@ -28,6 +28,7 @@ VERIFIER = Path("/run/verifier")
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
 _MAP_CREATE, _PROG_LOAD, _BTF_LOAD = 0, 5, 18
 _SK_STORAGE = 24
+_BTF_INT, _BTF_ARRAY = 1 << 24, 3 << 24
 _SIZES = ("kind", "key_bytes", "value_bytes", "max_entries", "flags")
 _LOG_STATS, _LOG_ALL = 4, 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,13 +50,14 @@ def _bpf(command: int, attribute: bytes) -> int:
 
 
 def _storage_types(value_bytes: int) -> tuple[int, int, int]:
-    """The BTF that socket storage needs: its key's type, an int, and its value's, a number of its size."""
-    names = b"\0key\0value\0"
-    types = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)
-    types += struct.pack("=IIII", 5, 1 << 24, value_bytes, 8 * value_bytes)
+    """The BTF that socket storage needs: its key's type, an int, and its value's, as many bytes as it has."""
+    names = b"\0key\0byte\0"
+    types = struct.pack("=IIII", 1, _BTF_INT, 4, 32)
+    types += struct.pack("=IIII", 5, _BTF_INT, 1, 8)
+    types += struct.pack("=IIIIII", 0, _BTF_ARRAY, 0, 2, 1, value_bytes)
     raw = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
     content = ctypes.create_string_buffer(raw, len(raw))
-    return _bpf(_BTF_LOAD, struct.pack("=QQIII", ctypes.addressof(content), 0, len(raw), 0, 0)), 1, 2
+    return _bpf(_BTF_LOAD, struct.pack("=QQIII", ctypes.addressof(content), 0, len(raw), 0, 0)), 1, 3
 
 
 def _make_map(name: str, sizes: dict[str, int]) -> int:
