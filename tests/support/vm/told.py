@@ -1,11 +1,11 @@
-"""What a run found of a kernel, as a fragment of docs/platforms.md, and what its verifier walked, for docs/performance.md."""
+"""What a run found of a kernel: a fragment of docs/platforms.md, and what its verifier walked, for docs/performance.md."""
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
+from tests.support import platforms
+from tests.support.vm.cache import cache_folder
 from tests.support.vm.kernels import KernelFiles
 
 
@@ -23,25 +23,18 @@ class Told:
         first = " ".join(promise.partition("\n\n")[0].split())
         self._held[first] = self._held.get(first, True) and passed
 
-    def write(self) -> Path:
-        """Write the fragment into the folder that runs leave theirs in; a later run's takes its place."""
+    def write(self) -> None:
+        """Leave both in the user's cache; a later run's take their place."""
         kernel = self._files.kernel
-        machine = {"amd64": "x86_64", "arm64": "aarch64"}[kernel.architecture]
-        version, _, architecture = kernel.name.partition("-")
         failed = [promise for promise, held in self._held.items() if not held]
-        fragment = {
-            "kind": "kernel",
-            "name": f"{version} {architecture}",
-            "version": f"Debian {kernel.suite.removesuffix('-security')}",
-            "kernel": self._files.release,
-            "arch": machine,
-            "checks": [promise for promise, held in self._held.items() if held],
-            "result": f"failed: {'; '.join(failed)}" if failed else "passed",
-            "walked": self.walked,
-        }
-        configured = os.environ.get("WIRESPAN_PLATFORMS")
-        folder = Path(configured) if configured else Path.home() / ".cache" / "wirespan-platforms"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"kernel-{version}-{architecture}.json"
-        path.write_text(json.dumps(fragment, indent=2) + "\n")
-        return path
+        platforms.record(
+            "kernel",
+            kernel.name.replace("-", " "),
+            version=f"Debian {kernel.suite.removesuffix('-security')}",
+            kernel=self._files.release,
+            arch={"amd64": "x86_64", "arm64": "aarch64"}[kernel.architecture],
+            checks=[promise for promise, held in self._held.items() if held],
+            result=f"not held: {' '.join(failed)}" if failed else platforms.PASSED,
+        )
+        counts = cache_folder() / f"verifier-{kernel.name}.json"
+        counts.write_text(json.dumps({"release": self._files.release, "walked": self.walked}, indent=2) + "\n")
