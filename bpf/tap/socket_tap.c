@@ -40,8 +40,9 @@
 FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connected, int from)
 {
     struct packet packet = {};
-    struct flow_key seen;
     struct flow_key key;
+    struct endpoint seen = {.port = 0};
+    int begins = 0;
     slot_reference reference = 0;
     slot_reference *published;
     struct slot *slot = NULL;
@@ -63,9 +64,12 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         return 1;
     }
 #endif
-    flow_key_of(&seen, &packet, from);
-    if (connected && from == FLOW_TX)
-        undo_translation(sk, &packet, 1);
+    if (from == FLOW_TX) {
+        __builtin_memcpy(seen.address, packet.destination_address, 16);
+        seen.port = packet.destination_port;
+        if (connected)
+            undo_translation(sk, &packet, 1);
+    }
     flow_key_of(&key, &packet, from);
     published = flows_by_key.lookup(&key);
     if (published) {
@@ -108,11 +112,12 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
             count_packet(unattributed(&packet), &packet);
             return 1;
         }
-        if (sk)
-            publish_by_socket(skb, sk, connected, &key, &seen, reference);
+        begins = 1;
     }
     if (from == FLOW_TX)
         note_backend(slot, &key, &seen);
+    if (begins && sk && !connected)
+        publish_by_socket(skb, sk, &key, slot, &reference);
     flow_add(&slot->flow, &packet, from);
     if (connected) {
         if (packet.transport == TRANSPORT_TCP)

@@ -13,6 +13,7 @@
 #define WIRESPAN_TRANSLATION_H
 
 #include "keys.h"
+#include "rules.h"
 #include "socket.h"
 
 #ifndef SOCKETS_FLOWS
@@ -29,9 +30,8 @@ struct destination {
 
 BPF_SK_STORAGE(destination_of_socket, struct destination);
 /*
- * Flows whose packets their addresses do not find: of sockets that are not connected, by the socket's cookie in the place of the
- * local address, and what the kernel sends for a connection whose socket is gone, by what its packets show. Nobody deletes from
- * it: references to flows that are gone are of no use, and the oldest make room.
+ * Flows of sockets that are not connected, whose packets their addresses may not find: by the socket's cookie in the place of the
+ * local address. Nobody deletes from it: references to flows that are gone are of no use, and the oldest make room.
  */
 BPF_F_TABLE("lru_hash", struct flow_key, slot_reference, flows_of_sockets, SOCKETS_FLOWS, BPF_F_NO_COMMON_LRU);
 
@@ -94,109 +94,102 @@ FLOW_INLINE void undo_translation(struct bpf_sock *sk, struct packet *packet, in
     }
 }
 
-/* The key of a flow in `flows_of_sockets` whose socket is not connected. */
-FLOW_INLINE void socket_key_of(struct flow_key *key, struct __sk_buff *skb, const struct flow_key *flow)
+FLOW_INLINE int is_same_endpoint(const __u8 *a, __u32 a_port, const __u8 *b, __u32 b_port)
 {
-    *key = *flow;
+    return a_port == b_port && is_same(a, b);
+}
+
+/* Make a flow's key its socket's in `flows_of_sockets`. Keys are changed where they lie: a program's stack is small. */
+FLOW_INLINE void make_key_of_socket(struct flow_key *key, struct __sk_buff *skb)
+{
     *(__u64 *)key->local_address = bpf_get_socket_cookie(skb);
     *(__u64 *)(key->local_address + 8) = 0;
     key->local_port = 0;
-    key->pad = 1;
 }
 
 /*
  * A datagram came to a socket that has sent to there and did not know its own address: now it does. Where the socket's programs
  * translate (Cilium), it is the other end's address that is told.
  */
-FLOW_INLINE void adopt_addresses(struct slot *slot, const struct flow_key *key, slot_reference reference)
+FLOW_INLINE void adopt_addresses(
+        struct slot *slot, struct flow_key *key, const struct packet *packet, slot_reference *reference)
 {
-    struct flow_key before = *key;
+    struct flow *flow = &slot->flow;
 
-    __builtin_memcpy(before.local_address, slot->flow.local_address, 16);
-    __builtin_memcpy(before.remote_address, slot->flow.remote_address, 16);
-    before.local_port = slot->flow.local_port;
-    before.remote_port = slot->flow.remote_port;
-    flows_by_key.delete(&before);
-    __builtin_memcpy(slot->flow.local_address, key->local_address, 16);
-    __builtin_memcpy(slot->flow.remote_address, key->remote_address, 16);
-    slot->flow.local_port = key->local_port;
-    slot->flow.remote_port = key->remote_port;
-    flows_by_key.update(key, &reference);
+    __builtin_memcpy(key->local_address, flow->local_address, 16);
+    __builtin_memcpy(key->remote_address, flow->remote_address, 16);
+    key->local_port = flow->local_port;
+    key->remote_port = flow->remote_port;
+    flows_by_key.delete(key);
+    flow_key_of(key, packet, FLOW_RX);
+    __builtin_memcpy(flow->local_address, key->local_address, 16);
+    __builtin_memcpy(flow->remote_address, key->remote_address, 16);
+    flow->local_port = key->local_port;
+    flow->remote_port = key->remote_port;
+    if (is_same_endpoint(key->remote_address, key->remote_port, slot->socket.backend_address, slot->socket.backend_port))
+        slot->socket.backend_port = 0;
+    flows_by_key.update(key, reference);
 }
 
 /*
- * The flow of a packet whose addresses find none, because its socket is not connected, or gone. The packet, if it was sent, and the
- * key get the addresses that the flow has, or would have.
+ * The flow of a packet whose addresses find none, because its socket is not connected. The packet, if it was sent, and the key get
+ * the addresses that the flow has, or would have.
  */
 FLOW_INLINE struct slot *find_by_socket(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *packet, struct flow_key *key,
         int from, slot_reference *reference)
 {
     int datagram = is_datagram_socket(sk);
-    struct flow_key socket_key = *key;
     slot_reference *published;
     struct slot *slot;
 
-    if (packet->transport != (datagram ? TRANSPORT_UDP : TRANSPORT_TCP) || (!datagram && from == FLOW_RX))
+    if (!datagram && (sk->state != TCP_STATE_LISTEN || from == FLOW_RX))
         return NULL;
-    if (from == FLOW_TX)
+    if (from == FLOW_TX) {
         undo_translation(sk, packet, 0);
-    if (datagram || sk->state == TCP_STATE_LISTEN) {
         flow_key_of(key, packet, from);
-        socket_key_of(&socket_key, skb, key);
     }
-    published = flows_of_sockets.lookup(&socket_key);
+    make_key_of_socket(key, skb);
+    published = flows_of_sockets.lookup(key);
     slot = published ? slot_at(*published) : NULL;
-    if (!slot || slot->flow.transport != packet->transport)
-        return NULL;
-    if (from == FLOW_RX) {
-        if (slot->flow.sides[FLOW_RX].packets)
-            return NULL;
-        adopt_addresses(slot, key, *published);
-    } else {
+    if (slot && from == FLOW_RX && slot->flow.sides[FLOW_RX].packets)
+        slot = NULL;
+    if (slot) {
+        *reference = *published;
+        if (from == FLOW_RX) {
+            adopt_addresses(slot, key, packet, reference);
+            return slot;
+        }
         __builtin_memcpy(packet->source_address, slot->flow.local_address, 16);
         packet->source_port = slot->flow.local_port;
-        if (!datagram) {
-            __builtin_memcpy(packet->destination_address, slot->flow.remote_address, 16);
-            packet->destination_port = slot->flow.remote_port;
-        }
-        flow_key_of(key, packet, from);
     }
-    *reference = *published;
+    flow_key_of(key, packet, from);
     return slot;
 }
 
-FLOW_INLINE int is_same_remote(const struct flow_key *a, const struct flow_key *b)
+/* A packet was sent whose flow has `key`, while it shows the destination `seen`: note where the flow's packets go. */
+FLOW_INLINE void note_backend(struct slot *slot, const struct flow_key *key, const struct endpoint *seen)
 {
-    return a->remote_port == b->remote_port && is_same(a->remote_address, b->remote_address);
+    if (is_same_endpoint(key->remote_address, key->remote_port, seen->address, seen->port))
+        return;
+    __builtin_memcpy(slot->socket.backend_address, seen->address, 16);
+    slot->socket.backend_port = (__u16)seen->port;
 }
 
-/* A packet was sent whose flow has `key`, while it shows `seen`: note where the flow's packets go. */
-FLOW_INLINE void note_backend(struct slot *slot, const struct flow_key *key, const struct flow_key *seen)
+/*
+ * A flow of a socket that is not connected has begun: the socket has to find it where its addresses do not, and where the socket's
+ * programs translate, so do those that its packets show. The key is not that of the flow any more.
+ */
+FLOW_INLINE void publish_by_socket(
+        struct __sk_buff *skb, struct bpf_sock *sk, struct flow_key *key, const struct slot *slot, slot_reference *reference)
 {
-    if (is_same_remote(key, seen))
-        return;
-    __builtin_memcpy(slot->socket.backend_address, seen->remote_address, 16);
-    slot->socket.backend_port = seen->remote_port;
-}
-
-/* A flow has begun: its socket, or what its packets show, has to find it where its addresses do not. */
-FLOW_INLINE void publish_by_socket(struct __sk_buff *skb, struct bpf_sock *sk, int connected, const struct flow_key *key,
-        const struct flow_key *seen, slot_reference reference)
-{
-    struct flow_key socket_key;
-
-    if (connected) {
-        if (key->transport == TRANSPORT_TCP && (!is_same_remote(key, seen) || key->local_port != seen->local_port))
-            flows_of_sockets.update(seen, &reference);
-        return;
-    }
     if (!is_datagram_socket(sk) && sk->state != TCP_STATE_LISTEN)
         return;
-    socket_key_of(&socket_key, skb, key);
-    flows_of_sockets.update(&socket_key, &reference);
-    if (!is_same_remote(key, seen)) {
-        socket_key_of(&socket_key, skb, seen);
-        flows_of_sockets.update(&socket_key, &reference);
+    make_key_of_socket(key, skb);
+    flows_of_sockets.update(key, reference);
+    if (slot->socket.backend_port) {
+        __builtin_memcpy(key->remote_address, slot->socket.backend_address, 16);
+        key->remote_port = slot->socket.backend_port;
+        flows_of_sockets.update(key, reference);
     }
 }
 

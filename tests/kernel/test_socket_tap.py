@@ -451,10 +451,18 @@ def keys(tap: SocketTap):
     return bpf_info.keys_of_map(tap.loaded.maps["flows_by_key"], FLOW_KEY)
 
 
-@pytest.mark.parametrize("define", ["NO_COARSE_CLOCK", "TICK_NS=4000000ULL", "ALLOW_NETWORKS", "ALLOW_PORTS"])
-def test_every_way_to_compile_it_loads(define) -> None:
-    """Kernels without the coarse clock, and each rule that no other test compiles with."""
-    loaded = load_tap(["SLOTS=64", define])
+TICKS = f"TICK_NS={tick_ns()}ULL"
+EVERYTHING = ["EXCLUDE_LOOPBACK", "TRACE_CONTEXT", "ALLOW_NETWORKS", "DENY_NETWORKS", "ALLOW_PORTS", "DENY_PORTS"]
+
+
+@pytest.mark.parametrize(
+    "defines", [["NO_COARSE_CLOCK"], [TICKS], ["ALLOW_NETWORKS"], ["ALLOW_PORTS"], EVERYTHING, [*EVERYTHING, TICKS]]
+)
+def test_every_way_to_compile_it_loads(defines) -> None:
+    """Kernels without the coarse clock, each rule that no other test compiles with, and all there is at once: a program has a
+    stack of 512 bytes.
+    """
+    loaded = load_tap(["SLOTS=64", *defines])
     assert loaded.program_descriptions["tap_ingress"].verified_instructions < bpf_info.VERIFIER_BOUND
     loaded.close()
 

@@ -6,14 +6,18 @@ import contextlib
 import ipaddress
 import itertools
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+import bpf
 from proto.columns import Outcome, Role
+from services.capture.live.cgroups import find_root
 from services.capture.live.slot_layout import TapCounter
 from services.capture.live.socket_tap import SocketTap
+from services.capture.live.tap_loader import SYSTEM_PYTHON
 from tests.support.node import kube_proxy
 from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, wait_until
 from tests.support.node.namespaces import Namespace, Network, Pod
@@ -86,6 +90,14 @@ def text(address) -> str:
     return str(found.ipv4_mapped or found)
 
 
+def flows(live: Live, *, local: int | None = None, remote: int | None = None) -> list:
+    """The live flows with these ports: one alone may be another test's, too."""
+    return [
+        row for row in live.rows(local or remote)
+        if (local is None or row["local_port"] == local) and (remote is None or row["remote_port"] == remote)
+    ]  # fmt: skip
+
+
 def bound(namespace: Namespace, address: str, kind: socket.SocketKind, port: int = 0) -> socket.socket:
     """A socket at this address, listening where it is a stream's."""
     server = namespace.socket(family(6 if ":" in address else 4), kind)
@@ -125,14 +137,15 @@ def test_a_connection_through_a_service_is_one_at_each_end(live, cluster, versio
         left = 5000
         while left:
             left -= len(client.recv(left))
-        name = client.getsockname()
+        name, port = client.getsockname(), server.getsockname()[1]
         first, second = (client, accepted) if closes == "client" else (accepted, client)
         first.close()
         assert second.recv(1) == b""
         second.close()
     wait_until(lambda: live.rows(to[1])["outcome"].tolist() == [Outcome.CLOSED])
-    wait_until(lambda: live.rows(peer[1])["outcome"].tolist() == [Outcome.CLOSED])
-    (mine,), (theirs,) = live.rows(to[1]), live.rows(peer[1])
+    wait_until(lambda: [row["outcome"] for row in flows(live, local=port, remote=peer[1])] == [Outcome.CLOSED])
+    (mine,), (theirs,) = live.rows(to[1]), flows(live, local=port, remote=peer[1])
+    assert flows(live, local=peer[1], remote=port) == []
     assert peer[:2] != name[:2]
     assert (text(mine["local_address"]), mine["local_port"]) == name[:2]
     assert (text(mine["remote_address"]), mine["remote_port"]) == to
@@ -171,7 +184,7 @@ def test_datagrams_through_a_service_are_one_flow(live, cluster, version, way) -
         assert (text(mine["remote_address"]), mine["remote_port"]) == to
         assert mine["role"] == Role.CLIENT
         assert (text(mine["backend_address"]), mine["backend_port"]) == backend.getsockname()[:2]
-        (theirs,) = live.rows(backend.getsockname()[1])
+        (theirs,) = (row for row in flows(live, local=backend.getsockname()[1]) if row["transport"] == socket.IPPROTO_UDP)
         assert (theirs["role"], theirs["rx_payload_bytes"], theirs["tx_payload_bytes"]) == (Role.SERVER, *expected)
         assert text(theirs["remote_address"]) == BRIDGE[version]
 
@@ -219,7 +232,7 @@ def test_a_connected_socket_may_send_to_others(live, cluster, version) -> None:
         ask(client, None, backend, 2)
         (mine,) = live.rows(to[1])
         assert (mine["tx_packets"], mine["rx_packets"]) == (4, 4)
-        elsewhere = [row for row in live.rows(other.getsockname()[1]) if row["role"] == Role.CLIENT]
+        elsewhere = flows(live, local=client.getsockname()[1], remote=other.getsockname()[1])
         assert [(row["tx_packets"], row["tx_payload_bytes"], row["backend_port"]) for row in elsewhere] == [(1, 9, 0)]
 
 
@@ -233,7 +246,7 @@ def test_a_server_that_answers_under_a_services_address(live, cluster, version, 
         client = cluster.pod.namespace.socket(family(version), socket.SOCK_STREAM)
         client.settimeout(WAIT_SECONDS)
         client.connect(to)
-        accepted, _ = server.accept()
+        accepted, peer = server.accept()
         client.sendall(b"q")
         assert accepted.recv(1)
         accepted.sendall(b"r")
@@ -241,9 +254,9 @@ def test_a_server_that_answers_under_a_services_address(live, cluster, version, 
         accepted.close()
         assert client.recv(1) == b""
         client.close()
-        both = to[1], server.getsockname()[1]
-    wait_until(lambda: {row["outcome"] for each in both for row in live.rows(each)} == {Outcome.CLOSED})
-    (mine,), (theirs,) = live.rows(both[0]), live.rows(both[1])
+        ends = {"remote": to[1]}, {"local": server.getsockname()[1], "remote": peer[1]}
+    wait_until(lambda: [row["outcome"] for each in ends for row in flows(live, **each)] == [Outcome.CLOSED] * 2)
+    (mine,), (theirs,) = (flows(live, **each) for each in ends)
     assert (mine["role"], theirs["role"]) == (Role.CLIENT, Role.SERVER)
     assert mine["tx_initial_sequence"] == theirs["rx_initial_sequence"] != 0
     assert mine["rx_initial_sequence"] == theirs["tx_initial_sequence"] != 0
@@ -262,9 +275,61 @@ def test_datagrams_that_are_answered_under_a_services_address(live, cluster, ver
         to = cluster.service_for("udp", version, BRIDGE[version], backend.getsockname()[1])
         client.settimeout(WAIT_SECONDS)
         ask(client, to, backend, 4)
-        (mine,), (theirs,) = live.rows(to[1]), live.rows(backend.getsockname()[1])
+        mine, theirs = (
+            row for row in [*live.rows(to[1]), *flows(live, local=backend.getsockname()[1])]
+            if row["transport"] == socket.IPPROTO_UDP
+        )  # fmt: skip
         assert (mine["role"], theirs["role"]) == (Role.CLIENT, Role.SERVER)
         assert [int(row[f"{way}_packets"]) for row in (mine, theirs) for way in ("tx", "rx")] == [4, 4, 4, 4]
+
+
+SOCKET_TRANSLATION = """
+int translate(struct bpf_sock_addr *context)
+{
+    if (context->user_ip4 == bpf_htonl(0x0a604d01)) {
+        context->user_ip4 = bpf_htonl(ADDRESS);
+        context->user_port = bpf_htons(PORT);
+    }
+    return 1;
+}
+"""
+ATTACH = """
+import os, sys
+os.environ["BCC_KERNEL_SOURCE"] = sys.argv[1]
+from bcc import BPF
+module = BPF(text=sys.argv[2], cflags=sys.argv[4:])
+function = module.load_func("translate", 18, attach_type=14)
+cgroup = os.open(sys.argv[3], os.O_RDONLY)
+module.attach_func(function, cgroup, 14, 2)
+print("attached", flush=True)
+sys.stdin.read()
+module.detach_func(function, cgroup, 14)
+"""
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_where_sockets_translate_themselves_a_flow_has_the_backend(pods, order) -> None:
+    """Where a program at the sockets chooses the backend (Cilium), both ways have its address, whichever program runs first."""
+    client_pod, server_pod = pods
+    with bound(server_pod.namespace, server_pod.addresses[0], socket.SOCK_DGRAM) as backend, contextlib.ExitStack() as stack:
+        address, port = backend.getsockname()
+        defines = [f"-DADDRESS={int(ipaddress.IPv4Address(address))}", f"-DPORT={port}"]
+        command = [SYSTEM_PYTHON, "-c", ATTACH, bpf.SOURCE_DIRECTORY, SOCKET_TRANSLATION, find_root(), *defines]
+        if order == "after":
+            tap = stack.enter_context(SocketTap())
+        child = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert child.stdout.readline() == "attached\n"
+        if order == "before":
+            tap = stack.enter_context(SocketTap())
+        client = stack.enter_context(client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        client.settimeout(WAIT_SECONDS)
+        ask(client, (SERVICES[4], 53), backend, 3)
+        rows = Live(tap).rows(port)  # its own tap saw nothing else
+        child.stdin.close()
+    assert sorted((row["role"], row["tx_packets"], row["rx_packets"], row["backend_port"]) for row in rows) == [
+        (Role.CLIENT, 3, 3, 0), (Role.SERVER, 3, 3, 0),
+    ]  # fmt: skip
+    assert {text(row["remote_address"]) for row in rows} == {address, client_pod.addresses[0]}
 
 
 def test_a_refused_connection_through_a_service(live, cluster) -> None:
@@ -293,7 +358,7 @@ def test_a_service_at_a_loopback_address_is_loopback(live, cluster) -> None:
         client.close()
         assert accepted.recv(1) == b""
         accepted.close()
-    (theirs,) = live.rows(peer[1])
+    (theirs,) = flows(live, local=service.backend_port, remote=peer[1])
     assert theirs["role"] == Role.SERVER
     assert live.rows(service.port)["role"].tolist() == []
     assert live.tap.counters["loopback_packets"] >= before + theirs["rx_packets"]
