@@ -297,7 +297,13 @@ RAW: Final = (
     Column("rx_traffic_class", "|u1", _CONSTANT, "", "as tx_traffic_class, received"),
     Column("tx_hop_limit", "|u1", _CONSTANT, "", "TTL or hop limit of the first packet sent"),
     Column("rx_hop_limit", "|u1", _CONSTANT, "", "as tx_hop_limit, received"),
-    Column("request_waits", "|u1", _STATE, "", "1: a request has no response yet; in a flow's last record, it never had one"),
+    Column(
+        "request_waits",
+        "|u1",
+        _STATE,
+        "",
+        "requests that have no response yet; in a flow's last record, that never had one; 255 stands for more",
+    ),
     Column("request_transfer_sum_ns", "<u8", _DELTA, "ns", "sum over requests of first byte to last; capture files only"),
     Column("request_transfer_max_ns", "<u8", _STATE, "ns", "longest of them since the flow began, to the microsecond"),
     Column("response_transfer_sum_ns", "<u8", _DELTA, "ns", "sum over responses of first byte to last; capture files only"),
@@ -305,6 +311,8 @@ RAW: Final = (
     Column("icmp_errors", "<u2", _DELTA, "packets", "ICMP errors that quote a packet of this flow; capture files only"),
     Column("icmp_error_type", "|u1", _STATE, "", "ICMP type of the last of them"),
     Column("icmp_error_code", "|u1", _STATE, "", "ICMP code of the last of them"),
+    Column("questions", "<u4", _DELTA, "", "requests that have numbers (DNS over UDP, ICMP queries), each once"),
+    Column("question_repeats", "<u4", _DELTA, "", "of them, how often one was sent again before it was answered"),
 )
 """Columns that capture fills."""
 

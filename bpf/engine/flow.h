@@ -60,11 +60,13 @@ enum flow_verdict {
     FLOW_RENEW, /* nothing was counted: the packet opens a new connection; retire the slot, begin another with the packet */
 };
 
-/* Whether a connection's requests are looked at for their trace context, and what came of it: traced_exchange.h. */
+/* How a flow's requests are told apart, and what came of looking for the trace context of a connection's: traced_exchange.h. */
 enum flow_requests {
     FLOW_REQUESTS_UNKNOWN,
-    FLOW_REQUESTS_OPAQUE, /* its first payload was no HTTP/1: none is looked at any more */
-    FLOW_REQUESTS_TRACED, /* an exchange of an application's trace is open */
+    FLOW_REQUESTS_OPAQUE,   /* none is looked at any more: no HTTP/1, or datagrams that do not take turns */
+    FLOW_REQUESTS_TRACED,   /* an exchange of an application's trace is open */
+    FLOW_REQUESTS_NUMBERED, /* each has a number, and its answer the same: questions.h */
+    FLOW_REQUESTS_NEW,      /* of datagrams, whose first one is to be looked at */
 };
 
 /* Index of flow.sides. */
@@ -143,7 +145,7 @@ struct flow {
     __u8 closed_by;
     __u8 icmp_type; /* of the first message */
     __u8 icmp_code;
-    __u8 requests; /* enum flow_requests: traced_exchange.h */
+    __u8 requests; /* enum flow_requests */
 
     __u8 local_address[16];
     __u8 remote_address[16];
@@ -163,11 +165,13 @@ struct flow {
     __u32 gap_at; /* when what was received first had a gap, which is still open; 0: it has none */
     struct flow_side sides[2];
     __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
+    __u32 questions;        /* numbered requests, each once however often it was sent */
+    __u32 question_repeats; /* sent again while they waited */
 };
 
 _Static_assert(sizeof(struct flow_side) == 96, "struct flow_side has no hole");
 _Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
-_Static_assert(sizeof(struct flow) == 448, "struct flow has no hole; services/capture/flows/layout.py mirrors it");
+_Static_assert(sizeof(struct flow) == 456, "struct flow has no hole; services/capture/flows/layout.py mirrors it");
 
 /* Sequence numbers wrap: a lies after b when it is less than half the circle ahead (RFC 9293 3.4). */
 FLOW_INLINE int sequence_after(__u32 a, __u32 b)

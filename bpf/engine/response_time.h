@@ -31,16 +31,27 @@ FLOW_INLINE __u32 response_time_bucket(__u64 time_ns)
     return bucket + (rest >> 1);
 }
 
+/* A request that was over at `asked_ns` has its answer. */
+FLOW_INLINE void flow_answered(struct flow *flow, __u64 asked_ns, __u64 answered_ns)
+{
+    __u64 waited = answered_ns > asked_ns ? answered_ns - asked_ns : 0;
+    __u32 bucket = response_time_bucket(waited);
+
+    flow->responses += 1;
+    flow->response_time_sum_ns += waited;
+    if (waited > flow->response_time_max_ns)
+        flow->response_time_max_ns = waited;
+    if (bucket < FLOW_RESPONSE_TIME_BUCKETS)
+        flow->response_time_histogram[bucket] += 1;
+}
+
 /*
- * Exchanges: a request is what the client sends after the server's last payload; the response time runs from its last byte to
+ * A connection's exchanges: a request is what the client sends after the server's last payload; the response time runs from its last byte to
  * the server's first. Only payload not seen before counts, so that a repeat neither asks nor answers. What belongs to an
  * application's trace is told one by one: traced_exchange.h.
  */
 FLOW_INLINE void flow_exchange(struct flow *flow, const struct packet *packet, int from)
 {
-    __u64 waited;
-    __u32 bucket;
-
     if (flow->role == FLOW_ROLE_UNKNOWN)
         return;
     if (flow_from_client(flow, from)) {
@@ -49,15 +60,8 @@ FLOW_INLINE void flow_exchange(struct flow *flow, const struct packet *packet, i
     }
     if (!flow->request_ns)
         return;
-    waited = packet->time_ns > flow->request_ns ? packet->time_ns - flow->request_ns : 0;
+    flow_answered(flow, flow->request_ns, packet->time_ns);
     flow->request_ns = 0;
-    flow->responses += 1;
-    flow->response_time_sum_ns += waited;
-    if (waited > flow->response_time_max_ns)
-        flow->response_time_max_ns = waited;
-    bucket = response_time_bucket(waited);
-    if (bucket < FLOW_RESPONSE_TIME_BUCKETS)
-        flow->response_time_histogram[bucket] += 1;
 }
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * The W3C trace context of a request: the only payload that is ever looked at (https://www.w3.org/TR/trace-context/).
+ * The W3C trace context of a request (https://www.w3.org/TR/trace-context/).
  *
  * Read are HTTP/1 requests in clear text, and of them the first TRACE_CONTEXT_BYTES of the segment that begins the request. All
  * that is kept are the trace id, the caller's span id and the flags. HTTP/2 compresses its headers (HPACK) and TLS hides them.

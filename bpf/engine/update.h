@@ -8,6 +8,7 @@
 #ifndef WIRESPAN_UPDATE_H
 #define WIRESPAN_UPDATE_H
 
+#include "connectionless.h"
 #include "flow.h"
 #include "icmp.h"
 #include "response_time.h"
@@ -96,11 +97,9 @@ FLOW_INLINE void flow_add(struct flow *flow, const struct packet *packet, int fr
         break;
     case TRANSPORT_UDP:
     case TRANSPORT_UDPLITE:
-    case TRANSPORT_ICMP:
-    case TRANSPORT_ICMPV6:
-        flow_exchange(flow, packet, from);
+        flow_take_turns(flow, packet, from);
         break;
-    default: /* what is a request there is not known */
+    default: /* ICMP's queries have numbers; of the others it is not known what is a request */
         break;
     }
 }
@@ -114,7 +113,10 @@ FLOW_INLINE enum flow_verdict flow_update(struct flow *flow, const struct packet
     return FLOW_COUNTED;
 }
 
-/* Make a zeroed slot the flow of `packet`, without adding it. The host sets id, generation and state. */
+/*
+ * Make a zeroed slot the flow of `packet`, without adding it. The host sets id, generation and state. TCP tells who began by its
+ * SYN; of the others the host has the packet looked at (questions.h), after it was added.
+ */
 FLOW_INLINE void flow_open(struct flow *flow, const struct packet *packet, int from)
 {
     int tx = from == FLOW_TX;
@@ -129,23 +131,8 @@ FLOW_INLINE void flow_open(struct flow *flow, const struct packet *packet, int f
     flow->last_ns = packet->time_ns;
     flow->first_ns = packet->time_ns;
     flow->interval_first_ns = packet->time_ns;
-    switch (packet->transport) {
-    case TRANSPORT_UDP:
-    case TRANSPORT_UDPLITE:
-    case TRANSPORT_SCTP:
-    case TRANSPORT_DCCP:
-        flow_set_client(flow, from);
-        break;
-    case TRANSPORT_ICMP:
-    case TRANSPORT_ICMPV6:
-        if (icmp_part(packet->transport, packet->icmp_type) == ICMP_REQUEST)
-            flow_set_client(flow, from);
-        else if (icmp_part(packet->transport, packet->icmp_type) == ICMP_REPLY)
-            flow_set_client(flow, !from);
-        break;
-    default: /* TCP tells by its SYN; the others do not tell */
-        break;
-    }
+    if (packet->transport != TRANSPORT_TCP)
+        flow->requests = FLOW_REQUESTS_NEW;
 }
 
 /* As flow_open, and add the packet. */

@@ -249,8 +249,6 @@ FLOW_INLINE void flow_deepen(struct flow *flow, struct flow_trace *trace, struct
         late = own->known & FLOW_KNOWN_NEXT && !sequence_after(end, own->next_sequence);
         if (!late || packet->unseen)
             deep_exchange(flow, trace, packet, from, late);
-    } else if (flow->transport == TRANSPORT_UDP || flow->transport == TRANSPORT_UDPLITE) {
-        deep_exchange(flow, trace, packet, from, 0);
     }
 }
 

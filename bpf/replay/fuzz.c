@@ -4,17 +4,20 @@
  *
  * An input is a link type's number (an index into link_types), then packets: two bytes of captured length, one of what the wire
  * had more, one of time since the packet before (in 2^k ns, above 128 backwards), then the captured bytes. A table that is full
- * gives up a slot. After each input the counters must add up, no flow may hold more than was counted, and every exchange that
- * began must be over or open.
+ * gives up a slot. After each input the counters must add up, no flow may hold more than was counted, every exchange that began
+ * must be over or open, and no question has two answers.
  */
 #define DATAGRAMS       16u
 #define ENDED_EXCHANGES 16u
+#define QUESTION_PLACES 16u
 #include "replay.c"
 
 #define CAPACITY 16u
 
 static const __u32 link_types[] = {LINK_ETHERNET, LINK_RAW, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL, LINK_LOOP, LINK_PPP,
         LINK_CISCO_HDLC, LINK_PPP_ETHER, LINK_PPP_WITH_DIRECTION, LINK_PPI};
+
+static const __u16 dns_ports[] = {53, 5353};
 
 static struct flow slots[CAPACITY];
 static struct flow_outer outers[CAPACITY];
@@ -38,6 +41,10 @@ static void begin_again(void)
     replay->blocks[0] = (struct slot_block){.free_slot = NO_SLOT};
     replay->open_block = 0;
     block_used = 0;
+    memset(replay->questions, 0, sizeof(*replay->questions));
+    replay->begin_ns = 0;
+    replay->seen_ns = 0;
+    replay->file_begins = 1;
     memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
@@ -79,6 +86,9 @@ static void check(__u64 lost_bytes)
     if (block_used != counters->used_slots)
         abort();
     for (index = 0; index < CAPACITY; index++)
+        if (slots[index].requests == FLOW_REQUESTS_NUMBERED && slots[index].responses > slots[index].questions)
+            abort();
+    for (index = 0; index < CAPACITY; index++)
         held += slots[index].sides[FLOW_TX].bytes + slots[index].sides[FLOW_RX].bytes;
     if (packets != counters->packets || bytes != counters->bytes || held != counters->disposition_bytes[PACKET_FLOW])
         abort();
@@ -96,6 +106,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         replay = replay_new(slots, outers, &block_used, CAPACITY);
         if (!replay || replay_trace(replay))
             abort();
+        replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);
     }
     if (!size)
         return 0;

@@ -14,6 +14,7 @@
 
 #include "datagrams.h"
 #include "icmp_error.h"
+#include "questions.h"
 #include "role.h"
 
 #include "../engine/update.h"
@@ -32,14 +33,14 @@ enum replay_stop {
 
 /*
  * Which direction a flow's first packet has: local is the initiator. A TCP connection that was joined later does not say who
- * that was; its local is the end that is the client by its ports, else the sender.
+ * that was; its local is the end that is the client by its ports, else the sender. Of the others, a service's port is remote.
  */
 static int first_direction(const struct packet *packet)
 {
     if (packet->transport == TRANSPORT_ICMP || packet->transport == TRANSPORT_ICMPV6)
         return icmp_part(packet->transport, packet->icmp_type) == ICMP_REPLY ? FLOW_RX : FLOW_TX;
     if (packet->transport != TRANSPORT_TCP)
-        return FLOW_TX;
+        return is_service_port(packet->source_port) && !is_service_port(packet->destination_port) ? FLOW_RX : FLOW_TX;
     if (packet->tcp_flags & TCP_SYN && !(packet->tcp_flags & TCP_RST))
         return packet->tcp_flags & TCP_ACK ? FLOW_RX : FLOW_TX;
     return direction_by_ports(packet) == FLOW_RX ? FLOW_RX : FLOW_TX;
@@ -55,6 +56,37 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
     flow_deepen(flow, &replay->traces[slot], packet, from);
     flow_add(flow, packet, from);
     exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
+}
+
+/* Whether the packet is one of DNS by its ports. */
+static int is_dns(const struct replay *replay, const struct packet *packet)
+{
+    const __u8 *ports = replay->dns_ports;
+    __u16 source = packet->source_port;
+    __u16 destination = packet->destination_port;
+
+    return packet->transport == TRANSPORT_UDP &&
+           (ports[source >> 3] >> (source & 7) | ports[destination >> 3] >> (destination & 7)) & 1;
+}
+
+/* What is known of a flow that begins with this packet. */
+static int opening_of(const struct replay *replay, const struct packet *packet)
+{
+    int first = packet->time_ns > replay->begin_ns && packet->time_ns - replay->begin_ns >= replay->rest_ns;
+
+    return (first ? FLOW_OPENS_FIRST : 0) | (is_dns(replay, packet) ? FLOW_OPENS_NUMBERED : 0);
+}
+
+/* A file that does not go on where the one before it ended is another capture. */
+static void look_on(struct replay *replay, __u64 time_ns)
+{
+    if (replay->file_begins && (time_ns < replay->seen_ns || time_ns - replay->seen_ns > replay->rest_ns)) {
+        replay->begin_ns = time_ns;
+        replay->seen_ns = time_ns;
+    }
+    replay->file_begins = 0;
+    if (time_ns > replay->seen_ns)
+        replay->seen_ns = time_ns;
 }
 
 /* Returns 0 where there is no slot for it; then nothing but a retired flow has changed, and the packet can come again. */
@@ -81,6 +113,10 @@ static int count_packet(struct replay *replay, struct arrival *arrival)
         flow_open(flow, packet, from);
     }
     add_packet(replay, slot, arrival, packet, from);
+    flow = &replay->slots[slot];
+    if (is_looked_at(flow))
+        look_at((question_host){replay->questions, flow->id}, &arrival->frame, packet->transport_offset, flow, packet, from,
+                opening_of(replay, packet));
     if (arrival->through.kind) {
         replay->outer_used[slot] = 1;
         outer_adopt(&replay->outers[slot], &arrival->through, from);
@@ -107,6 +143,7 @@ static int take_packet(struct replay *replay, const struct captured *captured)
     arrival.packet.time_ns = captured->time_ns;
     arrival.wire_bytes = captured->wire_bytes;
     disposition = parse_arrival(&arrival, captured->link_type);
+    look_on(replay, captured->time_ns);
     if (disposition == PACKET_FLOW && !count_packet(replay, &arrival))
         return 0;
     if (disposition == PACKET_FRAGMENT) {
@@ -138,6 +175,7 @@ void replay_close(struct replay *replay)
     free(replay->datagrams);
     free(replay->outer_used);
     free(replay->blocks);
+    free(replay->questions);
     free(replay);
 }
 
@@ -165,8 +203,9 @@ struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *
     replay->datagrams = calloc(DATAGRAMS, sizeof(*replay->datagrams));
     replay->outer_used = calloc(capacity, 1);
     replay->traces = calloc(capacity, sizeof(*replay->traces));
+    replay->questions = calloc(1, sizeof(*replay->questions));
     if (!replay->blocks || !replay->links || !replay->traces || !replay->buckets || !replay->datagrams || !replay->outer_used ||
-            getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
+            !replay->questions || getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;
     }
@@ -215,6 +254,7 @@ int replay_open_file(struct replay *replay, int fd, char *error, size_t error_si
     replay->reading = !capture_open(&replay->file, fd);
     if (!replay->reading)
         snprintf(error, error_size, "%s", replay->file.fault);
+    replay->file_begins = 1;
     return replay->reading ? 0 : -1;
 }
 
@@ -294,6 +334,15 @@ void replay_release(struct replay *replay, const __u32 *slots, size_t count)
     for (index = 0; index < count; index++)
         if (slots[index] < replay->capacity)
             release_slot(replay, slots[index]);
+}
+
+/* UDP of these ports is DNS. A flow of datagrams that rests for `rest_ns` has ended, so what comes later is the first of one. */
+void replay_datagrams(struct replay *replay, const __u16 *dns_ports, size_t count, __u64 rest_ns)
+{
+    memset(replay->dns_ports, 0, sizeof(replay->dns_ports));
+    while (count--)
+        replay->dns_ports[dns_ports[count] >> 3] |= (__u8)(1 << (dns_ports[count] & 7));
+    replay->rest_ns = rest_ns;
 }
 
 /* From now on, keep the exchanges of requests that carry a sampled trace context. Returns -1 where memory is missing. */

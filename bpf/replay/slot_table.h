@@ -69,6 +69,12 @@ struct replay {
     struct captured next;
     int reading; /* a file is open */
     int ahead;   /* `next` is the packet that comes next */
+    struct questions *questions; /* that wait for their answers */
+    __u8 dns_ports[8192];        /* a bit each */
+    __u64 rest_ns;               /* how long a flow of datagrams may rest */
+    __u64 begin_ns;              /* since when packets were captured without a pause of which it is known */
+    __u64 seen_ns;               /* the latest packet */
+    int file_begins;
 };
 
 #define HASH_TUNNELLED 0x80000000u

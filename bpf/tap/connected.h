@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "exchanges.h"
+#include "questions.h"
 #include "segments.h"
 #include "socket.h"
 #include "timed.h"
@@ -79,7 +80,7 @@ FLOW_INLINE int tap_segment(
         settle_closed(flow);
     /* A client's socket has its first round-trip time when it completes the handshake; the last figures are those that count. */
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)
-        read_socket(&slot->socket, sk, packet.time_ns);
+        read_socket(&slot->socket, sk);
     look_into(skb, flow, packet.payload_bytes, from, before);
     return 1;
 }
@@ -96,10 +97,12 @@ FLOW_INLINE int tap_datagram(struct __sk_buff *skb, struct slot *slot, const __u
     packet.payload_bytes = packet.ip_bytes - offset - 8;
     read_header(&packet, ip, offset);
     count_segments(skb, &packet);
-    packet.time_ns = packet_time(skb, flow, is_timed_datagram(flow, from), 0);
+    packet.time_ns = packet_time(skb, flow, is_timed_datagram(flow), 0);
     flow_count(flow, &packet, from);
     flow_header(&flow->sides[from & 1], &packet);
-    flow_exchange(flow, &packet, from);
+    flow_take_turns(flow, &packet, from);
+    note_transport(skb, offset);
+    ask(skb, flow, packet.time_ns, from);
     return 1;
 }
 

@@ -27,6 +27,8 @@ CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
 PROGRAMS = {
     "tap_ingress": (CGROUP_SKB, -1),
     "tap_egress": (CGROUP_SKB, -1),
+    "tap_ingress_question": (CGROUP_SKB, -1),
+    "tap_egress_question": (CGROUP_SKB, -1),
     "tap_release": (CGROUP_SOCK, 34),
     "tap_sendmsg4": (CGROUP_SOCK_ADDR, 14),
     "tap_sendmsg6": (CGROUP_SOCK_ADDR, 15),
@@ -35,7 +37,7 @@ PROGRAMS = {
     "tap_egress_exchange": (CGROUP_SKB, -1),
 }
 """Type and expected attach type of each, as linux/bpf.h numbers them."""
-REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", "tap_nothing")
+REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", "tap_ingress_question", "tap_egress_question", "tap_nothing")
 MAPS = (
     "slots",
     "slot_counts",
@@ -43,6 +45,8 @@ MAPS = (
     "tap_counters",
     "excluded_endpoints",
     "free_slots",
+    "ingress_questions",
+    "egress_questions",
     "allowed_networks",
     "denied_networks",
     "port_rules",

@@ -14,17 +14,17 @@
 /* What the kernel knows of a TCP socket (include/uapi/linux/bpf.h, struct bpf_tcp_sock) and whose it is. */
 struct socket_facts {
     __u64 cgroup_id;
-    __u64 read_ns; /* when the rest was read; 0: never, or no TCP */
     __u32 srtt_us; /* smoothed round-trip time, not shifted */
     __u32 min_rtt_us;
     __u32 retransmits; /* segments, over the socket's life */
     __u32 lost;        /* segments the kernel holds for lost now */
     __u32 congestion_window;
-    __u8 closed; /* the application has closed the socket */
-    __u8 pad;
-    __u16 backend_port; /* where packets went that the socket sent elsewhere: translation.h; 0: there */
-    __u32 pushes; /* of the client since the server's `answers`-th response, as they were received */
     __u32 answers;
+    __u16 pushes;       /* of the client since the server's `answers`-th response, as they were received */
+    __u16 backend_port; /* where packets went that the socket sent elsewhere: translation.h; 0: there */
+    __u8 closed;        /* the application has closed the socket */
+    __u8 read;          /* what the kernel knows was read; 0: never, or no TCP */
+    __u8 pad[2];
     __u8 backend_address[16];
 };
 

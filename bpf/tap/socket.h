@@ -11,13 +11,13 @@
 
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
 
-FLOW_INLINE void read_socket(struct socket_facts *facts, struct bpf_sock *sk, __u64 now)
+FLOW_INLINE void read_socket(struct socket_facts *facts, struct bpf_sock *sk)
 {
     struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 
     if (!tcp)
         return;
-    facts->read_ns = now;
+    facts->read = 1;
     facts->srtt_us = tcp->srtt_us >> 3;
     facts->min_rtt_us = tcp->rtt_min;
     facts->retransmits = tcp->total_retrans;

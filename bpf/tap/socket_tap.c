@@ -19,8 +19,8 @@
  * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
  *
  * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
- * DENY_PORTS (the rules are in maps); TRACE_CONTEXT; NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the
- * kernel's tick.
+ * DENY_PORTS (the rules are in maps); IS_DNS_PORT(port); FIRST_NS, from when on a datagram without a flow is the first of one;
+ * TRACE_CONTEXT; NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
  */
 
 #include "begin.h"
@@ -30,6 +30,7 @@
 #include "exchanges.h"
 #include "host.h"
 #include "keys.h"
+#include "questions.h"
 #include "rules.h"
 #include "timed.h"
 #include "translation.h"
@@ -57,6 +58,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         count_packet(disposition == PACKET_FRAGMENT ? unattributed(&packet) : TAP_MALFORMED, &packet);
         return 1;
     }
+    note_transport(skb, packet.transport_offset);
     count_segments(skb, &packet);
 #ifdef EXCLUDE_LOOPBACK
     if (is_loopback(packet.source_address) || is_loopback(packet.destination_address)) {
@@ -87,7 +89,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
                 slot = NULL;
             }
         } else {
-            timed = is_timed_datagram(&slot->flow, from);
+            timed = is_timed_datagram(&slot->flow);
         }
     }
     packet.time_ns = slot ? packet_time(skb, &slot->flow, timed, 0) : set_ticks();
@@ -121,13 +123,15 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     flow_add(&slot->flow, &packet, from);
     if (connected) {
         if (packet.transport == TRANSPORT_TCP)
-            read_socket(&slot->socket, sk, packet.time_ns);
+            read_socket(&slot->socket, sk);
         /* Where a connection is joined by what it receives, it is still to be seen where what it sends goes. */
         if (from == FLOW_TX || packet.transport == TRANSPORT_UDP || slot->flow.sides[FLOW_TX].packets)
             remember_slot(sk, reference);
         if (packet.transport == TRANSPORT_TCP)
             look_into(skb, &slot->flow, packet.payload_bytes, from, before);
     }
+    if (packet.transport != TRANSPORT_TCP)
+        ask(skb, &slot->flow, packet.time_ns, from);
     return 1;
 }
 
@@ -159,6 +163,16 @@ int tap_ingress(struct __sk_buff *skb)
 int tap_egress(struct __sk_buff *skb)
 {
     return tap(skb, FLOW_TX);
+}
+
+int tap_ingress_question(struct __sk_buff *skb)
+{
+    return tap_question(skb, FLOW_RX);
+}
+
+int tap_egress_question(struct __sk_buff *skb)
+{
+    return tap_question(skb, FLOW_TX);
 }
 
 #ifdef TRACE_CONTEXT

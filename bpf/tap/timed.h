@@ -12,8 +12,6 @@
  * response to so long a request waits from the last tick, 4 ms too long at most.
  */
 #define PUSHES_PER_RESPONSE 256
-/* A UDP client that sends this many datagrams per answer streams: the time of each does not matter. */
-#define DATAGRAMS_PER_RESPONSE 16
 
 /*
  * Whether a TCP packet begins or ends something timed. A request's last segment carries PSH: a sender must set it when its
@@ -46,11 +44,10 @@ FLOW_INLINE int is_stream(const struct flow *flow, struct socket_facts *socket, 
     return 0;
 }
 
-FLOW_INLINE int is_timed_datagram(const struct flow *flow, int from)
+/* A flow of datagrams that do not take turns is not timed. */
+FLOW_INLINE int is_timed_datagram(const struct flow *flow)
 {
-    if (!flow_from_client(flow, from))
-        return flow->request_ns != 0;
-    return flow->sides[from & 1].packets < ((__u64)flow->responses + 2) * DATAGRAMS_PER_RESPONSE;
+    return flow->requests != FLOW_REQUESTS_OPAQUE;
 }
 
 #endif

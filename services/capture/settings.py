@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.reader import LiveOptions
 from services.capture.live.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY
@@ -17,6 +18,7 @@ from services.capture.replay.source import DEFAULT_CAPACITY as REPLAY_CAPACITY
 from services.runtime.settings import ServiceSettings
 
 _FLOWS = FlowTableSettings()
+_DATAGRAMS = DatagramRules()
 
 
 class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,9 +65,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         bool,
         Meta(
             description="look for a W3C `traceparent` in clear-text HTTP/1 requests and tell the exchanges of sampled "
-            "traces within those traces (docs/correlation.md); the only payload that is ever read"
+            "traces within those traces (docs/correlation.md)"
         ),
     ] = True
+    dns_ports: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=65535)], ...],
+        Meta(description="ports of UDP that are read as DNS: header and question, to match answers with their questions"),
+    ] = _DATAGRAMS.dns_ports
     allow_networks: Annotated[
         tuple[str, ...], Meta(description="live: keep only flows whose remote address is in one of these (CIDR)")
     ] = ()
@@ -124,7 +130,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             rules=rules,
             cgroup_root=self.cgroup_root,
             trace_context=self.trace_context,
+            datagrams=self.datagrams,
         )
+
+    @property
+    def datagrams(self) -> DatagramRules:
+        """How datagrams are read."""
+        return DatagramRules(dns_ports=self.dns_ports, rest_seconds=self.udp_idle_seconds)
 
     @property
     def flow_table(self) -> FlowTableSettings:

@@ -28,7 +28,7 @@ from services.capture.live.cgroups import find_root
 from services.capture.live.slot_layout import SLOT
 from services.capture.live.socket_tap import tick_ns
 from services.capture.live.tap_exchanges import TapExchanges
-from services.capture.live.tap_loader import LoadedTap, load_tap
+from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, connect_calls, load_tap
 from tests.support.node import bpf_info
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -37,6 +37,7 @@ PACKETS = 20_000
 CONNECTIONS = 300
 """The table has room for those of every round."""
 SIZE = 64
+SERVICE_PORT = 443
 
 
 @contextlib.contextmanager
@@ -64,8 +65,8 @@ def datagrams(*, connected: bool) -> None:
 
 
 def questions() -> None:
-    """Connected UDP, one answer for each."""
-    with _datagram_socket() as server, _datagram_socket() as client:
+    """Connected UDP, one answer for each. Of a service's port, so that who asks is known from the first datagram on."""
+    with _datagram_socket(SERVICE_PORT) as server, _datagram_socket() as client:
         client.connect(server.getsockname())
         server.connect(client.getsockname())
         for _ in range(PACKETS // 2):
@@ -73,6 +74,19 @@ def questions() -> None:
             server.recv(SIZE)
             server.send(bytes(SIZE))
             client.recv(SIZE)
+
+
+def names() -> None:
+    """DNS: connected UDP, one answer of 98 bytes for each question of 50."""
+    with _datagram_socket(53) as server, _datagram_socket() as client:
+        client.connect(server.getsockname())
+        server.connect(client.getsockname())
+        asked = b"\4cart\4shop\3svc\7cluster\5local\0\0\1\0\1".ljust(38, b"\0")
+        for number in range(PACKETS // 2):
+            client.send(number.to_bytes(2) + b"\1\0\0\1\0\0\0\0\0\0" + asked)
+            server.recv(SIZE)
+            server.send(number.to_bytes(2) + b"\x81\x80\0\1\0\1\0\0\0\0" + asked + bytes(48))
+            client.recv(2 * SIZE)
 
 
 def requests() -> None:
@@ -147,6 +161,7 @@ LOADS: dict[str, Callable[[], None]] = {
     "UDP 64 B, unconnected (hash)": lambda: datagrams(connected=False),
     "UDP 64 B, connected": lambda: datagrams(connected=True),
     "UDP 64 B, request/response": questions,
+    "DNS, question and answer": names,
     "TCP 64 B, request/response": requests,
     "TCP 64 B, one way": segments,
     "HTTP, without trace context": web(b"X-Padding: "),
@@ -256,9 +271,9 @@ def _memory() -> dict[str, int]:
     return {name: int(lines[name].split()[0]) for name in ("VmRSS", "RssAnon", "RssFile", "RssShmem")}
 
 
-def _datagram_socket() -> socket.socket:
+def _datagram_socket(port: int = 0) -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    opened.bind(("127.0.0.1", 0))
+    opened.bind(("127.9.0.1", port))
     return opened
 
 
@@ -302,6 +317,7 @@ def main() -> None:
         return
     traces = ["TRACE_CONTEXT"] if arguments.trace_context else []
     loaded = load_tap([f"SLOTS={SLOTS}", f"TICK_NS={tick_ns()}ULL", *traces])
+    connect_calls(loaded, QUESTION_PROGRAMS)
     if traces:
         TapExchanges(loaded, lambda slots: np.zeros(len(slots), SLOT), 1)
     bpf_syscall.push_all(loaded.maps["free_slots"], _references())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.live.socket_tap import SocketTap
 from tests.support.node.live_capture import Live
 from tests.support.node.namespaces import Network, Pod
@@ -21,6 +22,6 @@ def pods() -> Iterator[tuple[Pod, Pod]]:
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    """The tap with what it does by default."""
-    with SocketTap() as tap:
+    """The tap with what it does by default, as after it has looked on for long."""
+    with SocketTap(datagrams=DatagramRules(rest_seconds=0)) as tap:
         yield Live(tap)

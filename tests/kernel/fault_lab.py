@@ -23,6 +23,7 @@ from tests.support.node.fault_lab import (
     wait_until,
     window_probes,
 )
+from tests.support.packets import dns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,10 +238,10 @@ def large_lost(lab: FaultLab) -> dict[str, int]:
 def dns_late(lab: FaultLab) -> None:
     """A resolver that answers late."""
     client, server = lab.datagram_ends(Port.DNS_LATE)
-    client.send(REQUEST)
+    client.send(dns.question(1, "cart.shop"))
     _, asker = server.recvfrom(1000)
     time.sleep(THINK_SECONDS)
-    server.sendto(bytes(SMALL), asker)
+    server.sendto(dns.answer(1, "cart.shop"), asker)
     client.recv(1000)
 
 
@@ -248,7 +249,7 @@ def dns_silent(lab: FaultLab) -> None:
     """A resolver that is asked twice and never answers."""
     client, server = lab.datagram_ends(Port.DNS_SILENT)
     for _ in range(2):
-        client.send(REQUEST)
+        client.send(dns.question(1, "cart.shop"))
         server.recv(1000)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from proto.columns import Outcome, Reason, Role
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import State
 from services.capture.live.cgroups import cgroup_id, find_root
 from services.capture.live.records import monotonic_ns
@@ -477,7 +478,7 @@ def test_rules_leave_flows_out_and_count_them(pods) -> None:
             server.settimeout(WAIT_SECONDS)
         denied, own, kept = (server.getsockname() for server in servers)
         rules = TapRules(deny_ports=(denied[1],), deny_networks=("10.42.0.12/32", "2001:db8::/32"), transports=(6, 17))
-        tap = stack.enter_context(SocketTap(capacity=64, rules=rules, excluded=[own]))
+        tap = stack.enter_context(SocketTap(capacity=64, rules=rules, excluded=[own], datagrams=DatagramRules(rest_seconds=0)))
         live = Live(tap)
         client = stack.enter_context(client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for to in (denied, own, kept):

@@ -11,7 +11,7 @@ _CLIENTS: Final = 'span.destination.port = 53 && span.flow.observer != "server"'
 _UDP: Final = f'{_CLIENTS} && span.network.transport = "udp"'
 _ASKED: Final = found(_UDP)
 _OVER_TCP: Final = found(f'{_CLIENTS} && span.network.transport = "tcp"')
-_SILENT: Final = found(f"{_UDP} && span.flow.request.unanswered = 1")
+_SILENT: Final = found(f"{_UDP} && span.flow.request.unanswered > 0")
 _SLOW: Final = found(f"{_UDP} && span.flow.response.time_max > 150000000")
 _TIME: Final = "span.flow.response.time"
 _LONGEST: Final = "span.flow.response.time_max"

@@ -24,7 +24,7 @@ FAULTS: Final = {
     ),
     "The client does not read": "span.flow.tcp.zero_window > 0",
     "Unanswered, sent again and again: a partition": (
-        "span.flow.request.unanswered = 1 && span.flow.tcp.retransmits > 1"
+        "span.flow.request.unanswered > 0 && span.flow.tcp.retransmits > 1"
         ' && span.flow.observer != "server" && span.flow.connection.outcome = "established"'
     ),
     "Full segments only are lost: an MTU": (

@@ -28,6 +28,19 @@ class State(enum.IntEnum):
     """No packet reaches it any more; its last record is still to be taken."""
 
 
+class Requests(enum.IntEnum):
+    """How a flow's requests are told apart (`enum flow_requests`)."""
+
+    UNKNOWN = 0
+    OPAQUE = 1
+    """No HTTP/1, or datagrams that do not take turns."""
+    TRACED = 2
+    NUMBERED = 3
+    """Each has a number, and its answer the same: DNS, ICMP's queries."""
+    NEW = 4
+    """Of datagrams, whose first one is just being looked at."""
+
+
 class Disposition(enum.IntEnum):
     """What a packet is (`enum packet_disposition`); the lower-case names are the counters' names."""
 
@@ -87,6 +100,8 @@ _MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "icmp_error_code": (171, "|u1"),
     "gap_at": (172, "<u4"),
     "response_time_histogram": (_RX + _SIDE_BYTES, f"({RESPONSE_TIME_BUCKETS},)<u4"),
+    "questions": (448, "<u4"),
+    "question_repeats": (452, "<u4"),
 }
 
 _SIDE_MEMBERS: Final = {
@@ -132,7 +147,7 @@ FLOW: Final = np.dtype(
         "names": list(MEMBERS),
         "offsets": [offset for offset, _ in MEMBERS.values()],
         "formats": [dtype for _, dtype in MEMBERS.values()],
-        "itemsize": 448,
+        "itemsize": 456,
     }
 )
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from proto.columns import NO_INDEX, RAW, Observer, Reason
 from services.capture.flows import connections
-from services.capture.flows.layout import KNOWN_ISN, Array, State, hot_part
+from services.capture.flows.layout import KNOWN_ISN, Array, Requests, State, hot_part
 from services.capture.flows.timing import FlowTableSettings, time_limits
 from services.capture.flows.watermarks import DELTAS, Watermarks
 
@@ -46,6 +46,11 @@ Indexes = npt.NDArray[np.uint32]
 
 _NS: Final = 1_000_000_000
 _TCP: Final = 6
+
+_TAKING_TURNS: Final = (17, 136)
+"""UDP and UDP-Lite."""
+_RESPONSES: Final = ("responses", "response_time_sum_ns", "response_time_max_ns", "response_time_histogram")
+"""What is told of datagrams only while both ends take turns."""
 
 _COLUMN_TYPES: Final = {column.name: column.numpy_dtype.base for column in RAW}
 
@@ -246,7 +251,7 @@ class FlowTable:
         """Return which of the flows that `moved` had their answer and fell quiet, and have no end that would be seen."""
         quiet = moved & (idle >= int(self._settings.answered_quiet_seconds * _NS))
         which = np.flatnonzero(quiet & (hot["transport"] != _TCP) & (hot["responses"] != 0))
-        answered: Array = which[rows["request_ns"][which] == 0]
+        answered: Array = which[_waiting(rows[which]) == 0]
         return answered
 
     def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
@@ -312,10 +317,13 @@ class FlowTable:
             "role_source": connections.role_source(rows, self._observer),
             "response_time_max_ns": np.maximum(np.where(moved, rows["response_time_max_ns"], 0), self._carried_max_ns[due]),
         }
-        filled["request_waits"] = rows["request_ns"] != 0
+        filled["request_waits"] = _waiting(rows)
         for what in ("request", "response"):
             filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
         filled |= self._watermarks.deltas(due, rows)
+        out_of_turn = np.isin(rows["transport"], _TAKING_TURNS) & (rows["requests"] == Requests.OPAQUE)
+        for name in _RESPONSES:
+            filled[name][out_of_turn] = 0
         filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
         return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items()}
 
@@ -334,6 +342,13 @@ class FlowTable:
         carried = slots[(self._carried_start_ns[slots] != 0) | (self._carried_max_ns[slots] != 0)]
         self._carried_start_ns[carried] = 0
         self._carried_max_ns[carried] = 0
+
+
+def _waiting(rows: Slots) -> Array:
+    """Return how many requests of each flow have no response yet; 255 stands for more."""
+    questions = (rows["questions"] - rows["responses"]).astype(np.int32).clip(0, 255)
+    waiting: Array = np.where(rows["requests"] == Requests.NUMBERED, questions, rows["request_ns"] != 0)
+    return waiting
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,6 +24,8 @@ _EXCHANGES: Final[dict[str, str]] = {
     "responses": "<u4",
     "response_time_sum_ns": "<u8",
     "response_time_histogram": f"({RESPONSE_TIME_BUCKETS},)<u4",
+    "questions": "<u4",
+    "question_repeats": "<u4",
 }
 _RARE: Final[dict[str, str]] = {
     "request_transfer_sum_ns": "<u8",
@@ -53,7 +55,10 @@ _RARE_BYTES: Final = np.dtype(list(_RARE.items())).itemsize
 _WIDE: Final = np.dtype(list((_RARE | DELTAS).items()))
 _PLAIN: Final = np.dtype([(name, "<u4") for name in _VOLUME])
 # How many exchanges there were is the sum of the histogram.
-_NARROW: Final = np.dtype([("response_time_sum_ns", "<u8"), ("response_time_histogram", f"({RESPONSE_TIME_BUCKETS},)<u2")])
+_NARROW: Final = np.dtype([
+    ("response_time_sum_ns", "<u8"), ("response_time_histogram", f"({RESPONSE_TIME_BUCKETS},)<u2"), ("questions", "<u4"),
+    ("question_repeats", "<u4"),
+])  # fmt: skip
 _PLAIN_MOST: Final = 0xFFFF_FFFF
 _NARROW_MOST: Final = 0xFFFF
 _WIDE_BIT: Final = np.uint32(1 << 31)
@@ -84,7 +89,7 @@ class Watermarks:
         wide |= (totals["response_time_histogram"] > _NARROW_MOST).any(axis=1)
         for name in _VOLUME:
             wide |= totals[name] > _PLAIN_MOST
-        narrow = ~wide & (totals["responses"] != 0)
+        narrow = ~wide & ((totals["responses"] | totals["questions"]) != 0)
         self._move(slots[wide], self._wide, _WIDE_BIT)
         self._wide.rows[self._place[slots[wide]] & _ROW_BITS] = totals[wide]
         self._move(slots[narrow], self._narrow, np.uint32(0))

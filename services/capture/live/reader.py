@@ -19,6 +19,7 @@ from proto.columns import Observer, Reason
 from proto.exchange_phases import span_count
 from proto.flow_batch import FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.flows.timing import FlowTableSettings
@@ -42,6 +43,7 @@ class LiveOptions:
     """Where the host's cgroup2 tree is mounted; found where it is None."""
     trace_context: bool = False
     """Whether the exchanges of application traces are told."""
+    datagrams: DatagramRules = field(default_factory=DatagramRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     rules=self._options.rules,
                     excluded=own_endpoints(),
                     trace_context=self._options.trace_context,
+                    datagrams=self._options.datagrams,
                 )
             )
             self._clock = LiveClock(self._options.capacity)

@@ -85,7 +85,7 @@ def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupInd
     """Return the records of a live table's emission, which is not settled yet. `rows` are its slots."""
     columns = clock.convert(emission)
     columns["local_container"], containers = cgroups.rows(rows["cgroup_id"])
-    asked = rows["socket_read_ns"] != 0
+    asked = rows["socket_read"] != 0
     min_rtt_us = np.where(rows["min_rtt_us"] == _UNKNOWN_MIN_RTT_US, 0, rows["min_rtt_us"])
     columns["smoothed_rtt_ns"] = _as_column("smoothed_rtt_ns", rows["srtt_us"].astype(np.uint64) * _US, asked)
     columns["min_rtt_ns"] = _as_column("min_rtt_ns", min_rtt_us.astype(np.uint64) * _US, asked)

@@ -15,14 +15,14 @@ from services.capture.flows.layout import FLOW, MEMBERS, Slots
 
 _SOCKET_MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "cgroup_id": (FLOW.itemsize, "<u8"),
-    "socket_read_ns": (FLOW.itemsize + 8, "<u8"),
-    "srtt_us": (FLOW.itemsize + 16, "<u4"),
-    "min_rtt_us": (FLOW.itemsize + 20, "<u4"),
-    "socket_retransmits": (FLOW.itemsize + 24, "<u4"),
-    "lost": (FLOW.itemsize + 28, "<u4"),
-    "congestion_window": (FLOW.itemsize + 32, "<u4"),
-    "backend_port": (FLOW.itemsize + 38, "<u2"),
-    "backend_address": (FLOW.itemsize + 48, "|V16"),
+    "srtt_us": (FLOW.itemsize + 8, "<u4"),
+    "min_rtt_us": (FLOW.itemsize + 12, "<u4"),
+    "socket_retransmits": (FLOW.itemsize + 16, "<u4"),
+    "lost": (FLOW.itemsize + 20, "<u4"),
+    "congestion_window": (FLOW.itemsize + 24, "<u4"),
+    "backend_port": (FLOW.itemsize + 34, "<u2"),
+    "socket_read": (FLOW.itemsize + 37, "|u1"),
+    "backend_address": (FLOW.itemsize + 40, "|V16"),
 }
 _ALL: Final = MEMBERS | _SOCKET_MEMBERS
 
@@ -31,7 +31,7 @@ SLOT: Final = np.dtype(
         "names": list(_ALL),
         "offsets": [offset for offset, _ in _ALL.values()],
         "formats": [dtype for _, dtype in _ALL.values()],
-        "itemsize": FLOW.itemsize + 64,
+        "itemsize": 512,
     }
 )
 """`struct slot`: the engine's flow, then what the kernel knows of its socket."""

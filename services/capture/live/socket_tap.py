@@ -25,13 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from services.capture.errors import CaptureError
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import Slots, State
 from services.capture.live import bpf_syscall
 from services.capture.live.cgroups import find_root
 from services.capture.live.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCounter, keys_of
 from services.capture.live.slot_windows import SlotWindows
 from services.capture.live.tap_exchanges import PROGRAMS, TapExchanges
-from services.capture.live.tap_loader import LoadedTap, load_tap
+from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, connect_calls, load_tap
 
 DEFAULT_CAPACITY: Final = 131_072
 _FIRST_GENERATION: Final = 1
@@ -83,6 +84,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         rules: TapRules | None = None,
         excluded: Iterable[tuple[str, int]] = (),
         trace_context: bool = False,
+        datagrams: DatagramRules | None = None,
     ) -> None:
         self.capacity: int = capacity
         """Number of slots."""
@@ -90,6 +92,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._rules = rules or TapRules()
         self._excluded = set(excluded)
         self._trace_context = trace_context
+        self._datagrams = datagrams or DatagramRules()
         self.exchanges: TapExchanges | None = None
         """Exchanges of application traces; None where they are not asked for or this kernel does not take their program."""
         self._stack = ExitStack()
@@ -101,7 +104,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            defines = [f"SLOTS={self.capacity}", f"TICK_NS={tick_ns()}ULL", *self._rules.defines()]
+            defines = [f"SLOTS={self.capacity}", f"TICK_NS={tick_ns()}ULL", *self._rules.defines(), *self._datagram_defines()]
             self._loaded = load_tap([*defines, "TRACE_CONTEXT"] if self._trace_context else defines)
             self._stack.callback(self._loaded.close)
             self._check_layout()
@@ -116,6 +119,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             for endpoint in self._excluded:
                 bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
+            connect_calls(self._loaded, QUESTION_PROGRAMS)
             if self._trace_context and self._loaded.programs.keys() >= set(PROGRAMS.values()):
                 self.exchanges = TapExchanges(self._loaded, self.rows, _possible_cpus())
                 self._stack.callback(self.exchanges.close)
@@ -223,6 +227,12 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             found[f"{counter.name.lower()}_packets"] = packets
             found[f"{counter.name.lower()}_bytes"] = size
         return found | (self.exchanges.counters if self.exchanges else {})
+
+    def _datagram_defines(self) -> list[str]:
+        """What is known of datagrams beforehand."""
+        ports = "||".join(f"(port)=={int(port)}" for port in self._datagrams.dns_ports)
+        first_ns = time.monotonic_ns() + self._datagrams.rest_ns
+        return [f"IS_DNS_PORT(port)=({ports or 0})", f"FIRST_NS={first_ns}ULL"]
 
     def _attach(self) -> None:
         root = os.open(find_root(given=self._cgroup_root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
 from services.capture.flows.layout import Slots, State
 from services.capture.live import bpf_syscall
-from services.capture.live.tap_loader import LoadedTap
+from services.capture.live.tap_loader import LoadedTap, connect_calls
 
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls")
 PROGRAMS: Final = {"ingress_calls": "tap_ingress_exchange", "egress_calls": "tap_egress_exchange"}
@@ -46,8 +46,7 @@ class TapExchanges:
         self._told = NO_EXCHANGES
         self._ended: list[Exchanges] = []
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
-        for calls, program in PROGRAMS.items():
-            bpf_syscall.update(self._maps[calls], bytes(4), loaded.programs[program].to_bytes(4, "little"))
+        connect_calls(loaded, PROGRAMS)
 
     def close(self) -> None:
         """Let go of the ring buffer."""

@@ -16,9 +16,13 @@ from typing import Any, Final
 
 import bpf
 from services.capture.errors import CaptureError
+from services.capture.live import bpf_syscall
 
 SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 """The interpreter that the distribution's python3-bpfcc belongs to."""
+
+QUESTION_PROGRAMS: Final = {"ingress_questions": "tap_ingress_question", "egress_questions": "tap_egress_question"}
+"""Which program is called through which map, for flows whose questions have numbers."""
 
 _MESSAGE_BYTES: Final = 64 * 1024
 _MAX_DESCRIPTORS: Final = 32
@@ -89,6 +93,12 @@ def load_tap(
             return _load([*defines, "NO_COARSE_CLOCK"], python, timeout_seconds, source)
         except TapLoadError:
             raise error from None
+
+
+def connect_calls(loaded: LoadedTap, programs: Mapping[str, str]) -> None:
+    """Have the program that each map's name goes with be called through the map."""
+    for calls, program in programs.items():
+        bpf_syscall.update(loaded.maps[calls], bytes(4), loaded.programs[program].to_bytes(4, "little"))
 
 
 def _raise_locked_memory_limit() -> None:

@@ -26,7 +26,13 @@ def replay_epoch(settings: CaptureSettings) -> str:
         return settings.epoch
     if not is_repeatable(settings):
         return uuid.uuid4().hex
-    parts = [socket.gethostname(), settings.node_name, str(settings.flow_table), str(settings.replay_capacity)]
+    parts = [
+        socket.gethostname(),
+        settings.node_name,
+        str(settings.flow_table),
+        str(settings.datagrams),
+        str(settings.replay_capacity),
+    ]
     for path in settings.replay_files:
         parts.append(str(path))
         with contextlib.suppress(OSError):  # that it is missing is said where it is read

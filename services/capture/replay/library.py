@@ -72,6 +72,7 @@ def library() -> Any:
         "replay_advance": (ctypes.c_int, (handle, number, number)),
         "replay_retire": (None, (handle, pointer, size)),
         "replay_release": (None, (handle, pointer, size)),
+        "replay_datagrams": (None, (handle, pointer, size, number)),
         "replay_trace": (ctypes.c_int, (handle,)),
         "replay_exchanges": (pointer, (handle,)),
         "replay_open_exchanges": (None, (handle, pointer)),

@@ -99,7 +99,12 @@ class ReplayReader:
 
     def _begin_pass(self) -> None:
         settings = self._settings
-        self._source = ReplaySource(settings.replay_files, settings.replay_capacity, trace_context=settings.trace_context)
+        self._source = ReplaySource(
+            settings.replay_files,
+            settings.replay_capacity,
+            trace_context=settings.trace_context,
+            datagrams=settings.datagrams,
+        )
         self._table = FlowTable(self._source, settings.flow_table)
         self._exchanges = ExchangeTable(self._source, settings.flow_table)
         self._emissions = replay(self._source, self._table, exchanges=self._exchanges)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from proto.columns import Reason
 from services.capture.errors import CaptureError, CaptureFileError
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
 from services.capture.flows.layout import FLOW, Disposition, Slots
 from services.capture.replay.files import PlainBytes
@@ -69,10 +70,17 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     `capacity` is rounded up to a power of two. Every file is opened once before anything is read: raises CaptureFileError for
     the first that is no capture. `advance` takes packets; between calls `slots` may be read. Not for two threads at once.
     Leaving the context closes the files; `slots` stays readable. With `trace_context`, the exchanges of requests that carry a
-    sampled trace context are kept too.
+    sampled trace context are kept too. `datagrams` says how datagrams are read.
     """
 
-    def __init__(self, files: Sequence[Path], capacity: int = DEFAULT_CAPACITY, *, trace_context: bool = False) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        capacity: int = DEFAULT_CAPACITY,
+        *,
+        trace_context: bool = False,
+        datagrams: DatagramRules | None = None,
+    ) -> None:
         self._library = library()
         found = [(*self._check(Path(path)), Path(path)) for path in files]
         self._files = [path for _, _, path in sorted(found, key=lambda file: file[0])]
@@ -89,6 +97,9 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         self._handle: int | None = self._library.replay_new(*places, self.capacity)
         if not self._handle:
             raise CaptureError(f"no memory for a table of {self.capacity} flows")
+        rules = datagrams or DatagramRules()
+        ports = np.array(rules.dns_ports, np.uint16)
+        self._library.replay_datagrams(self._handle, ports.ctypes.data, len(ports), rules.rest_ns)
         self._counters = ReplayCounters.from_address(self._handle)
         self._exchanges = OpenExchanges.from_address(self._library.replay_exchanges(self._handle))
         self._traces = trace_context

@@ -331,8 +331,14 @@ INTEGERS: Final = (
         Integer("flow.icmp.error.code.id", OURS, "code of the last of them", "", _column("icmp_error_code")),
     )),
     Integers("a request has no response yet", lambda records: records.nonzero("request_waits"), (
-        Integer("flow.request.unanswered", OURS, "1: a request has no response yet; in a flow's last record, it never had one",
-                "", _column("request_waits")),
+        Integer("flow.request.unanswered", OURS, "requests that have no response yet; in a flow's last record, that never had "
+                "one; 255 stands for more", "", _column("request_waits")),
+    )),
+    Integers("requests have numbers: DNS over UDP, ICMP queries", lambda records: records.nonzero("questions"), (
+        Integer("flow.question.count", OURS, "questions asked in this record, each once however often it was sent", "",
+                _column("questions")),
+        Integer("flow.question.repeats", OURS, "how often one was sent again before it was answered", "",
+                _column("question_repeats")),
     )),
     Integers("a capture file, where either is not 0",
              lambda records: records.nonzero("request_transfer_sum_ns", "response_transfer_sum_ns"), (

@@ -19,7 +19,7 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -29,6 +29,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from proto.columns import Observer, Reason, Role
 from proto.flow_batch import FlowBatch, decode, encode
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.table import FlowTable
 from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.records import LiveClock, finish
@@ -90,7 +91,10 @@ class Told:
 
 
 class FaultLab(AbstractContextManager["FaultLab"]):
-    """Namespaces, tap, and what is open in them; all gone when it is left."""
+    """Namespaces, tap, and what is open in them; all gone when it is left. UDP of `dns_ports` is DNS."""
+
+    def __init__(self, dns_ports: Iterable[int] = ()) -> None:
+        self._dns_ports = tuple(dns_ports)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -108,7 +112,10 @@ class FaultLab(AbstractContextManager["FaultLab"]):
             self.router.ip("route", "add", "default", "dev", "slow0", "table", "100")
             self.router.ip("rule", "add", "iif", "left", "to", FAR_SERVER, "lookup", "100")
             self.router.ip("rule", "add", "iif", "right", "from", FAR_SERVER, "lookup", "100")
-            self._tap = stack.enter_context(SocketTap(capacity=1024, rules=TapRules(allow_networks=(NETWORK,))))
+            rules = TapRules(allow_networks=(NETWORK,))
+            self._tap = stack.enter_context(
+                SocketTap(capacity=1024, rules=rules, datagrams=DatagramRules(dns_ports=self._dns_ports))
+            )
             self._cgroups = stack.enter_context(CgroupIndex(find_root()))
             self._open = stack.enter_context(ExitStack())
             self._stack = stack.pop_all()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.support.packets import pcap
+from tests.support.packets import dns, pcap
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
 
 _LINKS = (
@@ -46,6 +46,14 @@ def seeds() -> Iterator[bytes]:
     asked = ip("10.0.0.1", "10.0.0.2", 17, udp(40000, 53, b"?"))
     chain = bytes([43, 0]) + bytes(6) + bytes([44, 1]) + bytes(14) + struct.pack("!BBHI", 17, 0, 1, 9)
     v6 = ("2001:db8::1", "2001:db8::2")
+    names = Conversation(client_port=40000, server_port=53)
+    for number in (1, 2, 1):
+        names.udp(0, "client", dns.question(number, "a.example.org", edns=number == 1))
+    names.udp(1, "server", dns.answer(2, "A.example.org")).udp(1, "server", dns.refusal(1))
+    names.icmp(2, "client", icmp(8, identifier=3)).icmp(2, "server", icmp(0, identifier=3))
+    turns = Conversation(client_port=40000, server_port=123)
+    for sender in ("client", "server", "client", "client", "server"):
+        turns.udp(3, sender, b"?")
     odd = [
         asked,
         ip("10.0.0.2", "10.0.0.1", 1, icmp(3, 3, payload=asked)),
@@ -56,7 +64,14 @@ def seeds() -> Iterator[bytes]:
         ip("10.0.0.1", "10.0.0.2", 6, tcp(1, 2, SYN, options=bytes(20)), options=bytes(8)),
         ip(*v6, 132, bytes(20)),
     ]
-    frames = talk.frames + six.frames + asking.frames + [Frame(pcap.START, ethernet(packet)) for packet in odd]
+    frames = (
+        talk.frames
+        + six.frames
+        + asking.frames
+        + names.frames
+        + turns.frames
+        + [Frame(pcap.START, ethernet(packet)) for packet in odd]
+    )
     yield fuzz_input(frames)
     yield fuzz_input(
         [Frame(pcap.START, ethernet(odd[6], tags=(0x88A8, 0x8100))), Frame(0, ethernet(bytes(28), ethertype=0x806))]

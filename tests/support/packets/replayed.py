@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from services.capture.flows.datagrams import DatagramRules
     from services.capture.flows.table import Emission
     from tests.support.packets.pcap import Frame
 
@@ -57,12 +58,17 @@ def rows(emission: Emission | ExchangeEmission, source: ReplaySource | None = No
 
 
 def replay_files(
-    files: Iterable[Path], *, capacity: int = 1024, settings: FlowTableSettings | None = None, trace_context: bool = False
+    files: Iterable[Path],
+    *,
+    capacity: int = 1024,
+    settings: FlowTableSettings | None = None,
+    trace_context: bool = False,
+    datagrams: DatagramRules | None = None,
 ) -> Replayed:
     """Replay files and accept every record; the totals of records and counters must agree."""
     records: list[dict[str, Any]] = []
     exchanges: list[dict[str, Any]] = []
-    with ReplaySource(list(files), capacity, trace_context=trace_context) as source:
+    with ReplaySource(list(files), capacity, trace_context=trace_context, datagrams=datagrams) as source:
         table = FlowTable(source, settings)
         for emission in replay(source, table, exchanges=ExchangeTable(source, settings) if trace_context else None):
             if isinstance(emission, ExchangeEmission):

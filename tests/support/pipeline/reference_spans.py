@@ -341,6 +341,9 @@ class Row:
             out["flow.icmp.errors"] = self["icmp_errors"]
             out["flow.icmp.error.type.id"], out["flow.icmp.error.code.id"] = self["icmp_error_type"], self["icmp_error_code"]
         out["flow.request.unanswered"] = self["request_waits"] or None
+        if self["questions"]:
+            out["flow.question.count"] = self["questions"]
+            out["flow.question.repeats"] = self["question_repeats"]
         if self["request_transfer_sum_ns"] or self["response_transfer_sum_ns"]:
             for what in ("request", "response"):
                 out[f"flow.{what}.transfer_time"] = self[f"{what}_transfer_sum_ns"]

@@ -1,4 +1,4 @@
-/* The flow engine as a cgroup_skb program: proves that the engine compiles for BPF and pass the verifier. */
+/* The flow engine as a cgroup_skb program: proves that the engine compiles for BPF and passes the verifier. */
 #define FLOW_ADD(member, value) ((void)__sync_fetch_and_add(&(member), (value)))
 
 typedef struct __sk_buff *frame_source;
@@ -16,9 +16,41 @@ struct endpoints {
     __u32 transport;
 };
 
+struct numbered {
+    struct endpoints flow;
+    __u32 number;
+};
+
+typedef const struct endpoints *question_host;
+
+#include "engine/questions.h"
+
+BPF_TABLE("lru_hash", struct numbered, struct question, open_questions, 1024);
 BPF_HASH(flows_by_key, struct endpoints, struct flow, 1024);
 BPF_ARRAY(empty_flow, struct flow, 1);
 BPF_ARRAY(dispositions, __u64, 8);
+
+static __always_inline struct question *question_open(question_host host, __u16 number)
+{
+    struct numbered key = {.flow = *host, .number = number};
+
+    return open_questions.lookup(&key);
+}
+
+static __always_inline int question_keep(question_host host, __u16 number, const struct question *question)
+{
+    struct numbered key = {.flow = *host, .number = number};
+    struct question kept = *question;
+
+    return !open_questions.update(&key, &kept);
+}
+
+static __always_inline void question_forget(question_host host, __u16 number)
+{
+    struct numbered key = {.flow = *host, .number = number};
+
+    open_questions.delete(&key);
+}
 
 static __always_inline int count(struct __sk_buff *skb, int from)
 {
@@ -44,15 +76,19 @@ static __always_inline int count(struct __sk_buff *skb, int from)
     flow = flows_by_key.lookup(&key);
     if (flow) {
         flow_update(flow, &packet, from);
-        return 1;
-    }
-    flow = empty_flow.lookup(&zero);
-    if (!flow)
-        return 1;
-    flows_by_key.update(&key, flow);
-    flow = flows_by_key.lookup(&key);
-    if (flow)
+    } else {
+        flow = empty_flow.lookup(&zero);
+        if (!flow)
+            return 1;
+        flows_by_key.update(&key, flow);
+        flow = flows_by_key.lookup(&key);
+        if (!flow)
+            return 1;
         flow_begin(flow, &packet, from);
+    }
+    if (is_looked_at(flow))
+        look_at(&key, skb, packet.transport_offset, flow, &packet, from,
+                flow->local_port == 53 || flow->remote_port == 53 ? FLOW_OPENS_NUMBERED : 0);
     return 1;
 }
 

@@ -13,6 +13,7 @@ import pytest
 import bpf
 from services.capture.flows.layout import FLOW, Disposition
 from services.capture.replay.source import ReplaySource
+from tests.support.packets import dns
 from tests.support.packets.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, udp, write
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -44,7 +45,7 @@ def in_kernel(frames, client_ends):
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     flows = np.frombuffer(bytes.fromhex("".join(answer["flows"])), FLOW)
-    return flows[np.argsort(flows["first_ns"])], answer["dispositions"]
+    return flows[np.lexsort((flows["local_port"], flows["first_ns"]))], answer["dispositions"]
 
 
 def in_replay(frames, path):
@@ -55,7 +56,7 @@ def in_replay(frames, path):
         used = source.slots[: source.high_slot]
         counters = source.counters
     dispositions = [counters[f"{kind.name.lower()}_packets"] for kind in Disposition]
-    return used[np.argsort(used["first_ns"])], dispositions
+    return used[np.lexsort((used["local_port"], used["first_ns"]))], dispositions
 
 
 def test_a_receiver_tells_reordering_from_repetition_by_time():
@@ -97,19 +98,28 @@ def test_kernel_and_replay_agree_on_every_member(tmp_path):
     web.tcp(2.1, "client", FIN | ACK, seq=8, ack=5102).tcp(2.2, "server", ACK, seq=5102, ack=9)
     refused = Conversation(client_port=40001).tcp(3, "client", SYN, seq=1).tcp(4, "client", SYN, seq=1)
     refused.tcp(4.1, "server", RST | ACK, ack=2)
-    names = Conversation(client_port=40002, server_port=53).udp(5, "client", b"?").udp(5.02, "server", b"!")
+    names = Conversation(client_port=40002, server_port=53).udp(5, "client", dns.question(1, "a.example.org"))
+    names.udp(5.001, "client", dns.question(2, "a.example.org", dns.AAAA, edns=True))
+    names.udp(5.02, "server", dns.answer(2, "A.eXample.org", dns.AAAA)).udp(7, "client", dns.question(1, "a.example.org"))
+    names.udp(7.5, "client", dns.question(3, "")).udp(7.6, "server", dns.answer(1, "a.example.org"))
+    names.udp(7.7, "client", dns.question(3, "x" * 63)).udp(7.8, "server", dns.refusal(3)).udp(8, "client", b"?")
+    clocks = Conversation(client_port=40003, server_port=123).udp(5, "client", b"?").udp(5.02, "server", b"!")
+    stream = Conversation(client_port=40004, server_port=443).udp(5, "client", b"?").udp(5.02, "client", b"!")
+    unknown = Conversation(client_port=40005, server_port=8125).udp(5, "client", b"?").udp(5.02, "server", b"!")
     ping = Conversation().icmp(6, "client", icmp(8, identifier=3)).icmp(6.004, "server", icmp(0, identifier=3))
     odd = [
         ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2), total=900)),
         ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2), fragment=5)),
     ]
-    frames = web.frames + refused.frames + names.frames + ping.frames + [Frame(web.frames[0].time_ns, data) for data in odd]
+    talks = (web, refused, names, ping, clocks, stream, unknown)
+    frames = [frame for talk in talks for frame in talk.frames] + [Frame(web.frames[0].time_ns, data) for data in odd]
     kernel, kernel_dispositions = in_kernel(frames, {bytes([10, 0, 0, 1])})
     library, library_dispositions = in_replay(frames, tmp_path / "frames.pcap")
-    assert len(kernel) == len(library) == 4
+    assert len(kernel) == len(library) == len(talks)
     for member in set(FLOW.names) - HOSTS - DEEP:
         assert kernel[member].tolist() == library[member].tolist(), member
     assert not any(kernel[member].any() for member in DEEP)
     assert library["rx_rtt_samples"].sum() > 0
+    assert (library["questions"].max(), library["question_repeats"].max()) == (4, 1)
     assert kernel_dispositions == library_dispositions
     assert kernel_dispositions[Disposition.MALFORMED] == kernel_dispositions[Disposition.FRAGMENT] == 1

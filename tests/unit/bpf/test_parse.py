@@ -107,9 +107,9 @@ def test_ipv6_extension_headers_are_passed_over(tmp_path):
 @pytest.mark.parametrize(("protocol", "header_bytes"), [(132, 12), (33, 12), (136, 8)])
 def test_other_transports_with_ports(tmp_path, protocol, header_bytes):
     """SCTP, DCCP and UDP-Lite have flows by port."""
-    payload = struct.pack("!HH", 7, 9) + bytes(header_bytes - 4) + b"data"
+    payload = struct.pack("!HH", 40000, 9) + bytes(header_bytes - 4) + b"data"
     record = replayed(tmp_path, ethernet(ip(*V4, protocol, payload))).only
-    assert (record["local_port"], record["remote_port"], record["role"]) == (7, 9, Role.CLIENT)
+    assert (record["local_port"], record["remote_port"], record["role"]) == (40000, 9, Role.CLIENT)
     assert (record["transport"], record["tx_payload_bytes"]) == (protocol, 4)
 
 

@@ -61,6 +61,7 @@ var raw = map[string]show{
 	"request_waits": plain, "request_transfer_sum_ns": plain, "request_transfer_max_ns": plain,
 	"response_transfer_sum_ns": plain, "response_transfer_max_ns": plain,
 	"icmp_errors": plain, "icmp_error_type": plain, "icmp_error_code": plain,
+	"questions": plain, "question_repeats": plain,
 }
 
 // socket is what only a socket knows: shown where the batch has any of it.

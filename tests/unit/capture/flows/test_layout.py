@@ -44,7 +44,7 @@ def test_every_member_lies_where_the_compiler_puts_it(printed):
         dtype, offset = flow_layout.FLOW.fields[name]
         expected |= {f"{name}.offset": offset, f"{name}.size": dtype.itemsize}
     assert printed(lines) == expected
-    assert expected["size"] <= 448
+    assert expected["size"] <= 456
     assert expected["size"] % 8 == 0
 
 

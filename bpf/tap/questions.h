@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * What is looked at of datagrams (engine/questions.h): the first of a flow, and those that ask or answer by number. The programs
+ * that see every packet end in a tail call of tap_question for these; so all others pay for a comparison.
+ *
+ * Those that wait are in a hash, by the reference of their slot, of which the kernel drops the longest unused when it is full:
+ * nobody need take back what was never answered, or whose flow is gone.
+ */
+#ifndef WIRESPAN_TAP_QUESTIONS_H
+#define WIRESPAN_TAP_QUESTIONS_H
+
+#include "slots.h"
+
+#include "../engine/parse.h"
+
+#ifndef OPEN_QUESTIONS
+#define OPEN_QUESTIONS 16384
+#endif
+#ifndef IS_DNS_PORT
+#define IS_DNS_PORT(port) ((port) == 53)
+#endif
+/* From when on a datagram without a flow is the first of one. */
+#ifndef FIRST_NS
+#define FIRST_NS ~0ULL
+#endif
+/* What is left in the socket buffer for the program that is called: words of __sk_buff.cb, which the kernel gives to programs. */
+#define CB_SLOT      0 /* and the generation */
+#define CB_TRANSPORT 2 /* offset of the transport header */
+#define CB_TIME      3 /* and its upper half */
+
+struct question_key {
+    slot_reference reference;
+    __u64 number;
+};
+
+typedef slot_reference question_host;
+
+#include "../engine/questions.h"
+
+BPF_TABLE("lru_hash", struct question_key, struct question, open_questions, OPEN_QUESTIONS);
+/* One for each direction: the kernel binds one to where its programs are attached. */
+BPF_PROG_ARRAY(ingress_questions, 1);
+BPF_PROG_ARRAY(egress_questions, 1);
+
+static inline __attribute__((always_inline)) struct question *question_open(question_host host, __u16 number)
+{
+    struct question_key key = {.reference = host, .number = number};
+
+    return open_questions.lookup(&key);
+}
+
+static inline __attribute__((always_inline)) int question_keep(
+        question_host host, __u16 number, const struct question *question)
+{
+    struct question_key key = {.reference = host, .number = number};
+    struct question kept = *question;
+
+    return !open_questions.update(&key, &kept);
+}
+
+static inline __attribute__((always_inline)) void question_forget(question_host host, __u16 number)
+{
+    struct question_key key = {.reference = host, .number = number};
+
+    open_questions.delete(&key);
+}
+
+/* Where a datagram's transport header is. Noted as soon as it is known: what a program remembers, the verifier follows. */
+FLOW_INLINE void note_transport(struct __sk_buff *skb, __u32 offset)
+{
+    skb->cb[CB_TRANSPORT] = offset;
+}
+
+/* Datagrams that were sent as one (UDP_SEGMENT) take no turns. */
+FLOW_INLINE void refuse_bursts(struct __sk_buff *skb, struct flow *flow)
+{
+    if (skb->gso_segs > 1 && flow->requests == FLOW_REQUESTS_UNKNOWN)
+        flow->requests = FLOW_REQUESTS_OPAQUE;
+}
+
+/* The end of a program that has just added a datagram to its flow. */
+FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, int from)
+{
+    refuse_bursts(skb, flow);
+    if (!is_looked_at(flow))
+        return;
+    skb->cb[CB_SLOT] = (__u32)flow->id;
+    skb->cb[CB_SLOT + 1] = (__u32)(flow->id >> 32);
+    skb->cb[CB_TIME] = (__u32)time_ns;
+    skb->cb[CB_TIME + 1] = (__u32)(time_ns >> 32);
+    if (from == FLOW_TX)
+        egress_questions.call(skb, 0);
+    else
+        ingress_questions.call(skb, 0);
+}
+
+/* What is known of the flow of a socket's datagram, if it begins with that. */
+FLOW_INLINE int opening_of(struct __sk_buff *skb, const struct flow *flow)
+{
+    struct bpf_sock *sk = skb->sk;
+    int opening = flow->first_ns >= FIRST_NS ? FLOW_OPENS_FIRST : 0;
+
+    if (flow->transport != TRANSPORT_UDP)
+        return opening;
+    if (IS_DNS_PORT(flow->local_port) || IS_DNS_PORT(flow->remote_port))
+        return opening | FLOW_OPENS_NUMBERED;
+    if (sk)
+        sk = bpf_sk_fullsock(sk);
+    if (sk)
+        opening |= sk->dst_port ? FLOW_OPENS_CONNECTED : FLOW_OPENS_UNCONNECTED;
+    return opening;
+}
+
+/* The packet that was left off at. A slot's id is the reference to it. */
+FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
+{
+    slot_reference reference = skb->cb[CB_SLOT] | (__u64)skb->cb[CB_SLOT + 1] << 32;
+    __u32 offset = skb->cb[CB_TRANSPORT];
+    struct slot *slot = slot_at(reference);
+    struct packet packet = {.time_ns = skb->cb[CB_TIME] | (__u64)skb->cb[CB_TIME + 1] << 32};
+
+    if (!slot)
+        return 1;
+    packet.payload_bytes = skb->len - offset - UDP_HEADER_BYTES;
+    look_at(reference, skb, offset, &slot->flow, &packet, from, opening_of(skb, &slot->flow));
+    refuse_bursts(skb, &slot->flow);
+    return 1;
+}
+
+#endif
