@@ -6,7 +6,7 @@ from pathlib import Path
 from proto.columns import FILE, RAW, SOCKET, Reason
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
-EXAMPLES = {"tx_x", "rx_x", "tx_", "rx_"}
+EXAMPLES = {"tx_x", "rx_x", "tx_", "rx_", "unknown"}
 
 
 def test_every_column_is_defined_once():
