@@ -69,6 +69,17 @@ def role_source(rows: Slots, observer: Observer) -> Array:
     return np.where((rows["transport"] == _TCP) & (rows["role"] != Role.UNKNOWN), source, np.uint8(RoleSource.UNKNOWN))
 
 
+def unheard(rows: Slots, observer: Observer) -> Array:
+    """Return where a capture holds one direction only, and nothing of the server, not even an ACK.
+
+    Whether a request there was answered nobody can know, unless it is sent again: then it was not.
+    """
+    of_server = np.where(rows["role"] == Role.CLIENT, rows["rx_packets"], rows["tx_packets"])
+    resent = np.where(rows["role"] == Role.CLIENT, rows["tx_retransmits"], rows["rx_retransmits"])
+    silent: Array = (rows["transport"] == _TCP) & (of_server == 0) & (resent == 0)
+    return silent & (observer == Observer.CAPTURE)
+
+
 def without_role(columns: Mapping[str, Array]) -> Array:
     """Return which records are of TCP connections whose client nobody could tell; a RST alone is none."""
     packets = columns["tx_packets_total"] + columns["rx_packets_total"]

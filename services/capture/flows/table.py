@@ -317,7 +317,7 @@ class FlowTable:
             "role_source": connections.role_source(rows, self._observer),
             "response_time_max_ns": np.maximum(np.where(moved, rows["response_time_max_ns"], 0), self._carried_max_ns[due]),
         }
-        filled["request_waits"] = _waiting(rows)
+        filled["request_waits"] = np.where(connections.unheard(rows, self._observer), 0, _waiting(rows))
         for what in ("request", "response"):
             filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
         filled |= self._watermarks.deltas(due, rows)

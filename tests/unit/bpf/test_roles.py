@@ -102,6 +102,16 @@ def test_a_syn_ack_that_comes_late_overrules_the_ports(tmp_path):
     assert (record["local_port"], record["role"], record["role_source"]) == (40000, Role.SERVER, RoleSource.HANDSHAKE)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_of_one_direction_nobody_knows_whether_it_was_answered(tmp_path, again):
+    """A capture that holds nothing of the server says nothing of its answers; a request that is sent again had none."""
+    talk = Conversation().tcp(0, "client", PSH | ACK, seq=1, ack=1, payload=REQUEST)
+    if again:
+        talk.tcp(1, "client", PSH | ACK, seq=1, ack=1, payload=REQUEST)
+    record = replay_frames(tmp_path, talk.frames).only
+    assert (record["role"], record["request_waits"]) == (Role.CLIENT, again)
+
+
 def test_a_reset_alone_has_no_role(tmp_path):
     """There may never have been a connection."""
     record = replay_frames(tmp_path, Conversation().tcp(0, "server", RST, seq=1).frames).only
