@@ -105,7 +105,7 @@ class BPF:
     def __getitem__(self, name: str) -> _Descriptor:
         return self._maps[name]
 
-    def load_func(self, name: str, kind: int, attach_type: int = 0) -> _Descriptor:
+    def load_func(self, name: str, kind: int, attach_type: int = -1) -> _Descriptor:
         """Load a function; the verifier's words go to descriptor 2 where it does not load."""
         if name not in self._programs:
             raise BccError(f"Unknown program {name}")
@@ -136,7 +136,7 @@ class _VerifierError(OSError):
 
 
 def _load(name: str, kinds: tuple[int, int], instructions: bytes, level: int) -> tuple[int, str]:
-    kind, attach_type = kinds
+    kind, attach_type = kinds[0], max(kinds[1], 0)
     log_bytes = 1 << 16 if level == _LOG_STATS else 1 << 24
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
