@@ -28,6 +28,11 @@ class Place:
     pods: str
     """The network that its pods have their addresses of."""
 
+    @property
+    def gateway(self) -> str:
+        """The node's own address among them."""
+        return self.pods.replace(".0/24", ".1")
+
 
 def lay_out(network: Network, nodes: list[str]) -> tuple[Namespace, list[Place]]:
     """Make the control plane's namespace and the nodes', all joined."""

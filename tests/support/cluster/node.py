@@ -35,6 +35,10 @@ NEEDED: Final = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "iptabl
 """Commands that a node takes from the machine."""
 
 
+class CommandError(Exception):
+    """A command has failed; the message is what it said."""
+
+
 def missing() -> str | None:
     """Why this machine cannot be a node; None where it can."""
     if os.geteuid() != 0:
@@ -83,16 +87,19 @@ class Node(AbstractContextManager["Node"]):
         return True
 
     def run(self, *command: str) -> str:
-        """Run a command in all of the node's namespaces; return what it printed. Raises CalledProcessError."""
+        """Run a command in all of the node's namespaces; return what it printed. Raises CommandError."""
         inside = ("nsenter", "--all", "--target", str(self._first()), *command)
-        return subprocess.run(inside, capture_output=True, text=True, check=True, timeout=60).stdout
+        done = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            raise CommandError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def signal(self, container_id: str, number: signal.Signals) -> None:
         """Send a signal to the first process of a container, given as a pod's status names it."""
         self._tasks("kill", "--signal", str(int(number)), container_id.removeprefix("containerd://"))
 
     def execute(self, container_id: str, *command: str) -> str:
-        """Run a command in a container, as `kubectl exec` does; return what it printed. Raises CalledProcessError."""
+        """Run a command in a container, as `kubectl exec` does; return what it printed. Raises CommandError."""
         name = f"test-{next(_numbers)}"
         return self._tasks("exec", "--exec-id", name, container_id.removeprefix("containerd://"), *command)
 
