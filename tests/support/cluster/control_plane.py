@@ -113,6 +113,7 @@ class ControlPlane(AbstractContextManager["ControlPlane"]):
             "--allocate-node-cidrs=false",
             f"--cluster-cidr={PODS}",
             "--leader-elect=false",
+            f"--flex-volume-plugin-dir={self._folder / 'volume-plugins'}",  # else it makes one of the machine's
         ]
 
 
