@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -77,7 +78,10 @@ def node_folder() -> Iterator[Path]:
         wanted.touch()
         for old in sorted(folder.glob("store-*"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
             shutil.rmtree(old)
-        own = Path(tempfile.mkdtemp(prefix="node-", dir=folder))
+        for left in folder.glob("node-*"):
+            if not Path("/proc", left.name.split("-")[1]).exists():
+                shutil.rmtree(left)  # of a run that was killed
+        own = Path(tempfile.mkdtemp(prefix=f"node-{os.getpid()}-", dir=folder))
         subprocess.run(["cp", "--archive", "--link", wanted, own / "containerd"], check=True)
     try:
         for pattern in _CHANGED:
