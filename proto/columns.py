@@ -83,11 +83,13 @@ class ExchangeEnd(enum.IntEnum):
     RESET = 3
     """The connection was reset."""
     IDLE_TIMEOUT = 4
-    """The response paused for seconds, or the connection ended waiting for it."""
+    """The response paused for seconds, or the connection was given up that waited for it."""
     ACTIVE_TIMEOUT = 5
     """The response still went on; what came later is in no exchange."""
     SHUTDOWN = 6
     """Capture ended."""
+    SWITCHED = 7
+    """The response made another protocol's, or a tunnel, of the connection."""
 
 
 class Outcome(enum.IntEnum):

@@ -23,7 +23,8 @@ class Phase(enum.IntEnum):
     REQUEST_TRANSFER = 1
     """The request's first byte to its last; there is none where both were in one segment."""
     SERVER_WAIT = 2
-    """The request's last byte to the response's first, or to the end of a connection that brought none."""
+    """The request's last byte to the response's first, or to the end of a connection that brought none; there is none where the
+    server answered before the request was over."""
     RESPONSE_TRANSFER = 3
     """The response's first byte to its last, likewise."""
 
@@ -44,15 +45,15 @@ def phases(batch: FlowBatch) -> Phases:
     )
     over = batch.column("end_unix_ns")
     answered = begun != 0
-    silent = ~answered & (batch.column("response_bytes") == 0)
-    begun = np.maximum(np.where(answered, begun, over), asked)
+    waited = np.where(answered, begun, over)
     # A response that was broken off lasted until the connection was.
     done = np.maximum(np.where(batch.column("exchange_end") == ExchangeEnd.RESET, over, done), begun)
+    waits = np.where(answered, waited >= asked, waited > asked)
     everyone = np.ones(batch.count, np.bool_)
     return Phases(
-        np.stack([everyone, asked > first, answered | (silent & (begun > asked)), answered & (done > begun)], axis=1),
+        np.stack([everyone, asked > first, waits, answered & (done > begun)], axis=1),
         np.stack([batch.column("start_unix_ns"), first, asked, begun], axis=1),
-        np.stack([over, asked, begun, done], axis=1),
+        np.stack([over, asked, np.maximum(waited, asked), done], axis=1),
     )
 
 

@@ -4,9 +4,12 @@
 #define WIRESPAN_EXCHANGE_H
 
 #include "flow.h"
-#include "trace_context.h"
 
-/* Why an exchange is over: proto/columns.py's ExchangeEnd. Here only the first is seen. */
+#include "http/trace_context.h"
+
+#define EXCHANGE_STATUS_BYTES 12u /* "HTTP/1.1 200" */
+
+/* Why an exchange is over: proto/columns.py's ExchangeEnd. Here only the first and the last are seen. */
 enum exchange_end {
     EXCHANGE_END_OPEN,
     EXCHANGE_END_NEXT_REQUEST,
@@ -15,12 +18,32 @@ enum exchange_end {
     EXCHANGE_END_IDLE_TIMEOUT,
     EXCHANGE_END_ACTIVE_TIMEOUT,
     EXCHANGE_END_SHUTDOWN,
+    EXCHANGE_END_SWITCHED,
 };
 
-/* Of requests that were looked at; the first are enum trace_found. services/capture/flows/exchange_layout.py has the same words. */
+/* What a server is to say next. */
+enum exchange_awaits {
+    EXCHANGE_AWAITS_STATUS,     /* a status line */
+    EXCHANGE_AWAITS_HEAD_END,   /* the rest of an interim response's head */
+    EXCHANGE_AWAITS_EMPTY_LINE, /* the same, and a line begins */
+    EXCHANGE_AWAITS_NEWLINE,    /* the same, and of an empty line its newline is left */
+    EXCHANGE_AWAITS_NOTHING,    /* its final response has begun */
+};
+
+/*
+ * Of requests that were looked at; the first are enum trace_found. Then of connections, why none of their requests is looked at
+ * any more. services/capture/flows/exchange_layout.py has the same words.
+ */
 enum request_counter {
     REQUEST_OVERTAKEN = TRACE_FINDINGS, /* its first segment came late: not looked at */
     REQUEST_NO_ROOM,                    /* sampled, but there is no place for another exchange */
+    REQUEST_UNPAIRED,                   /* sampled, but which response is its own cannot be told */
+    CONNECTION_TLS,
+    CONNECTION_HTTP2,
+    CONNECTION_SWITCHED,  /* by 101 Switching Protocols */
+    CONNECTION_TUNNEL,    /* of a CONNECT */
+    CONNECTION_PIPELINED, /* requests that do not wait for the response before */
+    CONNECTION_OTHER,     /* its client said something else, time and again */
     REQUEST_COUNTERS,
 };
 
@@ -30,9 +53,9 @@ struct exchange {
     __u64 owner; /* the host's */
     __u64 request_first_ns;
     __u64 request_last_ns;
-    __u64 response_first_ns; /* 0: none, or an interim one only */
+    __u64 response_first_ns; /* 0: none, or interim ones only */
     __u64 response_last_ns;
-    __u64 ended_ns;
+    __u64 ended_ns; /* while it is open: when its connection said that nothing more comes; 0: it has not */
     __u64 request_bytes;
     __u64 response_bytes;
     __u64 flow_first_ns;
@@ -56,9 +79,17 @@ struct exchange {
     __u8 isn_seen;
     __u8 trace_flags;
     __u8 end;
+    /* What http/response.h knows so far. */
+    __u64 status_ns;       /* when the status line began that is awaited or was the last */
+    __u8 status_line[24];  /* EXCHANGE_STATUS_BYTES at most, and room for as many behind any of them */
+    __u16 status;          /* of the last status line; 0: none was seen */
+    __u8 status_bytes;
+    __u8 awaits;
+    __u8 is_connect;
+    __u8 pad[3];
 };
 
 _Static_assert(
-        sizeof(struct exchange) == 200, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
+        sizeof(struct exchange) == 240, "struct exchange has no hole; services/capture/flows/exchange_layout.py mirrors it");
 
 #endif

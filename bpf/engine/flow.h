@@ -63,11 +63,22 @@ enum flow_verdict {
 /* How a flow's requests are told apart, and what came of looking for the trace context of a connection's: traced_exchange.h. */
 enum flow_requests {
     FLOW_REQUESTS_UNKNOWN,
-    FLOW_REQUESTS_OPAQUE,   /* none is looked at any more: no HTTP/1, or datagrams that do not take turns */
+    FLOW_REQUESTS_OPAQUE,   /* none is looked at any more: known to be no HTTP/1, or datagrams that do not take turns */
     FLOW_REQUESTS_TRACED,   /* an exchange of an application's trace is open */
     FLOW_REQUESTS_NUMBERED, /* each has a number, and its answer the same: questions.h */
     FLOW_REQUESTS_NEW,      /* of datagrams, whose first one is to be looked at */
 };
+
+/*
+ * flow.requests: one of these, how often in a row the client said what was no request, and how many bytes of a request have come
+ * that was too short to be told; of an opaque connection nothing but that.
+ */
+#define FLOW_REQUESTS_STATE        0x03
+#define FLOW_REQUESTS_ODD          0x04 /* one more */
+#define FLOW_REQUESTS_ODD_MASK     0x0c
+#define FLOW_REQUESTS_PART_SHIFT   4
+#define FLOW_REQUESTS_LONGEST_PART 14
+#define FLOW_REQUESTS_TO_COME      15 /* no byte of it, but what may stand in front of it */
 
 /* Index of flow.sides. */
 enum flow_direction {
@@ -145,7 +156,7 @@ struct flow {
     __u8 closed_by;
     __u8 icmp_type; /* of the first message */
     __u8 icmp_code;
-    __u8 requests; /* enum flow_requests */
+    __u8 requests; /* enum flow_requests, and of a connection more: traced_exchange.h */
 
     __u8 local_address[16];
     __u8 remote_address[16];

@@ -1,175 +1,267 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * Exchanges that belong to an application's trace: a request that carries a sampled trace context, and its response. One a
- * connection at a time, kept beside the flow's slot and only where there is one.
+ * connection at a time, kept beside the flow's slot and only where there is one. What a client says begins a request where it
+ * looks like one (http/request.h); what a server says is its response from the first final status line on (http/response.h).
  *
- * The host looks at the flow before a packet is added to it (exchange_before) and lets exchange_after see the packet and the
- * flow afterwards. Besides what trace_context.h asks for it defines, before including this, `exchange_host`: whatever it needs
- * to find the flow's exchange, and the four functions that take one:
- *     struct exchange *exchange_open(exchange_host host)                      the flow's open exchange, or NULL
- *     struct exchange *exchange_place(exchange_host host)                     zeroed room for one that opens, or NULL
- *     void exchange_ended(exchange_host host, struct exchange *exchange)      it is over: hand it on; it is open no more
- *     void count_request(exchange_host host, __u32 counter)
+ * The host looks at the flow before a packet is added to it (exchange_before), asks afterwards whether it is of interest
+ * (exchange_is_touched) and lets exchange_from_client or exchange_from_server see the packet and the flow. What else it gives is
+ * said in exchange_steps.h.
  *
  * What ends without a packet, the reader ends: see services/capture/flows/exchange_table.py.
  */
 #ifndef WIRESPAN_TRACED_EXCHANGE_H
 #define WIRESPAN_TRACED_EXCHANGE_H
 
-#include "exchange.h"
+#include "exchange_steps.h"
 
-/* A server's payload of at most so many bytes that more of the request follows was an interim response: 100 Continue. */
-#define EXCHANGE_INTERIM_BYTES 64u
+#include "http/request.h"
+#include "http/response.h"
+#include "http/trace_context.h"
 
-/* What tells afterwards whether a packet brought something new. */
-struct exchange_moment {
-    __u64 request_ns;
-    __u32 next_sequence;
+/* A connection is given up for another protocol's when its client has said so often in a row what is no request. */
+#define EXCHANGE_MOST_ODD 4
+
+/*
+ * Leave behind what of a segment came before. Returns whether the rest is what follows in its stream; where nothing came before
+ * that was seen, it is taken to be.
+ */
+FLOW_INLINE int exchange_is_next(struct text *text, const struct packet *packet, const struct exchange_moment *before)
+{
+    __u32 seen = before->next_sequence - packet->sequence;
+
+    if (!before->next_sequence || !seen)
+        return 1;
+    if (seen >= packet->payload_bytes)
+        return 0;
+    text->begin += seen;
+    return 1;
+}
+
+/* The client has said what is no request and belongs to none. */
+FLOW_INLINE void exchange_odd(exchange_host host, struct flow *flow)
+{
+    if ((flow->requests & FLOW_REQUESTS_ODD_MASK) == (EXCHANGE_MOST_ODD - 1) * FLOW_REQUESTS_ODD)
+        exchange_give_up(host, flow, CONNECTION_OTHER);
+    else
+        flow->requests += FLOW_REQUESTS_ODD;
+}
+
+/* What a client's packet may begin: what is known of it when the end of its first line is looked for. */
+struct exchange_request {
+    __u64 first_ns;
+    __u32 at; /* where in the frame; 0: there is none */
+    __u8 part; /* how many bytes of it came before */
+    __u8 may_begin; /* the client had not asked, or not for more than that */
+    __u8 is_next;   /* the packet follows the one before in its stream */
+    __u8 has_path;
 };
 
-FLOW_INLINE struct exchange_moment exchange_before(const struct flow *flow, int from)
-{
-    return (struct exchange_moment){
-            .request_ns = flow->request_ns,
-            .next_sequence = flow->sides[from & 1].next_sequence,
-    };
-}
-
-FLOW_INLINE const struct flow_side *exchange_side(const struct flow *flow, int of_request)
-{
-    return &flow->sides[(flow->role == FLOW_ROLE_CLIENT) == of_request ? FLOW_TX : FLOW_RX];
-}
-
-/* Begin with the packet that the context was found in; it is in the flow's counters already. */
-FLOW_INLINE void exchange_begin(
-        struct exchange *exchange, const struct flow *flow, const struct packet *packet, const struct trace_context *context)
-{
-    const struct flow_side *request = exchange_side(flow, 1);
-    const struct flow_side *response = exchange_side(flow, 0);
-
-    exchange->flow_id = flow->id;
-    exchange->flow_first_ns = flow->first_ns;
-    __builtin_memcpy(exchange->trace_id, context->trace_id, 16);
-    __builtin_memcpy(exchange->parent_span_id, context->parent_span_id, 8);
-    exchange->trace_flags = context->flags;
-    __builtin_memcpy(exchange->local_address, flow->local_address, 16);
-    __builtin_memcpy(exchange->remote_address, flow->remote_address, 16);
-    exchange->local_port = flow->local_port;
-    exchange->remote_port = flow->remote_port;
-    exchange->role = flow->role;
-    exchange->isn_seen = (flow->sides[FLOW_TX].known & FLOW_KNOWN_ISN) | (flow->sides[FLOW_RX].known & FLOW_KNOWN_ISN) << 1;
-    exchange->local_isn = flow->sides[FLOW_TX].initial_sequence;
-    exchange->remote_isn = flow->sides[FLOW_RX].initial_sequence;
-    exchange->number = flow->responses;
-    exchange->payload_before[0] = request->payload_bytes - packet->payload_bytes;
-    exchange->payload_before[1] = response->payload_bytes;
-    exchange->resent_bytes_before[0] = request->retransmit_bytes;
-    exchange->resent_bytes_before[1] = response->retransmit_bytes;
-    exchange->resent_before[0] = request->retransmits;
-    exchange->resent_before[1] = response->retransmits;
-    exchange->request_bytes = packet->payload_bytes;
-    exchange->request_last_ns = packet->time_ns;
-    exchange->request_first_ns = packet->time_ns; /* last: whoever reads along sees a whole one */
-}
-
 /*
- * Payload of an open exchange. What was sent again and not been acknowledged before moves the times too: the last byte is where
- * it should be only then.
+ * The client says something new: a request, the rest of one, or what is neither. A request that comes before the final response to
+ * the open one has begun is pipelined (RFC 9112 9.3.2), and which response is whose is not followed. Returns whether a request
+ * begins.
  */
-FLOW_INLINE void exchange_add(
-        struct exchange *exchange, const struct flow *flow, const struct packet *packet, int from, int fresh)
+FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct flow *flow, const struct packet *packet,
+        int from, const struct exchange_request *request, enum request_beginning begins, struct exchange *open)
 {
-    const struct flow_side *own = &flow->sides[from & 1];
-    const struct flow_side *request = exchange_side(flow, 1);
-    const struct flow_side *response = exchange_side(flow, 0);
-    __u32 end = packet->sequence + packet->payload_bytes;
+    int answered = open && open->awaits == EXCHANGE_AWAITS_NOTHING;
+    __u32 part = FLOW_REQUESTS_TO_COME;
 
-    exchange->request_retransmits = request->retransmits - exchange->resent_before[0];
-    exchange->response_retransmits = response->retransmits - exchange->resent_before[1];
-    exchange->request_bytes = request->payload_bytes - exchange->payload_before[0] -
-                              (request->retransmit_bytes - exchange->resent_bytes_before[0]);
-    exchange->response_bytes = response->payload_bytes - exchange->payload_before[1] -
-                               (response->retransmit_bytes - exchange->resent_bytes_before[1]);
-    if (!fresh && own->known & FLOW_KNOWN_ACKNOWLEDGED && !sequence_after(end, own->acknowledged))
-        return;
-    if (!flow_from_client(flow, from)) {
-        if (!exchange->response_first_ns)
-            exchange->response_first_ns = packet->time_ns;
-        if (packet->time_ns > exchange->response_last_ns)
-            exchange->response_last_ns = packet->time_ns;
-    } else if (!exchange->response_first_ns && packet->time_ns > exchange->request_last_ns) {
-        exchange->request_last_ns = packet->time_ns;
+    if (open && !answered && begins == REQUEST_LINE) {
+        exchange_drop(host, flow, open);
+        exchange_give_up(host, flow, CONNECTION_PIPELINED);
+        return 0;
     }
-}
-
-/*
- * The client says something new after the server's last word: another request, as a rule. Where it does not begin like one, it may
- * be what a client had kept back until the server told it to go on.
- */
-FLOW_INLINE void exchange_ask(exchange_host host, frame_source source, __u32 offset, struct flow *flow,
-        const struct packet *packet, int from, struct exchange_moment before)
-{
-    const struct flow_side *own = &flow->sides[from & 1];
-    struct exchange *open = flow->requests == FLOW_REQUESTS_TRACED ? exchange_open(host) : NULL;
-    struct trace_context context = {.flags = 0};
-    int first = own->known & FLOW_KNOWN_ISN && packet->sequence == own->initial_sequence + 1;
-    int begins = request_begins(source, offset, packet->payload_bytes);
-    enum trace_found found;
-
-    if (open && !begins && open->response_bytes <= EXCHANGE_INTERIM_BYTES) {
-        open->response_first_ns = 0;
+    if (open &&
+            !(answered && (begins == REQUEST_LINE || (request->may_begin && (begins != REQUEST_NONE || !request->is_next))))) {
         exchange_add(open, flow, packet, from, 1);
-        return;
+        return 0;
     }
-    if (open) {
-        open->end = EXCHANGE_END_NEXT_REQUEST;
-        open->ended_ns = packet->time_ns;
-        exchange_ended(host, open);
+    if (begins == REQUEST_PART || begins == REQUEST_TO_COME) {
+        if (begins == REQUEST_PART)
+            part = text->end - text->begin;
+        flow->requests |= (__u8)(part << FLOW_REQUESTS_PART_SHIFT);
+        return 0;
     }
+    if (open)
+        exchange_end(host, flow, open, EXCHANGE_END_NEXT_REQUEST, request->first_ns);
+    if (begins == REQUEST_LINE)
+        return 1;
+    if (begins == REQUEST_CUT)
+        count_request(host, TRACE_CUT);
+    else if (!request->is_next)
+        count_request(host, REQUEST_OVERTAKEN);
+    else if (begins == REQUEST_TLS)
+        exchange_give_up(host, flow, CONNECTION_TLS);
+    else if (begins == REQUEST_HTTP2)
+        exchange_give_up(host, flow, CONNECTION_HTTP2);
+    else
+        exchange_odd(host, flow);
+    return 0;
+}
+
+/* A request begins with the text: look for its trace context. */
+FLOW_INLINE void exchange_begins(exchange_host host, const struct text *text, struct flow *flow, const struct packet *packet,
+        const struct exchange_request *request)
+{
+    struct trace_context context = {.flags = 0};
+    struct exchange *open;
+    enum trace_found found = trace_context_find(text, &context);
+
     flow->requests = FLOW_REQUESTS_UNKNOWN;
-    if (!begins) {
-        if (first)
-            flow->requests = FLOW_REQUESTS_OPAQUE;
-        else if (packet->sequence != before.next_sequence)
-            count_request(host, REQUEST_OVERTAKEN);
+    if (context.body && request_follows(text, context.body)) {
+        exchange_give_up(host, flow, CONNECTION_PIPELINED);
+        count_request(host, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
         return;
     }
-    found = trace_context_find(source, offset, packet->payload_bytes, &context);
     if (found == TRACE_SAMPLED) {
         open = exchange_place(host);
-        if (open) {
-            exchange_begin(open, flow, packet, &context);
-            flow->requests = FLOW_REQUESTS_TRACED;
-        } else {
+        if (!open) {
             count_request(host, REQUEST_NO_ROOM);
             return;
         }
-    } else if (found == TRACE_NO_HTTP && first) {
-        flow->requests = FLOW_REQUESTS_OPAQUE;
+        open->is_connect = (__u8)request_is_connect(text);
+        exchange_begin(open, flow, packet, &context, request->part + text->end - text->begin, request->first_ns);
+        flow->requests = FLOW_REQUESTS_TRACED;
     }
     count_request(host, found);
 }
 
-/* A TCP packet that was just added to its flow. Its payload lies at `offset` of the frame. */
-FLOW_INLINE void exchange_after(exchange_host host, frame_source source, __u32 offset, struct flow *flow,
-        const struct packet *packet, int from, struct exchange_moment before)
+/*
+ * Go on with what the server says before its final response has begun. Returns where in the frame there is more to look at; 0: no
+ * more.
+ */
+FLOW_INLINE __u32 exchange_look(
+        exchange_host host, struct text *text, struct flow *flow, const struct packet *packet, struct exchange *open)
 {
-    struct exchange *open;
-    int fresh;
+    enum response_found found;
+    __u32 other = 0;
 
-    if (!packet->payload_bytes || packet->tcp_flags & (TCP_SYN | TCP_RST) || flow->role == FLOW_ROLE_UNKNOWN ||
-            flow->requests == FLOW_REQUESTS_OPAQUE)
-        return;
-    fresh = flow->sides[from & 1].next_sequence != before.next_sequence;
-    if (fresh && !before.request_ns && flow_from_client(flow, from)) {
-        exchange_ask(host, source, offset, flow, packet, from, before);
-    } else if (flow->requests == FLOW_REQUESTS_TRACED) {
-        open = exchange_open(host);
+    if (open->awaits == EXCHANGE_AWAITS_STATUS && !open->status_bytes)
+        open->status_ns = packet->time_ns;
+    found = response_look(open, text);
+    if (found == RESPONSE_GOES_ON)
+        return text->begin;
+    if (found == RESPONSE_IS_NONE) {
+        exchange_drop(host, flow, open);
+    } else if (found == RESPONSE_BEGINS) {
+        open->awaits = EXCHANGE_AWAITS_NOTHING;
+        open->response_last_ns = packet->time_ns;
+        open->response_first_ns = open->status_ns; /* last: whoever reads along sees a whole one */
+        if (open->status == STATUS_SWITCHING)
+            other = CONNECTION_SWITCHED;
+        else if (open->is_connect && open->status / 100 == 2)
+            other = CONNECTION_TUNNEL;
+        if (other) {
+            exchange_end(host, flow, open, EXCHANGE_END_SWITCHED, packet->time_ns);
+            exchange_give_up(host, flow, other);
+        }
+    }
+    return 0;
+}
+
+/* The server's payload. Returns as exchange_look. */
+FLOW_INLINE __u32 exchange_hear(exchange_host host, struct text *text, struct flow *flow, const struct packet *packet, int from,
+        const struct exchange_moment *before, struct exchange *open, int fresh)
+{
+    exchange_measure(open, flow);
+    if (open->awaits == EXCHANGE_AWAITS_NOTHING) {
+        if (exchange_is_moved(flow, packet, from, fresh) && packet->time_ns > open->response_last_ns)
+            open->response_last_ns = packet->time_ns;
+        return 0;
+    }
+    if (!fresh)
+        return 0;
+    if (exchange_is_next(text, packet, before))
+        return exchange_look(host, text, flow, packet, open);
+    /* What was lost before it is hardly a response of its own. */
+    open->awaits = EXCHANGE_AWAITS_NOTHING;
+    open->response_last_ns = packet->time_ns;
+    open->response_first_ns = packet->time_ns;
+    return 0;
+}
+
+/*
+ * A TCP packet of the client's that was just added to its flow, is of interest, and opens no connection. Its payload lies at
+ * `offset` of the frame. Returns what exchange_from_line is to go on with.
+ */
+FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, frame_source source, __u32 offset,
+        struct flow *flow, const struct packet *packet, int from, const struct exchange_moment *before)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    struct text text = {.source = source, .begin = offset, .end = offset + packet->payload_bytes};
+    struct exchange *open = exchange_of_flow(host, flow);
+    struct exchange_request request = {.first_ns = packet->time_ns};
+    enum request_beginning begins = REQUEST_NONE;
+    __u32 part = before->request_ns ? flow->requests >> FLOW_REQUESTS_PART_SHIFT : 0;
+    int first = own->known & FLOW_KNOWN_ISN && packet->sequence == own->initial_sequence + 1;
+    int fresh = own->next_sequence != before->next_sequence;
+    int has_path = 0;
+
+    if (open && packet->tcp_flags & (TCP_FIN | TCP_RST))
+        exchange_closes(open, flow, packet, from, before);
+    if (!packet->payload_bytes || packet->tcp_flags & TCP_RST)
+        return request;
+    if (!fresh || (!open && before->request_ns && !part)) {
         if (open)
             exchange_add(open, flow, packet, from, fresh);
-        else
-            flow->requests = FLOW_REQUESTS_UNKNOWN; /* the reader has ended it */
+        return request;
     }
+    /* What was to be a request's beginning and was answered was none. */
+    if (!open && !before->request_ns && flow->requests >> FLOW_REQUESTS_PART_SHIFT) {
+        exchange_odd(host, flow);
+        if (flow->requests == FLOW_REQUESTS_OPAQUE)
+            return request;
+    }
+    flow->requests &= FLOW_REQUESTS_STATE | FLOW_REQUESTS_ODD_MASK;
+    request.may_begin = !before->request_ns || part;
+    if (part && part != FLOW_REQUESTS_TO_COME) {
+        request.first_ns = before->request_ns;
+        request.part = (__u8)part;
+    }
+    request.is_next = (__u8)exchange_is_next(&text, packet, before);
+    if (request.is_next)
+        begins = request_looks(&text, first, request.part != 0, &has_path);
+    request.has_path = (__u8)has_path;
+    if (begins == REQUEST_LINE)
+        request.at = text.begin;
+    else
+        exchange_ask(host, &text, flow, packet, from, &request, begins, open);
+    return request;
+}
+
+/* Go on with a client's packet that may begin a request: the end of its line tells. */
+FLOW_INLINE void exchange_from_line(exchange_host host, frame_source source, __u32 offset, struct flow *flow,
+        const struct packet *packet, int from, const struct exchange_request *request)
+{
+    const struct text text = {.source = source, .begin = request->at, .end = offset + packet->payload_bytes};
+    enum request_beginning begins = request_line(&text, request->part != 0, request->has_path);
+
+    if (exchange_ask(host, &text, flow, packet, from, request, begins, exchange_of_flow(host, flow)))
+        exchange_begins(host, &text, flow, packet, request);
+}
+
+/*
+ * Likewise of the server's. `at` is 0, or where to go on in the same packet: there is more to look at where this returned. 0: no
+ * more.
+ */
+FLOW_INLINE __u32 exchange_from_server(exchange_host host, frame_source source, __u32 offset, struct flow *flow,
+        const struct packet *packet, int from, const struct exchange_moment *before, __u32 at)
+{
+    struct text text = {.source = source, .begin = at ? at : offset, .end = offset + packet->payload_bytes};
+    struct exchange *open = exchange_of_flow(host, flow);
+    int fresh = flow->sides[from & 1].next_sequence != before->next_sequence;
+
+    if (!open)
+        return 0;
+    if (at)
+        return exchange_look(host, &text, flow, packet, open);
+    if (packet->tcp_flags & (TCP_FIN | TCP_RST))
+        exchange_closes(open, flow, packet, from, before);
+    if (!packet->payload_bytes || packet->tcp_flags & TCP_RST)
+        return 0;
+    return exchange_hear(host, &text, flow, packet, from, before, open, fresh);
 }
 
 #endif

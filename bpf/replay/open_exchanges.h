@@ -53,16 +53,24 @@ static inline struct exchange *exchange_place(exchange_host host)
     return &open->exchange;
 }
 
-static inline void exchange_ended(exchange_host host, struct exchange *exchange)
+static inline void exchange_dropped(exchange_host host, struct exchange *exchange)
 {
     struct exchanges *exchanges = host.exchanges;
     __u32 place = exchanges->of_slot[host.slot].place;
     __u32 last = exchanges->open[--exchanges->open_count];
+
+    (void)exchange;
+    exchanges->open[place] = last;
+    exchanges->of_slot[last].place = place;
+}
+
+static inline void exchange_ended(exchange_host host, struct exchange *exchange)
+{
+    struct exchanges *exchanges = host.exchanges;
     __u64 room = exchanges->ended_room ? 2 * exchanges->ended_room : 64;
     struct exchange *ended = exchanges->ended;
 
-    exchanges->open[place] = last;
-    exchanges->of_slot[last].place = place;
+    exchange_dropped(host, exchange);
     if (exchanges->ended_count == exchanges->ended_room) {
         ended = realloc(ended, room * sizeof(*ended));
         if (!ended) {

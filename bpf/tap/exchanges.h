@@ -25,7 +25,11 @@
 #define RINGBUF_NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: nobody waits */
 /* What is left in the socket buffer for the program that is called: words of __sk_buff.cb, which the kernel gives to programs. */
 #define CB_NEXT_SEQUENCE 0
-#define CB_REQUEST_WAITS 1
+#define CB_REQUEST       0 /* for the program that looks at a line: what is known of the request */
+#define CB_REQUEST_LOW   1
+#define CB_REQUEST_HIGH  2
+#define CB_OUTCOME       3
+#define CB_AT            4
 
 /* Whose exchange traced_exchange.h speaks of. */
 struct exchange_of {
@@ -42,9 +46,18 @@ BPF_F_TABLE("hash", slot_reference, struct exchange, open_exchanges, OPEN_EXCHAN
 BPF_RINGBUF_OUTPUT(ended_exchanges, ENDED_PAGES);
 BPF_TABLE("array", u32, struct exchange, no_exchange, 1);
 BPF_TABLE("percpu_array", u32, u64, request_counters, REQUEST_COUNTERS + 1);
-/* One for each direction: the kernel binds one to where its programs are attached. */
-BPF_PROG_ARRAY(ingress_calls, 1);
-BPF_PROG_ARRAY(egress_calls, 1);
+/*
+ * The programs that are called, one for each kind of look: what one leaves to the next comes to it as if from nowhere, so that the
+ * verifier walks each but once. An array for each direction: the kernel binds one to where its programs are attached.
+ */
+enum exchange_call {
+    CALL_REQUEST, /* what the client says */
+    CALL_LINE, /* and it may begin a request */
+    CALL_RESPONSE, /* what the server says */
+    EXCHANGE_CALLS,
+};
+BPF_PROG_ARRAY(ingress_calls, EXCHANGE_CALLS);
+BPF_PROG_ARRAY(egress_calls, EXCHANGE_CALLS);
 
 static inline __attribute__((always_inline)) struct exchange *exchange_open(exchange_host host)
 {
@@ -81,25 +94,42 @@ static inline __attribute__((always_inline)) void exchange_ended(exchange_host h
     open_exchanges.delete(&host.reference);
 }
 
+static inline __attribute__((always_inline)) void exchange_dropped(exchange_host host, struct exchange *exchange)
+{
+    open_exchanges.delete(&host.reference);
+}
+
 #include "../engine/traced_exchange.h"
+
+/* Go on with a packet in another program. Does not return, but where the call fails. */
+FLOW_INLINE void call_exchange(struct __sk_buff *skb, int from, enum exchange_call which)
+{
+    if (from == FLOW_TX)
+        egress_calls.call(skb, which);
+    else
+        ingress_calls.call(skb, which);
+}
+
+FLOW_INLINE void leave_time(struct __sk_buff *skb, __u64 time_ns)
+{
+    skb->cb[CB_REQUEST_LOW] = (__u32)time_ns;
+    skb->cb[CB_REQUEST_HIGH] = (__u32)(time_ns >> 32);
+}
 
 /*
  * The end of a program that has just added a TCP packet to its flow: where the packet is of interest, the program below goes on
  * with it, and what it takes to tell afterwards is left for it.
  */
 FLOW_INLINE void look_into(
-        struct __sk_buff *skb, const struct flow *flow, __u32 payload_bytes, int from, struct exchange_moment before)
+        struct __sk_buff *skb, const struct flow *flow, const struct packet *packet, int from, struct exchange_moment before)
 {
-    if (!payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
-        return;
-    if (flow->requests != FLOW_REQUESTS_TRACED && (before.request_ns || !flow->request_ns))
+    if (!exchange_is_touched(flow, packet, &before))
         return;
     skb->cb[CB_NEXT_SEQUENCE] = before.next_sequence;
-    skb->cb[CB_REQUEST_WAITS] = before.request_ns != 0;
-    if (from == FLOW_TX)
-        egress_calls.call(skb, 0);
-    else
-        ingress_calls.call(skb, 0);
+    leave_time(skb, before.request_ns);
+    skb->cb[CB_OUTCOME] = before.outcome;
+    skb->cb[CB_AT] = 0;
+    call_exchange(skb, from, flow_from_client(flow, from) ? CALL_REQUEST : CALL_RESPONSE);
 }
 
 /* Whether the time of a payload packet is part of an exchange, or may come to be. */
@@ -107,18 +137,25 @@ FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *
 {
     if (!packet->payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
         return 0;
-    return flow->requests == FLOW_REQUESTS_TRACED || (!flow->request_ns && flow_from_client(flow, from));
+    return exchange_is_open(flow) ||
+           ((!flow->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT) && flow_from_client(flow, from));
 }
 
 /*
  * The packet that was left off at, read once more: of a connected socket, whose storage has its flow by now, and without IP
  * options. Its time is the flow's, whose last packet it is.
  */
-FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from)
+FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call which)
 {
     const __u8 *ip = (const __u8 *)(long)skb->data;
     const __u8 *end = (const __u8 *)(long)skb->data_end;
-    struct exchange_moment before = {.request_ns = skb->cb[CB_REQUEST_WAITS], .next_sequence = skb->cb[CB_NEXT_SEQUENCE]};
+    __u64 left_ns = (__u64)skb->cb[CB_REQUEST_HIGH] << 32 | skb->cb[CB_REQUEST_LOW];
+    struct exchange_moment before = {
+            .request_ns = left_ns,
+            .next_sequence = skb->cb[CB_NEXT_SEQUENCE],
+            .outcome = skb->cb[CB_OUTCOME],
+    };
+    struct exchange_request request = {.first_ns = left_ns, .at = skb->cb[CB_AT]};
     struct bpf_sock *sk = skb->sk;
     struct exchange_of host;
     struct packet packet;
@@ -126,6 +163,7 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from)
     struct slot *slot;
     const __u8 *tcp;
     __u32 offset;
+    __u32 at;
 
     if (sk)
         sk = bpf_sk_fullsock(sk);
@@ -144,13 +182,33 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from)
     offset += (tcp[12] >> 4) * 4u;
     packet.payload_bytes = skb->len - offset;
     packet.time_ns = slot->flow.last_ns;
-    exchange_after(host, skb, offset, &slot->flow, &packet, from, before);
+    if (which == CALL_LINE) {
+        request.part = (__u8)skb->cb[CB_REQUEST];
+        request.may_begin = skb->cb[CB_REQUEST] >> 8 & 1;
+        request.has_path = skb->cb[CB_REQUEST] >> 9 & 1;
+        request.is_next = 1;
+        exchange_from_line(host, skb, offset, &slot->flow, &packet, from, &request);
+    } else if (which == CALL_REQUEST) {
+        request = exchange_from_client(host, skb, offset, &slot->flow, &packet, from, &before);
+        if (request.at) {
+            skb->cb[CB_REQUEST] = request.part | (__u32)request.may_begin << 8 | (__u32)request.has_path << 9;
+            leave_time(skb, request.first_ns);
+            skb->cb[CB_AT] = request.at;
+            call_exchange(skb, from, CALL_LINE);
+        }
+    } else {
+        at = exchange_from_server(host, skb, offset, &slot->flow, &packet, from, &before, skb->cb[CB_AT]);
+        if (at) {
+            skb->cb[CB_AT] = at;
+            call_exchange(skb, from, CALL_RESPONSE);
+        }
+    }
     return 1;
 }
 #else
 struct exchange_moment {};
 #define exchange_before(flow, from) ((struct exchange_moment){})
-#define look_into(skb, flow, payload_bytes, from, before)
+#define look_into(skb, flow, packet, from, before)
 #define is_timed_exchange(flow, packet, from) 0
 #endif
 

@@ -24,20 +24,17 @@ from pathlib import Path
 from typing import Any
 
 CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
+QUESTION_PROGRAMS = ("tap_ingress_question", "tap_egress_question")
+EXCHANGE_PROGRAMS = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in ("request", "line", "response"))
+REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", *QUESTION_PROGRAMS, "tap_nothing")
 PROGRAMS = {
-    "tap_ingress": (CGROUP_SKB, -1),
-    "tap_egress": (CGROUP_SKB, -1),
-    "tap_ingress_question": (CGROUP_SKB, -1),
-    "tap_egress_question": (CGROUP_SKB, -1),
+    **dict.fromkeys(REQUIRED_PROGRAMS, (CGROUP_SKB, -1)),
     "tap_release": (CGROUP_SOCK, 34),
     "tap_sendmsg4": (CGROUP_SOCK_ADDR, 14),
     "tap_sendmsg6": (CGROUP_SOCK_ADDR, 15),
-    "tap_nothing": (CGROUP_SKB, -1),
-    "tap_ingress_exchange": (CGROUP_SKB, -1),
-    "tap_egress_exchange": (CGROUP_SKB, -1),
+    **dict.fromkeys(EXCHANGE_PROGRAMS, (CGROUP_SKB, -1)),
 }
 """Type and expected attach type of each, as linux/bpf.h numbers them."""
-REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", "tap_ingress_question", "tap_egress_question", "tap_nothing")
 MAPS = (
     "slots",
     "slot_counts",

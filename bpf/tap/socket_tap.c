@@ -128,7 +128,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         if (from == FLOW_TX || packet.transport == TRANSPORT_UDP || slot->flow.sides[FLOW_TX].packets)
             remember_slot(sk, reference);
         if (packet.transport == TRANSPORT_TCP)
-            look_into(skb, &slot->flow, packet.payload_bytes, from, before);
+            look_into(skb, &slot->flow, &packet, from, before);
     }
     if (packet.transport != TRANSPORT_TCP)
         ask(skb, &slot->flow, packet.time_ns, from);
@@ -176,14 +176,34 @@ int tap_egress_question(struct __sk_buff *skb)
 }
 
 #ifdef TRACE_CONTEXT
-int tap_ingress_exchange(struct __sk_buff *skb)
+int tap_ingress_request(struct __sk_buff *skb)
 {
-    return tap_exchange(skb, FLOW_RX);
+    return tap_exchange(skb, FLOW_RX, CALL_REQUEST);
 }
 
-int tap_egress_exchange(struct __sk_buff *skb)
+int tap_ingress_line(struct __sk_buff *skb)
 {
-    return tap_exchange(skb, FLOW_TX);
+    return tap_exchange(skb, FLOW_RX, CALL_LINE);
+}
+
+int tap_ingress_response(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_RX, CALL_RESPONSE);
+}
+
+int tap_egress_request(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX, CALL_REQUEST);
+}
+
+int tap_egress_line(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX, CALL_LINE);
+}
+
+int tap_egress_response(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX, CALL_RESPONSE);
 }
 #endif
 

@@ -41,6 +41,7 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "isn_seen": (197, "|u1"),
     "trace_flags": (198, "|u1"),
     "end": (199, "|u1"),
+    "status": (232, "<u2"),
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
 
@@ -49,7 +50,7 @@ EXCHANGE: Final = np.dtype(
         "names": list(MEMBERS),
         "offsets": [offset for offset, _ in MEMBERS.values()],
         "formats": [dtype for _, dtype in MEMBERS.values()],
-        "itemsize": 200,
+        "itemsize": 240,
     }
 )
 
@@ -58,7 +59,7 @@ NO_EXCHANGES: Final[Exchanges] = np.zeros(0, EXCHANGE)
 
 
 class RequestCounter(enum.IntEnum):
-    """What became of a request that was looked at (`enum trace_found`, `enum request_counter`)."""
+    """What became of a request that was looked at, and why none of a connection is any more (`enum request_counter`)."""
 
     SAMPLED = 0
     """It has a sampled trace context: its exchange is told."""
@@ -68,14 +69,32 @@ class RequestCounter(enum.IntEnum):
     CUT = 3
     """Its headers go on behind what is looked at."""
     MALFORMED = 4
-    NO_HTTP = 5
-    """It only begins like HTTP/1."""
+    REPEATED = 5
+    """It has several trace contexts: none is valid."""
     OVERTAKEN = 6
     """Its first segment came late and was not looked at."""
     NO_ROOM = 7
     """It is sampled, and there was no room for its exchange."""
+    UNPAIRED = 8
+    """It is sampled, and which response is its own cannot be told: its exchange is not."""
+    CONNECTION_TLS = 9
+    CONNECTION_HTTP2 = 10
+    CONNECTION_SWITCHED = 11
+    """By 101 Switching Protocols."""
+    CONNECTION_TUNNEL = 12
+    """Of a CONNECT."""
+    CONNECTION_PIPELINED = 13
+    """A request did not wait for the response before."""
+    CONNECTION_OTHER = 14
+    """The client said what is no request, time and again."""
+
+    @property
+    def counted_as(self) -> str:
+        """Its name among a batch's counters: `requests_sampled`, `connections_tls`."""
+        of_connection = self >= RequestCounter.CONNECTION_TLS
+        return f"connections_{self.name[11:].lower()}" if of_connection else f"requests_{self.name.lower()}"
 
 
 def request_counters(counts: Any) -> dict[str, int]:
-    """Return counts, in the order of RequestCounter, by the names that they have in a batch's counters."""
-    return {f"requests_{counter.name.lower()}": int(counts[counter]) for counter in RequestCounter}
+    """Return counts, in the order of RequestCounter, by their names."""
+    return {counter.counted_as: int(counts[counter]) for counter in RequestCounter}

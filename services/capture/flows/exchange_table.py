@@ -3,12 +3,13 @@
 A host keeps the exchanges (traced_exchange.h) and ends one itself when the client's next request comes. Everything else
 that ends an exchange is the absence of something, or concerns its flow, and is seen here, once per tick:
 
-- its connection is closed or reset, and has been quiet for a while;
+- its connection is closed or reset, or its server's direction is, and has been quiet for a while;
 - its response has begun and pauses: what a server streams in pieces ends at the first long pause;
 - its response goes on for longer than a record of a flow may take;
 - its flow is gone, or capture ends.
 
-A request that waits for its response is open for as long as its flow is.
+A request that waits for its response is open for as long as its flow is. It ended when what ended it took place: the reset, the
+server's FIN, the moment at which an idle flow is given up; not with the packet, maybe another connection's, that shows it.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ class ExchangeTable:
         taken = self._host.take_exchanges()
         if not len(taken) and not any(map(len, self._waiting)):
             return
-        taken["ended_ns"][taken["ended_ns"] == 0] = now_unix_ns
+        idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT
+        given_up_ns = taken["ended_ns"] + np.uint64(self._settings.tcp_idle_seconds * _NS)
+        taken["ended_ns"] = np.where(idle, np.minimum(given_up_ns, np.uint64(now_unix_ns)), taken["ended_ns"])
         over = np.concatenate([*self._waiting, taken])
         over = over[np.lexsort((over["number"], over["flow_id"]))]
         self._waiting = [over]  # what nobody asks for is due again
@@ -124,7 +127,8 @@ class ExchangeTable:
         heard_ns = np.maximum(exchanges["request_last_ns"], exchanges["response_last_ns"])
         last_ns = np.where(same, flows["last_ns"], heard_ns).astype(np.uint64)
         gone = ~same | (flows["state"] != State.LIVE)
-        closed = outcome >= Outcome.REFUSED
+        said_ns = exchanges["ended_ns"]
+        closed = (outcome >= Outcome.REFUSED) | (said_ns != 0)
         leaving = closed & (gone | _passed(last_ns, now_ns, self._settings.linger_seconds) | final)
         answered = exchanges["response_first_ns"] != 0
         lasting = answered & _passed(exchanges["request_first_ns"], now_ns, self._settings.active_interval_seconds)
@@ -135,8 +139,10 @@ class ExchangeTable:
         end[lasting] = ExchangeEnd.ACTIVE_TIMEOUT
         end[paused | gone] = ExchangeEnd.IDLE_TIMEOUT
         end[leaving] = ExchangeEnd.CLOSED
-        end[leaving & cut_short(flows)] = ExchangeEnd.RESET
-        exchanges["ended_ns"] = np.where(leaving, last_ns, np.uint64(now_ns))
+        end[leaving & same & cut_short(flows)] = ExchangeEnd.RESET
+        at_end_ns = np.where(said_ns != 0, said_ns, last_ns)
+        idle = end == ExchangeEnd.IDLE_TIMEOUT
+        exchanges["ended_ns"] = np.where(leaving, at_end_ns, np.where(idle, last_ns, np.uint64(now_ns)))
         self._host.end_exchanges(exchanges[end != ExchangeEnd.NONE])
 
 
@@ -152,7 +158,7 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
     answered = exchanges["response_first_ns"] != 0
     reset = exchanges["end"] == ExchangeEnd.RESET
     last = np.where(answered, exchanges["response_last_ns"], np.uint64(0))
-    end = np.where(answered & ~reset, last, np.maximum(exchanges["ended_ns"], exchanges["request_last_ns"]))
+    end = np.where(answered & ~reset, last, exchanges["ended_ns"])
     filled: dict[str, Array] = {name: exchanges[name] for name in _AS_THEY_ARE}
     filled |= {name: exchanges[member] for name, member in _TIMES.items()}
     filled |= {
@@ -163,6 +169,6 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "local_container": np.full(count, NO_INDEX),
         "exchange_end": exchanges["end"],
         "response_last_unix_ns": last,
-        "end_unix_ns": np.maximum(end, exchanges["request_first_ns"]),
+        "end_unix_ns": np.maximum(end, exchanges["request_last_ns"]),
     }
     return {name: np.ascontiguousarray(column, COLUMNS[name].numpy_dtype) for name, column in filled.items()}

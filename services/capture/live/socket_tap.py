@@ -18,6 +18,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -120,7 +121,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                 bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
             connect_calls(self._loaded, QUESTION_PROGRAMS)
-            if self._trace_context and self._loaded.programs.keys() >= set(PROGRAMS.values()):
+            if self._trace_context and self._loaded.programs.keys() >= set(chain(*PROGRAMS.values())):
                 self.exchanges = TapExchanges(self._loaded, self.rows, _possible_cpus())
                 self._stack.callback(self.exchanges.close)
             self._attach()

@@ -20,8 +20,10 @@ from services.capture.live import bpf_syscall
 from services.capture.live.tap_loader import LoadedTap, connect_calls
 
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls")
-PROGRAMS: Final = {"ingress_calls": "tap_ingress_exchange", "egress_calls": "tap_egress_exchange"}
-"""Which program is called through which map."""
+PROGRAMS: Final = {
+    f"{way}_calls": [f"tap_{way}_{look}" for look in ("request", "line", "response")] for way in ("ingress", "egress")
+}
+"""Which programs are called through which map, in the order of bpf/tap/exchanges.h's `enum exchange_call`."""
 
 _BUSY: Final = np.uint32(1 << 31)
 _DISCARDED: Final = np.uint32(1 << 30)

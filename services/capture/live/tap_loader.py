@@ -21,11 +21,11 @@ from services.capture.live import bpf_syscall
 SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 """The interpreter that the distribution's python3-bpfcc belongs to."""
 
-QUESTION_PROGRAMS: Final = {"ingress_questions": "tap_ingress_question", "egress_questions": "tap_egress_question"}
-"""Which program is called through which map, for flows whose questions have numbers."""
+QUESTION_PROGRAMS: Final = {"ingress_questions": ("tap_ingress_question",), "egress_questions": ("tap_egress_question",)}
+"""Which programs are called through which map, for flows whose questions have numbers."""
 
 _MESSAGE_BYTES: Final = 64 * 1024
-_MAX_DESCRIPTORS: Final = 32
+_MAX_DESCRIPTORS: Final = 64
 
 
 class TapLoadError(CaptureError):
@@ -95,10 +95,11 @@ def load_tap(
             raise error from None
 
 
-def connect_calls(loaded: LoadedTap, programs: Mapping[str, str]) -> None:
-    """Have the program that each map's name goes with be called through the map."""
-    for calls, program in programs.items():
-        bpf_syscall.update(loaded.maps[calls], bytes(4), loaded.programs[program].to_bytes(4, "little"))
+def connect_calls(loaded: LoadedTap, programs: Mapping[str, Sequence[str]]) -> None:
+    """Have the programs that each map's name goes with be called through the map, by their place."""
+    for calls, names in programs.items():
+        for place, name in enumerate(names):
+            bpf_syscall.update(loaded.maps[calls], place.to_bytes(4, "little"), loaded.programs[name].to_bytes(4, "little"))
 
 
 def _raise_locked_memory_limit() -> None:

@@ -15,6 +15,7 @@ import structlog
 
 from proto.columns import Reason
 from proto.subjects import raw_subject
+from services.capture.counter_metrics import show_counters
 from services.capture.errors import CaptureError
 from services.capture.flows.exchange_table import ExchangeEmission
 from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
@@ -212,13 +213,6 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
     for name, description, unit, read in figures:
         telemetry.cumulative(f"wirespan.capture.{name}", description, unit, read)
 
-    def packets() -> list[tuple[int, dict[str, str]]]:
-        return [
-            (number, {"kind": name.removesuffix("_packets")})
-            for name, number in progress.counters.items()
-            if name.endswith("_packets")
-        ]
-
-    telemetry.cumulative("wirespan.capture.packets", "Packets seen, by what they are", "{packet}", packets)
+    show_counters(telemetry, lambda: progress.counters)
     telemetry.gauge("wirespan.capture.slots.used", "Slots of the flow table in use", "{slot}", lambda: reader.tap.used_slots)
     telemetry.gauge("wirespan.capture.slots", "Slots of the flow table", "{slot}", lambda: reader.tap.capacity)

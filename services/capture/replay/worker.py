@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from proto.subjects import raw_subject
+from services.capture.counter_metrics import show_counters
 from services.capture.errors import CaptureError
 from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
 from services.capture.progress import Progress, ProgressReport
@@ -159,11 +160,4 @@ def _show(telemetry: Telemetry, progress: Progress, report: ProgressReport) -> N
     for name, description, unit, read in figures:
         telemetry.cumulative(f"wirespan.capture.{name}", description, unit, read)
 
-    def packets() -> list[tuple[int, dict[str, str]]]:
-        return [
-            (number, {"kind": name.removesuffix("_packets")})
-            for name, number in report.counters.items()
-            if name.endswith("_packets")
-        ]
-
-    telemetry.cumulative("wirespan.capture.packets", "Packets seen, by what they are", "{packet}", packets)
+    show_counters(telemetry, lambda: report.counters)

@@ -36,7 +36,7 @@ class ExchangeFacts:
     end: int
     """An `ExchangeEnd`."""
     silent: bool
-    """Not a byte of a response came."""
+    """No response came, or interim ones only."""
 
     @property
     def observer(self) -> str:
@@ -101,7 +101,8 @@ EXCHANGE_INTEGERS: Final = (
                 lambda records: records.elapsed("request_first_unix_ns", "request_last_unix_ns")),
     )),
     ExchangeIntegers("there is a response", answered=True, attributes=(
-        Integer("flow.response.time", OURS, "the request's last byte to the response's first: `server wait`", "ns",
+        Integer("flow.response.time", OURS, "the request's last byte to the response's first: `server wait`; 0 where the "
+                "server answered before the request was over", "ns",
                 lambda records: records.elapsed("request_last_unix_ns", "response_first_unix_ns")),
         Integer("flow.response.transfer_time", OURS, "the response's first byte to its last: `response transfer`", "ns",
                 lambda records: records.elapsed("response_first_unix_ns", "response_last_unix_ns")),
@@ -115,7 +116,8 @@ EXCHANGE_WORDS: Final = (
     Attribute("flow.observer", OURS, "whose socket saw it: `client` or `server`; `capture` for a capture file. Its phases have "
               "it too"),
     Attribute("flow.exchange.end_reason", OURS, "`next_request`, `closed` or `reset` (the connection), `idle_timeout` (the "
-              "response paused), `active_timeout` (it went on), `shutdown` (capture ended)"),
+              "response paused), `active_timeout` (it went on), `shutdown` (capture ended), `switched` (the response made "
+              "another protocol's, or a tunnel, of the connection)"),
     Attribute("error.type", STABLE, "`connection_reset`; `no_response` where the connection was closed without one, `timeout` "
               "where none came; the span's status is then ERROR", "the exchange failed"),
 )  # fmt: skip

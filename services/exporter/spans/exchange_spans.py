@@ -116,7 +116,7 @@ def _facts_key(records: Records) -> Array:
         (records.told_by_source(), _DIRECTION),
         (is_ipv4(column("local_address")), _IPV4),
         (column("exchange_end"), _END),
-        ((column("response_first_unix_ns") == 0) & (column("response_bytes") == 0), _SILENT),
+        (column("response_first_unix_ns") == 0, _SILENT),
     ):
         key |= value.astype(np.uint64) << np.uint64(shift)
     return key

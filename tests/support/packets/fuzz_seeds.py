@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.support.packets import dns, pcap
+from tests.support.packets.http_talk import Talk, reply, request
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
 
 _LINKS = (
@@ -80,8 +81,46 @@ def seeds() -> Iterator[bytes]:
         yield fuzz_input([Frame(0, link(link_type, frame.data[14:])) for frame in frames], index)
     for frame in [*frames, *tunnelled()]:
         yield fuzz_input([frame])
+    for talk in http_talks():
+        yield fuzz_input(talk.frames)
     yield fuzz_input(tunnelled())
     yield fuzz_input(reversed(list(tunnelled())))
+
+
+def http_talks() -> Iterator[Talk]:
+    """Requests and responses in whatever pieces, what stands before them, and what ends them."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    first, second = request(0, size=0, line="M-SEARCH * HTTP/1.1"), request(1, size=120)
+    yield (
+        Talk().ask(0, first[:2]).ask(0, first[2:]).answer(0, hints[:7]).answer(0, hints[7:-1] + b"\n" + reply()).ask(0, second)
+    )
+    yield Talk().ask(0, b"PROXY UNKNOWN\r\n").ask(0, second).answer(0, hints * 3 + reply(0, "413 Too Large")).ask(0, b"y" * 90)
+    yield (
+        Talk()
+        .ask(0, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12) + first)
+        .answer(0, reply(60, "101 Switching"))
+        .ask(0, b"\x81")
+    )
+    yield Talk().ask(0, first + first).answer(0, reply(60)).ask(0, second)
+    yield Talk().ask(0, first).ask(0, second).answer(0, reply(60))
+    yield Talk().ask(0, request(0, size=0, line="CONNECT a:1 HTTP/1.1")).answer(0, reply(0, "200 OK")).ask(0, b"\x16\x03")
+    yield (
+        Talk()
+        .ask(0, request(0, size=0).replace(b"\r", b"") + b"\n")
+        .answer(0, b"ICY 200 OK!!!!")
+        .ask(0, b"\r\n")
+        .ask(0, second)
+    )
+    yield Talk().ask(0, first).end(0, "client", FIN | ACK).end(0, "server", RST | ACK)
+    yield (
+        Talk()
+        .ask(0, first)
+        .answer(0, reply(0))
+        .ask(0, b"PO")
+        .ask(0, b"ST / HTTP/1.1\r\n\r\n")
+        .answer(0, b"?")
+        .ask(0, b"PRI * HTTP/2.0\r\n")
+    )
 
 
 def tunnelled() -> Iterator[Frame]:

@@ -25,9 +25,7 @@ def looked_at(folder, payload: bytes, **how):
     talk.tcp(1.0, "client", PSH | ACK, seq=1001, ack=5001, payload=payload)
     talk.tcp(1.1, "server", PSH | ACK, seq=5001, ack=1001 + len(payload), payload=OK)
     replayed = replay_frames(folder, talk.frames, trace_context=True, **how)
-    counted = {
-        counter.name.lower() for counter in RequestCounter for _ in range(replayed.counters[f"requests_{counter.name.lower()}"])
-    }
+    counted = {counter.name.lower() for counter in RequestCounter if replayed.counters[counter.counted_as]}
     return counted, replayed.exchanges
 
 
@@ -114,22 +112,46 @@ def test_a_short_request_has_no_room_for_it(tmp_path, payload, counted):
     assert looked_at(tmp_path, payload) == ({counted}, [])
 
 
-@pytest.mark.parametrize("payload", [
-    b"GET",
-    b"*3\r\n$3\r\nSET\r\n",
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    b"get key\r\n" + f"traceparent: {CONTEXT}\r\n".encode(),
-    b"GE T / HTTP/1.1\r\n",
+@pytest.mark.parametrize("header", [
+    f"traceparent : {CONTEXT}",
+    f" traceparent: {CONTEXT}",
+    f"X: y\r\n traceparent: {CONTEXT}",
 ])  # fmt: skip
-def test_what_begins_with_no_method_is_not_looked_at(tmp_path, payload):
-    """Other protocols are told by their first bytes."""
-    assert looked_at(tmp_path, payload) == (set(), [])
+def test_what_is_no_header_of_that_name_is_none(tmp_path, header):
+    """A blank before the colon, which servers refuse (RFC 9112 5.1), and the continuation of the line before (5.2)."""
+    assert looked_at(tmp_path, request(header)) == ({"absent"}, [])
 
 
-@pytest.mark.parametrize("line", ["PRI * HTTP/2.0", "EHLO example.org", "GET /cart", "DATA HTTP/1.1x"])
-def test_what_is_no_http_after_all_has_no_context(tmp_path, line):
-    """The first line ends in the version of HTTP/1; HTTP/2 packs its headers."""
-    assert looked_at(tmp_path, request(f"traceparent: {CONTEXT}", line=line)) == ({"no_http"}, [])
+@pytest.mark.parametrize("header", [
+    f"traceparent:\r\n {CONTEXT}",
+    f"traceparent: {CONTEXT}\r\n and-more",
+    f"traceparent: {CONTEXT} and-more",
+    f"traceparent: {CONTEXT}, {CONTEXT}",
+])  # fmt: skip
+def test_a_value_that_goes_on_says_nothing(tmp_path, header):
+    """Folded, or more than a context: nobody may send it, and what it means is not agreed."""
+    assert looked_at(tmp_path, request(header, "X: y")) == ({"malformed"}, [])
+
+
+@pytest.mark.parametrize("between", [[], ["X: y"], ["tracestate: a=b", "te: x", f"traceparents: {CONTEXT}"]])
+@pytest.mark.parametrize("second", [CONTEXT, f"00-{'1' * 32}-{'2' * 16}-01", "rubbish"])
+def test_two_contexts_are_none(tmp_path, second, between):
+    """The standard has one; which of several was meant nobody can know. Their number is counted."""
+    two = request(f"traceparent: {CONTEXT}", *between, f"Traceparent: {second}")
+    assert looked_at(tmp_path, two) == ({"repeated"}, [])
+
+
+def test_a_context_is_taken_where_the_headers_go_on_behind_what_is_looked_at(tmp_path):
+    """Whether another one stands there is not known: it is not thought to."""
+    counted, (exchange,) = looked_at(tmp_path, request(f"traceparent: {CONTEXT}", f"Cookie: {'x' * 4096}"))
+    assert (counted, exchange["trace_id"]) == ({"sampled"}, bytes.fromhex(TRACE_ID))
+
+
+def test_lines_may_end_in_a_newline_alone(tmp_path):
+    """Recipients may take it for the end of a line (RFC 9112 2.2)."""
+    bare = request("Accept: */*", f"traceparent: {CONTEXT}", "Te: trailers").replace(b"\r\n", b"\n")
+    assert looked_at(tmp_path, bare)[0] == {"sampled"}
+    assert looked_at(tmp_path, bare.replace(b"traceparent", b"x-something"))[0] == {"absent"}
 
 
 def test_frames_that_were_captured_short_are_missed(tmp_path):

@@ -5,64 +5,16 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import FIRST_EXCHANGE, ExchangeEnd, Observer, Reason, Role
-from services.capture.flows.timing import FlowTableSettings
-from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START, Conversation
+from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
+from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START
 from tests.support.packets.replayed import replay_frames
-
-PARENTS = [bytes([number] * 8) for number in range(1, 5)]
-TIMES = ("request_first", "request_last", "response_first", "response_last")
-
-
-def request(number: int, flags: str = "01", size: int = 200) -> bytes:
-    """The beginning of a request of `size` bytes whose caller is span PARENTS[number]."""
-    context = f"00-{'ab' * 16}-{PARENTS[number].hex()}-{flags}"
-    return f"POST /cart HTTP/1.1\r\ntraceparent: {context}\r\n\r\n".encode().ljust(size, b".")
-
-
-class Talk(Conversation):
-    """A connection that keeps track of its sequence numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.handshake()
-        self.at = {"client": 1001, "server": 5001}
-
-    def say(self, seconds, sender, payload, flags=PSH | ACK, *, lost=False) -> Talk:
-        """Send payload that was not sent before; it does not come by here if it is `lost`."""
-        other = {"client": "server", "server": "client"}[sender]
-        if not lost:
-            self.tcp(seconds, sender, flags, seq=self.at[sender], ack=self.at[other], payload=payload)
-        self.at[sender] += len(payload)
-        return self
-
-    def again(self, seconds, sender, payload, *, before=0) -> Talk:
-        """Send payload again, whose last byte lies `before` bytes below the highest."""
-        other = {"client": "server", "server": "client"}[sender]
-        sequence = self.at[sender] - before - len(payload)
-        return self.tcp(seconds, sender, PSH | ACK, seq=sequence, ack=self.at[other], payload=payload)
-
-    def acknowledge(self, seconds, sender) -> Talk:
-        """Acknowledge everything the other end has said."""
-        return self.say(seconds, sender, b"", ACK)
-
-
-def told(folder, talk, **settings):
-    """The exchanges of a connection, and the replay they come from."""
-    replayed = replay_frames(folder, talk.frames, trace_context=True, settings=FlowTableSettings(**settings))
-    return replayed.exchanges, replayed
-
-
-def seconds(exchange):
-    """Its four times in seconds after START, None where there is none."""
-    times = (exchange[f"{name}_unix_ns"] for name in TIMES)
-    return [round((time - START) / SECOND, 3) if time else None for time in times]
 
 
 def test_every_request_of_a_connection_is_an_exchange(tmp_path):
     """Requests and responses of several segments, kept alive; each has its own caller, times and bytes."""
     talk = Talk()
-    talk.say(1.00, "client", request(0)).say(1.01, "client", b"more").say(1.05, "server", b"x" * 700)
-    talk.say(1.06, "server", b"x" * 300).say(1.5, "client", request(1)).say(1.6, "server", b"y" * 70)
+    talk.say(1.00, "client", request(0)).say(1.01, "client", b"more").say(1.05, "server", reply(700))
+    talk.say(1.06, "server", b"x" * 300).say(1.5, "client", request(1)).say(1.6, "server", reply(70))
     exchanges, replayed = told(tmp_path, talk)
     first, second = exchanges
     assert (seconds(first), seconds(second)) == ([1.0, 1.01, 1.05, 1.06], [1.5, 1.5, 1.6, 1.6])
@@ -80,19 +32,20 @@ def test_every_request_of_a_connection_is_an_exchange(tmp_path):
 def test_a_request_without_sampled_context_ends_the_one_before_and_tells_nothing(tmp_path):
     """Sampled, not sampled, without any, sampled."""
     talk = Talk()
-    talk.say(1.0, "client", request(0)).say(1.1, "server", b"a").say(2.0, "client", request(1, "00")).say(2.1, "server", b"b")
-    talk.say(3.0, "client", b"GET / HTTP/1.1\r\n\r\n").say(3.1, "server", b"c").say(4.0, "client", request(3))
+    talk.say(1.0, "client", request(0)).say(1.1, "server", reply()).say(2.0, "client", request(1, "00")).say(
+        2.1, "server", reply()
+    )
+    talk.say(3.0, "client", b"GET / HTTP/1.1\r\n\r\n").say(3.1, "server", reply()).say(4.0, "client", request(3))
     exchanges, replayed = told(tmp_path, talk)
     assert [exchange["parent_span_id"] for exchange in exchanges] == [PARENTS[0], PARENTS[3]]
-    counted = {name: number for name, number in replayed.counters.items() if name.startswith("requests_") and number}
-    assert counted == {"requests_sampled": 2, "requests_unsampled": 1, "requests_absent": 1}
+    assert counted(replayed) == {"requests_sampled": 2, "requests_unsampled": 1, "requests_absent": 1}
 
 
 def test_a_lost_request_is_no_wait(tmp_path):
     """At the client: the request's last segment was sent again, so the request took long, and the server answered at once."""
     talk = Talk()
     talk.say(1.0, "client", request(0)).say(1.001, "client", b"rest").again(1.201, "client", b"rest")
-    talk.say(1.21, "server", b"ok" * 50)
+    talk.say(1.21, "server", reply(100))
     (exchange,), _ = told(tmp_path, talk)
     assert seconds(exchange) == [1.0, 1.201, 1.21, 1.21]
     assert (exchange["request_retransmits"], exchange["response_retransmits"], exchange["request_bytes"]) == (1, 0, 204)
@@ -102,7 +55,7 @@ def test_what_is_repeated_in_vain_moves_nothing(tmp_path):
     """A request that had arrived, and a response that had, come again."""
     talk = Talk()
     talk.say(1.0, "client", request(0)).acknowledge(1.01, "server").again(1.2, "client", request(0))
-    talk.say(1.5, "server", b"ok" * 50).acknowledge(1.51, "client").again(1.8, "server", b"ok" * 50)
+    talk.say(1.5, "server", reply(100)).acknowledge(1.51, "client").again(1.8, "server", reply(100))
     (exchange,), _ = told(tmp_path, talk)
     assert seconds(exchange) == [1.0, 1.0, 1.5, 1.5]
     assert (exchange["request_retransmits"], exchange["response_retransmits"], exchange["response_bytes"]) == (1, 1, 100)
@@ -111,7 +64,7 @@ def test_what_is_repeated_in_vain_moves_nothing(tmp_path):
 def test_a_hole_in_a_response_is_part_of_its_transfer(tmp_path):
     """The middle of a response was lost and comes last: only then is it all there."""
     talk = Talk()
-    talk.say(1.0, "client", request(0)).say(1.1, "server", b"1" * 100).acknowledge(1.101, "client")
+    talk.say(1.0, "client", request(0)).say(1.1, "server", reply(100)).acknowledge(1.101, "client")
     talk.say(1.101, "server", b"2" * 100, lost=True).say(1.102, "server", b"3" * 100).again(
         1.4, "server", b"2" * 100, before=100
     )
@@ -120,50 +73,18 @@ def test_a_hole_in_a_response_is_part_of_its_transfer(tmp_path):
     assert exchange["response_retransmits"] == 1
 
 
-def test_a_client_that_waits_for_100_continue_sends_one_request(tmp_path):
-    """The server's wait is the one after the whole request; the interim response is no response."""
-    talk = Talk()
-    talk.say(1.0, "client", request(0)).say(1.1, "server", b"HTTP/1.1 100 Continue\r\n\r\n").say(1.2, "client", b"body" * 100)
-    talk.say(1.3, "client", b"body" * 100).say(1.8, "server", b"x" * 500)
-    (exchange,), _ = told(tmp_path, talk)
-    assert seconds(exchange) == [1.0, 1.3, 1.8, 1.8]
-    assert (exchange["request_bytes"], exchange["response_bytes"]) == (1000, 525)
-
-
-def test_what_follows_an_upgrade_is_no_part_of_the_request(tmp_path):
-    """After 101 Switching Protocols both ends say what they like."""
-    talk = Talk()
-    talk.say(1.0, "client", request(0)).say(1.1, "server", b"HTTP/1.1 101 Switching Protocols\r\n".ljust(129, b"."))
-    talk.say(9.0, "client", b"\x81\x05hello")
-    (exchange,), _ = told(tmp_path, talk)
-    assert seconds(exchange) == [1.0, 1.0, 1.1, 1.1]
-
-
-def test_pipelined_requests_are_one_exchange(tmp_path):
-    """Requests that do not wait for the response before are not told apart: the first one's context stands for all."""
-    talk = Talk()
-    talk.say(1.0, "client", request(0)).say(1.01, "client", request(1)).say(1.1, "server", b"a" * 80).say(1.2, "server", b"b")
-    (exchange,), replayed = told(tmp_path, talk)
-    assert (exchange["parent_span_id"], exchange["request_bytes"], seconds(exchange)) == (
-        PARENTS[0],
-        400,
-        [1.0, 1.01, 1.1, 1.2],
-    )
-    assert replayed.counters["requests_sampled"] == 1
-
-
 def test_a_request_whose_first_segment_was_overtaken_is_missed(tmp_path):
     """It is looked at when it begins only; that it was missed is counted."""
     talk = Talk()
-    talk.say(1.0, "client", request(0)).say(1.1, "server", b"a" * 80)
+    talk.say(1.0, "client", request(0)).say(1.1, "server", reply())
     talk.say(2.0, "client", request(1), lost=True).say(2.0, "client", b"rest").again(2.001, "client", request(1), before=4)
-    talk.say(2.1, "server", b"b" * 80)
+    talk.say(2.1, "server", reply())
     exchanges, replayed = told(tmp_path, talk)
     assert [exchange["parent_span_id"] for exchange in exchanges] == PARENTS[:1]
     assert (replayed.counters["requests_overtaken"], replayed.counters["requests_sampled"]) == (1, 1)
 
 
-@pytest.mark.parametrize(("sender", "answer"), [("server", b""), ("client", b""), ("server", b"x" * 200)])
+@pytest.mark.parametrize(("sender", "answer"), [("server", b""), ("client", b""), ("server", reply(200))])
 def test_a_reset_ends_it(tmp_path, sender, answer):
     """Before or amid the response: the exchange ends when the connection does."""
     talk = Talk().say(1.0, "client", request(0))
@@ -179,7 +100,7 @@ def test_a_reset_ends_it(tmp_path, sender, answer):
 
 def test_a_closed_connection_ends_it(tmp_path):
     """A response that ends with the connection; the exchange ends with the response's last byte."""
-    talk = Talk().say(1.0, "client", request(0)).say(1.2, "server", b"x" * 200, FIN | PSH | ACK)
+    talk = Talk().say(1.0, "client", request(0)).say(1.2, "server", reply(200), FIN | PSH | ACK)
     talk.tcp(1.3, "client", FIN | ACK, seq=talk.at["client"], ack=talk.at["server"] + 1)
     talk.tcp(1.4, "server", ACK, seq=talk.at["server"] + 1, ack=talk.at["client"] + 1)
     (exchange,), _ = told(tmp_path, talk)
@@ -188,8 +109,8 @@ def test_a_closed_connection_ends_it(tmp_path):
 
 def test_a_pause_ends_a_response(tmp_path):
     """What comes after two seconds of silence belongs to nothing; the connection's next request does."""
-    talk = Talk().say(1.0, "client", request(0)).say(1.2, "server", b"x" * 200).say(3.1, "server", b"y" * 100)
-    talk.say(6.0, "server", b"z" * 50).say(7.0, "client", request(1)).say(7.1, "server", b"x")
+    talk = Talk().say(1.0, "client", request(0)).say(1.2, "server", reply(200)).say(3.1, "server", b"y" * 100)
+    talk.say(6.0, "server", b"z" * 50).say(7.0, "client", request(1)).say(7.1, "server", reply())
     exchanges, _ = told(tmp_path, talk)
     assert [exchange["exchange_end"] for exchange in exchanges] == [ExchangeEnd.IDLE_TIMEOUT, ExchangeEnd.SHUTDOWN]
     assert (seconds(exchanges[0]), exchanges[0]["response_bytes"]) == ([1.0, 1.0, 1.2, 3.1], 300)
@@ -200,7 +121,7 @@ def test_a_response_that_goes_on_is_told_in_time(tmp_path):
     """A stream: it is told after as long as a flow's record takes, as far as it came."""
     talk = Talk().say(1.0, "client", request(0))
     for second in range(1, 60):
-        talk.say(second + 0.5, "server", b"x" * 100)
+        talk.say(second + 0.5, "server", reply(100) if second == 1 else b"x" * 100)
     (exchange,), _ = told(tmp_path, talk, active_interval_seconds=10)
     assert exchange["exchange_end"] == ExchangeEnd.ACTIVE_TIMEOUT
     assert (seconds(exchange), exchange["response_bytes"]) == ([1.0, 1.0, 1.5, 10.5], 1000)
@@ -208,7 +129,7 @@ def test_a_response_that_goes_on_is_told_in_time(tmp_path):
 
 def test_a_request_is_waited_for_as_long_as_its_flow_lives(tmp_path):
     """Longer than an active interval; it is told when the response has come."""
-    talk = Talk().say(1.0, "client", request(0)).acknowledge(20.0, "client").say(45.0, "server", b"late" * 20)
+    talk = Talk().say(1.0, "client", request(0)).acknowledge(20.0, "client").say(45.0, "server", reply())
     (exchange,), replayed = told(tmp_path, talk, active_interval_seconds=10)
     assert seconds(exchange) == [1.0, 1.0, 45.0, 45.0]
     assert len(replayed.records) > 1
@@ -223,14 +144,6 @@ def test_a_response_that_never_comes_is_told_when_the_flow_is_given_up(tmp_path)
     assert START + 21 * SECOND <= exchange["end_unix_ns"] <= START + 61 * SECOND
 
 
-def test_other_protocols_are_looked_at_once(tmp_path):
-    """A connection that does not begin like HTTP is never looked at again, whatever it says later."""
-    talk = Talk().say(1.0, "client", b"*1\r\n$4\r\nPING\r\n").say(1.1, "server", b"+PONG\r\n")
-    talk.say(2.0, "client", request(0)).say(2.1, "server", b"x" * 100)
-    exchanges, replayed = told(tmp_path, talk)
-    assert (exchanges, replayed.counters["requests_sampled"]) == ([], 0)
-
-
 def test_a_table_that_is_emptied_under_pressure_loses_no_exchange(tmp_path):
     """More connections than slots: what has to leave takes its exchange along."""
     frames = []
@@ -238,9 +151,7 @@ def test_a_table_that_is_emptied_under_pressure_loses_no_exchange(tmp_path):
         talk = Talk()
         talk.client_port = 40000 + number
         talk.frames.clear()
-        talk.handshake(number / 100).say(number / 100 + 0.02, "client", request(0)).say(
-            number / 100 + 0.03, "server", b"x" * 90
-        )
+        talk.handshake(number / 100).say(number / 100 + 0.02, "client", request(0)).say(number / 100 + 0.03, "server", reply())
         frames += talk.frames
     replayed = replay_frames(tmp_path, sorted(frames, key=lambda frame: frame.time_ns), trace_context=True, capacity=64)
     assert len(replayed.exchanges) == replayed.counters["requests_sampled"] == 200

@@ -193,11 +193,14 @@ def test_the_same_record_gives_the_same_bytes():
     ({"request_last_unix_ns": START}, {"server wait", "response transfer"}),
     ({"response_last_unix_ns": START + 25 * MS, "end_unix_ns": START + 25 * MS}, {"request transfer", "server wait"}),
     ({"response_first_unix_ns": 0, "response_last_unix_ns": 0, "response_bytes": 0}, {"request transfer", "server wait"}),
-    ({"response_first_unix_ns": 0, "response_last_unix_ns": 0, "response_bytes": 40}, {"request transfer"}),
+    ({"response_first_unix_ns": 0, "response_last_unix_ns": 0, "response_bytes": 40}, {"request transfer", "server wait"}),
+    ({"response_first_unix_ns": START + MS}, {"request transfer", "response transfer"}),
     ({"request_last_unix_ns": START, "response_first_unix_ns": START}, {"server wait", "response transfer"}),
 ])  # fmt: skip
 def test_a_phase_is_told_where_there_was_one(columns, names):
-    """No transfer within one segment, and no response where none came; a wait however short."""
+    """No transfer within one segment, and no response where none came or interim ones only; a wait however short, but for none
+    where the server answered before the request was over.
+    """
     assert set(spans(exchange(**columns))[0]) == names | {"exchange at client"}
 
 

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * The steps of an exchange's life: it begins, grows and ends beside its flow.
+ *
+ * Besides what parse.h asks for a host defines, before including this, `exchange_host`, whatever it needs to find the flow's
+ * exchange, and the functions that take one:
+ *     struct exchange *exchange_open(exchange_host host)                      the flow's open exchange, or NULL
+ *     struct exchange *exchange_place(exchange_host host)                     zeroed room for one that opens, or NULL
+ *     void exchange_ended(exchange_host host, struct exchange *exchange)      it is over: hand it on; it is open no more
+ *     void exchange_dropped(exchange_host host, struct exchange *exchange)    it is open no more, and told to nobody
+ *     void count_request(exchange_host host, __u32 counter)
+ */
+#ifndef WIRESPAN_EXCHANGE_STEPS_H
+#define WIRESPAN_EXCHANGE_STEPS_H
+
+#include "exchange.h"
+
+/* What tells afterwards whether a packet brought something new. */
+struct exchange_moment {
+    __u64 request_ns;
+    __u32 next_sequence;
+    __u32 outcome;
+};
+
+FLOW_INLINE struct exchange_moment exchange_before(const struct flow *flow, int from)
+{
+    return (struct exchange_moment){
+            .request_ns = flow->request_ns,
+            .next_sequence = flow->sides[from & 1].next_sequence,
+            .outcome = flow->outcome,
+    };
+}
+
+FLOW_INLINE int exchange_is_open(const struct flow *flow)
+{
+    return (flow->requests & FLOW_REQUESTS_STATE) == FLOW_REQUESTS_TRACED;
+}
+
+/*
+ * Whether a TCP packet that was just added to its flow is of interest: it may begin a request, or there is an exchange that it may
+ * be part of or that it ends. That of all others costs no more than this.
+ */
+FLOW_INLINE int exchange_is_touched(const struct flow *flow, const struct packet *packet, const struct exchange_moment *before)
+{
+    if (flow->requests == FLOW_REQUESTS_OPAQUE || (!packet->payload_bytes && !(packet->tcp_flags & (TCP_FIN | TCP_RST))))
+        return 0;
+    if (packet->tcp_flags & TCP_SYN || flow->role == FLOW_ROLE_UNKNOWN)
+        return 0;
+    if (exchange_is_open(flow))
+        return 1;
+    return before->request_ns ? flow->requests >> FLOW_REQUESTS_PART_SHIFT : flow->request_ns != 0;
+}
+
+FLOW_INLINE const struct flow_side *exchange_side(const struct flow *flow, int of_request)
+{
+    return &flow->sides[(flow->role == FLOW_ROLE_CLIENT) == of_request ? FLOW_TX : FLOW_RX];
+}
+
+/* Begin with the packet that the context was found in; it is in the flow's counters already. `bytes` of the request have come. */
+FLOW_INLINE void exchange_begin(struct exchange *exchange, const struct flow *flow, const struct packet *packet,
+        const struct trace_context *context, __u32 bytes, __u64 first_ns)
+{
+    const struct flow_side *request = exchange_side(flow, 1);
+    const struct flow_side *response = exchange_side(flow, 0);
+
+    exchange->flow_id = flow->id;
+    exchange->flow_first_ns = flow->first_ns;
+    __builtin_memcpy(exchange->trace_id, context->trace_id, 16);
+    __builtin_memcpy(exchange->parent_span_id, context->parent_span_id, 8);
+    exchange->trace_flags = context->flags;
+    __builtin_memcpy(exchange->local_address, flow->local_address, 16);
+    __builtin_memcpy(exchange->remote_address, flow->remote_address, 16);
+    exchange->local_port = flow->local_port;
+    exchange->remote_port = flow->remote_port;
+    exchange->role = flow->role;
+    exchange->isn_seen = (flow->sides[FLOW_TX].known & FLOW_KNOWN_ISN) | (flow->sides[FLOW_RX].known & FLOW_KNOWN_ISN) << 1;
+    exchange->local_isn = flow->sides[FLOW_TX].initial_sequence;
+    exchange->remote_isn = flow->sides[FLOW_RX].initial_sequence;
+    exchange->number = flow->responses;
+    exchange->payload_before[0] = request->payload_bytes - bytes;
+    exchange->payload_before[1] = response->payload_bytes;
+    exchange->resent_bytes_before[0] = request->retransmit_bytes;
+    exchange->resent_bytes_before[1] = response->retransmit_bytes;
+    exchange->resent_before[0] = request->retransmits;
+    exchange->resent_before[1] = response->retransmits;
+    exchange->request_bytes = bytes;
+    exchange->request_last_ns = packet->time_ns;
+    exchange->request_first_ns = first_ns; /* last: whoever reads along sees a whole one */
+}
+
+/* How much of an open exchange there is by now. */
+FLOW_INLINE void exchange_measure(struct exchange *exchange, const struct flow *flow)
+{
+    const struct flow_side *request = exchange_side(flow, 1);
+    const struct flow_side *response = exchange_side(flow, 0);
+
+    exchange->request_retransmits = request->retransmits - exchange->resent_before[0];
+    exchange->response_retransmits = response->retransmits - exchange->resent_before[1];
+    exchange->request_bytes = request->payload_bytes - exchange->payload_before[0] -
+                              (request->retransmit_bytes - exchange->resent_bytes_before[0]);
+    exchange->response_bytes = response->payload_bytes - exchange->payload_before[1] -
+                               (response->retransmit_bytes - exchange->resent_bytes_before[1]);
+}
+
+/* What was sent again and not been acknowledged before moves the times too: the last byte is where it should be only then. */
+FLOW_INLINE int exchange_is_moved(const struct flow *flow, const struct packet *packet, int from, int fresh)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+
+    return fresh || !(own->known & FLOW_KNOWN_ACKNOWLEDGED) ||
+           sequence_after(packet->sequence + packet->payload_bytes, own->acknowledged);
+}
+
+/* More of the request: a server that has answered before it was over hears the rest none the less. */
+FLOW_INLINE void exchange_add(
+        struct exchange *exchange, const struct flow *flow, const struct packet *packet, int from, int fresh)
+{
+    exchange_measure(exchange, flow);
+    if ((fresh || !exchange->response_first_ns) && exchange_is_moved(flow, packet, from, fresh) &&
+            packet->time_ns > exchange->request_last_ns)
+        exchange->request_last_ns = packet->time_ns;
+}
+
+/* None of the connection's requests is looked at any more. */
+FLOW_INLINE void exchange_give_up(exchange_host host, struct flow *flow, __u32 counter)
+{
+    flow->requests = FLOW_REQUESTS_OPAQUE;
+    count_request(host, counter);
+}
+
+FLOW_INLINE void exchange_end(exchange_host host, struct flow *flow, struct exchange *open, __u8 end, __u64 ended_ns)
+{
+    flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
+    open->end = end;
+    open->ended_ns = ended_ns;
+    exchange_ended(host, open);
+}
+
+/* Which response is whose cannot be told. */
+FLOW_INLINE void exchange_drop(exchange_host host, struct flow *flow, struct exchange *open)
+{
+    flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
+    count_request(host, REQUEST_UNPAIRED);
+    exchange_dropped(host, open);
+}
+
+/* Note when the connection said that nothing more comes: by a reset, by both ends' FIN, or by the server's. */
+FLOW_INLINE void exchange_closes(struct exchange *open, const struct flow *flow, const struct packet *packet, int from,
+        const struct exchange_moment *before)
+{
+    int is_over = flow->outcome >= FLOW_OUTCOME_REFUSED;
+
+    if (flow->outcome == FLOW_OUTCOME_RESET && before->outcome < FLOW_OUTCOME_REFUSED)
+        open->ended_ns = packet->time_ns;
+    else if (!open->ended_ns && (is_over || (packet->tcp_flags & TCP_FIN && !flow_from_client(flow, from))))
+        open->ended_ns = packet->time_ns;
+}
+
+/* The flow's open exchange, if it has one. */
+FLOW_INLINE struct exchange *exchange_of_flow(exchange_host host, struct flow *flow)
+{
+    struct exchange *open = exchange_is_open(flow) ? exchange_open(host) : NULL;
+
+    if (!open && exchange_is_open(flow))
+        flow->requests &= (__u8)~FLOW_REQUESTS_STATE; /* the reader has ended it */
+    return open;
+}
+
+#endif

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Text in a packet, read in words: what request.h, trace_context.h and response.h look at.
+ *
+ * As parse.h: nothing is trusted, no loop is unbounded, and the host has defined frame_source and parse_load before. It is made
+ * for BPF's verifier: text is read in chunks into the stack, so that every index into memory is a constant, and no memory is
+ * shared between CPUs. Words are taken for little-endian, as both hosts' processors are.
+ */
+#ifndef WIRESPAN_HTTP_TEXT_H
+#define WIRESPAN_HTTP_TEXT_H
+
+#include "../parse.h"
+
+/* Of a text, looked at in one go: whole chunks. The verifier follows every word of them. */
+#define TEXT_WINDOW      1024u
+#define TEXT_CHUNK_WORDS 8u
+#define TEXT_CHUNK_BYTES (TEXT_CHUNK_WORDS * 8u)
+
+#define BYTES_OF_1  0x0101010101010101ull
+#define ASCII_HIGH  (0x80 * BYTES_OF_1)
+#define DIGITS_OF_0 ('0' * BYTES_OF_1)
+
+/* Loops stay loops: unrolled they are larger than a program may be. */
+#ifdef __clang__
+#define TEXT_LOOP _Pragma("clang loop unroll(disable)")
+#else
+#define TEXT_LOOP
+#endif
+
+/* What is left of a text in its packet. */
+struct text {
+    frame_source source;
+    __u32 begin;
+    __u32 end;
+};
+
+FLOW_INLINE int text_load(const struct text *text, __u32 offset, void *target, __u32 size)
+{
+    if (offset > text->end || text->end - offset < size)
+        return -1;
+    return parse_load(text->source, offset, target, size);
+}
+
+/* How many bytes there are from `offset` on, `most` at most. As a word of its own, so that BPF's verifier knows the bound of it. */
+FLOW_INLINE __u64 text_left(const struct text *text, __u32 offset, __u32 most)
+{
+    __u64 left = offset < text->end ? text->end - offset : 0;
+
+    __asm__("" : "+r"(left));
+    return left < most ? left : most;
+}
+
+/* Load a chunk from `offset` on, and the word behind it; zeros where the text ends before. -1: there is none of it. */
+FLOW_INLINE int text_chunk(const struct text *text, __u32 offset, __u64 *words)
+{
+    __u64 size = text_left(text, offset, TEXT_CHUNK_BYTES + 8);
+
+    __builtin_memset(words, 0, TEXT_CHUNK_BYTES + 8);
+    return size ? parse_load(text->source, offset, words, (__u32)size) : -1;
+}
+
+/* 0x80 in every byte of `word` that equals `byte`, and nothing else. */
+FLOW_INLINE __u64 bytes_equal(__u64 word, __u8 byte)
+{
+    __u64 rest = word ^ byte * BYTES_OF_1;
+
+    return ~(((rest & ~ASCII_HIGH) + ~ASCII_HIGH) | rest | ~ASCII_HIGH);
+}
+
+/* The number of the first byte that is marked by 0x80; there is one. */
+FLOW_INLINE __u32 first_byte(__u64 marks)
+{
+    __u64 below = ((marks & (0 - marks)) - 1) & BYTES_OF_1;
+
+    return (__u32)((below * BYTES_OF_1) >> 56) - 1;
+}
+
+/* 0x80 in every byte of `word`, all of ASCII, that is at least `least`. */
+FLOW_INLINE __u64 bytes_from(__u64 word, __u8 least)
+{
+    return ((word | ASCII_HIGH) - least * BYTES_OF_1) & ASCII_HIGH;
+}
+
+/* 0x80 in every byte of `word` from `least` to `most`, of any word. */
+FLOW_INLINE __u64 bytes_within(__u64 word, __u8 least, __u8 most)
+{
+    __u64 ascii = word & ~ASCII_HIGH;
+
+    return bytes_from(ascii, least) & ~bytes_from(ascii, most + 1) & ~word;
+}
+
+/* Where the first newline stands in the `chunks` chunks from the text's begin on; 0: there is none. */
+FLOW_INLINE __u32 text_newline(const struct text *text, __u32 chunks)
+{
+    __u32 newline = 0;
+    __u64 words[TEXT_CHUNK_WORDS + 1];
+    __u64 newlines;
+    __u32 word;
+
+    TEXT_LOOP
+    for (word = 0; word < chunks * TEXT_CHUNK_WORDS; word++) {
+        if (!(word % TEXT_CHUNK_WORDS) && text_chunk(text, text->begin + word * 8, words))
+            break;
+        newlines = bytes_equal(words[word % TEXT_CHUNK_WORDS], '\n');
+        if (newlines) {
+            newline = text->begin + word * 8 + first_byte(newlines);
+            break;
+        }
+    }
+    return newline;
+}
+
+#endif
