@@ -340,6 +340,7 @@ NAT: Final = (
 """Columns that capture adds where packets of a socket were translated: remote is whom the socket sent them to."""
 
 FILE: Final = (
+    Column("file", "<u4", _CONSTANT, "", "index into `files`: where the record's first packet is", default=NO_INDEX),
     Column("tunnel", "|u1", _CONSTANT, "", "the innermost tunnel that the flow's packets travel in", enum=Tunnel),
     Column("tunnel_depth", "|u1", _CONSTANT, "", "tunnels around them, one in the other"),
     Column("local_tunnel_address", "|V16", _CONSTANT, "", "the tunnel's end on local's side; as local_address"),
@@ -362,6 +363,21 @@ FILE: Final = (
     Column("rx_overlapping_fragments", "<u4", _STATE, "packets", "as tx_overlapping_fragments, received"),
     Column("tx_incomplete_datagrams", "<u4", _STATE, "", "datagrams sent whose fragments are not all there"),
     Column("rx_incomplete_datagrams", "<u4", _STATE, "", "as tx_incomplete_datagrams, received"),
+    Column(
+        "tx_copies",
+        "<u4",
+        _STATE,
+        "packets",
+        "packets sent since the flow began that the file has once more, from another point of their way; in no other count",
+    ),
+    Column("rx_copies", "<u4", _STATE, "packets", "as tx_copies, received"),
+    Column(
+        "translated",
+        "|u1",
+        _STATE,
+        "",
+        "1: an older flow of the file is the same connection, under the addresses it had before or behind a translation",
+    ),
 )
 """Columns that capture adds where it reads a capture file: what was around the flow's packets, which no socket sees."""
 EXCHANGE: Final = (

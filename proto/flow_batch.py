@@ -47,6 +47,7 @@ _SECTIONS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
+    "files": ("file",),
     "entities": ("local_entity", "remote_entity", "local_service", "remote_service"),
 }
 
@@ -93,6 +94,8 @@ class FlowBatch:
     counters: Mapping[str, int] = field(default_factory=dict)
     entities: Sequence[Entity] | None = None
     """Workloads the index columns point at; None until the batch is enriched."""
+    files: Sequence[Mapping[str, str]] = ()
+    """Capture files that `file` points at, each with its `name`."""
 
     def column(self, name: str) -> Array:
         """Return a column of the schema, filled with its default where the batch does not carry it.
@@ -137,6 +140,8 @@ def encode(batch: FlowBatch) -> bytes:
         "containers": [dict(container) for container in batch.containers],
         "counters": dict(batch.counters),
     }
+    if batch.files:
+        message["files"] = [dict(file) for file in batch.files]
     packer = msgpack.Packer(autoreset=False)
     packer.pack_map_header(len(message) + (batch.entities is not None))
     for key, value in message.items():
@@ -199,11 +204,16 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
     count = _integer(tree, "count", maximum=max(FEW_ROWS, len(message) // LEAST_ROW_BYTES))
     columns = _columns(_typed(tree, "columns", dict), _typed(tree, "types", dict), count)
     containers = [_string_map("containers", row) for row in _typed(tree, "containers", list, [])]
+    files = tuple(_string_map("files", row) for row in _typed(tree, "files", list, []))
+    if not files:
+        # An older service, which knows neither, hands on the column and not the table.
+        columns.pop("file", None)
     if known is not None and packed is not None:
         entities: list[Entity] | None = [known.get(row) or _learnt(row, known) for row in packed[1]]
     else:
         entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
     _check_indexes(columns, "containers", len(containers))
+    _check_indexes(columns, "files", len(files))
     _check_indexes(columns, "entities", len(entities or ()))
     node: str = _typed(tree, "node", str)
     if len(node) > MAX_NODE_CHARACTERS:
@@ -216,6 +226,7 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
         interval=_interval(_typed(tree, "interval", list)),
         columns=columns,
         containers=containers,
+        files=files,
         counters=_counters(_typed(tree, "counters", dict, {})),
         entities=entities,
     )

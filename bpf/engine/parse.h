@@ -28,6 +28,7 @@ enum packet_disposition {
     PACKET_FRAGMENT,  /* a fragment without transport header; its datagram's first one tells the flow */
     PACKET_UNKNOWN_LINK,
     PACKET_NESTED, /* in more tunnels, one in the other, than replay opens */
+    PACKET_COPY,   /* counted already, at another point of its way */
     PACKET_DISPOSITIONS,
 };
 

@@ -190,7 +190,7 @@ FLOW_INLINE int question_take(
 /* Whether a packet that was added to its flow is to be looked at. */
 FLOW_INLINE int is_looked_at(const struct flow *flow)
 {
-    return flow->requests >= FLOW_REQUESTS_NUMBERED;
+    return flow->transport != TRANSPORT_TCP && flow->requests >= FLOW_REQUESTS_NUMBERED;
 }
 
 /* Look at it: the first of a flow, for which the host says what it knows (bits of enum flow_opening), or a message. */

@@ -21,6 +21,7 @@
 struct arrival {
     struct frame frame; /* ends where the packet in the innermost tunnel does, or the capture of it */
     __u32 wire_bytes;
+    __u32 link_bytes;  /* before the outermost packet */
     __u32 outer_bytes; /* IP length of the outermost packet */
     __u32 end; /* where in the frame the packet in the innermost tunnel ends on the wire, as far as this fragment goes */
     __u32 cut; /* whether a packet around it was cut into fragments */
@@ -135,6 +136,7 @@ static inline enum packet_disposition parse_arrival(struct arrival *arrival, __u
     disposition = parse_frame(&arrival->frame, (int)link_type, wire_bytes, packet);
     if (disposition == PACKET_TRUNCATED && arrival->frame.captured == wire_bytes)
         return PACKET_MALFORMED;
+    arrival->link_bytes = packet->ip_offset;
     arrival->outer_bytes = packet->ip_bytes;
     arrival->end = packet->ip_offset + packet->ip_bytes;
     if (disposition == PACKET_FRAGMENT || packet->more_fragments)

@@ -36,7 +36,12 @@ struct trace_side {
     __u8 syn_seen;
     __u8 window_known;
     __u8 next_gap; /* which of the gaps makes room for another */
-    __u8 pad[4];
+    __u32 point;   /* this and what follows are of copies.h */
+    __u16 id;
+    __u8 copied;
+    __u8 id_known;
+    __u8 id_constant;
+    __u8 pad[7];
 };
 
 /* What a flow's deep measures need and no record holds; zeroed with the slot. */

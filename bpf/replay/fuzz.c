@@ -10,6 +10,7 @@
 #define DATAGRAMS       16u
 #define ENDED_EXCHANGES 16u
 #define QUESTION_PLACES 16u
+#define SEEN_PACKETS    16u
 #include "replay.c"
 
 #define CAPACITY 16u
@@ -21,6 +22,7 @@ static const __u16 dns_ports[] = {53, 5353};
 
 static struct flow slots[CAPACITY];
 static struct flow_outer outers[CAPACITY];
+static __u32 files[CAPACITY];
 static __u32 block_used;
 static struct replay *replay;
 
@@ -33,6 +35,7 @@ static void begin_again(void)
     memset(outers, 0, sizeof(outers));
     memset(replay->outer_used, 0, CAPACITY);
     memset(replay->datagrams, 0, DATAGRAMS * sizeof(*replay->datagrams));
+    memset(replay->seen, 0, SEEN_PACKETS * sizeof(*replay->seen));
     replay->held_fragments = 0;
     memset(&replay->counters, 0, sizeof(replay->counters));
     memset(replay->seeds, 0x5a, sizeof(replay->seeds));
@@ -107,7 +110,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
     __u8 *copy;
 
     if (!replay) {
-        replay = replay_new(slots, outers, &block_used, CAPACITY);
+        replay = replay_new(slots, outers, files, &block_used, CAPACITY);
         if (!replay || replay_trace(replay))
             abort();
         replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);

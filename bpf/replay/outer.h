@@ -18,6 +18,8 @@ struct outer_side {
     __u32 fragments;     /* packets */
     __u32 overlapping_fragments;
     __u32 incomplete_datagrams; /* now: whose fragments are not all there */
+    __u32 copies;               /* packets that were counted already, at another point */
+    __u32 pad;
 };
 
 struct flow_outer {
@@ -26,11 +28,13 @@ struct flow_outer {
     __u8 remote_tunnel_address[16];
     __u8 tunnel; /* enum tunnel_kind */
     __u8 tunnel_depth;
-    __u8 pad[6];
+    __u8 translated; /* an older flow is the same connection, under other addresses */
+    __u8 joined;     /* seen in its tunnel and out of it: replay's own */
+    __u8 pad[4];
 };
 
-_Static_assert(sizeof(struct outer_side) == 32, "struct outer_side has no hole");
-_Static_assert(sizeof(struct flow_outer) == 104, "struct flow_outer has no hole");
+_Static_assert(sizeof(struct outer_side) == 40, "struct outer_side has no hole");
+_Static_assert(sizeof(struct flow_outer) == 120, "struct flow_outer has no hole");
 
 /*
  * The tunnel that a packet came through: the innermost, where it came through several. `path` is the same for both directions

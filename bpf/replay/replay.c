@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "copies.h"
 #include "datagrams.h"
 #include "icmp_error.h"
 #include "questions.h"
@@ -55,7 +56,9 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
     tell_role(&arrival->frame, flow, packet, from);
     flow_deepen(flow, &replay->traces[slot], packet, from);
     flow_add(flow, packet, from);
-    exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
+    /* Exchanges are told of the older flow. */
+    if (!replay->outers[slot].translated)
+        exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
 }
 
 /* Whether the packet is one of DNS by its ports. */
@@ -89,26 +92,44 @@ static void look_on(struct replay *replay, __u64 time_ns)
         replay->seen_ns = time_ns;
 }
 
-/* Returns 0 where there is no slot for it; then nothing but a retired flow has changed, and the packet can come again. */
-static int count_packet(struct replay *replay, struct arrival *arrival)
+enum count_result {
+    COUNT_NO_SLOT, /* nothing but a retired flow has changed, and the packet can come again */
+    COUNT_FLOW,
+    COUNT_COPY,
+};
+
+static enum count_result count_packet(struct replay *replay, struct arrival *arrival, __u32 interface)
 {
     struct packet *packet = &arrival->packet;
+    __u64 fingerprint = copy_fingerprint(arrival);
+    __u32 point = copy_point(arrival, interface);
     __u32 hash = hash_packet(replay, packet, &arrival->through);
     int from = FLOW_TX;
     __u32 slot = find_slot(replay, packet, &arrival->through, hash, &from);
     struct flow *flow;
 
+    if (slot == NO_SLOT)
+        slot = copy_find_joined(replay, arrival, fingerprint, point, &from);
     if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
         retire_slot(replay, slot);
         slot = NO_SLOT;
+    } else if (slot != NO_SLOT) {
+        if (copy_of_flow(replay, packet, fingerprint, slot, from, point))
+            return COUNT_COPY;
+        copy_mark_translated(replay, packet, fingerprint, slot, point);
+        flow = &replay->slots[slot];
+        if (flow->interval != flow->taken)
+            replay->files[slot] = replay->file_number;
     }
     if (slot == NO_SLOT) {
         slot = take_slot(replay, hash);
         if (slot == NO_SLOT)
-            return 0;
+            return COUNT_NO_SLOT;
         from = first_direction(packet);
         flow = &replay->slots[slot];
         flow->state = FLOW_LIVE;
+        replay->files[slot] = replay->file_number;
+        copy_of_flow(replay, packet, fingerprint, slot, from, point);
         flow->id = ++replay->counters.flows;
         flow_open(flow, packet, from);
     }
@@ -127,7 +148,7 @@ static int count_packet(struct replay *replay, struct arrival *arrival)
         replay->outers[slot].sides[from & 1].fragments++;
         take_first_fragments(replay, arrival, arrival->fragment_count, slot, from);
     }
-    return 1;
+    return COUNT_FLOW;
 }
 
 /* Returns 0 where the packet has to wait for a slot. */
@@ -135,6 +156,7 @@ static int take_packet(struct replay *replay, const struct captured *captured)
 {
     struct fragment_sum sum = {.packets = 1};
     enum packet_disposition disposition;
+    enum count_result counted = COUNT_FLOW;
     struct arrival arrival;
 
     memset(&arrival, 0, offsetof(struct arrival, fragments));
@@ -144,8 +166,12 @@ static int take_packet(struct replay *replay, const struct captured *captured)
     arrival.wire_bytes = captured->wire_bytes;
     disposition = parse_arrival(&arrival, captured->link_type);
     look_on(replay, captured->time_ns);
-    if (disposition == PACKET_FLOW && !count_packet(replay, &arrival))
+    if (disposition == PACKET_FLOW)
+        counted = count_packet(replay, &arrival, captured->interface);
+    if (counted == COUNT_NO_SLOT)
         return 0;
+    if (counted == COUNT_COPY || (disposition == PACKET_FRAGMENT && copy_of_fragment(replay, &arrival, captured->interface)))
+        disposition = PACKET_COPY;
     if (disposition == PACKET_FRAGMENT) {
         take_later_fragment(replay, &arrival);
     } else {
@@ -176,14 +202,15 @@ void replay_close(struct replay *replay)
     free(replay->outer_used);
     free(replay->blocks);
     free(replay->questions);
+    free(replay->seen);
     free(replay);
 }
 
 /*
- * `slots` and `outers` are zeroed memory for `capacity` flows each, and `block_used` for a number for each of its blocks: the
+ * `slots`, `outers` and `files` are zeroed memory for `capacity` flows each, and `block_used` for a number for each of its blocks: the
  * caller's, they outlive the handle. Capacity is a power of two, 2^30 at most. Returns NULL where memory is missing.
  */
-struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *block_used, __u32 capacity)
+struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *files, __u32 *block_used, __u32 capacity)
 {
     struct replay *replay = calloc(1, sizeof(*replay));
     __u32 index;
@@ -192,20 +219,23 @@ struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *
         return NULL;
     replay->slots = slots;
     replay->outers = outers;
+    replay->files = files;
     replay->capacity = capacity;
     replay->bucket_mask = capacity - 1;
     replay->block_used = block_used;
     replay->block_count = (capacity + BLOCK_SLOTS - 1) / BLOCK_SLOTS;
     replay->file.stream.fd = -1;
     replay->blocks = calloc(replay->block_count, sizeof(*replay->blocks));
+    replay->seen = calloc(SEEN_PACKETS, sizeof(*replay->seen));
     replay->links = calloc(capacity, sizeof(*replay->links));
     replay->buckets = malloc((size_t)capacity * sizeof(*replay->buckets));
     replay->datagrams = calloc(DATAGRAMS, sizeof(*replay->datagrams));
     replay->outer_used = calloc(capacity, 1);
     replay->traces = calloc(capacity, sizeof(*replay->traces));
     replay->questions = calloc(1, sizeof(*replay->questions));
-    if (!replay->blocks || !replay->links || !replay->traces || !replay->buckets || !replay->datagrams || !replay->outer_used ||
-            !replay->questions || getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
+    if (!replay->blocks || !replay->seen || !replay->links || !replay->traces || !replay->buckets || !replay->datagrams ||
+            !replay->outer_used || !replay->questions ||
+            getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;
     }
@@ -242,12 +272,14 @@ int replay_check_file(int fd, __u64 *first_ns, char *error, size_t error_size)
     return status;
 }
 
-/* Go on with another file, or a pipe, through the same table; the clock begins anew. Returns as replay_check_file. */
-int replay_open_file(struct replay *replay, int fd, char *error, size_t error_size)
+/* Go on with file `number`, or a pipe, through the same table; the clock begins anew. Returns as replay_check_file. */
+int replay_open_file(struct replay *replay, int fd, __u32 number, char *error, size_t error_size)
 {
     capture_close(&replay->file);
     forget_datagrams(replay);
+    memset(replay->seen, 0, SEEN_PACKETS * sizeof(*replay->seen));
     replay->ahead = 0;
+    replay->file_number = number;
     replay->counters.next_ns = 0;
     replay->counters.clock_ns = 0;
     replay->counters.file_bytes_read = 0;

@@ -14,7 +14,10 @@
 
 #include "../files/capture_file.h"
 
-#define NO_SLOT     0xffffffffu
+#define NO_SLOT 0xffffffffu
+#ifndef SEEN_PACKETS
+#define SEEN_PACKETS 65536u
+#endif
 #define BLOCK_SLOTS 1024u /* services/capture/replay/source.py has the same */
 
 /*
@@ -47,6 +50,14 @@ struct slot_block {
     __u32 fresh;     /* how many were ever used */
 };
 
+/* A packet that was counted, for as long as copies of it may come: copies.h. */
+struct seen_packet {
+    __u64 fingerprint;
+    __u64 time_ns; /* when it was seen last; 0: there is none here */
+    __u32 whose;   /* its flow's slot and direction */
+    __u32 points[3]; /* where it was seen, and in the lowest 8 bits how often */
+};
+
 struct replay {
     struct replay_counters counters; /* first: the caller reads it through the handle */
     struct flow *slots;
@@ -54,9 +65,12 @@ struct replay {
     struct flow_trace *traces; /* of the slots */
     struct exchanges exchanges;
     struct flow_outer *outers; /* of the slots, the caller's */
+    __u32 *files; /* of the slots, the caller's: which file the record's first packet is in */
+    __u32 file_number;
     __u8 *outer_used;          /* whether a slot's is not zero: memory that was never touched stays so */
     __u32 *buckets;
     struct datagram *datagrams;
+    struct seen_packet *seen;
     __u64 held_fragments;
     __u32 capacity;
     __u32 bucket_mask;
@@ -200,19 +214,25 @@ static __u32 free_slot(struct replay *replay)
     return NO_SLOT;
 }
 
+static void link_slot(struct replay *replay, __u32 slot, __u32 hash)
+{
+    __u32 *bucket = &replay->buckets[hash & replay->bucket_mask];
+
+    replay->links[slot].hash = hash;
+    replay->links[slot].next = *bucket;
+    *bucket = slot;
+}
+
 static __u32 take_slot(struct replay *replay, __u32 hash)
 {
     __u32 slot = free_slot(replay);
-    __u32 *bucket = &replay->buckets[hash & replay->bucket_mask];
 
     if (slot == NO_SLOT)
         return NO_SLOT;
     if (slot >= replay->counters.high_slot)
         replay->counters.high_slot = slot + 1;
     replay->block_used[slot / BLOCK_SLOTS]++;
-    replay->links[slot].hash = hash;
-    replay->links[slot].next = *bucket;
-    *bucket = slot;
+    link_slot(replay, slot, hash);
     replay->counters.used_slots++;
     return slot;
 }

@@ -56,6 +56,8 @@ class Disposition(enum.IntEnum):
     UNKNOWN_LINK = 6
     NESTED = 7
     """In more tunnels, one in the other, than replay opens."""
+    COPY = 8
+    """Counted already, at another point of its way."""
 
 
 _SIDE_BYTES: Final = 96

@@ -26,18 +26,21 @@ _SIDE_MEMBERS: Final = {
     "fragments": (20, "<u4"),
     "overlapping_fragments": (24, "<u4"),
     "incomplete_datagrams": (28, "<u4"),
+    "copies": (32, "<u4"),
 }
-_SIDE_BYTES: Final = 32
+_SIDE_BYTES: Final = 40
 
 OUTER_MEMBERS: Final[dict[str, tuple[int, str]]] = {
     f"{way}_{name}": (start + offset, dtype)
     for way, start in (("tx", 0), ("rx", _SIDE_BYTES))
     for name, (offset, dtype) in _SIDE_MEMBERS.items()
 } | {
-    "local_tunnel_address": (64, "|V16"),
-    "remote_tunnel_address": (80, "|V16"),
-    "tunnel": (96, "|u1"),
-    "tunnel_depth": (97, "|u1"),
+    "local_tunnel_address": (80, "|V16"),
+    "remote_tunnel_address": (96, "|V16"),
+    "tunnel": (112, "|u1"),
+    "tunnel_depth": (113, "|u1"),
+    "translated": (114, "|u1"),
+    "joined": (115, "|u1"),
 }
 """Member -> (offset, dtype string); `tx_x` and `rx_x` are `sides[0].x` and `sides[1].x`."""
 
@@ -46,15 +49,17 @@ OUTER: Final[np.dtype[Any]] = np.dtype(
         "names": list(OUTER_MEMBERS),
         "offsets": [offset for offset, _ in OUTER_MEMBERS.values()],
         "formats": [dtype for _, dtype in OUTER_MEMBERS.values()],
-        "itemsize": 104,
+        "itemsize": 120,
     }
 )
 
 
 def file_columns(outers: Outers) -> dict[str, Array]:
-    """Return every column of proto.columns.FILE for these rows."""
+    """Return every column of proto.columns.FILE for these rows but the file itself."""
     columns = {}
     for column in FILE:
+        if column.name == "file":
+            continue
         member = column.name.removesuffix("_total")
         columns[column.name] = np.ascontiguousarray(outers[member], column.numpy_dtype)
     return columns

@@ -63,10 +63,10 @@ def library() -> Any:
         raise CaptureError(f"the replay library cannot be loaded ({error}); {_COMPILE_ANEW}") from error
     handle, pointer, size, text, number = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_uint64
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "replay_new": (handle, (pointer, pointer, pointer, ctypes.c_uint32)),
+        "replay_new": (handle, (pointer, pointer, pointer, pointer, ctypes.c_uint32)),
         "replay_close": (None, (handle,)),
         "replay_check_file": (ctypes.c_int, (ctypes.c_int, pointer, text, size)),
-        "replay_open_file": (ctypes.c_int, (handle, ctypes.c_int, text, size)),
+        "replay_open_file": (ctypes.c_int, (handle, ctypes.c_int, ctypes.c_uint32, text, size)),
         "replay_fault": (text, (handle,)),
         "replay_unreadable": (number, (handle,)),
         "replay_advance": (ctypes.c_int, (handle, number, number)),

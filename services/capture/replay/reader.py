@@ -118,6 +118,9 @@ class ReplayReader:
         columns: Mapping[str, Array] = emission.columns
         if isinstance(emission, Emission):
             columns = emission.columns | file_columns(self._source.outers[emission.slots])
+            columns = dict(columns) | {"file": self._source.files_of(emission.slots)}
+        else:
+            columns = dict(columns) | {"file": self._source.files_of(emission.exchanges["slot"])}
         if self._settings.replay_loop:
             self._keep_pace(now_unix_ns)
             columns = self._moved(columns)
@@ -129,6 +132,7 @@ class ReplayReader:
             count=len(emission),
             interval=(min(began_unix_ns, now_unix_ns) + self._offset_ns, now_unix_ns + self._offset_ns),
             columns=columns,
+            files=[{"name": name} for name in self._source.file_names],
             counters=self._report.counters,
         )
         due_unix_ns = now_unix_ns + self._offset_ns if self._settings.replay_loop else 0

@@ -92,9 +92,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """Every slot; the array stays the same, its content changes with `advance`."""
         self.outers: Outers = np.frombuffer(_pages(self.capacity * OUTER.itemsize), OUTER)
         """What is around the packets of each slot's flow."""
+        self._file_of_slot = np.frombuffer(_pages(self.capacity * 4), np.uint32)
         self._block_used = np.zeros(max(self.capacity // BLOCK_SLOTS, 1), np.uint32)
-        places = self.slots.ctypes.data, self.outers.ctypes.data, self._block_used.ctypes.data
-        self._handle: int | None = self._library.replay_new(*places, self.capacity)
+        memory = (self.slots, self.outers, self._file_of_slot, self._block_used)
+        self._handle: int | None = self._library.replay_new(*(each.ctypes.data for each in memory), self.capacity)
         if not self._handle:
             raise CaptureError(f"no memory for a table of {self.capacity} flows")
         rules = datagrams or DatagramRules()
@@ -128,11 +129,11 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """Go on with the next file; its clock begins anew. Returns False when there is none left."""
         if self._next_file == len(self._files):
             return False
-        path = self._files[self._next_file]
+        path, number = self._files[self._next_file], self._next_file
         self._next_file += 1
         self._open = PlainBytes(path)
         error = ctypes.create_string_buffer(_ERROR_BYTES)
-        if self._library.replay_open_file(self._open_handle(), self._open.descriptor(), error, _ERROR_BYTES):
+        if self._library.replay_open_file(self._open_handle(), self._open.descriptor(), number, error, _ERROR_BYTES):
             raise CaptureFileError(path, self._open.fault or _text(error.value))
         return True
 
@@ -175,6 +176,15 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     def mark_taken(self, slots: npt.NDArray[np.uint32]) -> None:
         """Add one to `taken` of each of these slots (indexes)."""
         self.slots["taken"][slots] += 1
+
+    @property
+    def file_names(self) -> list[str]:
+        """The files' names, without their folders."""
+        return [path.name for path in self._files]
+
+    def files_of(self, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """Return which of `file_names` the packets of these slots (indexes) were in: the first ones of the next record."""
+        return self._file_of_slot[slots]
 
     def open_exchanges(self) -> Exchanges:
         """Return copies of the traced exchanges that are not over."""

@@ -14,6 +14,7 @@ from services.cli.views import units
 _PACKETS: Final = "_packets"
 _IN_FLOWS: Final = "flow_packets"
 _WITHOUT_ROLE: Final = "connections_of_unknown_role"
+_COPIES: Final = "copy_packets"
 
 
 def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Table:
@@ -24,6 +25,9 @@ def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Tab
     table.add_column(justify="right")
     table.add_column(style="dim", overflow="fold")
     table.add_row("packets seen" if live else "packets read", units.count(progress.packets), units.byte_count(progress.bytes))
+    copies = progress.counters.get(_COPIES, 0)
+    if copies:
+        table.add_row("  copies", units.count(copies), "seen before, at another point of their way")
     apart = packets_in_no_flow(progress)
     table.add_row("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
     table.add_row("flows", units.count(progress.flows), "")
@@ -49,7 +53,7 @@ def packets_in_no_flow(progress: CaptureProgress) -> dict[str, int]:
     apart = {
         name.removesuffix(_PACKETS).replace("_", " "): number
         for name, number in progress.counters.items()
-        if name.endswith(_PACKETS) and name != _IN_FLOWS and number
+        if name.endswith(_PACKETS) and name not in {_IN_FLOWS, _COPIES} and number
     }
     return dict(sorted(apart.items(), key=lambda item: -item[1]))
 

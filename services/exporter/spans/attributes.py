@@ -322,6 +322,12 @@ INTEGERS: Final = (
     )),
     _pair("ip.fragments.count", "fragments", "fragments from source to destination since the flow began; capture files only"),
     _pair("ip.fragments.overlapping", "overlapping_fragments", "of them, those that hold what another one held before"),
+    _pair("copies.count", "copies", "packets from source to destination that the file has again, from another point of their "
+          "way, since the flow began; in no other count"),
+    Integers("a capture file, an older flow of it is the same connection", lambda records: records.nonzero("translated"), (
+        Integer("flow.translated", OURS, "1: that flow, in the same trace, has the addresses before or behind an address "
+                "translation; who adds up bytes leaves this one out", "", _column("translated")),
+    )),
     _pair("ip.datagrams.incomplete", "incomplete_datagrams", "datagrams from source to destination whose fragments are not all "
           "there", "datagrams"),
     Integers("a capture file, an ICMP error quotes the flow", lambda records: records.nonzero("icmp_errors"), (
@@ -400,6 +406,10 @@ END: Final = (
 TUNNEL: Final = (
     Attribute("tunnel.source.address", MERMIN, "the tunnel's end on the source's side", _TUNNELLED),
     Attribute("tunnel.destination.address", MERMIN, "the tunnel's end on the destination's side", _TUNNELLED),
+)
+
+FILE: Final = (
+    Attribute("flow.capture.file", OURS, "name of the capture file that the record's first packet is in", "a capture file"),
 )
 
 NAT: Final = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from services.exporter.spans.attributes import END, INTEGERS, NAT, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
+from services.exporter.spans.attributes import END, FILE, INTEGERS, NAT, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
 from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS
 from services.exporter.spans.profiles import least_profile
 
@@ -67,6 +67,7 @@ def markdown() -> str:
         ("From the resource's point of view", PEER),
         ("Of the tunnel", TUNNEL),
         ("Of network address translation", NAT),
+        ("Of the capture file", FILE),
         ("Of an exchange", [*EXCHANGE_WORDS, *_exchange_integers()]),
         ("The resource", RESOURCE),
     ):

@@ -13,7 +13,7 @@ from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.protobuf_wire import as_void
 from services.exporter.spans.attributes import Integer, Integers
 from services.exporter.spans.identity import IdMixer, Mask, Perspective, SpanIds
-from services.exporter.spans.pieces import Backends, Ends, Tunnels, Words
+from services.exporter.spans.pieces import Backends, Ends, Files, Tunnels, Words
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 
@@ -53,6 +53,7 @@ class FlowSpans:
         self._words = Words(selection)
         self._tunnels = Tunnels(selection)
         self._backends = Backends(selection)
+        self._files = Files(selection)
         self.ends = Ends(selection)
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
@@ -66,6 +67,7 @@ class FlowSpans:
         records = Records(batch, seen)
         pieces = [self._words.column(records), *self.ends.columns(records, entities), *self._tunnels.columns(records)]
         pieces.extend(self._backends.columns(records))
+        pieces.extend(self._files.columns(records))
         head, parts = _fixed(records, ids, self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)
         blocks = [Block(as_void(head), None, 0)]

@@ -18,8 +18,9 @@ key=b"wirespan.trace.v1", 40 bytes); all arithmetic is modulo 2**64:
 
 Span id, 64 bits: a(b(a(low ^ seed[4]) ^ high) ^ (side << 32 | record number)), and 1 where that is 0. The last step is a
 bijection, so two records of one side never share an id within their trace. Capture files may have seen one connection at
-several points, before and after a translation or on both nodes, so for them b(...) is b(b(...) ^ start of the flow): the same
-file gives the same ids, another point others.
+several points, before and after a translation or on both nodes, and traffic generators use the same sequence numbers for many
+connections at once, so for them each of the words above is mixed in: b(b(...) ^ word). The same file gives the same ids,
+another point others. The trace is one all the same: it is how one connection under two addresses is known.
 
 Exchanges stand in the application's trace, under the span that asked: both ids are those of the wire. Their spans' ids are
 a(b(a(flow ^ (side << 32 | record number)) ^ trace low ^ a(trace high ^ parent)) ^ phase), where flow is b(...) from above.
@@ -227,7 +228,10 @@ class IdMixer:
         base = _mix_b(_mix_a(low ^ self._seeds[4]) ^ high)
         captured = np.flatnonzero(seen.side == Side.CAPTURE)
         if len(captured):
-            base[captured] = _mix_b(base[captured] ^ batch.column("flow_start_unix_ns")[captured].astype(np.uint64))
+            own = base[captured]
+            for word in _tuple_words(batch, seen.source_is_local, captured):
+                own = _mix_b(own ^ word)
+            base[captured] = own
         return base
 
 

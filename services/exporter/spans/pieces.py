@@ -32,8 +32,8 @@ _CLIENT, _NAMED, _DESTINATION, _OWN = 1 << 8, 1 << 9, 1 << 13, 1 << 14
 _RESOLUTION, _SERVICE, _ENTITY = 10, 15, 39
 _RESOLUTION_MASK: Final = 7
 _ENTITY_MASK: Final = (1 << 24) - 1
-_NO_NAME: Final = 0xFF
-"""In the transport's place, which is reserved: the span has its name from elsewhere."""
+_NAMELESS: Final = 1 << 63
+"""The span has its name from elsewhere."""
 
 
 def status(message: str) -> bytes:
@@ -89,6 +89,37 @@ class Tunnels:
         if not end or not self._selection.has(name):
             return b""
         return attribute(name, address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little")))
+
+
+class Files:
+    """`flow.capture.file`."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._carried = selection.has("flow.capture.file")
+        self._table = Table(self._make, words=1)
+        self._numbers: dict[str, int] = {}
+        self._names = [""]
+
+    def columns(self, records: Records) -> tuple[Column, ...]:
+        """Return the piece of each record's file; none where no record of the batch has one."""
+        if not self._carried or not records.has("file"):
+            return ()
+        if self._table.full:
+            self._table.clear()
+            self._numbers, self._names = {}, [""]
+        numbers = [self._number(file.get("name", "")) for file in records.batch.files]
+        known = np.array([*numbers, 0], np.uint64)
+        return (self._table.column(known[np.minimum(records.column("file"), len(numbers))]),)
+
+    def _number(self, name: str) -> int:
+        number = self._numbers.setdefault(name, len(self._names)) if name else 0
+        if number == len(self._names):
+            self._names.append(name)
+        return number
+
+    def _make(self, key: tuple[int, ...]) -> bytes:
+        name = self._names[key[0]]
+        return attribute("flow.capture.file", name) if name else b""
 
 
 class Backends:
@@ -164,11 +195,13 @@ class Ends:
         key |= (records.ends("resolution") & np.uint8(_RESOLUTION_MASK)).astype(np.int64) << _RESOLUTION
         key[:count] |= records.told_by_source() * np.int64(_OWN)
         key[count:] |= (
-            (records.column("transport") if named else np.full(count, _NO_NAME))
+            records.column("transport")
             | (records.seen.kind == Kind.CLIENT) * np.int64(_CLIENT)
             | records.has_initiator() * np.int64(_NAMED)
             | np.where(records.told_by_source(), _DESTINATION, _DESTINATION | _OWN)
         )
+        if not named:
+            key[count:] |= np.int64(_NAMELESS - 2**64)
         halves = records.ends("address")
         both = self._table.column(halves[:, 0], halves[:, 1], key.view(np.uint64))
         return both.part(slice(0, count)), both.part(slice(count, 2 * count))
@@ -200,7 +233,7 @@ class Ends:
 
     def _make_without_address(self, known: int) -> bytes:
         end = _ENDS[bool(known & _DESTINATION)]
-        entity, service = self._entities[known >> _ENTITY], self._entities[known >> _SERVICE & _ENTITY_MASK]
+        entity, service = self._entities[known >> _ENTITY & _ENTITY_MASK], self._entities[known >> _SERVICE & _ENTITY_MASK]
         attributes = end_attributes(end, entity, service)
         resolution = _RESOLUTIONS.get(known >> _RESOLUTION & _RESOLUTION_MASK)
         if resolution:
@@ -217,7 +250,7 @@ class Ends:
 
 def _name(key: int, known: tuple[str, str] | None) -> bytes:
     """The span's name, as a field of it; nothing where it stands elsewhere."""
-    if key & 0xFF == _NO_NAME:
+    if key & _NAMELESS:
         return b""
     name = transport_name(key & 0xFF)
     if known and key & _NAMED:

@@ -16,6 +16,7 @@ import pytest
 from services.capture.errors import CaptureFileError
 from tests.support.packets.replayed import replay_files
 from tests.support.packets.tshark import innermost
+from tests.support.packets.without_copies import without_copies
 
 FOLDER = os.environ.get("WIRESPAN_PCAPS")
 EXACT = [
@@ -67,6 +68,12 @@ class Conversation:
 
 def of_tshark(path):
     """Conversations by transport and ends, summed over tshark's dissection of each packet."""
+    with without_copies(needs("tshark"), path) as single:
+        return of_single(single)
+
+
+def of_single(path):
+    """The same, of a capture that has every packet once."""
     command = [needs("tshark"), "-r", path, "-Y", "tcp or udp", "-T", "fields", "-E", "separator=,", "-E", "occurrence=l"]
     for name in FIELDS:
         command += ["-e", name]

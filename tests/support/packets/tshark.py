@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tests.support.packets.replayed import replay_files
+from tests.support.packets.without_copies import without_copies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +65,14 @@ class Conversation:
 
 
 def of_tshark(tshark: str, path: Path) -> dict[Key, Conversation]:
-    """Conversations by their ends. Segments without payload are left out of retransmissions: SYNs and FINs have their own."""
+    """Conversations by their ends, without copies of packets. Segments without payload are no retransmissions: SYNs and FINs
+    have counts of their own.
+    """
+    with without_copies(tshark, path) as single:
+        return _of_tshark(tshark, single)
+
+
+def _of_tshark(tshark: str, path: Path) -> dict[Key, Conversation]:
     known = "-d", "udp.port==8472,vxlan"
     command = [tshark, "-r", str(path), *known, "-Y", "tcp", "-T", "fields", "-E", "separator=,", "-E", "occurrence=l"]
     for name in _FIELDS:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from proto.columns import ENRICHED, EXCHANGE, NO_INDEX, RAW, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NO_INDEX, RAW, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 _names = st.text(max_size=12)
@@ -46,11 +46,14 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     containers = draw(st.lists(st.dictionaries(_names, _names, max_size=3), max_size=3))
     enriched = draw(st.booleans())
     entities = draw(st.lists(_entities, max_size=4)) if enriched else None
-    present = draw(st.lists(st.sampled_from(RAW + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12))
+    files = draw(st.lists(st.dictionaries(_names, _names, max_size=3), max_size=3).map(tuple))
+    present = draw(st.lists(st.sampled_from(RAW + FILE + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12))
     columns = {}
     for column in present:
-        rows_pointed_at = len(containers) if column.name == "local_container" else len(entities or ())
-        columns[column.name] = draw(column_arrays(column, count, rows_pointed_at))
+        table = {"local_container": containers, "file": files}.get(column.name, entities or ())
+        if column.name == "file" and not files:
+            continue  # where there is no table, readers leave the column out
+        columns[column.name] = draw(column_arrays(column, count, len(table)))
     return FlowBatch(
         node=draw(_names),
         epoch=draw(_names),
@@ -61,6 +64,7 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
         containers=containers,
         counters=draw(st.dictionaries(_names, st.integers(0, 2**63), max_size=3)),
         entities=entities,
+        files=files,
     )
 
 
@@ -91,4 +95,5 @@ def fixed_batch(filled: Sequence[Column] = RAW + ENRICHED) -> FlowBatch:
         containers=[{"pod_uid": "7d0c", "container_id": "c0ffee"}, {"unit": "nginx.service"}],
         counters={"arp": 3, "unattributed_tcp_packets": 0},
         entities=[Entity("k8s.pod", attributes), Entity("k8s.service", {"k8s.service.name": "redis"})],
+        files=({"name": "a.pcap"}, {"name": "b.pcap"}) if "file" in columns else (),
     )

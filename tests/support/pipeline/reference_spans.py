@@ -82,6 +82,7 @@ _PAIRS = {
     "ip.fragments.count": "fragments",
     "ip.fragments.overlapping": "overlapping_fragments",
     "ip.datagrams.incomplete": "incomplete_datagrams",
+    "copies.count": "copies",
 }
 """Counts of both directions that are there where either is not 0: attribute -> column."""
 
@@ -146,7 +147,8 @@ class Row:
         def span_id(side: int, record: int) -> int:
             base = mix_b(mix_a(low ^ seed[4]) ^ high)
             if self.captured:
-                base = mix_b(base ^ self["flow_start_unix_ns"])
+                for word in self._words():
+                    base = mix_b(base ^ word)
             return mix_a(base ^ (side << 32 | record)) or 1
 
         parent = None
@@ -208,6 +210,7 @@ class Row:
             **self._words_of_state(),
             **self._tunnel(),
             **self._backend(),
+            **self._file(),
             **self._counts(),
             **self._requests(),
             **self._handshake(),
@@ -289,6 +292,12 @@ class Row:
         for end, which in (("source", self.source), ("destination", self.destination)):
             out[f"tunnel.{end}.address"] = text(self[f"{which}_tunnel_address"])
         return out
+
+    def _file(self) -> dict[str, Any]:
+        out = {"flow.translated": self["translated"]} if self["translated"] else {}
+        files = self.batch.files
+        name = files[self["file"]].get("name") if self["file"] < len(files) else None
+        return out | ({"flow.capture.file": name} if name else {})
 
     def _backend(self) -> dict[str, Any]:
         if not self["remote_nat_port"] or self.destination != "remote":

@@ -13,8 +13,9 @@ static int check(const char *path)
 {
     struct flow *slots = calloc(CAPACITY, sizeof(*slots));
     struct flow_outer *outers = calloc(CAPACITY, sizeof(*outers));
+    __u32 files[CAPACITY];
     __u32 block_used = 0;
-    struct replay *replay = replay_new(slots, outers, &block_used, CAPACITY);
+    struct replay *replay = replay_new(slots, outers, files, &block_used, CAPACITY);
     char error[64] = "";
     __u64 first_ns;
     __u64 packets = 0;
@@ -27,7 +28,7 @@ static int check(const char *path)
     if (!slots || !outers || !replay || replay_trace(replay))
         abort();
     if (replay_check_file(open(path, O_RDONLY), &first_ns, error, sizeof(error)) ||
-            replay_open_file(replay, open(path, O_RDONLY), error, sizeof(error))) {
+            replay_open_file(replay, open(path, O_RDONLY), 0, error, sizeof(error))) {
         replay_close(replay);
         free(outers);
         free(slots);

@@ -89,13 +89,14 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
     containers = draw(
         st.lists(st.dictionaries(st.sampled_from(["pod_uid", "container_id", "unit"]), st.text(max_size=9)), max_size=3)
     )
+    files = draw(st.lists(st.fixed_dictionaries({"name": st.sampled_from(["a.pcap", "ü.pcapng", ""])}), max_size=3).map(tuple))
     left_out = draw(st.sets(st.sampled_from([column.name for column in RAW + NAT + FILE + ENRICHED]), max_size=4))
     columns = {"not_in_this_schema": np.arange(count)}
     for column in RAW + NAT + FILE if entities is None else RAW + NAT + FILE + ENRICHED:
         if column.name in left_out:
             continue
         dtype = column.numpy_dtype
-        pointed_at = len(containers) if column.name == "local_container" else len(entities or ())
+        pointed_at = len({"local_container": containers, "file": files}.get(column.name, entities or ()))
         if column.default == NO_INDEX:
             values = st.just(NO_INDEX) | (st.integers(0, pointed_at - 1) if pointed_at else st.nothing())
         elif dtype.kind == "V" and dtype.shape == ():
@@ -111,7 +112,7 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
         else:
             limit = 2 ** (8 * dtype.base.itemsize) - 1
             columns[column.name] = np.array([value & limit for value in drawn], dtype.base).reshape(count, *dtype.shape)
-    return FlowBatch("node-a", "epoch", 1, count, (0, 0), columns, containers, {}, entities)
+    return FlowBatch("node-a", "epoch", 1, count, (0, 0), columns, containers, {}, entities, files)
 
 
 def flat(request: ExportTraceServiceRequest, *, sampled: int) -> Counter:

@@ -81,6 +81,7 @@ var file = map[string]show{
 	"tx_tunnel_id": plain, "rx_tunnel_id": plain, "tx_tunnel_bytes_total": plain, "rx_tunnel_bytes_total": plain,
 	"tx_fragments": plain, "rx_fragments": plain, "tx_overlapping_fragments": plain, "rx_overlapping_fragments": plain,
 	"tx_incomplete_datagrams": plain, "rx_incomplete_datagrams": plain,
+	"file": plain, "tx_copies": plain, "rx_copies": plain, "translated": plain,
 }
 
 // exchange is what only a record of one request has: shown where the batch has any of it.

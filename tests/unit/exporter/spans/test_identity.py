@@ -88,7 +88,7 @@ def parent_id(batch: FlowBatch) -> str | None:
         ({}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "87522273089465f7"),
         ({"record": 7}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "ce1af97c809234c5"),
         (SERVERS_VIEW, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "676fba576d4be1dd"),
-        ({"observer": CAPTURE}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "b7363cecaee04de2"),
+        ({"observer": CAPTURE}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "810f2240ffe5e3a8"),
         ({}, "", "0fa22d94d77cd0d440a0234fb8fd97b2", None),
         ({}, "größe", "7f30276ff0e231521c6199e57e7a4231", None),
         ({"isn_seen": 1}, "prod", "64e547f17324352f24d7dae0737e44c5", "9ef515316d39f8fb"),
