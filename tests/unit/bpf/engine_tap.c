@@ -28,7 +28,7 @@ typedef const struct endpoints *question_host;
 BPF_TABLE("lru_hash", struct numbered, struct question, open_questions, 1024);
 BPF_HASH(flows_by_key, struct endpoints, struct flow, 1024);
 BPF_ARRAY(empty_flow, struct flow, 1);
-BPF_ARRAY(dispositions, __u64, 8);
+BPF_ARRAY(dispositions, __u64, PACKET_DISPOSITIONS);
 
 static __always_inline struct question *question_open(question_host host, __u16 number)
 {

@@ -18,7 +18,7 @@ BPF_MAP_CREATE, BPF_PROG_TEST_RUN = 0, 10
 CGROUP_SKB = 8
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 TSTAMP_OFFSET, CONTEXT_BYTES = 152, 192
-DISPOSITIONS = 8
+DISPOSITIONS = 9
 
 
 def bpf(command: int, attributes: bytes) -> None:

@@ -16,12 +16,15 @@ TRACED = f"GET / HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{'4b' * 16}-{'f0' * 8}-0
 ENDS = ("192.0.2.1", "192.0.2.2")
 
 
+RESPONSE = b"HTTP/1.1 200 OK\r\n\r\n".ljust(500, b".")
+
+
 def talk(client="10.0.0.1", server="10.0.0.2", **ports):
     """A connection with a request, a response of two segments, of which the second comes again, and an end."""
     talk = Conversation(client, server, **ports).handshake()
     talk.tcp(1, "client", PSH | ACK, seq=1001, ack=5001, payload=TRACED)
     end = 1001 + len(TRACED)
-    talk.tcp(1.1, "server", ACK, seq=5001, ack=end, payload=bytes(500))
+    talk.tcp(1.1, "server", ACK, seq=5001, ack=end, payload=RESPONSE)
     talk.tcp(1.2, "server", ACK, seq=5501, ack=end, payload=bytes(500))
     talk.tcp(1.5, "server", ACK, seq=5501, ack=end, payload=bytes(500))
     talk.tcp(1.6, "client", ACK, seq=end, ack=6001)

@@ -11,6 +11,8 @@ import pytest
 import bpf
 from tests.support.packets import fuzz_seeds
 
+pytestmark = pytest.mark.timeout(900)  # a machine that is busy compiles the target for minutes
+
 RUNS = 20_000
 FLAGS = ["-std=gnu11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 

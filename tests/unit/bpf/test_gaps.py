@@ -20,7 +20,8 @@ def asked() -> Conversation:
 
 def answer(talk: Conversation, seconds: float, offset: int, size: int = 1000) -> Conversation:
     """A piece of the response."""
-    return talk.tcp(seconds, "server", PSH | ACK, seq=5001 + offset, ack=ASKED_NEXT, payload=bytes(size))
+    said = b"" if offset else b"HTTP/1.1 200 OK\r\n\r\n"
+    return talk.tcp(seconds, "server", PSH | ACK, seq=5001 + offset, ack=ASKED_NEXT, payload=said.ljust(size, b"."))
 
 
 def test_what_fills_a_gap_is_payload_of_its_response(tmp_path):
