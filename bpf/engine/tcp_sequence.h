@@ -10,13 +10,6 @@
 /* The unit of gap_at: 2^10 ns. */
 #define FLOW_GAP_BITS 10
 
-/* What a segment's payload is to whoever saw all before it. */
-enum tcp_payload {
-    TCP_NOTHING_NEW, /* there is none, or all of it was seen */
-    TCP_GOES_ON,     /* it goes beyond the highest byte */
-    TCP_FILLS,       /* it fills a gap */
-};
-
 /*
  * A probe that carries nothing new: a segment of at most one byte just below the highest byte sent, where all of that was
  * acknowledged (RFC 9293 3.8.4). Into a closed window it asks for room (Linux), else whether anybody is there.
@@ -29,17 +22,15 @@ FLOW_INLINE int tcp_is_probe(const struct flow_side *own, const struct packet *p
 }
 
 /*
- * Whether late payload that was received was overtaken on its way: nothing that was lost can have been sent again within a round
- * trip of the gap that it left, and nothing is held up for long. Without a gap, it was there before. Where the round trip is not
- * known, what two duplicate ACKs asked for was sent again (RFC 5681 3.2).
+ * Whether late payload that was received into a gap was overtaken on its way: nothing that was lost can have been sent again
+ * within a round trip of the gap that it left, and nothing is held up for long. Where the round trip is not known, what two
+ * duplicate ACKs asked for was sent again (RFC 5681 3.2).
  */
 FLOW_INLINE int tcp_was_overtaken(const struct flow *flow, const struct packet *packet, __u32 begin)
 {
     const struct flow_side *own = &flow->sides[FLOW_RX];
     __u32 elapsed = (__u32)(packet->time_ns >> FLOW_GAP_BITS) - flow->gap_at;
 
-    if (!flow->gap_at)
-        return 0;
     if (flow->syn_ns && flow->handshake_ack_ns > flow->syn_ns && !flow->syn_repeats && !flow->syn_ack_repeats)
         return elapsed <= (__u32)((flow->handshake_ack_ns - flow->syn_ns) >> (FLOW_GAP_BITS + 1));
     if (flow->sides[FLOW_TX].duplicate_run >= 2 && own->acknowledged == begin)
@@ -54,26 +45,13 @@ FLOW_INLINE int tcp_is_out_of_place(const struct flow *flow, const struct packet
 }
 
 /*
- * Of `bytes` of late payload that was received, those not seen before. While there is a gap the receiver acknowledges all up to it,
- * at once (RFC 5681 4.2), and nobody sends again what lies behind it before it is filled.
- */
-FLOW_INLINE __u32 tcp_unseen(const struct flow *flow, __u32 begin, __u32 bytes)
-{
-    const struct flow_side *own = &flow->sides[FLOW_RX];
-
-    if (!flow->gap_at)
-        return 0;
-    if (!(own->known & FLOW_KNOWN_ACKNOWLEDGED) || !sequence_after(own->acknowledged, begin))
-        return bytes;
-    return own->acknowledged - begin < bytes ? bytes - (own->acknowledged - begin) : 0;
-}
-
-/*
  * Payload that begins below the highest byte sent was sent before, or was overtaken. A sender's own socket overtakes nothing. At
  * the receiver's, what is acknowledged was there before, and time tells the rest. A host with precise times has judged by those.
- * Sent again is not seen again: what was lost before it came here fills a gap. Returns how many bytes do.
+ *
+ * Sent again is not seen again: what was lost before it came here fills a gap, and moves the end of its request. While a receiver
+ * has a gap it acknowledges all up to it, at once (RFC 5681 4.2); what is not acknowledged then is new.
  */
-FLOW_INLINE __u32 tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
+FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int from, __u32 begin, __u32 end)
 {
     struct flow_side *own = &flow->sides[from & 1];
     __u32 behind = own->next_sequence - begin;
@@ -83,46 +61,49 @@ FLOW_INLINE __u32 tcp_late(struct flow *flow, const struct packet *packet, int f
     int reordered = packet->late == LATE_REORDERED;
 
     if (packet->late == LATE_UNJUDGED) {
-        reordered = from == FLOW_RX && !acknowledged && tcp_was_overtaken(flow, packet, begin);
-        unseen = from == FLOW_RX ? tcp_unseen(flow, begin, overlap) : 0;
+        unseen = from == FLOW_RX && !acknowledged && flow->gap_at ? overlap : 0;
+        reordered = unseen && tcp_was_overtaken(flow, packet, begin);
     } else if (unseen > overlap) {
         unseen = overlap;
     }
+    if (unseen && flow->request_ns && flow_from_client(flow, from))
+        flow->request_ns = packet->time_ns;
     if (reordered) {
         FLOW_ADD(own->out_of_order, packet->segments);
-        return unseen;
+        return;
     }
     FLOW_ADD(own->retransmits, packet->segments);
     FLOW_ADD(own->retransmit_bytes, overlap - unseen);
     if (acknowledged)
         FLOW_ADD(own->spurious_retransmits, packet->segments);
-    return unseen;
 }
 
-/* Follow the sender's sequence numbers. A byte sent into a closed window is a probe, and as good as not sent (RFC 9293 3.8.6.1). */
-FLOW_INLINE enum tcp_payload tcp_sequence(struct flow *flow, const struct packet *packet, int from)
+/*
+ * Follow the sender's sequence numbers. Returns whether the segment carries payload beyond the highest byte sent. A byte sent into
+ * a closed window is a probe, and as good as not sent (RFC 9293 3.8.6.1).
+ */
+FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int from)
 {
     struct flow_side *own = &flow->sides[from & 1];
     const struct flow_side *peer = &flow->sides[!from];
     __u32 begin = packet->sequence + !!(packet->tcp_flags & TCP_SYN);
     __u32 end = begin + packet->payload_bytes;
     __u32 next = end + !!(packet->tcp_flags & TCP_FIN);
-    enum tcp_payload payload = packet->payload_bytes ? TCP_GOES_ON : TCP_NOTHING_NEW;
+    int fresh = packet->payload_bytes != 0;
 
     if (own->known & FLOW_KNOWN_NEXT) {
         if (sequence_after(own->next_sequence, begin)) {
-            if (!sequence_after(end, own->next_sequence))
-                payload = TCP_NOTHING_NEW;
+            fresh = fresh && sequence_after(end, own->next_sequence);
             if (tcp_is_probe(own, packet) && !peer->window)
                 count_few(&own->zero_window_probes);
             else if (tcp_is_probe(own, packet))
                 own->keep_alives += 1;
-            else if (packet->payload_bytes && tcp_late(flow, packet, from, begin, end) && !payload)
-                payload = TCP_FILLS;
+            else if (packet->payload_bytes)
+                tcp_late(flow, packet, from, begin, end);
         } else if (packet->payload_bytes == 1 && begin == own->next_sequence && !peer->window &&
                    own->known & FLOW_KNOWN_ACKNOWLEDGED) {
             count_few(&own->zero_window_probes);
-            return TCP_NOTHING_NEW;
+            return 0;
         }
     }
     if (!(own->known & FLOW_KNOWN_NEXT) || sequence_after(next, own->next_sequence)) {
@@ -131,7 +112,7 @@ FLOW_INLINE enum tcp_payload tcp_sequence(struct flow *flow, const struct packet
         own->next_sequence = next;
         own->known |= FLOW_KNOWN_NEXT;
     }
-    return payload;
+    return fresh;
 }
 
 /*

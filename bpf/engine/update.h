@@ -18,7 +18,6 @@
 FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int from)
 {
     __u8 flags = packet->tcp_flags;
-    enum tcp_payload payload;
 
     if (flags & TCP_RST) {
         count_few(&flow->sides[from & 1].resets);
@@ -36,11 +35,8 @@ FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int fr
         }
         if (flags & TCP_ACK)
             tcp_acknowledge(flow, packet, from);
-        payload = tcp_sequence(flow, packet, from);
-        if (payload == TCP_GOES_ON)
+        if (tcp_sequence(flow, packet, from))
             flow_exchange(flow, packet, from);
-        else if (payload == TCP_FILLS && flow->request_ns && flow_from_client(flow, from))
-            flow->request_ns = packet->time_ns; /* what fills a gap neither asks nor answers */
     }
     flow->sides[from & 1].tcp_flags |= flags;
 }
