@@ -246,7 +246,7 @@ CONVERSATIONS: Final = (
          _get("/backup.tar"), responses=1, begin_seconds=2.8),
     # UDP
     _dns(_FRONTEND_1.name, 40030, "A and AAAA at once from one port", ("cart.shop.svc.cluster.local", A),
-         ("cart.shop.svc.cluster.local", AAAA), begin_seconds=0.65),
+         ("cart.shop.svc.cluster.local", AAAA), responses=2, begin_seconds=0.65),
     _dns(_FRONTEND_2.name, 40031, "AAAA", ("cart.shop.svc.cluster.local", AAAA), begin_seconds=0.85),
     _dns(_CART.name, 40032, "A", ("redis.shop.svc.cluster.local", A), begin_seconds=0.55),
     _dns(_FRONTEND_1.name, 40033, "A", ("payments.shop.svc.cluster.local", A), begin_seconds=0.95),

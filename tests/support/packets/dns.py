@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 A, AAAA, SRV = 1, 28, 33
+_DATA_BYTES = {A: 4, AAAA: 16, SRV: 7}
 OPT = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
 """EDNS (RFC 6891), as an additional record."""
 
@@ -15,8 +16,9 @@ def question(number, name, kind=A, *, edns=False) -> bytes:
 
 
 def answer(number, name, kind=A, *, code=0, records=1) -> bytes:
-    """An answer with so many records of four bytes; with a `code`, without any."""
-    record = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 30, 4) + bytes(4)
+    """An answer with so many records; with a `code`, without any."""
+    data = bytes(_DATA_BYTES.get(kind, 4))
+    record = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 30, len(data)) + data
     records = 0 if code else records
     return struct.pack("!HHHHHH", number, 0x8180 | code, 1, records, 0, 0) + _asked(name, kind) + record * records
 

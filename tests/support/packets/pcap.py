@@ -74,8 +74,13 @@ def udp(source_port, destination_port, payload=b"", length=None) -> bytes:
 
 
 def icmp(kind, code=0, *, identifier=0, sequence=0, payload=b"") -> bytes:
-    """An ICMP or ICMPv6 message with an identifier and a sequence number."""
-    return struct.pack("!BBHHH", kind, code, 0, identifier, sequence) + payload
+    """An ICMP or ICMPv6 message with an identifier and a sequence number; the checksum is ICMP's (RFC 792)."""
+    summed = struct.pack("!HH", identifier, sequence) + payload + b"\0" * (len(payload) % 2)
+    words = struct.unpack(f"!{len(summed) // 2}H", summed)
+    total = (kind << 8 | code) + sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    return struct.pack("!BBHHH", kind, code, checksum, identifier, sequence) + payload
 
 
 def vxlan(vni, frame, *, port=4789, flags=8) -> bytes:
