@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bpf.tap.loader import PROGRAMS
+from bpf.tap.loader import EXCHANGE_PROGRAMS, PROGRAMS
 from proto.columns import ExchangeEnd, Outcome, Role
 from services.cli.doctor.kernel import MEMORY_CGROUP_ACCOUNTING
 from tests.support.node.bpf_info import VERIFIER_BOUND
@@ -56,7 +56,7 @@ def test_every_set_of_flags_loads(guest: Guest, files: KernelFiles, told: Told) 
             continue
         walked = guest.call("attached") if name == ATTACHED else guest.call("load", defines=defines)
         told.walked[name] = walked
-        left_out = set() if "TRACE_CONTEXT" in defines else {"tap_ingress_exchange", "tap_egress_exchange"}
+        left_out = set() if "TRACE_CONTEXT" in defines else set(EXCHANGE_PROGRAMS)
         if files.version < SOCKET_RELEASE:
             left_out.add("tap_release")
         assert walked.keys() == PROGRAMS.keys() - left_out, name
