@@ -32,7 +32,7 @@ SERVICES = {4: "10.96.77.1", 6: "fd96::77:1"}
 NODE = {4: "192.0.2.1", 6: "fd02::1"}
 """The node's own address, which is not the one that it has towards its pods."""
 BRIDGE = {4: "10.43.0.1", 6: "fd43::1"}
-ports = itertools.count(81)
+ports, served = itertools.count(81), itertools.count(201)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ def flows(live: Live, *, local: int | None = None, remote: int | None = None) ->
 
 
 def bound(namespace: Namespace, address: str, kind: socket.SocketKind, port: int = 0) -> socket.socket:
-    """A socket at this address, listening where it is a stream's."""
+    """A socket at this address: listening where it is a stream's, else with a service's port, which tells its role."""
     server = namespace.socket(family(6 if ":" in address else 4), kind)
     server.settimeout(WAIT_SECONDS)
-    server.bind((address, port))
+    server.bind((address, port or (next(served) if kind == socket.SOCK_DGRAM else 0)))
     if kind == socket.SOCK_STREAM:
         server.listen(16)
     return server
