@@ -103,8 +103,8 @@ def test_an_address_is_its_holders_alone(two_nodes: Installed, many_jobs: dict[s
 @pytest.mark.parametrize("node", NODES)
 def test_probes_are_of_the_node(two_nodes: Installed, address: str, node: str) -> None:
     """The kubelet's probes come from the node, at either end, where the node's object says which network its pods are in
-    (node-a). Where it does not (node-b), no object knows the address of the node's bridge: the socket's end is still the node's,
-    the other end says `unknown`. Nobody is taken for somebody outside.
+    (node-a). Where it does not (node-b), no object knows the address of the node's bridge: the socket's end is the node's none
+    the less, the other end says `unknown`. Nobody is taken for somebody outside.
     """
     place = two_nodes.cluster.nodes[node].place
     # The kubelet asks from its end of the bridge. The client in the host's network of node-a is masqueraded as that too.

@@ -77,7 +77,7 @@ class LoadedTap:
 
 
 def load_tap(
-    defines: Sequence[str] = (), *, python: Path = SYSTEM_PYTHON, timeout_seconds: float = 60.0, source: Path | None = None
+    defines: Sequence[str] = (), *, python: Path = SYSTEM_PYTHON, timeout_seconds: float = 300.0, source: Path | None = None
 ) -> LoadedTap:
     """Compile bpf/tap/socket_tap.c with `-D` for each of `defines` and load it. Blocks for about half a second.
 
