@@ -7,6 +7,10 @@
 
 #include "../engine/packet.h"
 
+/* What stands in IPv6's header of a packet whose length it cannot say (RFC 2675), and is gone when it is cut: BIG TCP. */
+#define JUMBO_BYTES   8
+#define JUMBO_LONGEST (40u + 65535u)
+
 FLOW_INLINE void count_segments(struct __sk_buff *skb, struct packet *packet)
 {
     __u32 segments = skb->gso_segs;
@@ -19,6 +23,8 @@ FLOW_INLINE void count_segments(struct __sk_buff *skb, struct packet *packet)
             segments = (packet->payload_bytes + size - 1) / size;
     }
     if (segments > 1) {
+        if (packet->ip_bytes > JUMBO_LONGEST && skb->protocol == bpf_htons(0x86dd))
+            packet->ip_bytes -= JUMBO_BYTES;
         packet->segments = segments;
         packet->ip_bytes += (segments - 1) * (packet->ip_bytes - packet->payload_bytes);
     }

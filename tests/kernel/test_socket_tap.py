@@ -25,6 +25,8 @@ from tests.support.node.namespaces import Pod
 pytestmark = pytest.mark.xdist_group("socket_tap")
 
 IP, TCP, UDP = 20, 32, 8
+_SEND_BUFFER, _RECEIVE_BUFFER = 32, 33
+"""SO_SNDBUFFORCE and SO_RCVBUFFORCE, which Python does not name."""
 """Header bytes: IPv4, TCP with timestamps, UDP."""
 
 
@@ -116,6 +118,37 @@ def test_offloaded_segments_count_as_on_the_wire() -> None:
         assert sent["tx_packets"] == received["rx_packets"]
         # The first SYN has 40 bytes of TCP header, all others timestamps only.
         assert sent["tx_bytes"] == payload + (IP + TCP) * sent["tx_packets"] + 8
+
+
+def test_jumbograms_count_as_the_segments_that_are_cut_of_them(pods) -> None:
+    """BIG TCP over IPv6: the header that says how long such a packet is comes on no wire, and is counted for no segment."""
+    pod = pods[0].namespace
+    for options in (("mtu", "1500"), ("gso_max_size", "190000"), ("gro_max_size", "190000"), ("up",)):
+        pod.ip("link", "set", "lo", *options)
+    with SocketTap(rules=TapRules(loopback=True)) as tap, pod.socket(socket.AF_INET6) as server:
+        server.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER, 1 << 22)
+        server.bind(("::1", 0))
+        server.listen()
+        live, port = Live(tap), server.getsockname()[1]
+        client = pod.socket(socket.AF_INET6)
+        client.setsockopt(socket.SOL_SOCKET, _SEND_BUFFER, 1 << 22)
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        for _ in range(100):
+            client.sendall(bytes(400_000))
+            left = 400_000
+            while left:
+                left -= len(accepted.recv(left))
+        client.shutdown(socket.SHUT_WR)
+        accepted.close() if not accepted.recv(1) else None
+        read_all(client)
+        client.close()
+        wait_until(lambda: [row["outcome"] for row in live.rows(port)] == [Outcome.CLOSED] * 2)
+        sent, received = live.side(Role.CLIENT, port), live.side(Role.SERVER, port)
+        for end, way in ((sent, "tx"), (received, "rx")):
+            payload = 40_000_000 + int(end[f"{way}_retransmit_bytes"])
+            assert end[f"{way}_payload_bytes"] == payload
+            assert end[f"{way}_bytes"] == payload + (2 * IP + TCP) * end[f"{way}_packets"] + 8
 
 
 @pytest.mark.parametrize("connected", [False, True], ids=["unconnected", "connected"])
