@@ -44,7 +44,7 @@ class RoleSource(enum.IntEnum):
     HANDSHAKE = 1
     """A SYN or SYN-ACK was seen."""
     LISTENER = 2
-    """Of a connection older than capture: whether somebody listens on the local port."""
+    """Of a connection older than capture: somebody listens on the local port."""
     CONTENT = 3
     """One end was heard to ask or to answer."""
     PORTS = 4

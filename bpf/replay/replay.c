@@ -44,7 +44,7 @@ static int first_direction(const struct packet *packet)
         return is_service_port(packet->source_port) && !is_service_port(packet->destination_port) ? FLOW_RX : FLOW_TX;
     if (packet->tcp_flags & TCP_SYN && !(packet->tcp_flags & TCP_RST))
         return packet->tcp_flags & TCP_ACK ? FLOW_RX : FLOW_TX;
-    return direction_by_ports(packet) == FLOW_RX ? FLOW_RX : FLOW_TX;
+    return direction_by_ports(packet->source_port, packet->destination_port) == FLOW_RX ? FLOW_RX : FLOW_TX;
 }
 
 /* Add a packet to the flow of its slot. */

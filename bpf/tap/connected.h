@@ -68,6 +68,7 @@ FLOW_INLINE int tap_segment(
     packet.window = bpf_ntohs(*(const __be16 *)(tcp + 14));
     read_header(&packet, tcp - offset, offset);
     count_segments(skb, &packet);
+    listen_for_role(skb, offset + (tcp[12] >> 4) * 4u, flow, &packet, from);
     timed = is_timed_tcp(flow, &packet, from);
     if (timed && from == FLOW_RX)
         timed = !is_stream(flow, &slot->socket, &packet);

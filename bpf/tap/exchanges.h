@@ -99,6 +99,7 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
+#include "../engine/content_role.h"
 #include "../engine/traced_exchange.h"
 
 /* Go on with a packet in another program. Does not return, but where the call fails. */
@@ -130,6 +131,13 @@ FLOW_INLINE void look_into(
     skb->cb[CB_OUTCOME] = before.outcome;
     skb->cb[CB_AT] = 0;
     call_exchange(skb, from, flow_from_client(flow, from) ? CALL_REQUEST : CALL_RESPONSE);
+}
+
+/* Who asks, by what is said, where nobody else told: before the packet, whose payload lies at `offset`, is added to its flow. */
+FLOW_INLINE void listen_for_role(struct __sk_buff *skb, __u32 offset, struct flow *flow, const struct packet *packet, int from)
+{
+    if (packet->payload_bytes && flow_role_is_open(flow))
+        content_tell(skb, offset, flow, packet, from);
 }
 
 /* Whether the time of a payload packet is part of an exchange, or may come to be. */
@@ -208,6 +216,7 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
 #else
 struct exchange_moment {};
 #define exchange_before(flow, from) ((struct exchange_moment){})
+#define listen_for_role(skb, offset, flow, packet, from)
 #define look_into(skb, flow, packet, from, before)
 #define is_timed_exchange(flow, packet, from) 0
 #endif

@@ -6,6 +6,8 @@
 #include "addresses.h"
 #include "slots.h"
 
+#include "../engine/port_role.h"
+
 #define TCP_STATE_LISTEN 10
 #define SOCKET_DATAGRAM  2 /* SOCK_DGRAM */
 
@@ -26,15 +28,16 @@ FLOW_INLINE void read_socket(struct socket_facts *facts, struct bpf_sock *sk)
 }
 
 /*
- * The role of a TCP connection older than capture: whoever listens on the local port accepted it; where nobody does, the
- * connection was made from here. Asked once a flow. From address and port 0 nobody is connected, so what is found can only
- * listen; for IPv4 that may be an IPv6 socket.
+ * The role of a TCP connection older than capture: whoever listens on the local port accepted it. Where nobody does, it was made
+ * from here, or its listener is gone: what the ports say of that is a guess. Asked once a flow. From address and port 0 nobody is
+ * connected, so what is found can only listen; for IPv4 that may be an IPv6 socket.
  */
 FLOW_INLINE void find_role(struct __sk_buff *skb, struct flow *flow)
 {
     struct bpf_sock_tuple tuple = {};
     struct bpf_sock *listener;
     int ipv4 = is_mapped_ipv4(flow->local_address);
+    int way;
 
     if (ipv4) {
         __builtin_memcpy(&tuple.ipv4.daddr, flow->local_address + 12, 4);
@@ -45,7 +48,9 @@ FLOW_INLINE void find_role(struct __sk_buff *skb, struct flow *flow)
     }
     listener = bpf_sk_lookup_tcp(skb, &tuple, ipv4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
     if (!listener) {
-        flow->role = FLOW_ROLE_CLIENT;
+        way = direction_by_ports(flow->local_port, flow->remote_port);
+        if (way >= 0)
+            flow_tell_client(flow, way, FLOW_ROLE_OF_PORTS);
         return;
     }
     if (listener->state == TCP_STATE_LISTEN)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proto.columns import Outcome, Reason, Role
+from proto.columns import Outcome, Reason, Role, RoleSource
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import State
 from services.capture.live.cgroups import cgroup_id, find_root
@@ -28,6 +28,8 @@ IP, TCP, UDP = 20, 32, 8
 _SEND_BUFFER, _RECEIVE_BUFFER = 32, 33
 """SO_SNDBUFFORCE and SO_RCVBUFFORCE, which Python does not name."""
 """Header bytes: IPv4, TCP with timestamps, UDP."""
+SERVICE_PORT, HIGH_PORT = 8080, 61_080
+"""Below what Linux gives to clients, and above."""
 
 
 _reason = reason_to_skip()
@@ -35,10 +37,11 @@ if _reason:
     pytest.skip(_reason, allow_module_level=True)
 
 
-def listen(pod: Pod, address: str) -> socket.socket:
-    """A listening socket in the pod."""
+def listen(pod: Pod, address: str, port: int = 0) -> socket.socket:
+    """A listening socket in the pod, by default at a port that clients get too."""
     server = pod.namespace.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    server.bind((address, 0))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address, port))
     server.listen(512)
     return server
 
@@ -238,8 +241,8 @@ def test_a_second_tap_disturbs_nothing_and_knows_older_connections(live, pods) -
     client_pod, server_pod = pods
     with contextlib.ExitStack() as stack:
         # A wildcard listener of IPv6 that serves IPv4 too, and a plain one.
-        dual = stack.enter_context(listen(server_pod, "::"))
-        plain = stack.enter_context(listen(server_pod, server_pod.addresses[0]))
+        dual = stack.enter_context(listen(server_pod, "::", SERVICE_PORT))
+        plain = stack.enter_context(listen(server_pod, server_pod.addresses[0], SERVICE_PORT + 1))
         over_ipv4 = connect(client_pod, dual, server_pod.addresses[0])
         over_ipv6 = connect(client_pod, dual, server_pod.addresses[1])
         to_plain = connect(client_pod, plain)
@@ -260,10 +263,36 @@ def test_a_second_tap_disturbs_nothing_and_knows_older_connections(live, pods) -
                 end.close()
 
 
+@pytest.mark.parametrize("port", [SERVICE_PORT, HIGH_PORT], ids=["a service's port", "a port of either kind"])
+@pytest.mark.parametrize("said", [b"x" * 700, b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"], ids=["anything", "a request"])
+def test_the_roles_of_an_older_connection_whose_listener_is_gone(pods, port, said) -> None:
+    """Nobody listens at either end of a connection older than capture: what is said tells who asks; else the ports may, and
+    that is told as a guess; where they do not, it is not known.
+    """
+    client_pod, server_pod = pods
+    with listen(server_pod, server_pod.addresses[0], port) as server:
+        client, accepted = connect(client_pod, server)
+    with client, accepted, SocketTap(trace_context=True) as tap:
+        later = Live(tap)
+        for _ in range(2):
+            client.sendall(said)
+            assert accepted.recv(1000) == said
+        wait_until(
+            lambda: [row["rx_payload_bytes"] for row in later.rows(port) if row["local_port"] == port] == [2 * len(said)]
+        )
+        records = later.finish(port)
+    known = {(int(local) == port, Role(role), RoleSource(source)) for local, role, source in zip(
+        records["local_port"], records["role"], records["role_source"], strict=True
+    )}  # fmt: skip
+    source = RoleSource.CONTENT if said.startswith(b"GET") else RoleSource.PORTS if port == SERVICE_PORT else RoleSource.UNKNOWN
+    roles = (Role.UNKNOWN, Role.UNKNOWN) if source == RoleSource.UNKNOWN else (Role.CLIENT, Role.SERVER)
+    assert known == {(False, roles[0], source), (True, roles[1], source)}
+
+
 def test_a_flow_that_is_ended_while_its_socket_lives_goes_on_as_another(live, pods) -> None:
     """References in socket storage to a slot that was given away are harmless: nothing is lost, nothing counted twice."""
     client_pod, server_pod = pods
-    with listen(server_pod, server_pod.addresses[0]) as server:
+    with listen(server_pod, server_pod.addresses[0], SERVICE_PORT + 2) as server:
         port = server.getsockname()[1]
         client, accepted = connect(client_pod, server)
         seen = {Role.CLIENT: 0, Role.SERVER: 0}
