@@ -37,7 +37,7 @@ setup-kernels:
 
 test-kernels: setup-kernels ## the socket tap on Debian's kernels from 5.10 to the newest, in virtual machines (needs root)
 	$(BIN)/python -m tests.support.vm.kernels
-	$(PYTEST) --dist loadgroup tests/vm
+	$(PYTEST) tests/vm
 
 setup-cluster:
 	@deploy/development/setup.sh run test e2e cluster

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from services.cli.doctor import load_child
 from tests.support.node.live_capture import reason_to_skip
@@ -17,8 +19,20 @@ from tests.support.vm.programs import compile_tap, compile_text
 from tests.support.vm.told import Told
 from tests.support.vm.userland import userland
 
-KERNEL_PARAMETERS = [pytest.param(kernel, id=name, marks=pytest.mark.xdist_group(name)) for name, kernel in KERNELS.items()]
+KERNEL_PARAMETERS = [pytest.param(kernel, id=name) for name, kernel in KERNELS.items()]
 TOLD = pytest.StashKey[dict[str, Told]]()
+
+
+class ByKernel(LoadScopeScheduling):
+    """All tests of a kernel go to one worker, which has its guest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((name for name in KERNELS if f"[{name}" in nodeid), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByKernel:
+    """Share the kernels out among the workers."""
+    return ByKernel(config, log)
 
 
 @pytest.fixture(scope="session", params=KERNEL_PARAMETERS)

@@ -105,8 +105,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            defines = [f"SLOTS={self.capacity}", f"TICK_NS={tick_ns()}ULL", *self._rules.defines(), *self._datagram_defines()]
-            self._loaded = load_tap([*defines, "TRACE_CONTEXT"] if self._trace_context else defines)
+            self._loaded = load_tap(self.defines(tick_ns()))
             self._stack.callback(self._loaded.close)
             self._check_layout()
             self._barrier = bpf_syscall.ProgramBarrier()
@@ -143,6 +142,11 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             os.close(link)
         if links:
             self._barrier.wait()
+
+    def defines(self, tick_length_ns: int) -> list[str]:
+        """Return what bpf/tap/socket_tap.c is compiled with now, for a kernel whose tick has this length."""
+        found = [f"SLOTS={self.capacity}", f"TICK_NS={tick_length_ns}ULL", *self._rules.defines(), *self._datagram_defines()]
+        return [*found, "TRACE_CONTEXT"] if self._trace_context else found
 
     @property
     def loaded(self) -> LoadedTap:

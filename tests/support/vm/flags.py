@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.capture.live.socket_tap import DEFAULT_CAPACITY, TapRules
+from services.capture.live.socket_tap import SocketTap, TapRules
 from tests.support.vm.kernels import KernelFiles
 
 COARSE_CLOCK: Final = (5, 11)
@@ -28,10 +28,9 @@ def flag_sets(files: KernelFiles) -> dict[str, list[str]]:
     loads alone is tested on this machine's kernel (tests/kernel): emulated, a verifier takes a minute for a set. Where the
     kernel has no coarse clock, each set with that and without: the loader tries the first and takes the second.
     """
-    base = [f"SLOTS={DEFAULT_CAPACITY}", f"TICK_NS={files.tick_ns}ULL"]
-    found = {name: [*base, *rules.defines()] for name, rules in RULES.items()}
+    found = {name: SocketTap(rules=rules).defines(files.tick_ns) for name, rules in RULES.items()}
     for name in ("default", "every rule"):
-        found[f"{name}, trace context"] = [*found[name], "TRACE_CONTEXT"]
+        found[f"{name}, trace context"] = SocketTap(rules=RULES[name], trace_context=True).defines(files.tick_ns)
     if files.version < COARSE_CLOCK:
         found |= {f"{name}, no coarse clock": [*defines, "NO_COARSE_CLOCK"] for name, defines in found.items()}
     return found

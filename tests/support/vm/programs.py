@@ -11,7 +11,7 @@ from typing import Final
 import bpf
 from bpf.tap.loader import with_includes
 from services.capture.live.tap_loader import SYSTEM_PYTHON
-from tests.support.vm.inside.stand_in_bcc import program_key
+from tests.support.vm.inside.stand_in_bcc import known_outside, program_key
 
 _DUMP: Final = Path(__file__).with_name("dump_programs.py")
 Defines = Sequence[str]
@@ -25,7 +25,7 @@ def compile_tap(sets: Iterable[Defines]) -> dict[str, bytes]:
 
 def compile_text(text: str, defines: Defines = ()) -> tuple[str, bytes]:
     """Compile a source; return its key and what it became."""
-    flags = [f"-D{define}" for define in defines]
+    flags = [known_outside(f"-D{define}") for define in defines]
     done = subprocess.run(
         [SYSTEM_PYTHON, "-I", _DUMP, *flags],
         env={**os.environ, "BCC_KERNEL_SOURCE": str(bpf.SOURCE_DIRECTORY)},

@@ -31,13 +31,21 @@ _SK_STORAGE = 24
 _BTF_INT, _BTF_ARRAY = 1 << 24, 3 << 24
 _SIZES = ("kind", "key_bytes", "value_bytes", "max_entries", "flags")
 _LOG_STATS, _LOG_ALL = 4, 1
+_LOAD_64_BITS = 0x18
+_LOADED_AT = "-DFIRST_NS="
+_PLACEHOLDER = 0x1D0C0FFEE0DDF00D
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def known_outside(flag: str) -> str:
+    """A flag as it is known outside: the time of loading is not, so a number that is nothing else stands for it there."""
+    return f"{_LOADED_AT}{_PLACEHOLDER}ULL" if flag.startswith(_LOADED_AT) else flag
 
 
 def program_key(text: str, flags: list[str]) -> str:
     """What a compiled program is named by: its source, wherever it lies, and the defines that it was compiled with."""
     text = re.sub("^#line .*$", "", text, flags=re.MULTILINE)
-    defines = sorted(flag for flag in flags if flag.startswith("-D"))
+    defines = sorted(known_outside(flag) for flag in flags if flag.startswith("-D"))
     return hashlib.sha256("\0".join([text, *defines]).encode()).hexdigest()[:32]
 
 
@@ -92,6 +100,8 @@ class BPF:
         compiled = PROGRAMS / f"{program_key(text, cflags or [])}.json"
         if not compiled.exists():
             raise BccError(f"not compiled outside: a source with the flags {cflags}")
+        times = [int(flag.removeprefix(_LOADED_AT).rstrip("UL")) for flag in cflags or [] if flag.startswith(_LOADED_AT)]
+        self._loaded_at = times[0] if times else None
         content: dict[str, Any] = json.loads(compiled.read_text())
         self._programs = content["programs"]
         self._maps: dict[str, _Descriptor] = {}
@@ -112,6 +122,8 @@ class BPF:
         instructions = bytearray(base64.b64decode(self._programs[name]["instructions"]))
         for at, wanted in self._programs[name]["places"]:
             struct.pack_into("=i", instructions, at * 8 + 4, self._maps[wanted].map_fd)
+        if self._loaded_at is not None:
+            _put_time(instructions, self._loaded_at)
         try:
             descriptor, said = _load(name, (kind, attach_type), bytes(instructions), _LOG_STATS)
         except OSError as error:
@@ -127,6 +139,18 @@ class BPF:
         with VERIFIER.open("a") as told:
             told.write(json.dumps({"program": name, "walked": int(walked[1]) if walked else 0}) + "\n")
         return _Descriptor(descriptor)
+
+
+def _put_time(instructions: bytearray, loaded_at: int) -> None:
+    """Put a time where its placeholder is; compilers make `>=` of one a `>` of the number before."""
+    for at in range(0, len(instructions) - 8, 8):
+        if instructions[at] == _LOAD_64_BITS:
+            low, high = struct.unpack_from("=I", instructions, at + 4)[0], struct.unpack_from("=I", instructions, at + 12)[0]
+            apart = (high << 32 | low) - _PLACEHOLDER
+            if abs(apart) <= 1:
+                put = loaded_at + apart
+                struct.pack_into("=I", instructions, at + 4, put & 0xFFFFFFFF)
+                struct.pack_into("=I", instructions, at + 12, put >> 32)
 
 
 class _VerifierError(OSError):
