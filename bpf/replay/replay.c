@@ -53,6 +53,8 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
     struct flow *flow = &replay->slots[slot];
     struct exchange_moment before = exchange_before(flow, from);
 
+    if (flow->interval != flow->taken)
+        replay->files[slot] = replay->file_number;
     tell_role(&arrival->frame, flow, packet, from);
     flow_deepen(flow, &replay->traces[slot], packet, from);
     flow_add(flow, packet, from);
@@ -113,13 +115,8 @@ static enum count_result count_packet(struct replay *replay, struct arrival *arr
     if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
         retire_slot(replay, slot);
         slot = NO_SLOT;
-    } else if (slot != NO_SLOT) {
-        if (copy_of_flow(replay, packet, fingerprint, slot, from, point))
-            return COUNT_COPY;
-        copy_mark_translated(replay, packet, fingerprint, slot, point);
-        flow = &replay->slots[slot];
-        if (flow->interval != flow->taken)
-            replay->files[slot] = replay->file_number;
+    } else if (slot != NO_SLOT && copy_of_flow(replay, packet, fingerprint, slot, from, point)) {
+        return COUNT_COPY;
     }
     if (slot == NO_SLOT) {
         slot = take_slot(replay, hash);
@@ -133,6 +130,7 @@ static enum count_result count_packet(struct replay *replay, struct arrival *arr
         flow->id = ++replay->counters.flows;
         flow_open(flow, packet, from);
     }
+    copy_mark_translated(replay, packet, fingerprint, slot, point);
     add_packet(replay, slot, arrival, packet, from);
     flow = &replay->slots[slot];
     if (is_looked_at(flow))

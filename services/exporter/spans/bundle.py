@@ -59,8 +59,9 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     containers, container_maps = _united(
         [batch.containers for batch in batches], lambda row: (row.get("pod_uid"), row.get("container_id"))
     )
+    files, file_maps = _united([batch.files for batch in batches], lambda row: row.get("name"))
     nodes, node_maps = _united([(batch.node,) for batch in batches], str)
-    renumbered = dict.fromkeys(_ENTITY_COLUMNS, entity_maps) | {"local_container": container_maps}
+    renumbered = dict.fromkeys(_ENTITY_COLUMNS, entity_maps) | {"local_container": container_maps, "file": file_maps}
     columns = {}
     for name in sorted({name for batch in batches for name in batch.columns if name in COLUMNS}):
         parts = [batch.column(name) for batch in batches]
@@ -68,7 +69,8 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
             parts = [_renumbered(part, numbers) for part, numbers in zip(parts, renumbered[name], strict=True)]
         columns[name] = np.concatenate(parts)
     node = np.repeat([int(numbers[0]) for numbers in node_maps], counts)
-    whole = replace(batches[0], count=sum(counts), columns=columns, containers=containers, entities=entities, counters={})
+    whole = replace(batches[0], count=sum(counts), columns=columns, counters={})
+    whole = replace(whole, containers=containers, entities=entities, files=files)
     return Bundle(whole, nodes, node, batches, first_rows)
 
 

@@ -13,10 +13,8 @@ from tests.support.packets.replayed import replay_files
 
 MICROSECOND = 1000
 TRACED = f"GET / HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{'4b' * 16}-{'f0' * 8}-01\r\n\r\n".encode()
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 960\r\n\r\n".ljust(1000, b"x")
 ENDS = ("192.0.2.1", "192.0.2.2")
-
-
-RESPONSE = b"HTTP/1.1 200 OK\r\n\r\n".ljust(500, b".")
 
 
 def talk(client="10.0.0.1", server="10.0.0.2", **ports):
@@ -24,9 +22,9 @@ def talk(client="10.0.0.1", server="10.0.0.2", **ports):
     talk = Conversation(client, server, **ports).handshake()
     talk.tcp(1, "client", PSH | ACK, seq=1001, ack=5001, payload=TRACED)
     end = 1001 + len(TRACED)
-    talk.tcp(1.1, "server", ACK, seq=5001, ack=end, payload=RESPONSE)
-    talk.tcp(1.2, "server", ACK, seq=5501, ack=end, payload=bytes(500))
-    talk.tcp(1.5, "server", ACK, seq=5501, ack=end, payload=bytes(500))
+    talk.tcp(1.1, "server", ACK, seq=5001, ack=end, payload=RESPONSE[:500])
+    for seconds in (1.2, 1.5):
+        talk.tcp(seconds, "server", ACK, seq=5501, ack=end, payload=RESPONSE[500:])
     talk.tcp(1.6, "client", ACK, seq=end, ack=6001)
     talk.tcp(2, "client", FIN | ACK, seq=end, ack=6001).tcp(2.1, "server", FIN | ACK, seq=6001, ack=end + 1)
     return talk.tcp(2.2, "client", ACK, seq=end + 1, ack=6002).frames
