@@ -72,11 +72,7 @@ def find_root(mounts: Path = Path("/proc/mounts"), *, given: Path | None = None)
     if given is not None and (given / "cgroup.procs").exists():
         return given
     found: list[tuple[int, Path]] = []
-    for line in mounts.read_bytes().splitlines():
-        fields = line.split(b" ")
-        if len(fields) < 3 or fields[2] != b"cgroup2":
-            continue
-        path = Path(os.fsdecode(_MOUNT_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[1])))
+    for path in mounts_of("cgroup2", mounts):
         with contextlib.suppress(OSError):  # not to be reached from here, or something else is mounted over it
             if (given is None or path.is_relative_to(given)) and (path / "cgroup.procs").exists():
                 found.append((cgroup_id(path), path))
@@ -84,6 +80,14 @@ def find_root(mounts: Path = Path("/proc/mounts"), *, given: Path | None = None)
         where = mounts if given is None else f"{given} or below it"
         raise NoCgroup2Error(f"no cgroup2 file system in {where}; mount the host's /sys/fs/cgroup, read-only is enough")
     return min(found, key=lambda candidate: candidate[0])[1]
+
+
+def mounts_of(kind: str, mounts: Path = Path("/proc/mounts")) -> Iterator[Path]:
+    """Yield where file systems of this type are mounted."""
+    for line in mounts.read_bytes().splitlines():
+        fields = line.split(b" ")
+        if len(fields) >= 3 and fields[2] == os.fsencode(kind):
+            yield Path(os.fsdecode(_MOUNT_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[1])))
 
 
 def cgroup_id(path: Path) -> int:
@@ -207,6 +211,10 @@ class CgroupIndex:
                 found[position] = numbers.setdefault(identity, len(numbers))
         return found[inverse], [identity.row() for identity in numbers]
 
+    def pods(self) -> frozenset[str]:
+        """Return the uids of the pods that have or had a cgroup, as of the last refresh."""
+        return frozenset(identity.pod_uid for identity in self._owners.values() if identity.pod_uid)
+
     def refresh(self) -> None:
         """Take in what has happened to the cgroups since the last call; about a microsecond where nothing has."""
         for watch, mask, name in self._inotify.events():
@@ -268,7 +276,7 @@ class CgroupIndex:
             try:
                 watch = self._watch(path, known)
                 status = os.lstat(path)
-                children = [] if status.st_nlink == _LEAF_LINKS else _directories(path)
+                children = directories(path, status)
             except OSError:
                 self._vanished += known is None
                 continue
@@ -323,8 +331,10 @@ class CgroupIndex:
             del self._owners[cgroup]
 
 
-def _directories(path: str) -> list[str]:
-    """Paths of the directories in `path`; none where we may not read it. Raises OSError where it is gone."""
+def directories(path: str, status: os.stat_result | None = None) -> list[str]:
+    """Return the paths of the directories in `path`; none where we may not read it. Raises OSError where it is gone."""
+    if (status or os.lstat(path)).st_nlink == _LEAF_LINKS:
+        return []
     with contextlib.suppress(PermissionError), os.scandir(path) as entries:
         return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     return []

@@ -24,6 +24,7 @@ from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTabl
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.cgroups import CgroupIndex, find_root
+from services.capture.live.cgroups_v1 import PodsOfVersion1
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges
 from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
 
@@ -88,6 +89,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         with self._stack:
             root = find_root(given=self._options.cgroup_root)
             self._cgroups = self._stack.enter_context(CgroupIndex(root))
+            self._pods_of_version_1 = PodsOfVersion1(root)
             self.tap = self._stack.enter_context(
                 SocketTap(
                     capacity=self._options.capacity,
@@ -117,6 +119,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         if final is not None:
             self.tap.detach()
         self.tap.exclude(own_endpoints())
+        self._pods_of_version_1.look(self._cgroups.pods)
         now_ns = self._clock.begin_drain()
         now_unix_ns = now_ns + self._clock.now_offset_ns
         counters = self.counters
@@ -154,6 +157,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 "merged_records": self.merged_records,
                 "dropped_exchanges": self._exchanges.dropped if self._exchanges else 0,
                 "unknown_cgroups": self._cgroups.counts.unknown,
+                "unidentified_pods": self._pods_of_version_1.unidentified,
                 "used_slots": self.tap.used_slots,
                 "capacity": self.tap.capacity,
             }

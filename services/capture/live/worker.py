@@ -215,4 +215,10 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
 
     show_counters(telemetry, lambda: progress.counters)
     telemetry.gauge("wirespan.capture.slots.used", "Slots of the flow table in use", "{slot}", lambda: reader.tap.used_slots)
+    telemetry.gauge(
+        "wirespan.capture.pods.unidentified",
+        "Pods that have control groups of version 1 alone, so that their connections have no pod",
+        "{pod}",
+        lambda: progress.counters.get("unidentified_pods", 0),
+    )
     telemetry.gauge("wirespan.capture.slots", "Slots of the flow table", "{slot}", lambda: reader.tap.capacity)
