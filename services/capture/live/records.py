@@ -92,7 +92,8 @@ def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupInd
     for name, member in _FACTS.items():
         columns[name] = _as_column(name, rows[member], asked)
     if rows["backend_port"].any():
-        columns["remote_nat_address"], columns["remote_nat_port"] = rows["backend_address"], rows["backend_port"]
+        columns["remote_nat_address"] = np.ascontiguousarray(rows["backend_address"])
+        columns["remote_nat_port"] = np.ascontiguousarray(rows["backend_port"])
     return LiveRecords(columns, containers)
 
 
