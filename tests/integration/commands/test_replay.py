@@ -336,7 +336,7 @@ def test_a_pipe_and_compressed_files_give_the_same_spans(reference, tmp_path) ->
         folder = tmp_path / name
         folder.mkdir()
         arguments = "replay", source, "--kube-snapshot", SNAPSHOT, "--output", folder / "spans.jsonl"
-        with Run(folder, *arguments, stdin=subprocess.PIPE) as run:
+        with Run(folder, *arguments, stdin=subprocess.PIPE if name == "stdin" else subprocess.DEVNULL) as run:
             if name != "gzip":
                 with run.process.stdin if name == "stdin" else pipe.open("wb") as writer:
                     writer.write(CAPTURE.read_bytes()[:1000])
