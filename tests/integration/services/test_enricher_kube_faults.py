@@ -26,7 +26,7 @@ from services.runtime.errors import TaskFailedError
 from tests.support.kubernetes.hostile_kube_api import HostileKubeApi, Request
 from tests.unit.enricher.objects_as_json import Tree, pod
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)  # for machines that are busy; nothing here is timed
 
 PODS = RESOURCES[0]
 STORM_SECONDS = 2.0
