@@ -13,7 +13,7 @@ import pytest
 from proto.columns import Resolution
 from services.enricher.kubernetes.resources import RESOURCES
 from services.runtime.nats.bus import Bus
-from tests.support.kubernetes.kube_api import KubeApiServer
+from tests.support.kubernetes.kube_api import Asked, KubeApiServer
 from tests.support.kubernetes.live_cluster import (
     OUTSIDE,
     PODS,
@@ -46,6 +46,14 @@ async def leader_of(tmp_path: Path, numbers: range) -> int:
         await asyncio.sleep(0.05)
 
 
+def watches(kube: KubeApiServer, before: int) -> list[Asked]:
+    """The requests of ours since `before` that cost an API server something: not which cluster it is, nor how far."""
+    ours = [each for each in kube.requests()[before:] if each.agent == "wirespan"]
+    others = [each.uri for each in ours if "watch=true" not in each.uri]
+    assert all("fieldSelector=metadata.name%3Dkubernetes" in uri or "limit=1" in uri for uri in others)
+    return [each for each in ours if "watch=true" in each.uri]
+
+
 async def test_the_load_is_that_of_one(kube: KubeApiServer, nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
     """Three enrichers that share ask for each resource once; three that do not, three times. Both name everybody."""
     asked = {}
@@ -61,7 +69,7 @@ async def test_the_load_is_that_of_one(kube: KubeApiServer, nats_server: NatsSer
             number = 0 if cache == "shared" else 1
             await publish(bus, number, record(number, "10.42.0.11:40000", "10.42.0.10:8080"))
             found = await enriched(bus, number + 1)
-            asked[cache] = [each for each in kube.requests()[before:] if each.agent == "wirespan"]
+            asked[cache] = watches(kube, before)
         assert name_at(found[number][0], "remote_entity", found[number][1]) == "cart-0"
     assert len(asked["shared"]) == len(RESOURCES)
     assert len(asked["direct"]) == 3 * len(RESOURCES)
@@ -90,7 +98,7 @@ async def test_another_takes_over(
             await publish(bus, 1, row)
             assert await leader_of(tmp_path, range(1 - leader, 2 - leader)) == 1 - leader
             found = await enriched(bus, 2)
-            asked = [each for each in kube.requests()[before:] if each.agent == "wirespan"]
+            asked = watches(kube, before)
             if how == signal.SIGSTOP:
                 os.kill(process.pid, signal.SIGCONT)
                 await logged(tmp_path, "cache.deposed", leader)
