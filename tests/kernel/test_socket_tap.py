@@ -88,7 +88,9 @@ def test_both_ends_of_a_connection_count_the_same(live, pods, family) -> None:
     for name in ("bytes", "packets", "payload_bytes", "initial_sequence", "retransmits"):
         assert client[f"tx_{name}"] == other[f"rx_{name}"], name
         assert client[f"rx_{name}"] == other[f"tx_{name}"], name
-    assert (client["tx_payload_bytes"], client["rx_payload_bytes"]) == (1000, 300_000)
+    # A machine that is busy enough sends again what was not lost.
+    assert client["tx_payload_bytes"] - client["tx_retransmit_bytes"] == 1000
+    assert client["rx_payload_bytes"] - other["tx_retransmit_bytes"] == 300_000
     assert client["responses"] == other["responses"] == 1
     assert client["srtt_us"] > 0
     assert client["min_rtt_us"] > 0
