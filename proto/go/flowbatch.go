@@ -166,7 +166,7 @@ func (b *Batch) Addresses(name string) ([]netip.Addr, error) {
 
 func isIndex(name string) bool {
 	switch name {
-	case "local_container", "local_entity", "remote_entity", "local_service", "remote_service":
+	case "local_container", "file", "local_entity", "remote_entity", "local_service", "remote_service":
 		return true
 	}
 	return false

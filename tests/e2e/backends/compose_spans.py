@@ -24,6 +24,8 @@ def read(path: Path) -> Spans:
         for resource in json.loads(line)["resourceSpans"]:
             for scope in resource["scopeSpans"]:
                 for span in scope["spans"]:
+                    # A capture has another name where it is mounted.
+                    span["attributes"] = [each for each in span["attributes"] if each["key"] != "flow.capture.file"]
                     for holder in (resource["resource"], span):
                         holder["attributes"].sort(key=lambda attribute: attribute["key"])
                     content = json.dumps([resource["resource"], scope["scope"], span], sort_keys=True)
