@@ -19,7 +19,7 @@ var transports = names{
 	89: "ospf", 103: "pim", 112: "vrrp", 132: "sctp", 136: "udplite",
 }
 
-var resolutions = names{0: "none", 1: "resolved", 2: "external", 3: "unresolved"}
+var resolutions = names{0: "none", 1: "resolved", 2: "external", 3: "unresolved", 4: "unknown"}
 
 // raw and enriched are the columns of the schema and how each is shown.
 var raw = map[string]show{
