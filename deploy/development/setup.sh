@@ -25,6 +25,7 @@ if wants test; then
   need libpcap-dev has_header pcap.h
   need iproute2 command -v ip
   need iptables command -v iptables
+  need nftables command -v nft
   need clang command -v clang
   need libclang-rt-dev compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*'
 fi
