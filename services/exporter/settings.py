@@ -1,5 +1,5 @@
 """Settings of the exporter. Where spans go over the network is said by the standard OTEL_EXPORTER_OTLP_* variables
-(`otlp_environment.py`).
+(`delivery/environment.py`).
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class LoadedTap:
 def load_tap(
     defines: Sequence[str] = (), *, python: Path = SYSTEM_PYTHON, timeout_seconds: float = 300.0, source: Path | None = None
 ) -> LoadedTap:
-    """Compile bpf/tap/socket_tap.c with `-D` for each of `defines` and load it. Blocks for about half a second.
+    """Compile bpf/tap/socket_tap.c with `-D` for each of `defines` and load it. Blocks for seconds: the verifier takes them.
 
     Kernels before 5.11 have no coarse clock; where loading fails it is tried again without. Raises TapLoadError.
     """

@@ -76,7 +76,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
 
 @contextlib.asynccontextmanager
 async def _attached(reader: LiveReader) -> AsyncIterator[None]:
-    """Load and attach in a thread: compiling takes half a second, in which the bus has to be answered."""
+    """Load and attach in a thread: compiling takes seconds, in which the bus has to be answered."""
     await asyncio.to_thread(reader.__enter__)
     try:
         yield

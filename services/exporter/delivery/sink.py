@@ -1,6 +1,6 @@
 """What every way out of the exporter has in common: one attempt in, one of three outcomes out.
 
-A sink makes one attempt and says what came of it; whether to try again is decided in one place only, `delivery.py`.
+A sink makes one attempt and says what came of it; whether to try again is decided in one place only, `retrying.py`.
 """
 
 from __future__ import annotations
