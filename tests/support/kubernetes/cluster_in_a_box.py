@@ -5,7 +5,8 @@ client and a server in them, and what the API server would say of both.
         ...a Pipeline with box.settings...
 
 The client, pod of the StatefulSet `frontend`, asks the server, pod of the StatefulSet `cart`, again and again,
-over a connection of its own each time, and knocks where nobody listens. Every fifth question carries the box's `traceparent`.
+over a connection of its own each time, and knocks where nobody listens. Every fifth question is a request of HTTP that carries
+the box's `traceparent`; the answer is always one of HTTP.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ while True:
     with connection:
         while connection.recv(4096):
             time.sleep(0.02)
-            connection.sendall(b"answer")
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nanswer")
 """
 _CLIENT: Final = """
 import itertools, socket, sys, time
