@@ -8,7 +8,7 @@
 #ifndef WIRESPAN_SLOT_TABLE_H
 #define WIRESPAN_SLOT_TABLE_H
 
-#include "arrival.h"
+#include "arrival/arrival.h"
 #include "exchanges.h"
 #include "flow_deep.h"
 

@@ -1,4 +1,4 @@
-"""`struct flow_outer` of bpf/replay/outer.h as a numpy dtype, and its columns: what was around a flow's packets in a file.
+"""`struct flow_outer` of bpf/replay/arrival/outer.h as a numpy dtype, and its columns: what was around packets in a file.
 
 Replay keeps one beside each slot. A test compiles the header and compares every offset and number below.
 """

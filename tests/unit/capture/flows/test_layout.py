@@ -16,7 +16,7 @@ from services.capture.replay import source as replay_source
 from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
-#include "replay/arrival.h"
+#include "replay/arrival/arrival.h"
 """
 
 
@@ -57,7 +57,9 @@ def test_what_is_around_a_flow_lies_where_the_compiler_puts_it(printed):
         expected[name] = replay_layout.OUTER.fields[name][1]
     assert printed(lines) == expected
     body = "".join(
-        re.findall(r"^struct (?:outer_side|flow_outer) \{\n(.*?)^\};", source_of("replay/outer.h"), re.MULTILINE | re.DOTALL)
+        re.findall(
+            r"^struct (?:outer_side|flow_outer) \{\n(.*?)^\};", source_of("replay/arrival/outer.h"), re.MULTILINE | re.DOTALL
+        )
     )
     members = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE)) - {"pad"}
     assert {name.removeprefix("tx_").removeprefix("rx_") for name in replay_layout.OUTER_MEMBERS} == members

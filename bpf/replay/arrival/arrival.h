@@ -10,8 +10,8 @@
 #define WIRESPAN_ARRIVAL_H
 
 #include "fragments.h"
-#include "hash.h"
-#include "host.h"
+#include "../hash.h"
+#include "../host.h"
 #include "outer.h"
 #include "tunnel.h"
 

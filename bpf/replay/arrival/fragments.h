@@ -9,9 +9,9 @@
 #ifndef WIRESPAN_FRAGMENTS_H
 #define WIRESPAN_FRAGMENTS_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "../engine/packet.h"
+#include "../../engine/packet.h"
 
 #define FRAGMENT_TTL_NS 30000000000ull /* how long a receiver waits for a datagram's rest: Linux's ipfrag_time */
 #define FRAGMENT_UNIT   8u             /* bytes; what offsets count in (RFC 791 3.1, 8200 4.5) */

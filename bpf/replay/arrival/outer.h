@@ -6,9 +6,9 @@
 #ifndef WIRESPAN_OUTER_H
 #define WIRESPAN_OUTER_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "../engine/flow.h"
+#include "../../engine/flow.h"
 
 /* One direction; "tx" is local to remote, as in struct flow. */
 struct outer_side {

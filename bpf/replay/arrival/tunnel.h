@@ -8,9 +8,9 @@
 #ifndef WIRESPAN_TUNNEL_H
 #define WIRESPAN_TUNNEL_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "../engine/link.h"
+#include "../../engine/link.h"
 
 /* services/capture/replay/layout.py has the depth; the kinds are proto/columns.py's Tunnel. */
 #define TUNNEL_DEPTH 4

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* A packet of a capture file, from what was captured to the flow that it is counted to, or to why it is not. */
+#ifndef WIRESPAN_TAKE_H
+#define WIRESPAN_TAKE_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "copies.h"
+#include "datagrams.h"
+#include "icmp_error.h"
+#include "questions.h"
+#include "role.h"
+
+#include "../engine/update.h"
+
+/*
+ * Which direction a flow's first packet has: local is the initiator. A TCP connection that was joined later does not say who
+ * that was; its local is the end that is the client by its ports, else the sender. Of the others, a service's port is remote.
+ */
+static int first_direction(const struct packet *packet)
+{
+    if (packet->transport == TRANSPORT_ICMP || packet->transport == TRANSPORT_ICMPV6)
+        return icmp_part(packet->transport, packet->icmp_type) == ICMP_REPLY ? FLOW_RX : FLOW_TX;
+    if (packet->transport != TRANSPORT_TCP)
+        return is_service_port(packet->source_port) && !is_service_port(packet->destination_port) ? FLOW_RX : FLOW_TX;
+    if (packet->tcp_flags & TCP_SYN && !(packet->tcp_flags & TCP_RST))
+        return packet->tcp_flags & TCP_ACK ? FLOW_RX : FLOW_TX;
+    return direction_by_ports(packet->source_port, packet->destination_port) == FLOW_RX ? FLOW_RX : FLOW_TX;
+}
+
+/* Add a packet to the flow of its slot. */
+static void add_packet(struct replay *replay, __u32 slot, const struct arrival *arrival, struct packet *packet, int from)
+{
+    struct flow *flow = &replay->slots[slot];
+    struct exchange_moment before = exchange_before(flow, from);
+
+    if (flow->interval != flow->taken)
+        replay->files[slot] = replay->file_number;
+    tell_role(&arrival->frame, flow, packet, from);
+    flow_deepen(flow, &replay->traces[slot], packet, from);
+    flow_add(flow, packet, from);
+    /* Exchanges are told of the older flow. */
+    if (!replay->outers[slot].translated)
+        exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
+}
+
+/* Whether the packet is one of DNS by its ports. */
+static int is_dns(const struct replay *replay, const struct packet *packet)
+{
+    const __u8 *ports = replay->dns_ports;
+    __u16 source = packet->source_port;
+    __u16 destination = packet->destination_port;
+
+    return packet->transport == TRANSPORT_UDP &&
+           (ports[source >> 3] >> (source & 7) | ports[destination >> 3] >> (destination & 7)) & 1;
+}
+
+/* What is known of a flow that begins with this packet. */
+static int opening_of(const struct replay *replay, const struct packet *packet)
+{
+    int first = packet->time_ns > replay->begin_ns && packet->time_ns - replay->begin_ns >= replay->rest_ns;
+
+    return (first ? FLOW_OPENS_FIRST : 0) | (is_dns(replay, packet) ? FLOW_OPENS_NUMBERED : 0);
+}
+
+/* A file that does not go on where the one before it ended is another capture. */
+static void look_on(struct replay *replay, __u64 time_ns)
+{
+    if (replay->file_begins && (time_ns < replay->seen_ns || time_ns - replay->seen_ns > replay->rest_ns)) {
+        replay->begin_ns = time_ns;
+        replay->seen_ns = time_ns;
+    }
+    replay->file_begins = 0;
+    if (time_ns > replay->seen_ns)
+        replay->seen_ns = time_ns;
+}
+
+enum count_result {
+    COUNT_NO_SLOT, /* nothing but a retired flow has changed, and the packet can come again */
+    COUNT_FLOW,
+    COUNT_COPY,
+};
+
+static enum count_result count_packet(struct replay *replay, struct arrival *arrival, __u32 interface)
+{
+    struct packet *packet = &arrival->packet;
+    __u64 fingerprint = copy_fingerprint(arrival);
+    __u32 point = copy_point(arrival, interface);
+    __u32 hash = hash_packet(replay, packet, &arrival->through);
+    int from = FLOW_TX;
+    __u32 slot = find_slot(replay, packet, &arrival->through, hash, &from);
+    struct flow *flow;
+
+    if (slot == NO_SLOT)
+        slot = copy_find_joined(replay, arrival, fingerprint, point, &from);
+    if (slot != NO_SLOT && packet->transport == TRANSPORT_TCP && tcp_renews(&replay->slots[slot], packet, from)) {
+        retire_slot(replay, slot);
+        slot = NO_SLOT;
+    } else if (slot != NO_SLOT && copy_of_flow(replay, packet, fingerprint, slot, from, point)) {
+        return COUNT_COPY;
+    }
+    if (slot == NO_SLOT) {
+        slot = take_slot(replay, hash);
+        if (slot == NO_SLOT)
+            return COUNT_NO_SLOT;
+        from = first_direction(packet);
+        flow = &replay->slots[slot];
+        flow->state = FLOW_LIVE;
+        replay->files[slot] = replay->file_number;
+        copy_of_flow(replay, packet, fingerprint, slot, from, point);
+        flow->id = ++replay->counters.flows;
+        flow_open(flow, packet, from);
+    }
+    copy_mark_translated(replay, packet, fingerprint, slot, point);
+    add_packet(replay, slot, arrival, packet, from);
+    flow = &replay->slots[slot];
+    if (is_looked_at(flow))
+        look_at((question_host){replay->questions, flow->id}, &arrival->frame, packet->transport_offset, flow, packet, from,
+                opening_of(replay, packet));
+    if (arrival->through.kind) {
+        replay->outer_used[slot] = 1;
+        outer_adopt(&replay->outers[slot], &arrival->through, from);
+        outer_count(&replay->outers[slot], from, arrival->outer_bytes);
+    }
+    if (arrival->fragment_count) {
+        replay->outer_used[slot] = 1;
+        replay->outers[slot].sides[from & 1].fragments++;
+        take_first_fragments(replay, arrival, arrival->fragment_count, slot, from);
+    }
+    return COUNT_FLOW;
+}
+
+/* Returns 0 where the packet has to wait for a slot. */
+static int take_packet(struct replay *replay, const struct captured *captured)
+{
+    struct fragment_sum sum = {.packets = 1};
+    enum packet_disposition disposition;
+    enum count_result counted = COUNT_FLOW;
+    struct arrival arrival;
+
+    memset(&arrival, 0, offsetof(struct arrival, fragments));
+    arrival.frame.bytes = captured->bytes;
+    arrival.frame.captured = captured->captured;
+    arrival.packet.time_ns = captured->time_ns;
+    arrival.wire_bytes = captured->wire_bytes;
+    disposition = parse_arrival(&arrival, captured->link_type);
+    look_on(replay, captured->time_ns);
+    if (disposition == PACKET_FLOW)
+        counted = count_packet(replay, &arrival, captured->interface);
+    if (counted == COUNT_NO_SLOT)
+        return 0;
+    if (counted == COUNT_COPY || (disposition == PACKET_FRAGMENT && copy_of_fragment(replay, &arrival, captured->interface)))
+        disposition = PACKET_COPY;
+    if (disposition == PACKET_FRAGMENT) {
+        take_later_fragment(replay, &arrival);
+    } else {
+        sum.wire_bytes = arrival.wire_bytes;
+        sum.outer_bytes = arrival.outer_bytes;
+        settle(replay, disposition, &sum, arrival.packet.ip_bytes);
+    }
+    if (disposition == PACKET_FLOW &&
+            (arrival.packet.transport == TRANSPORT_ICMP || arrival.packet.transport == TRANSPORT_ICMPV6))
+        attach_error(replay, &arrival);
+    if (captured->time_ns > replay->counters.clock_ns)
+        replay->counters.clock_ns = captured->time_ns;
+    return 1;
+}
+
+#endif
