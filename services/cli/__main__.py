@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from services.cli.errors import CliError
+from services.runtime.redaction import guard_standard_error
 
 _COMMANDS: Final = {
     "up": ("services.cli.run.up", "up", "Show live flows; their spans go to a backend or a file."),
@@ -72,6 +73,7 @@ def wirespan() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit; an error of ours is one line on standard error."""
+    guard_standard_error()
     try:
         wirespan.main(arguments, prog_name="wirespan")
     except CliError as error:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from services.enricher.index.external_networks import ExternalNetworks
-from services.enricher.kubernetes.api import Source
+from services.enricher.kubernetes.access.configuration import Source
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
 _Keys = tuple[str, ...]

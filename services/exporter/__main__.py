@@ -29,6 +29,7 @@ from services.runtime import health
 from services.runtime.errors import SettingsError
 from services.runtime.lifecycle import Lifecycle, service_main
 from services.runtime.nats import bus as runtime_bus
+from services.runtime.redaction import guard_standard_error
 from services.runtime.settings import load
 from services.runtime.telemetry import Telemetry
 
@@ -39,6 +40,7 @@ _SHORT_TIMEOUT_SECONDS: Final = 0.1
 
 def main() -> int:
     """Run the exporter and return the process's exit code."""
+    guard_standard_error()
     try:
         destination = _destination()
     except SettingsError as error:

@@ -17,6 +17,7 @@ import structlog
 
 from services.runtime import logs, settings
 from services.runtime.errors import SettingsError, Stopping
+from services.runtime.redaction import guard_standard_error
 from services.runtime.watchdog import watched_loop
 
 logger = structlog.get_logger()
@@ -114,6 +115,7 @@ def service_main(
     0 after `--help`, which lists the settings. 2: the settings are wrong, or there are arguments, which no service takes;
     nothing was opened.
     """
+    guard_standard_error()
     prefix = f"{settings.PROCESS_PREFIX}{service.upper()}_"
     if sys.argv[1:]:
         return _explain(service, settings_type, prefix)

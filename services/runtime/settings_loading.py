@@ -22,12 +22,13 @@ import msgspec
 from msgspec import Meta
 
 from services.runtime.errors import SettingsError
+from services.runtime.redaction import hide, hide_userinfo
 
 PROCESS_PREFIX: Final = "WIRESPAN_"
 CONFIG_VARIABLE: Final = "WIRESPAN_CONFIG"
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
-_URL_PASSWORD: Final = re.compile(r"(//)[^/@\s]+@")
+_USERINFO: Final = re.compile(r"([\'\"]?(?:\w+://)?)[^\s,]*@")
 
 
 class Variable(NamedTuple):
@@ -162,6 +163,7 @@ class _Source:
         if raw is None and field.optional:
             values[field.name] = None
             return
+        _hide(field, raw)
         try:
             values[field.name] = msgspec.convert(raw, field.constrained, strict=text is None, dec_hook=_decode_path)
         except (msgspec.ValidationError, ValueError) as error:
@@ -202,12 +204,22 @@ def _decode_path(wanted: type, value: Any) -> Any:
     raise ValueError("Expected a path" if wanted is Path else f"Unsupported type {wanted}")
 
 
+def _hide(field: _Field, value: object) -> None:
+    """Let no text of this process have what is secret about a setting."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and field.secret:
+            hide(text)
+        elif isinstance(text, str) and "@" in text:
+            for url in text.split(","):
+                hide_userinfo(url.strip())
+
+
 def _wanted(error: Exception) -> str:
     return str(error).replace("Expected", "expected", 1)
 
 
 def _masked(field: _Field, value: object) -> str:
-    return "***" if field.secret else _URL_PASSWORD.sub(r"\1***@", repr(value))
+    return "***" if field.secret else _USERINFO.sub(r"\1***@", repr(value))
 
 
 def _show_type(kind: Any) -> str:

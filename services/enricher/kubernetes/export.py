@@ -23,6 +23,7 @@ from services.enricher.kubernetes.pseudonyms import Pseudonyms
 from services.enricher.kubernetes.resources import Resource, followed, object_decoders
 from services.enricher.kubernetes.selection import Selection
 from services.enricher.settings import KubeSettings
+from services.runtime.redaction import guard_standard_error
 from services.runtime.settings import SettingsError, load
 
 _SILENCE_SECONDS = 60.0
@@ -31,6 +32,7 @@ _DENIED = frozenset((403, 404))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the snapshot; return the exit code."""
+    guard_standard_error()
     parser = argparse.ArgumentParser(
         prog="python -m services.enricher.kubernetes.export", description="Write a snapshot of a live cluster."
     )

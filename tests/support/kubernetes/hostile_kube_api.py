@@ -25,6 +25,7 @@ class Request:
         self.path = url.path
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.watch = self.query.get("watch") == "true"
+        self.headers = handler.headers
         self._handler = handler
         self._closing = closing
 
