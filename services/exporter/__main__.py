@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import structlog
@@ -16,6 +17,7 @@ from services.exporter.delivery.failover import FailoverSink
 from services.exporter.delivery.file import FileSink
 from services.exporter.delivery.gate import DeliverySettings
 from services.exporter.delivery.grpc import GrpcSink
+from services.exporter.delivery.header_files import read_header_files
 from services.exporter.delivery.http import HttpSink
 from services.exporter.delivery.renewing import RenewingSink
 from services.exporter.delivery.retrying import Delivery
@@ -68,6 +70,11 @@ def _destination() -> Destination:
             endpoints.append(read_environment())
             variable = "WIRESPAN_EXPORTER_FAILOVER_ENDPOINTS"
             endpoints += [read_endpoint(one, variable) for one in (settings.failover_endpoints if settings else ())]
+        except SettingsError as error:
+            faults += error.faults
+        try:
+            headers = read_header_files(settings.header_files if settings else ())
+            endpoints = [replace(one, header_files=headers) for one in endpoints]
         except SettingsError as error:
             faults += error.faults
     if not faults and settings is not None and settings.output_file is not None:

@@ -47,6 +47,13 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     longest_backoff_seconds: Annotated[float, Meta(gt=0, description="longest wait between attempts of our own choosing")] = (
         30.0
     )
+    header_files: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="headers whose values are in files that are renewed: `name=FILE`, or `authorization=Bearer FILE` for "
+            "one that holds the token alone; read again when they change, and when the backend rejects the credentials"
+        ),
+    ] = ()
     unauthorized: Annotated[
         Literal["hold", "dead_letter"],
         Meta(

@@ -21,11 +21,14 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from services.runtime.otlp_protocol import suggested_protocol
+from services.runtime.proxies import grpc_options, proxy_for
 from services.runtime.settings import TelemetrySettings
 
 PROMETHEUS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _EXPORTER_VARIABLE: Final = "OTEL_METRICS_EXPORTER"
 _PROTOCOL_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 Attributes = Mapping[str, str]
 Reading = int | float | Iterable[tuple[int | float, Attributes]]
@@ -106,12 +109,23 @@ def _observer(read: Callable[[], Reading]) -> Callable[[CallbackOptions], Iterab
 
 
 def _otlp_exporter(environ: Mapping[str, str]) -> MetricExporter:
-    """The SDK's exporter, which reads the standard OTEL_EXPORTER_OTLP_* variables itself."""
-    protocol = next((environ[name] for name in _PROTOCOL_VARIABLES if environ.get(name)), "grpc")
+    """The SDK's exporter, which reads the standard OTEL_EXPORTER_OTLP_* variables itself, but not which way leads there."""
+    endpoint = _first(environ, _ENDPOINT_VARIABLES)
+    protocol = _first(environ, _PROTOCOL_VARIABLES) or suggested_protocol(endpoint)
     # Imported where it is asked for: gRPC alone is 20 MiB, and capture must do without.
     if protocol == "grpc":
         module = importlib.import_module("opentelemetry.exporter.otlp.proto.grpc.metric_exporter")
-    else:
-        module = importlib.import_module("opentelemetry.exporter.otlp.proto.http.metric_exporter")
-    exporter: MetricExporter = module.OTLPMetricExporter()
-    return exporter
+        target = endpoint if "://" in endpoint else f"https://{endpoint}"
+        exporter: MetricExporter = module.OTLPMetricExporter(channel_options=grpc_options(target, environ))
+        return exporter
+    module = importlib.import_module("opentelemetry.exporter.otlp.proto.http.metric_exporter")
+    session = importlib.import_module("requests").Session()
+    session.trust_env = False
+    proxy = proxy_for(endpoint, environ)
+    session.proxies = {"http": proxy, "https": proxy} if proxy else {}
+    over_http: MetricExporter = module.OTLPMetricExporter(session=session)
+    return over_http
+
+
+def _first(environ: Mapping[str, str], names: Iterable[str]) -> str:
+    return next((environ[name] for name in names if environ.get(name)), "")

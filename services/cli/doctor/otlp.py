@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn
 from services.cli.run.destination import EndpointDestination, FileDestination
+from services.runtime.otlp_protocol import suggested_protocol
+from services.runtime.proxies import grpc_options, proxy_for
 
 _EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _TRACES_PATH: Final = "/v1/traces"
@@ -66,7 +68,8 @@ def _backend(environ: Mapping[str, str]) -> _Backend:
     def file(name: str) -> Path | None:
         return Path(value(name)) if value(name) else None
 
-    endpoint, http = value("ENDPOINT"), value("PROTOCOL") == "http/protobuf"
+    endpoint = value("ENDPOINT")
+    http = (value("PROTOCOL") or suggested_protocol(endpoint)) == "http/protobuf"
     # A gRPC endpoint without a scheme is secure unless INSECURE says otherwise.
     secure = endpoint.startswith("https://") or ("://" not in endpoint and value("INSECURE").lower() != "true")
     if http and not environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip():
@@ -82,7 +85,7 @@ def _export_grpc(backend: _Backend) -> Finding:
         url = urlsplit(target)
         host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         target = f"{host}:{url.port or (443 if backend.secure else 80)}"
-    with _channel(target, backend) as channel:
+    with _channel(target, backend, grpc_options(f"{'https' if backend.secure else 'http'}://{target}")) as channel:
         export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             _EXPORT, request_serializer=None, response_deserializer=None
         )
@@ -92,11 +95,11 @@ def _export_grpc(backend: _Backend) -> Finding:
             return _grpc_failure(backend, error)
 
 
-def _channel(target: str, backend: _Backend) -> grpc.Channel:
+def _channel(target: str, backend: _Backend, options: Sequence[tuple[str, int | str]]) -> grpc.Channel:
     if not backend.secure:
-        return grpc.insecure_channel(target)
+        return grpc.insecure_channel(target, options=options)
     authority, key, certificate = (path.read_bytes() if path else None for path in backend.certificates)
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate))
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate), options=options)
 
 
 def _grpc_failure(backend: _Backend, error: grpc.RpcError) -> Finding:
@@ -121,8 +124,10 @@ async def _export_http(backend: _Backend) -> Finding:
     connector = aiohttp.TCPConnector(ssl=context)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=True) as session,
-            session.post(backend.url, data=_EMPTY_REQUEST, headers=headers, allow_redirects=False) as response,
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            session.post(
+                backend.url, data=_EMPTY_REQUEST, headers=headers, allow_redirects=False, proxy=proxy_for(backend.url)
+            ) as response,
         ):
             return _http_answer(backend, response.status, await response.content.read(_RESPONSE_BYTES))
     except TimeoutError:

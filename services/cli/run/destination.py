@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from services.cli.errors import UsageError
 from services.cli.views.flow_view import printable
+from services.runtime.otlp_protocol import suggested_protocol
 
 DEFAULT_OUTPUT: Final = Path("wirespan-spans.jsonl")
 _TRACES_PATH: Final = "/v1/traces"
-_HTTP_PORT: Final = 4318
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _CREDENTIALS: Final = re.compile(r"//[^/@]*@")
@@ -61,7 +61,7 @@ class EndpointDestination:
                 changed.pop(name, None)
             changed[_ENDPOINTS[0] if exact else _ENDPOINTS[1]] = self.endpoint
             said = any(environ.get(name) for name in _PROTOCOLS)
-            if not protocol and not said and (exact or url.port == _HTTP_PORT):
+            if not protocol and not said and suggested_protocol(self.endpoint) != "grpc":
                 protocol = "http/protobuf"
         if protocol:
             changed[_PROTOCOLS[0]] = protocol

@@ -4,7 +4,8 @@
 Each is read as OTEL_EXPORTER_OTLP_TRACES_<NAME> first, then as OTEL_EXPORTER_OTLP_<NAME>; an empty value counts as unset.
 Where the specification leaves a choice, or implementations differ:
 
-- PROTOCOL is `grpc` where nothing is set. The specification allows either; `http/json` is not offered.
+- PROTOCOL is what the endpoint suggests where nothing is set: `http/protobuf` for port 4318 or a path that ends in /v1/traces,
+  else `grpc`. The specification allows either; `http/json` is not offered.
 - TIMEOUT is in milliseconds, as specified. The OpenTelemetry SDK for Python reads the same variable in seconds.
 - An endpoint with `http://` or `https://` says itself whether the connection is secure, for gRPC too. INSECURE counts only for
   a gRPC endpoint without a scheme, which is secure otherwise.
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from services.exporter.delivery.header_files import HEADER_NAME, HEADER_VALUE, HeaderFile
 from services.runtime.errors import SettingsError
+from services.runtime.otlp_protocol import suggested_protocol
+from services.runtime.redaction import hide
 
 TRACES_PATH: Final = "/v1/traces"
 DEFAULT_TIMEOUT_MS: Final = 10_000
@@ -33,7 +37,7 @@ VARIABLES: Final = {
         "http://localhost:4317 (grpc), http://localhost:4318 (http/protobuf)",
         "Where spans go. For HTTP, /v1/traces is appended to the general variable's path; the TRACES form is used as it is.",
     ),
-    "PROTOCOL": ("grpc", "`grpc` or `http/protobuf`."),
+    "PROTOCOL": ("grpc; http/protobuf for port 4318 or a path that ends in /v1/traces", "`grpc` or `http/protobuf`."),
     "HEADERS": ("", "Sent with every request: name=value, comma-separated, values percent-encoded."),
     "TIMEOUT": (str(DEFAULT_TIMEOUT_MS), "Milliseconds that one attempt may take."),
     "COMPRESSION": ("none", "`gzip` or `none`."),
@@ -46,9 +50,16 @@ VARIABLES: Final = {
 
 _GENERAL: Final = "OTEL_EXPORTER_OTLP_"
 _TRACES: Final = "OTEL_EXPORTER_OTLP_TRACES_"
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 token
 _METADATA_NAME: Final = re.compile(r"[0-9a-z_.-]+")
-_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
+_HOST: Final = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])"
+_GRPC_TARGET: Final = re.compile(
+    rf"{_HOST}(?::\d+)?|dns:(?://{_HOST}(?::\d+)?/|/{{0,3}}){_HOST}(?::\d+)?|(?:unix|unix-abstract|ipv4|ipv6|vsock|xds):\S+",
+    re.ASCII,
+)
+"""What gRPC resolves (https://grpc.github.io/grpc/core/md_doc_naming.html). All else it would ask DNS for, again and again."""
+_GRPC_FORMS: Final = (
+    "http://host:port, https://host:port, host:port, or a name that gRPC resolves (dns:, unix:, ipv4:, ipv6: ...)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +71,8 @@ class OtlpSettings:
     """gRPC: the target, `host:port` or another form that gRPC resolves. HTTP: the full URL that requests are posted to."""
     secure: bool
     headers: tuple[tuple[str, str], ...] = ()
+    header_files: tuple[HeaderFile, ...] = ()
+    """Headers whose values are in files; they count before those of the same name in `headers`."""
     timeout_seconds: float = DEFAULT_TIMEOUT_MS / 1000
     """Of one attempt."""
     compression: Literal["none", "gzip"] = "none"
@@ -71,7 +84,20 @@ class OtlpSettings:
     def credential_files(self) -> tuple[Path, ...]:
         """Files that others renew while we run."""
         files = (self.ca_file, self.client_key_file, self.client_certificate_file) if self.secure else ()
-        return tuple(file for file in files if file is not None)
+        return (*(file for file in files if file is not None), *(header.path for header in self.header_files))
+
+    def all_headers(self) -> dict[str, str]:
+        """Return the headers, with names in lower case. Raises OSError or ValueError for files that hold none."""
+        fixed = {name.lower(): value for name, value in self.headers}
+        return fixed | {header.name: header.value() for header in self.header_files}
+
+    @property
+    def proxy_url(self) -> str:
+        """The URL by which variables that name a proxy are read."""
+        if self.protocol == "http/protobuf":
+            return self.endpoint
+        scheme, _, rest = self.endpoint.rpartition(":///")
+        return f"{'https' if self.secure else 'http'}://{rest if scheme in ('', 'dns') else ''}"
 
     def ssl_context(self) -> ssl.SSLContext:
         """Load the certificates. Raises OSError (ssl.SSLError is one) for files that are none."""
@@ -139,7 +165,9 @@ class _Reader:
 
     def _protocol(self) -> Literal["grpc", "http/protobuf"]:
         match self._value("PROTOCOL"):
-            case "" | "grpc":
+            case "":
+                return suggested_protocol(self._value("ENDPOINT"))
+            case "grpc":
                 return "grpc"
             case "http/protobuf":
                 return "http/protobuf"
@@ -174,29 +202,41 @@ class _Reader:
         scheme = value.partition("://")[0].lower() if "://" in value else ""
         if scheme in ("http", "https"):
             url = self._url(value)
+            if protocol != "grpc" and url.path in ("", "/") and not self._value("PROTOCOL") and self._is_exact:
+                # Most servers answer 404 there, and that is for good: spans would become dead letters.
+                self._fault("ENDPOINT", value, f"a path, for this variable is used as it is: {TRACES_PATH} for most servers")
             target = _target(url) if protocol == "grpc" else self._post_url(url)
             return target, scheme == "https"
         if protocol == "grpc":
+            port = re.search(r":(\d+)$", value)
+            if not _GRPC_TARGET.fullmatch(value) or (port and not 0 < int(port[1]) < 1 << 16):
+                self._fault("ENDPOINT", _without_userinfo(value), _GRPC_FORMS)
             return value, not self._insecure()
-        self._fault("ENDPOINT", value, "a URL that begins with http:// or https://")
+        self._fault("ENDPOINT", _without_userinfo(value), "a URL that begins with http:// or https://")
         return value, False
 
     def _url(self, value: str) -> SplitResult:
         try:
             url = urlsplit(value)
-            named = bool(url.hostname) and (url.port is None or url.port > 0)
+            host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or ""
+            named = bool(re.fullmatch(_HOST, host, re.ASCII)) and (url.port is None or url.port > 0)
         except ValueError:  # a port that is no number, a bracket that is not closed
             named = False
         if not named or url.username is not None:
             wanted = "a URL with a host" if not named else "credentials in HEADERS, not in the URL"
-            self._fault("ENDPOINT", re.sub(r"//[^/]*@", "//***@", value), wanted)
+            self._fault("ENDPOINT", _without_userinfo(value), wanted)
             return urlsplit("http://localhost")
         return url
 
     def _post_url(self, url: SplitResult) -> str:
-        if self._variable("ENDPOINT").startswith(_TRACES):
+        if self._is_exact:
             return url._replace(path=url.path or "/").geturl()
         return url._replace(path=url.path.rstrip("/") + TRACES_PATH).geturl()
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the endpoint is that of traces."""
+        return self._variable("ENDPOINT").startswith(_TRACES)
 
     def _insecure(self) -> bool:
         value = self._value("INSECURE")
@@ -211,11 +251,12 @@ class _Reader:
             if not item.strip():
                 continue
             name, equals, value = (unquote(part).strip() for part in item.partition("="))
-            name_form = _METADATA_NAME if protocol == "grpc" else _HEADER_NAME
-            if not equals or not name_form.fullmatch(name.lower()) or not _HEADER_VALUE.fullmatch(value):
+            name_form = _METADATA_NAME if protocol == "grpc" else HEADER_NAME
+            if not equals or not name_form.fullmatch(name.lower()) or not HEADER_VALUE.fullmatch(value):
                 # Never the value: it is a secret more often than not.
                 self._fault("HEADERS", "***", f"name=value in printable ASCII, percent-encoded; item {number} is not")
                 continue
+            hide(value)
             headers.append((name, value))
         return tuple(headers)
 
@@ -236,6 +277,10 @@ class _Reader:
             files = settings.ca_file, settings.client_certificate_file, settings.client_key_file
             named = ", ".join(str(file) for file in files if file)
             self._fault("CERTIFICATE", named, f"certificates and keys in PEM that belong together ({error})")
+
+
+def _without_userinfo(value: str) -> str:
+    return re.sub(r"(//|^)[^/]*@", r"\1***@", value)
 
 
 def _target(url: SplitResult) -> str:

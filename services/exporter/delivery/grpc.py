@@ -17,6 +17,8 @@ from google.rpc.status_pb2 import Status
 
 from services.exporter.delivery.environment import OtlpSettings
 from services.exporter.delivery.sink import MAX_RESPONSE_BYTES, Outcome, Rejected, Retry, read_response, user_agent
+from services.runtime.proxies import grpc_options
+from services.runtime.redaction import redacted
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -48,7 +50,7 @@ class GrpcSink:
         self._timeout_seconds = settings.timeout_seconds
         # Metadata whose name ends in -bin carries bytes.
         self._metadata = tuple(
-            (name.lower(), value.encode() if name.lower().endswith("-bin") else value) for name, value in settings.headers
+            (name, value.encode() if name.endswith("-bin") else value) for name, value in settings.all_headers().items()
         )
         self._channel = _open_channel(settings)
         self._export: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
@@ -81,6 +83,7 @@ def _open_channel(settings: OtlpSettings) -> grpc.aio.Channel:
         ("grpc.max_reconnect_backoff_ms", 5_000),
         # A name that stands for several backends (a headless service) gets its load spread over all of them.
         ("grpc.lb_policy_name", "round_robin"),
+        *grpc_options(settings.proxy_url),
     )
     compression = grpc.Compression.Gzip if settings.compression == "gzip" else grpc.Compression.NoCompression
     if not settings.secure:
@@ -94,7 +97,7 @@ def _failure(error: grpc.aio.AioRpcError) -> Retry | Rejected:
     """What a status other than OK means for the request."""
     code = error.code()
     name = code.name
-    detail = f"{name}: {error.details() or 'no details'}"
+    detail = redacted(f"{name}: {error.details() or 'no details'}")  # a server may repeat what it was asked with
     after_seconds = _retry_info_seconds(error)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_seconds is not None:
         return Retry(name.lower(), detail, after_seconds)

@@ -19,6 +19,8 @@ from google.rpc.status_pb2 import Status
 
 from services.exporter.delivery.environment import OtlpSettings
 from services.exporter.delivery.sink import MAX_RESPONSE_BYTES, Accepted, Outcome, Rejected, Retry, read_response, user_agent
+from services.runtime.proxies import proxy_for
+from services.runtime.redaction import redacted
 
 PROTOBUF: Final = "application/x-protobuf"
 
@@ -36,7 +38,7 @@ class HttpSink:
         self._url = settings.endpoint
         self._gzip = settings.compression == "gzip"
         # Responses are small: asking for them uncompressed makes their size what it seems to be.
-        headers = {"user-agent": user_agent()} | {name.lower(): value for name, value in settings.headers}
+        headers = {"user-agent": user_agent()} | settings.all_headers()
         headers |= {"accept-encoding": "identity", "content-type": PROTOBUF}
         if self._gzip:
             headers["content-encoding"] = "gzip"
@@ -46,21 +48,24 @@ class HttpSink:
             connector=aiohttp.TCPConnector(limit=0, ssl=settings.ssl_context() if settings.secure else True),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
+            trust_env=False,
         )
+        self._proxy = proxy_for(settings.proxy_url)
 
     async def send(self, body: bytes) -> Outcome:
         """Make one attempt to hand over `body`."""
         payload = await self._compressed(body) if self._gzip else body
         try:
             # From a stream, a large body is written piece by piece and the event loop runs in between.
-            async with self._session.post(self._url, data=io.BytesIO(payload), allow_redirects=False) as response:
+            async with self._session.post(
+                self._url, data=io.BytesIO(payload), allow_redirects=False, proxy=self._proxy
+            ) as response:
                 return _outcome(response, await _read_bounded(response))
         except TimeoutError:
             return Retry("timeout", f"no answer from {self._url} in time", smaller_may_pass=True)
         except (aiohttp.ClientError, OSError) as error:
             torn = isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ECONNRESET)
-            return Retry("connection", f"{type(error).__name__}: {error}", smaller_may_pass=torn)
+            return Retry("connection", redacted(f"{type(error).__name__}: {error}"), smaller_may_pass=torn)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -91,7 +96,8 @@ def _outcome(response: aiohttp.ClientResponse, body: bytes) -> Outcome:
         if len(body) > MAX_RESPONSE_BYTES:
             return Accepted(message=f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
         return read_response(body)
-    detail = f"HTTP {status} {response.reason or ''}".rstrip() + f": {_explanation(response, body)}"
+    # A server may repeat what it was asked with.
+    detail = redacted(f"HTTP {status} {response.reason or ''}".rstrip() + f": {_explanation(response, body)}")
     if status in _RETRYABLE:
         return Retry(f"http_{status}", detail, _retry_after_seconds(response))
     if status == _TOO_LARGE:

@@ -12,6 +12,8 @@ from typing import Final, Protocol, TypeAlias
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from services.runtime.redaction import redacted
+
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """Longest response that is read; the OTLP specification recommends this limit."""
 
@@ -85,4 +87,4 @@ def read_response(body: bytes) -> Accepted:
         partial = ExportTraceServiceResponse.FromString(body).partial_success
     except DecodeError as error:
         return Accepted(message=f"the response is no ExportTraceServiceResponse: {error}")
-    return Accepted(max(partial.rejected_spans, 0), partial.error_message)
+    return Accepted(max(partial.rejected_spans, 0), redacted(partial.error_message))

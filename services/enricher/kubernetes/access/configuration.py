@@ -18,6 +18,7 @@ from kubernetes.config import kube_config
 
 from services.enricher.errors import ApiUnreachableError, KubeConfigError
 from services.enricher.kubernetes.access.credentials import Credentials, ExecPlugin, FixedToken, TokenFile
+from services.runtime.proxies import proxy_for
 from services.runtime.redaction import hide, hide_userinfo, redacted
 
 Source = Literal["auto", "in-cluster", "kubeconfig", "off"]
@@ -69,6 +70,7 @@ def _read(name: str, read: Callable[[], Access]) -> Access:
 def _of_service_account() -> Access:
     configuration = client.Configuration()
     config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    configuration.proxy, configuration.no_proxy = proxy_for(configuration.host), None
     configuration.api_key.clear()
     configuration.refresh_api_key_hook = None
     return Access(configuration, TokenFile(_SERVICE_ACCOUNT))
@@ -86,6 +88,9 @@ def _of_kubeconfig(paths: str) -> Access:
     configuration = client.Configuration()
     loader = kube_config.KubeConfigLoader(config_dict=merged, config_base_path=None)  # type: ignore[no-untyped-call]
     loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
+    if not cluster.safe_get("proxy-url"):
+        configuration.proxy = proxy_for(configuration.host)
+    configuration.no_proxy = None  # read already; and as for kubectl it does not count for a proxy that the kubeconfig names
     return Access(configuration, credentials)
 
 

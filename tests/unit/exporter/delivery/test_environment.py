@@ -86,6 +86,58 @@ def test_security_of_a_grpc_endpoint(endpoint: str, insecure: str, target: str, 
     assert (settings.endpoint, settings.secure) == (target, secure)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "tempo", "tempo:4317", "tempo.obs.svc.cluster.local.:4317", "10.0.0.1:4317", "[fd00::1]:4317", "a_b:1",
+        "dns:///tempo:4317", "dns:tempo:4317", "dns://10.0.0.53:53/tempo:4317", "unix:run/otlp.sock", "unix:///run/otlp.sock",
+        "unix-abstract:otlp", "ipv4:10.0.0.1:4317,10.0.0.2:4317", "ipv6:[fd00::1]:4317",
+    ],
+)  # fmt: skip
+def test_a_target_that_grpc_resolves_is_passed_on(target: str):
+    """Whatever form gRPC has for it."""
+    assert read_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": target}).endpoint == target
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "grpc://tempo:4317", "grpcs://tempo:4317", "tcp://tempo:4317", '"http://tempo:4317"', "'tempo:4317'", "tempo:4317/",
+        "tempo:4317/v1/traces", "//tempo:4317", "fd00::1:4317", "tempo:0", "tempo:99999", "tempo:port", "tempo 4317", "dns:///",
+        "unix:", "http://tem po:4317", 'http://"tempo":4317', "user:secret@tempo:4317", "tempo,other",
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_grpc_cannot_resolve_is_a_fault(variable: str, endpoint: str):
+    """It would be looked for again and again. What is said names the variable and what it takes, and no password."""
+    (line,) = faults({variable: endpoint, "OTEL_EXPORTER_OTLP_INSECURE": "true", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert line.startswith(f"{variable}=")
+    assert "wanted " in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("environ", "protocol", "endpoint"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, "http/protobuf", "http://localhost:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://otlp:4318/otlp/"}, "http/protobuf", "https://otlp:4318/otlp/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://otlp/v1/traces"}, "http/protobuf", "https://otlp/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317"}, "grpc", "localhost:4317"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"}, "grpc", "localhost:4318"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "grpc", "h:4318"),
+    ],
+)
+def test_the_endpoint_suggests_the_protocol_where_nobody_says_it(environ: dict[str, str], protocol: str, endpoint: str):
+    """HTTP has a port and a path of its own; gRPC over them would fail for ever."""
+    settings = read_environment(environ)
+    assert (settings.protocol, settings.endpoint) == (protocol, endpoint)
+
+
+def test_a_guess_does_not_lead_to_a_path_that_is_none():
+    """The endpoint of traces is used as it is; where nobody said HTTP, one without a path is a fault and not a 404 for good."""
+    assert "/v1/traces" in faults({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:4318"})[0]
+
+
 def test_headers_are_decoded_as_in_baggage():
     """Pairs are separated by commas, trimmed and percent-decoded; a value may be empty or hold an equals sign."""
     environ = {"OTEL_EXPORTER_OTLP_HEADERS": " authorization = Basic%20dTpw ,x-scope-orgid=1,empty=,,token=a=b%2Cc"}
