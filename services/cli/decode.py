@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
@@ -11,6 +10,7 @@ from proto.errors import DecodeError
 from proto.flow_batch import MAX_DECODE_BYTES, decode
 from proto.rows import rows
 from services.cli.errors import CliError
+from services.cli.views.json_line import json_line
 
 
 @click.command(name="decode")
@@ -27,5 +27,5 @@ def decode_command() -> None:
     except DecodeError as error:
         raise CliError(f"not a FlowBatch: {error}") from error
     for row in rows(batch):
-        sys.stdout.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+        sys.stdout.write(json_line(row) + "\n")
     sys.stdout.flush()

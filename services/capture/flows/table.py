@@ -11,7 +11,8 @@ is accepted:
 
 The last record of a flow is taken after its slot was retired, when no packet can reach it any more. So it holds everything, and
 always the final outcome: even where no packet came since the last record, one without counts is emitted if outcome or
-`closed_by` changed since (a connection attempt that is given up, say). Where nothing changed, the flow leaves without one.
+`closed_by` changed since (a connection attempt that is given up, say), or where a question waited and now never had its answer.
+Where nothing changed, the flow leaves without one.
 """
 
 from __future__ import annotations
@@ -290,6 +291,7 @@ class FlowTable:
         columns = self._columns(due, rows, reasons, now_ns)
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
         told = counted | (self._records[due] == 0) | (_state_word(columns) != self._reported[due])
+        told |= final & (columns["request_waits"] != 0) & (rows["requests"] == Requests.NUMBERED)
         if not told.all():
             self._forget(due[~told & final])
             due, final = due[told], final[told]

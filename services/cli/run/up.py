@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,7 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-from proto.errors import DecodeError
-from proto.flow_batch import decode
-from proto.subjects import enriched_subject
 from services.cli import interruption
 from services.cli.doctor.checks import why_not_live
 from services.cli.doctor.finding import Finding
@@ -30,14 +24,13 @@ from services.cli.options import cluster_name_option, destination_options, kube_
 from services.cli.run.capture_files import check_capture
 from services.cli.run.destination import choose_destination
 from services.cli.run.ledger_table import ledger_table
-from services.cli.run.pipeline import Pipeline, Plan, Status, running_pipeline
+from services.cli.run.live_view import show
+from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
 from services.cli.run.replay import prepare_output
 from services.cli.settings import bus_settings
-from services.cli.tap.printing import show_batch
-from services.cli.views import units
-from services.cli.views.conversation_table import conversation_table
-from services.cli.views.conversations import Conversations, Tellers
-from services.cli.views.flow_view import flow_views, printable
+from services.cli.tap.filter_options import FilterCommand, conditions
+from services.cli.tap.filters import FlowFilter
+from services.cli.views.flow_view import printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
 _DATA: Final = Path(__file__).parents[3] / "tests" / "data"
@@ -46,7 +39,6 @@ BUNDLED_SNAPSHOT: Final = _DATA / "cluster.json"
 
 _BUNDLED: Final = "replaying the bundled capture"
 _NODE: Final = "replay"
-_REFRESH_SECONDS: Final = 0.5
 _DRAIN_SECONDS: Final = 5.0
 
 
@@ -59,7 +51,7 @@ class Source:
     kube_snapshot: Path | None = None
 
 
-@click.command()
+@click.command(cls=FilterCommand)
 @click.option(
     "--capture",
     metavar="FILE",
@@ -78,7 +70,10 @@ class Source:
     type=click.FloatRange(min=0, min_open=True),
     help="Stop after so long, counted from when connections are seen.",
 )
+@click.pass_context
 def up(
+    ctx: click.Context,
+    /,
     *,
     capture: Path | None,
     demo: bool,
@@ -90,8 +85,11 @@ def up(
     timeout_seconds: float | None,
     cluster_name: str | None,
     duration: float | None,
+    **_filters: object,
 ) -> None:
     """Run the whole path and show live who talks to whom, with troubles on top.
+
+    Filters (`--failed`, `--slower-than 100ms`, all those of `wirespan tap`) say what is shown; spans are made of everything.
 
     Captures the connections of this machine live, those on loopback too, where it can (`wirespan doctor` says what that
     needs). Where it cannot, it says why and replays the bundled capture in a loop, at the speed at which it was recorded.
@@ -114,7 +112,8 @@ def up(
         bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
     )
     quiet_logs()
-    raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, duration)))
+    wanted = FlowFilter(conditions(ctx, enriched=True))
+    raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, wanted, duration)))
 
 
 def choose_source(
@@ -145,7 +144,7 @@ def choose_source(
     return Source(f"{_BUNDLED}: {reason}" if reason else f"{_BUNDLED} in a loop", BUNDLED_CAPTURE, snapshot)
 
 
-async def _up(plan: Plan, source: Source, asked: Interruption, duration: float | None) -> int:
+async def _up(plan: Plan, source: Source, asked: Interruption, wanted: FlowFilter, duration: float | None) -> int:
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
     def say(line: str) -> None:
@@ -160,7 +159,7 @@ async def _up(plan: Plan, source: Source, asked: Interruption, duration: float |
             say(line)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(duration):
-                await asked.unless_asked(pipeline.guard(_show(pipeline, console)))
+                await asked.unless_asked(pipeline.guard(show(pipeline, console, wanted)))
         await pipeline.drain(_DRAIN_SECONDS)
         ledger = await pipeline.ledger()
     console.print(ledger_table(ledger, str(plan.destination), live=plan.live))
@@ -175,47 +174,3 @@ def _introduction(pipeline: Pipeline) -> list[str]:
         f"to look at the records from another terminal: wirespan tap --nats-url {pipeline.nats.url_with_token}",
         f"or: nats --server {pipeline.nats.url_with_token} sub 'flows.enriched.>' --translate 'wirespan decode'",
     ]
-
-
-async def _show(pipeline: Pipeline, console: Console) -> None:
-    if console.is_terminal:
-        await _show_table(pipeline, console)
-    else:
-        await _show_lines(pipeline, console)
-
-
-async def _show_lines(pipeline: Pipeline, console: Console) -> None:
-    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
-    tellers = Tellers()
-    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
-        with contextlib.suppress(DecodeError):
-            show_batch(decode(message.data), console, tellers)
-
-
-async def _show_table(pipeline: Pipeline, console: Console) -> None:
-    conversations = Conversations()
-    watching = asyncio.create_task(_collect(pipeline, conversations))
-    try:
-        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-            while True:
-                notes = _notes(await pipeline.status(), str(pipeline.plan.destination))
-                current = conversations.current(asyncio.get_running_loop().time())
-                table = conversation_table(current, width=console.width, height=console.height - 1, notes=notes)
-                live.update(table, refresh=True)
-                await asyncio.sleep(_REFRESH_SECONDS)
-    finally:
-        watching.cancel()
-
-
-async def _collect(pipeline: Pipeline, conversations: Conversations) -> None:
-    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
-        with contextlib.suppress(DecodeError):
-            for view in flow_views(decode(message.data)):
-                conversations.add(asyncio.get_running_loop().time(), view)
-
-
-def _notes(status: Status, destination: str) -> list[Text]:
-    sent = f"{units.counted(status.acknowledged, 'span')} in {destination}"
-    if status.trouble:
-        return [Text(sent), Text(f"waiting for the backend: {status.trouble}", style="yellow")]
-    return [Text(sent)]

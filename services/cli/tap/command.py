@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +13,6 @@ from typing import BinaryIO
 import click
 from rich.console import Console
 
-from proto.flow_batch import FlowBatch
 from services.cli import interruption
 from services.cli.errors import CliError
 from services.cli.interruption import Interruption
@@ -24,6 +21,7 @@ from services.cli.settings import BusSettings, bus_settings
 from services.cli.tap.bus_source import BusSource
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter, between
+from services.cli.tap.held import Held, by_time, latest
 from services.cli.tap.input_file import InputLines
 from services.cli.tap.printing import Format, Printer
 from services.cli.views import units
@@ -129,8 +127,12 @@ async def _tap(
 
         async def listen() -> None:
             await reached(bus, settings.nats.url, say=partial(notes.print, markup=False), timeout_seconds=timeout_seconds)
-            async for batch in _passing(source, asked):
-                asked.printer.show(batch)
+            if asked.history:
+                held = [Held(batch).only(asked.wanted) async for batch in source.recent()]
+                asked.printer.show(by_time(list(latest(iter(held), asked.last))))
+            if asked.follow:
+                async for batch in source.live():
+                    asked.printer.show(Held(batch).only(asked.wanted).shown())
 
         ended = await interrupted.unless_asked(listen())
         if source.left_out:
@@ -138,41 +140,19 @@ async def _tap(
     return 0 if interrupted.exit_status or (ended and not asked.follow) else 1
 
 
-async def _passing(source: BusSource, asked: _Asked) -> AsyncIterator[FlowBatch]:
-    if asked.history:
-        held = [batch async for batch in source.recent()]
-        for batch in latest(map(asked.wanted, held), asked.last):
-            yield batch
-    if asked.follow:
-        async for batch in source.live():
-            yield asked.wanted(batch)
-
-
 def _show_file(lines: BinaryIO, asked: _Asked) -> None:
     source = InputLines(lines)
-    for batch in latest(map(asked.wanted, source.batches()), asked.last):
-        asked.printer.show(batch)
+    wanted = (held.only(asked.wanted) for held in source.held())
+    if asked.history:
+        asked.printer.show(by_time(list(latest(wanted, asked.last))))
+    else:
+        for held in wanted:
+            asked.printer.show(held.shown())
     if source.refused:
         reason = f"neither records nor spans ({printable(source.first_reason)})"
         if source.refused == source.read:
             raise CliError(f"{getattr(lines, 'name', '<stdin>')}: {reason}")
         _notes().print(f"{units.counted(source.refused, 'line')} left out: {reason}", style="yellow", markup=False)
-
-
-def latest(batches: Iterator[FlowBatch], number: int | None) -> Iterator[FlowBatch]:
-    """Yield the last `number` records of all the batches, in their order; all of them where it is None."""
-    if number is None:
-        yield from batches
-        return
-    kept: deque[FlowBatch] = deque()
-    records = 0
-    for batch in batches:
-        kept.append(batch)
-        records += batch.count
-        while records - kept[0].count >= number:
-            records -= kept.popleft().count
-    for place, batch in enumerate(kept):
-        yield batch.take(slice(max(records - number, 0), None)) if place == 0 else batch
 
 
 def _notes() -> Console:

@@ -6,7 +6,7 @@ that is left out. That is the grammar of `hubble observe`, which people know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -21,7 +21,8 @@ class _Filter:
     name: str
     metavar: str
     help: str
-    test: Callable[[str], EndTest] | Callable[[str], RecordTest]
+    test: Callable[[str], EndTest] | Callable[[str], RecordTest] | RecordTest
+    """What the text that it takes accepts; of a flag, which has no metavar and takes none, what it accepts itself."""
     of_end: bool = True
     enriched_only: bool = False
 
@@ -36,8 +37,14 @@ _FILTERS: Final = (
     _Filter("ip", "ADDRESS|CIDR", "this address, or in this network", filters.address),
     _Filter("port", "PORT[-PORT]", "at this port, or one of this range", filters.port),
     _Filter("protocol", "NAME|NUMBER", "the transport: tcp, udp, icmp, icmpv6, sctp ...", filters.protocol, of_end=False),
-    _Filter("outcome", "NAME", "established, closed, half_open, refused, timeout or reset; `failed` is each of the last three",
-            filters.outcome, of_end=False),
+    _Filter("failed", "", "refused, timeout, a reset that cut something short, a question of DNS or a ping without an answer",
+            filters.failed, of_end=False),
+    _Filter("unanswered", "", "a connection attempt, a request or a question that never had an answer", filters.unanswered,
+            of_end=False),
+    _Filter("slower-than", "DURATION", "connecting or a response took at least this: 250us, 100ms, 1.5s", filters.slower_than,
+            of_end=False),
+    _Filter("outcome", "NAME", "established, closed, half_open, refused, timeout, reset; of questions unanswered or waiting; "
+            "failed is what --failed is", filters.outcome, of_end=False),
     _Filter("seen-by", "WHO", "whose socket saw it: client, server or unknown; `capture` is a capture file", filters.observer,
             of_end=False),
     _Filter("node-name", "NAME", "the node that saw it", filters.node, of_end=False),
@@ -61,7 +68,7 @@ class _Test(click.ParamType[Any]):
 
     name = "text"
 
-    def __init__(self, test: Callable[[str], Any], where: Where | None) -> None:
+    def __init__(self, test: Callable[..., Any], where: Where | None) -> None:
         self._test = test
         self._where = where
 
@@ -84,14 +91,22 @@ class FilterOption(click.Option):
         self.field = f"{side}{given.name}"
         self.negated = negated
         self.enriched_only = given.enriched_only
+        self._flag = None if given.metavar else cast(RecordTest, given.test)
+        takes: dict[str, Any] = {"is_flag": True}
+        if self._flag is None:
+            takes = {"metavar": given.metavar, "type": _Test(given.test, where), "multiple": True}
         super().__init__(
             [f"--not-{self.field}" if negated else f"--{self.field}"],
-            metavar=given.metavar,
-            type=_Test(given.test, where),
-            multiple=True,
             hidden=negated,
             help=f"{subject} {given.help}." if subject else f"{given.help[0].upper()}{given.help[1:]}.",
+            **takes,
         )
+
+    def accepted(self, value: Any) -> Sequence[RecordTest]:
+        """Return what is accepted where the option was given as `value`."""
+        if self._flag is None:
+            return cast(Sequence[RecordTest], value)
+        return [self._flag] if value else []
 
 
 class FilterCommand(click.Command):
@@ -125,7 +140,7 @@ def conditions(ctx: click.Context, *, enriched: bool) -> list[Condition]:
     """
     found = []
     for option in ctx.command.params:
-        if isinstance(option, FilterOption) and (given := ctx.params[str(option.name)]):
+        if isinstance(option, FilterOption) and (given := option.accepted(ctx.params[str(option.name)])):
             if option.enriched_only and not enriched:
                 raise click.UsageError(f"--{option.field} needs records with names, and --raw ones have none", ctx)
             found += [Condition(option.field, accepts, option.negated) for accepts in given]

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import NO_INDEX, Observer, Outcome, Role
+from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Array, Entity, FlowBatch
 from proto.rows import TRANSPORTS
 from services.cli.views import units
@@ -27,6 +27,9 @@ EndTest: TypeAlias = Callable[[FlowBatch, str], Mask]
 """What a filter accepts of one end, `local` or `remote`."""
 
 _ICMP: Final = (1, 58)
+_UDP: Final = 17
+_DNS: Final = 53
+"""Its port."""
 _NUMBERS: Final = {name: number for number, name in TRANSPORTS.items()}
 
 
@@ -55,12 +58,16 @@ class FlowFilter:
         """Return the batch with only the records that are asked for."""
         if not self._wanted and not self._unwanted:
             return batch
+        return batch.take(self.mask(batch))
+
+    def mask(self, batch: FlowBatch) -> Mask:
+        """Return which records are asked for."""
         mask = np.ones(batch.count, np.bool_)
         for alternatives in self._wanted.values():
             mask &= np.logical_or.reduce([accepts(batch) for accepts in alternatives])
         for accepts in self._unwanted:
             mask &= ~accepts(batch)
-        return batch.take(mask)
+        return mask
 
 
 def at(where: Where, test: EndTest) -> RecordTest:
@@ -144,15 +151,41 @@ def protocol(text: str) -> RecordTest:
 
 
 def outcome(text: str) -> RecordTest:
-    """Name of an outcome; `failed` is each that is a failure: a reset that cut nothing short is none. Raises ValueError."""
-    named = {one.name.lower(): one for one in Outcome}
+    """Name of an outcome, or `failed`. Raises ValueError."""
+    named: dict[str, RecordTest] = {one.name.lower(): _outcome(one) for one in Outcome}
+    # Of questions, as people see it in the place of an outcome.
+    named |= {"unanswered": lambda batch: _questions_wait(batch) & _over(batch)}
+    named |= {"waiting": lambda batch: _questions_wait(batch) & ~_over(batch), "failed": failed}
     name = text.lower().replace("-", "_")
-    if name == "failed":
-        failed = (Outcome.REFUSED, Outcome.TIMEOUT)
-        return lambda batch: np.isin(batch.column("outcome"), failed) | (batch.column("cut_short") != 0)
     if name not in named:
-        raise ValueError(f"one of {', '.join((*named, 'failed'))}")
-    return lambda batch: batch.column("outcome") == named[name]
+        raise ValueError(f"one of {', '.join(named)}")
+    return named[name]
+
+
+def failed(batch: FlowBatch) -> Mask:
+    """A connection refused, never answered, or reset while something was under way; a question never answered."""
+    connections = np.isin(batch.column("outcome"), (Outcome.REFUSED, Outcome.TIMEOUT)) | (batch.column("cut_short") != 0)
+    return np.asarray(connections | (_questions_wait(batch) & _over(batch)))
+
+
+def unanswered(batch: FlowBatch) -> Mask:
+    """A connection attempt, a request or a question that never had an answer."""
+    attempts = batch.column("outcome") == Outcome.TIMEOUT
+    requests = (batch.column("request_waits") != 0) & _over(batch)
+    exchanges = (batch.column("reason") == Reason.EXCHANGE) & (batch.column("response_first_unix_ns") == 0)
+    return np.asarray(attempts | requests | exchanges)
+
+
+def slower_than(text: str) -> RecordTest:
+    """Connecting took at least this, or a response. Raises ValueError."""
+    response, connect, least = min_response_time(text), min_connect_time(text), units.nanoseconds(text)
+
+    def accepts(batch: FlowBatch) -> Mask:
+        asked, answered = batch.column("request_last_unix_ns"), batch.column("response_first_unix_ns")
+        waited = np.where(answered > asked, answered - np.minimum(asked, answered), 0)
+        return np.asarray(response(batch) | connect(batch) | ((asked != 0) & (waited >= least)))
+
+    return accepts
 
 
 def observer(text: str) -> RecordTest:
@@ -206,6 +239,22 @@ def between(since_unix_ns: int | None, until_unix_ns: int | None) -> Iterator[Co
         yield Condition("since", lambda batch: batch.column("end_unix_ns") >= since_unix_ns)
     if until_unix_ns is not None:
         yield Condition("until", lambda batch: batch.column("end_unix_ns") <= until_unix_ns)
+
+
+def _outcome(wanted: Outcome) -> RecordTest:
+    return lambda batch: batch.column("outcome") == wanted
+
+
+def _over(batch: FlowBatch) -> Mask:
+    """Where a record is the last of its flow."""
+    return np.isin(batch.column("reason"), (Reason.ACTIVE_TIMEOUT, Reason.EXCHANGE), invert=True)
+
+
+def _questions_wait(batch: FlowBatch) -> Mask:
+    """Where a question of DNS or ICMP has no answer. Of other datagrams nobody knows whether they want one."""
+    dns = (batch.column("transport") == _UDP) & ((batch.column("local_port") == _DNS) | (batch.column("remote_port") == _DNS))
+    asks = dns | np.isin(batch.column("transport"), _ICMP) | (batch.column("questions") != 0)
+    return np.asarray(asks & (batch.column("request_waits") != 0))
 
 
 def _mapped(parsed: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:

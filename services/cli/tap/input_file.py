@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from proto.errors import DecodeError
-from proto.flow_batch import FlowBatch
 from proto.rows import batches
+from services.cli.tap.held import Held, Row
 from services.cli.tap.span_records import records
 
 _LINES_AT_ONCE: Final = 1000
@@ -24,18 +24,18 @@ class InputLines:
         self.first_reason = ""
         """Why the first of the refused ones was."""
 
-    def batches(self) -> Iterator[FlowBatch]:
-        """Yield the file's records, in its order."""
-        rows: list[Mapping[str, Any]] = []
+    def held(self) -> Iterator[Held]:
+        """Yield the file's records, in its order, with what the file says of each and no more."""
+        rows: list[Row] = []
         for line in self._lines:
             if line.strip():
                 rows += self._rows(line)
             if len(rows) >= _LINES_AT_ONCE:
-                yield from batches(rows)
+                yield from _held(rows)
                 rows = []
-        yield from batches(rows)
+        yield from _held(rows)
 
-    def _rows(self, line: bytes) -> list[Mapping[str, Any]]:
+    def _rows(self, line: bytes) -> list[Row]:
         """Return the records of a line, each of them known to be one."""
         self.read += 1
         try:
@@ -46,10 +46,17 @@ class InputLines:
             return []
 
 
-def _records_of(content: object) -> list[Mapping[str, Any]]:
+def _held(rows: Sequence[Row]) -> Iterator[Held]:
+    first = 0
+    for batch in batches(rows):
+        yield Held(batch, rows[first : first + batch.count])
+        first += batch.count
+
+
+def _records_of(content: object) -> list[Row]:
     if not isinstance(content, dict):
         raise DecodeError("no JSON object")
-    rows: list[Mapping[str, Any]] = [*records(content)] if "resourceSpans" in content else [content]
+    rows: list[Row] = [*records(content)] if "resourceSpans" in content else [content]
     for row in rows:
         next(batches([row]))
     return rows

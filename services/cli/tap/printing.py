@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 from rich.console import Console
 from rich.text import Text
 
-from proto.flow_batch import FlowBatch
-from proto.rows import rows
+from services.cli.tap.held import Row
 from services.cli.views import units
 from services.cli.views.conversations import Tellers
 from services.cli.views.flow_line import OUTCOME_STYLES, flow_line
-from services.cli.views.flow_view import FlowView, flow_view, flow_views, printable
+from services.cli.views.flow_view import FlowView, flow_view, printable
+from services.cli.views.json_line import json_line
+
+_TIME_OF_DAY: Final = 12
 
 Format: TypeAlias = Literal["compact", "table", "json", "dict"]
 
@@ -31,8 +31,7 @@ class _Column:
 
 
 def _time(view: FlowView) -> str:
-    at = datetime.fromtimestamp(view.end_unix_ns / 1e9).astimezone()
-    return f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+    return units.moment(view.end_unix_ns)
 
 
 def _seen_by(view: FlowView) -> str:
@@ -42,7 +41,7 @@ def _seen_by(view: FlowView) -> str:
 
 
 _COLUMNS: Final = (
-    _Column("TIME", 12, _time),
+    _Column("TIME", _TIME_OF_DAY, _time),
     _Column("SOURCE", 34, lambda view: str(view.source)),
     _Column("DESTINATION", 34, lambda view: str(view.destination)),
     _Column("PROTOCOL", 8, lambda view: view.transport),
@@ -50,7 +49,8 @@ _COLUMNS: Final = (
     _Column("SENT", 8, lambda view: units.byte_count(view.bytes_out)),
     _Column("RECEIVED", 8, lambda view: units.byte_count(view.bytes_in)),
     _Column("CONNECT", 7, lambda view: "-" if view.connect_ns is None else units.duration(view.connect_ns)),
-    _Column("RESPONSE", 8, lambda view: units.duration(view.response_max_ns) if view.responses else "-"),
+    _Column("MAX RESPONSE", 12, lambda view: units.duration(view.response_max_ns) if view.responses else "-"),
+    _Column("MEAN", 7, lambda view: units.duration(view.response_sum_ns // view.responses) if view.responses else "-"),
     _Column("RESENT", 6, lambda view: units.count(view.retransmits + view.syn_repeats)),
     _Column("SEEN BY", 7, _seen_by),
 )
@@ -64,51 +64,48 @@ class Printer:
         self._numeric = numeric
         self._console = Console(highlight=False, soft_wrap=True)
         self._tellers = Tellers()
-        self._headed = False
+        self._time_width = 0
+        """Of the table's first column; 0: it has no head yet."""
 
-    def show(self, batch: FlowBatch) -> None:
-        """Print every record of the batch."""
-        match self._form:
-            case "compact":
-                show_batch(batch, self._console, self._tellers, numeric=self._numeric)
-            case "table":
-                self._show_rows(batch)
-            case "json":
-                for row in rows(batch):
-                    self._console.out(json.dumps(row, ensure_ascii=False, separators=(",", ":")), highlight=False)
-            case "dict":
-                for row in rows(batch):
-                    self._show_dict(row)
+    def show(self, records: Iterable[tuple[Row, Row]]) -> None:
+        """Print records, each as it was given and with every column."""
+        for given, row in records:
+            if self._form == "json":
+                self._console.out(json_line(given), highlight=False)
+                continue
+            view = flow_view(row, numeric=self._numeric)
+            match self._form:
+                case "compact":
+                    self._console.print(flow_line(view, again=self._tellers.heard_from_other_end(view)))
+                case "table":
+                    self._show_row(view)
+                case "dict":
+                    self._show_dict(view, given)
 
-    def _show_rows(self, batch: FlowBatch) -> None:
-        if not self._headed:
-            self._console.print(
-                Text("  ".join(f"{column.heading:<{column.width}}" for column in _COLUMNS).rstrip(), style="bold")
-            )
-            self._headed = True
-        for view in flow_views(batch, numeric=self._numeric):
-            cells = [Text(f"{column.cell(view):<{column.width}}", style=column.style(view)) for column in _COLUMNS]
-            line = Text("  ").join(cells)
-            line.rstrip()
-            self._console.print(line)
+    def _show_row(self, view: FlowView) -> None:
+        if not self._time_width:
+            self._time_width = len(_time(view))
+            headings = (f"{column.heading:<{self._width(column)}}" for column in _COLUMNS)
+            self._console.print(Text("  ".join(headings).rstrip(), style="bold"))
+        cells = [Text(f"{column.cell(view):<{self._width(column)}}", style=column.style(view)) for column in _COLUMNS]
+        line = Text("  ").join(cells)
+        line.rstrip()
+        self._console.print(line)
 
-    def _show_dict(self, row: Mapping[str, Any]) -> None:
+    def _width(self, column: _Column) -> int:
+        """A time may have a date; the first one decides on all."""
+        return max(column.width, self._time_width) if column.cell is _time else column.width
+
+    def _show_dict(self, view: FlowView, given: Row) -> None:
         """Everything that is known: what is 0, empty or unknown is left out. A ruled line ends the record."""
-        view = flow_view(row, numeric=self._numeric)
-        known = {"time": _time(view), "source": str(view.source), "destination": str(view.destination)} | dict(_flat(row))
+        known = {"time": _time(view), "source": str(view.source), "destination": str(view.destination)} | dict(_flat(given))
         width = max(map(len, known))
         for name, value in known.items():
-            self._console.print(Text(f"{name:>{width}}: {printable(str(value))}"))
+            self._console.print(Text(f"{printable(name):>{width}}: {printable(str(value))}"))
         self._console.print(Text("-" * (width + 1), style="dim"))
 
 
-def show_batch(batch: FlowBatch, console: Console, tellers: Tellers, *, numeric: bool = False) -> None:
-    """Print every record of a batch as one line; what `tellers` heard from the other end of a connection is said to be so."""
-    for view in flow_views(batch, numeric=numeric):
-        console.print(flow_line(view, again=tellers.heard_from_other_end(view)))
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(row: Row, prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in row.items():
         if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
 """Spans of Wirespan's, OTLP/JSON, as the records they were made of: as far as people look at records.
 
-The way back of docs/attributes.md. What a span does not say has its default. Local is the end that the span's resource is.
+The way back of docs/attributes.md. A row has what the span says and no more, but for `epoch` and `sequence`, which no span has.
+Local is the end that the span's resource is.
 """
 
 from __future__ import annotations
@@ -19,27 +20,62 @@ _BOTH_WAYS: Final = {
     "packets.delta": "packets",
     "packets.total": "packets_total",
     "payload.bytes.delta": "payload_bytes",
+    "tcp.flags.bits": "tcp_flags",
     "tcp.retransmits": "retransmits",
     "tcp.retransmit_bytes": "retransmit_bytes",
+    "tcp.spurious_retransmits": "spurious_retransmits",
     "tcp.out_of_order": "out_of_order",
     "tcp.duplicate_acks": "duplicate_acks",
     "tcp.zero_window": "zero_windows",
+    "tcp.window_full": "window_full",
     "tcp.keep_alives": "keep_alives",
+    "tcp.zero_window_probes": "zero_window_probes",
+    "tcp.fins": "fins",
+    "tcp.resets": "resets",
+    "tcp.rtt.count": "rtt_samples",
+    "tcp.rtt.min": "rtt_min_ns",
+    "tcp.rtt.max": "rtt_max_ns",
+    "ip.ttl": "hop_limit",
+    "ip.ecn.ce": "ecn_ce",
+    "ip.fragments.count": "fragments",
+    "ip.fragments.overlapping": "overlapping_fragments",
+    "ip.datagrams.incomplete": "incomplete_datagrams",
+    "copies.count": "copies",
 }
 """Attributes after `flow.` and `flow.reverse.`, and their columns after `tx_` and `rx_`."""
 _COLUMNS: Final = {
     "flow.record": "record",
     "flow.end_reason": "reason",
     "flow.connection.outcome": "outcome",
+    "flow.direction_source": "role_source",
+    "flow.request.unanswered": "request_waits",
+    "flow.question.count": "questions",
+    "flow.question.repeats": "question_repeats",
     "flow.tcp.syn_repeats": "syn_repeats",
     "flow.tcp.syn_ack_repeats": "syn_ack_repeats",
     "flow.response.count": "responses",
     "flow.response.time_sum": "response_time_sum_ns",
     "flow.response.time_max": "response_time_max_ns",
+    "flow.response.time_histogram": "response_time_histogram",
+    "flow.request.transfer_time": "request_transfer_sum_ns",
+    "flow.request.transfer_time_max": "request_transfer_max_ns",
+    "flow.response.transfer_time": "response_transfer_sum_ns",
+    "flow.response.transfer_time_max": "response_transfer_max_ns",
+    "flow.icmp.errors": "icmp_errors",
+    "flow.icmp.error.type.id": "icmp_error_type",
+    "flow.icmp.error.code.id": "icmp_error_code",
+    "flow.translated": "translated",
     "flow.icmp.type.id": "icmp_type",
     "flow.icmp.code.id": "icmp_code",
     "flow.tcp.socket.rtt.smoothed": "smoothed_rtt_ns",
     "flow.tcp.socket.rtt.min": "min_rtt_ns",
+    "flow.tcp.socket.retransmits": "socket_retransmits",
+    "flow.tcp.socket.lost": "lost_segments",
+    "flow.tcp.socket.congestion_window": "congestion_window",
+    "tunnel.type": "tunnel",
+    "tunnel.depth": "tunnel_depth",
+    "destination.nat.ip": "remote_nat_address",
+    "destination.nat.port": "remote_nat_port",
 }
 _EXCHANGE_COLUMNS: Final = {
     "flow.request.bytes": "request_bytes",
@@ -47,6 +83,8 @@ _EXCHANGE_COLUMNS: Final = {
     "flow.request.retransmits": "request_retransmits",
     "flow.response.retransmits": "response_retransmits",
 }
+_SINCE_SYN: Final = {"flow.tcp.handshake.latency": "syn_ack_unix_ns", "flow.tcp.connect.time": "handshake_ack_unix_ns"}
+_RESET: Final = "connection_reset"
 _NOT_OF_ENTITY: Final = frozenset({"address", "port"})
 _SERVICE: Final = "k8s.service."
 
@@ -75,7 +113,7 @@ def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> dict[str, Any]:
     """What flows and exchanges have in common: who, when, whose socket."""
-    role = _DIRECTIONS[attributes["flow.direction"]]
+    role = _role(attributes)
     row: dict[str, Any] = {
         "node": str(resource.get("host.name", "")),
         # A trace is a connection, and its spans of one side are of one flow.
@@ -89,7 +127,10 @@ def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Ma
     }
     for side, end in zip(("local", "remote"), _ends(role), strict=True):
         row[f"{side}_address"] = attributes[f"{end}.address"]
-        row[f"{side}_port"] = attributes.get(f"{end}.port", 0)
+        if (port := attributes.get(f"{end}.port", attributes.get("flow.icmp.echo.id"))) is not None:
+            row[f"{side}_port"] = port
+        if (resolution := attributes.get(f"flow.{end}.resolution")) is not None:
+            row[f"{side}_resolution"] = resolution
         row[f"{side}_entity"], row[f"{side}_service"] = _entities(attributes, f"{end}.")
     return row
 
@@ -97,12 +138,21 @@ def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Ma
 def _of_flow(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
     start = int(span["startTimeUnixNano"])
     row = {"flow_id": int(span["traceId"][16:], 16), "flow_start_unix_ns": attributes.get("flow.start", start)}
-    if (connect_ns := attributes.get("flow.tcp.connect.time")) is not None:
-        row |= {"syn_unix_ns": start, "handshake_ack_unix_ns": start + connect_ns}
+    for attribute, column in _SINCE_SYN.items():
+        if (elapsed_ns := attributes.get(attribute)) is not None:
+            row |= {"syn_unix_ns": start, column: start + elapsed_ns}
+    if (error := attributes.get("error.type")) is not None:
+        row["cut_short"] = int(error == _RESET)
+    if (closed_by := attributes.get("flow.tcp.closed_by")) is not None:
+        row["closed_by"] = dict(zip(_ends(_role(attributes)), ("local", "remote"), strict=True))[closed_by]
     forward, reverse = ("rx", "tx") if attributes["flow.direction"] == "reverse" else ("tx", "rx")
-    for attribute, column in _BOTH_WAYS.items():
-        row[f"{forward}_{column}"] = attributes.get(f"flow.{attribute}", 0)
-        row[f"{reverse}_{column}"] = attributes.get(f"flow.reverse.{attribute}", 0)
+    for way, prefix in ((forward, "flow."), (reverse, "flow.reverse.")):
+        for name, column in _BOTH_WAYS.items():
+            if (value := attributes.get(prefix + name)) is not None:
+                row[f"{way}_{column}"] = value
+        dscp, ecn = attributes.get(f"{prefix}ip.dscp.id"), attributes.get(f"{prefix}ip.ecn.id")
+        if dscp is not None or ecn is not None:
+            row[f"{way}_traffic_class"] = (dscp or 0) << 2 | (ecn or 0)
     return row | {column: attributes[name] for name, column in _COLUMNS.items() if name in attributes}
 
 
@@ -125,6 +175,10 @@ def _of_exchange(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict
         row["response_first_unix_ns"] = answered
         row["response_last_unix_ns"] = answered + attributes.get("flow.response.transfer_time", 0)
     return row | {column: attributes[name] for name, column in _EXCHANGE_COLUMNS.items() if name in attributes}
+
+
+def _role(attributes: Mapping[str, Any]) -> str:
+    return _DIRECTIONS[attributes["flow.direction"]]
 
 
 def _ends(role: str) -> tuple[str, str]:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from services.cli.views import units
-from services.cli.views.conversations import Conversation
+from services.cli.views.conversations import SLOW_NS, Conversation
 from services.cli.views.flow_line import OUTCOME_STYLES
 
-_ROWS_AROUND: Final = 7
+_ROWS_AROUND: Final = 8
 """Lines of the screen that are not rows of the table: its head, its frame, totals, notes."""
+_SOURCE: Final = "source"
+_DESTINATION: Final = "destination"
+_OUTCOME: Final = "outcome"
+_PROTOCOL: Final = "protocol"
+_SHARED: Final = (_SOURCE, _DESTINATION, _OUTCOME)
+_MOST_OF_PROTOCOL: Final = 16
+_BETWEEN: Final = 3
+"""Cells that the table's style puts between two columns."""
 _OUTCOMES: Final = tuple(reversed(OUTCOME_STYLES))
 """In the order in which they are shown: what went wrong first."""
-_SLOW_NS: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +37,39 @@ class _Column:
     heading: str
     screen: int
     cell: Callable[[Conversation], str | Text]
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def conversation_table(conversations: Sequence[Conversation], *, width: int, height: int, notes: Sequence[Text]) -> Group:
     """Return the table in at most `height` lines, with totals and `notes` below it. A narrow screen has fewer columns."""
     room = max(height - _ROWS_AROUND - len(notes), 1)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     shown = [column for column in _COLUMNS if width >= column.screen]
-    for column in shown:
-        table.add_column(column.heading, no_wrap=True, overflow="ellipsis", **column.options)
-    for each in conversations[:room]:
-        table.add_row(*(column.cell(each) for column in shown))
+    rows = [[column.cell(each) for column in shown] for each in conversations[:room]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, cell_width in zip(shown, _widths(shown, rows, width), strict=True):
+        table.add_column(column.heading, no_wrap=True, overflow="ellipsis", width=cell_width, **column.options)
+    for row in rows:
+        table.add_row(*row)
     return Group(table, _totals(conversations, hidden=max(len(conversations) - room, 0)), *notes)
+
+
+def _widths(shown: Sequence[_Column], rows: Sequence[Sequence[str | Text]], screen: int) -> list[int]:
+    """Return how wide each column is: numbers as they are, and what they leave shared by names and outcomes.
+
+    Nothing is cut while there is room. Outcomes are cut only where they would take more than a third of what is shared.
+    """
+    natural = {
+        column.heading: max([*map(cell_len, column.heading.split("\n")), *(cell_len(str(row[at])) for row in rows)])
+        for at, column in enumerate(shown)
+    }
+    natural |= {_PROTOCOL: min(natural[_PROTOCOL], _MOST_OF_PROTOCOL)} if _PROTOCOL in natural else {}
+    left = screen - _BETWEEN * len(shown) + 1 - sum(natural[name] for name in natural if name not in _SHARED)
+    source, destination, outcome = (natural[name] for name in _SHARED)
+    natural[_OUTCOME] = min(outcome, max(left // 3, left - source - destination))
+    names = left - natural[_OUTCOME]
+    natural[_SOURCE] = min(source, max(names - destination, names * 4 // 9))
+    natural[_DESTINATION] = names - natural[_SOURCE]
+    return [max(width, 1) for width in natural.values()]
 
 
 def _outcomes(each: Conversation) -> Text:
@@ -70,11 +98,10 @@ def _mean(total_ns: int, number: int) -> Text:
     return Text(units.duration(total_ns // number)) if number else Text("-", style="dim")
 
 
-def _slowest(each: Conversation) -> Text:
-    """The longest response time, in colour from a tenth of a second: that is what a person feels."""
-    if not each.responses:
+def _longest(longest_ns: int, number: int) -> Text:
+    if not number:
         return Text("-", style="dim")
-    return Text(units.duration(each.response_max_ns), style="yellow" if each.response_max_ns >= _SLOW_NS else "")
+    return Text(units.duration(longest_ns), style="yellow" if longest_ns >= SLOW_NS else "")
 
 
 def _totals(conversations: Sequence[Conversation], *, hidden: int) -> Text:
@@ -98,15 +125,15 @@ def _totals(conversations: Sequence[Conversation], *, hidden: int) -> Text:
 
 _RIGHT: Final[Mapping[str, Any]] = {"justify": "right"}
 _COLUMNS: Final = (
-    _Column("source", 0, lambda each: Text(each.source), {"ratio": 4}),
-    _Column("destination", 0, lambda each: Text(_destination(each)), {"ratio": 5}),
-    _Column("protocol", 120, lambda each: each.transport, {"max_width": 16}),
+    _Column(_SOURCE, 0, lambda each: Text(each.source)),
+    _Column(_DESTINATION, 0, lambda each: Text(_destination(each))),
+    _Column(_PROTOCOL, 130, lambda each: each.transport, {"max_width": _MOST_OF_PROTOCOL}),
     _Column("flows", 90, lambda each: units.count(each.flows), _RIGHT),
-    _Column("outcome", 0, _outcomes, {"ratio": 3, "min_width": 13}),
-    _Column("sent", 100, lambda each: units.byte_count(each.bytes_out), _RIGHT),
-    _Column("received", 100, lambda each: units.byte_count(each.bytes_in), _RIGHT),
-    _Column("connect", 80, lambda each: _mean(each.connect_sum_ns, each.connects), _RIGHT),
-    _Column("response", 0, lambda each: _mean(each.response_sum_ns, each.responses), _RIGHT),
-    _Column("slowest", 110, _slowest, _RIGHT),
+    _Column(_OUTCOME, 0, _outcomes),
+    _Column("sent", 120, lambda each: units.byte_count(each.bytes_out), _RIGHT),
+    _Column("received", 120, lambda each: units.byte_count(each.bytes_in), _RIGHT),
+    _Column("max\nconnect", 80, lambda each: _longest(each.connect_max_ns, each.connects), _RIGHT),
+    _Column("max\nresponse", 0, lambda each: _longest(each.response_max_ns, each.responses), _RIGHT),
+    _Column("mean\nresponse", 150, lambda each: _mean(each.response_sum_ns, each.responses), _RIGHT),
     _Column("resent", 70, _resent, _RIGHT),
 )

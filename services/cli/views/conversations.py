@@ -17,6 +17,9 @@ WINDOW_SECONDS: Final = 60.0
 MOST_RECORDS: Final = 50_000
 """Records kept at the most; beyond it the window is shorter than it should be rather than the memory larger."""
 
+SLOW_NS: Final = 100_000_000
+"""What a person feels."""
+
 _BOTH_ENDS: Final = 2
 
 Key: TypeAlias = tuple[str, str, int, str]
@@ -47,6 +50,12 @@ class Conversation:
     failures: int = 0
     """Flows that failed, as their last record says."""
 
+    @property
+    def slow_ns(self) -> int:
+        """The longest that somebody waited for a connection or a response; 0 where nobody would feel it."""
+        longest = max(self.connect_max_ns, self.response_max_ns)
+        return longest if longest >= SLOW_NS else 0
+
 
 class Conversations:
     """A sliding window of records. Times are seconds on any monotonic clock."""
@@ -62,7 +71,9 @@ class Conversations:
         self._records.append((now_seconds, view))
 
     def current(self, now_seconds: float) -> list[Conversation]:
-        """Return the conversations of the window: those with failures first, then those that retransmit, then the busiest."""
+        """Return the conversations of the window: those with failures first, then the slow, then those that retransmit, then
+        the busiest.
+        """
         while self._records and self._records[0][0] <= now_seconds - self._window_seconds:
             self._records.popleft()
         grouped: dict[Key, list[_Telling]] = {}
@@ -155,5 +166,5 @@ def _sum(key: Key, tellings: Sequence[_Telling]) -> Conversation:
     return sums
 
 
-def _rank(each: Conversation) -> tuple[int, int, int, str]:
-    return -each.failures, -each.retransmits, -(each.bytes_out + each.bytes_in), each.source
+def _rank(each: Conversation) -> tuple[int, int, int, int, str]:
+    return -each.failures, -each.slow_ns, -each.retransmits, -(each.bytes_out + each.bytes_in), each.source

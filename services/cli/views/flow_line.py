@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 from rich.text import Text
@@ -16,7 +15,9 @@ OUTCOME_STYLES: Final = {
     "half open": "yellow",
     "refused": "bold red",
     "timeout": "bold red",
+    "unanswered": "bold red",
     "reset": "red",
+    "waiting": "yellow",
     "exchange": "cyan",
 }
 """Colours of the outcomes, the same wherever one is shown."""
@@ -28,12 +29,12 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
     """Return the record as one line:
     time, source -> destination, transport, outcome, bytes each way, then only what there is to say.
 
-    `<>` in place of the arrow: nobody saw who began. The time is that of the record's last packet, in the local time zone.
+    `<>` in place of the arrow: nobody saw who began. The time is that of the record's last packet, in the local time zone, with
+    the date where that is not today.
     `again`: the other end of the connection has told of it too, so that this line is its second telling and says so.
     """
-    at = datetime.fromtimestamp(view.end_unix_ns / 1e9).astimezone()
     line = Text(no_wrap=True)
-    line.append(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
+    line.append(f"{units.moment(view.end_unix_ns)}  ", style="dim")
     ends = f"{view.source} {'->' if view.directed else '<>'} {view.destination}"
     line.append(f"{ends:<{_ENDS_WIDTH}}  {view.transport:<4} ")
     line.append(f"{view.outcome:<11}", style=OUTCOME_STYLES.get(view.outcome, ""))
@@ -44,6 +45,8 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
         line.append(_exchange(view.exchange))
     if view.responses:
         line.append(f"  response {_response(view)}")
+    if view.waiting and view.over:
+        line.append(f"  {units.counted(view.waiting, 'request')} without a response", style="yellow")
     if view.syn_repeats:
         line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
     if view.retransmits:

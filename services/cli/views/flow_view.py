@@ -46,7 +46,12 @@ _ICMPV6: Final = {
     143: "listener report",
 }
 
-_FAILURES: Final = frozenset({"refused", "timeout"})
+_FAILURES: Final = frozenset({"refused", "timeout", "unanswered"})
+_OVER: Final = frozenset({"end_of_flow", "idle_timeout", "shutdown", "table_pressure"})
+"""Reasons of a flow's last record."""
+_NUMBERED: Final = frozenset({"icmp", "icmpv6"})
+"""Transports whose queries have numbers."""
+_DNS_PORT: Final = 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class FlowView:
     transport: str
     outcome: str
     failed: bool
-    """It was refused, never answered, or reset while something was under way."""
+    """It was refused, never answered, or reset while something was under way; or a question of DNS or a ping had no answer."""
     bytes_out: int
     bytes_in: int
     connect_ns: int | None
@@ -111,6 +116,10 @@ class FlowView:
     """Segments sent again by either end, as far as they came by here."""
     local_retransmits: int
     """Those that the local end sent again, which its socket sees all of."""
+    waiting: int
+    """Requests that have no response yet; of a flow that is over, that never had one."""
+    over: bool
+    """This is the flow's last record."""
 
     exchange: ExchangeView | None = None
     """The record tells of one request and not of the flow: bytes and retransmissions are the request's and its response's."""
@@ -136,8 +145,9 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
     source, destination = ("remote", "local") if row["role"] == "server" else ("local", "remote")
     bytes_out, bytes_in = ("rx_bytes", "tx_bytes") if source == "remote" else ("tx_bytes", "rx_bytes")
     exchange = _exchange(row)
+    outcome = _outcome(row)
     if exchange is not None:
-        bytes_out, bytes_in = "request_bytes", "response_bytes"
+        bytes_out, bytes_in, outcome = "request_bytes", "response_bytes", "exchange"
     return FlowView(
         flow=(row["node"], row["epoch"], row["flow_id"]),
         connection=_connection(row),
@@ -150,8 +160,8 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         local_is_source=source == "local",
         captured=row["observer"] == "capture",
         transport=_transport(row),
-        outcome=_outcome(row) if exchange is None else "exchange",
-        failed=row["outcome"] in _FAILURES or bool(row["cut_short"]),
+        outcome=outcome,
+        failed=outcome in _FAILURES or bool(row["cut_short"]),
         bytes_out=row[bytes_out],
         bytes_in=row[bytes_in],
         connect_ns=_connect_ns(row),
@@ -161,6 +171,8 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         response_max_ns=row["response_time_max_ns"],
         retransmits=_retransmits(row, exchange),
         local_retransmits=row["tx_retransmits"],
+        waiting=row["request_waits"],
+        over=row["reason"] in _OVER,
         exchange=exchange,
     )
 
@@ -180,7 +192,17 @@ def _exchange(row: Mapping[str, Any]) -> ExchangeView | None:
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
+    """What became of the connection, or of the questions of DNS and ICMP, which have none."""
+    if row["request_waits"] and _asks(row):
+        return "unanswered" if row["reason"] in _OVER else "waiting"
     return "" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " ")
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    """Whether the flow's datagrams are questions. Of others nobody knows whether they want an answer."""
+    if row["questions"] or row["transport"] in _NUMBERED:
+        return True
+    return row["transport"] == "udp" and _DNS_PORT in (row["local_port"], row["remote_port"])
 
 
 def _retransmits(row: Mapping[str, Any], exchange: ExchangeView | None) -> int:

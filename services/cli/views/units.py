@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Final
 
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -54,6 +55,13 @@ def duration(nanoseconds: int) -> str:
         return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def moment(unix_ns: int) -> str:
+    """Return a time of day in the local time zone, to the millisecond; with its date where that is not today's."""
+    at = datetime.fromtimestamp(unix_ns / 1e9).astimezone()
+    text = f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+    return text if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d} {text}"
 
 
 def count(number: int) -> str:

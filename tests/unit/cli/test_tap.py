@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 
 import pytest
 from click.testing import CliRunner, Result
 
-from proto.flow_batch import Entity
+from proto.flow_batch import Entity, encode
 from proto.rows import rows
+from services.cli.decode import decode_command
 from services.cli.errors import CliError
-from services.cli.tap.command import latest, tap
+from services.cli.tap.command import tap
+from services.cli.tap.held import Held, latest
 from tests.support.pipeline.enriched_batches import enriched_batch
-from tests.unit.cli.flow_records import record_batch
+from tests.unit.cli.flow_records import START, record_batch
 
 WEB = Entity("k8s.pod", {"k8s.pod.name": "web-0", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
 HOSTILE = Entity("k8s.pod", {"k8s.pod.name": "\x1b[2Jweb", "k8s.namespace.name": "shop"})
@@ -39,7 +43,8 @@ def test_the_last_records_are_the_latest_of_all_batches() -> None:
     batches = [enriched_batch(count, sequence=number) for number, count in enumerate((3, 0, 2, 1))]
     numbers = [number for batch in batches for number in batch.column("flow_id").tolist()]
     for last in (1, 2, 3, 5, 6, 9, None):
-        found = [number for batch in latest(iter(batches), last) for number in batch.column("flow_id").tolist()]
+        kept = latest(map(Held, batches), last)
+        found = [number for held in kept for number in held.batch.column("flow_id").tolist()]
         assert found == numbers[-last if last else 0 :]
 
 
@@ -76,6 +81,59 @@ def test_names_cannot_command_the_terminal(form: str) -> None:
     out = shown("-o", form, lines=json_lines(batch)).stdout
     assert "\x1b" not in out
     assert "web" in out
+
+
+@pytest.mark.parametrize("form", ["compact", "table", "json", "dict"])
+def test_nothing_of_a_record_commands_the_terminal(form: str) -> None:
+    """Neither what names are, nor what their attributes are called; C1 control characters are control characters too."""
+    hostile = Entity("k8s.pod", {"k8s.pod.name": "a\x9b2Jb\u202ec", "x\x1b]0;t\x07": "y\x1b[31m", "k8s.namespace.name": "shop"})
+    lines = json_lines(record_batch(entities=[hostile], local_entity=0))
+    out = shown("-o", form, lines=lines).stdout
+    assert out.replace("\n", "").isprintable()
+    if form == "json":
+        assert json.loads(out) == json.loads(lines[0])
+
+
+def test_decode_commands_no_terminal() -> None:
+    """It is for `nats sub --translate`, which prints on one."""
+    batch = record_batch(entities=[HOSTILE], local_entity=0)
+    out = CliRunner().invoke(decode_command, input=encode(batch), catch_exceptions=False).stdout
+    assert out.rstrip("\n").isprintable()
+    assert json.loads(out) == next(rows(batch))
+
+
+def test_what_passed_lately_is_shown_in_order_and_with_its_date() -> None:
+    """An idle flow's record comes late; times of other days would else pass for today's."""
+    times = [START + second * 10**9 for second in (3, 1, 2)]
+    lines = json_lines(*(record_batch(end_unix_ns=time) for time in times))
+    out = shown("--last", "2", lines=lines).stdout.splitlines()
+    assert [line.split("  ")[0] for line in out] == ["2023-11-14 22:13:21.000", "2023-11-14 22:13:22.000"]
+    head, *body = shown("-o", "table", "--since", "2020-01-01", lines=lines).stdout.splitlines()
+    assert [line[:23] for line in body] == [f"2023-11-14 22:13:2{second}.000" for second in (1, 2, 3)]
+    assert {line.index("10.0.0.5") for line in body} == {head.index("SOURCE")}
+    today = shown(lines=json_lines(record_batch(end_unix_ns=time.time_ns()))).stdout
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3}  10", today)
+
+
+def test_what_a_span_does_not_say_is_not_in_its_json() -> None:
+    """A span of few attributes gives a row of few keys: no zero that nobody measured."""
+    attributes = {
+        "flow.direction": "forward", "source.address": "10.0.0.5", "destination.address": "10.0.0.8", "flow.record": 0,
+        "network.transport": "tcp", "flow.bytes.delta": 7, "flow.ip.ttl": 64, "flow.request.unanswered": 1,
+    }  # fmt: skip
+    span = {
+        "traceId": "0" * 31 + "1", "startTimeUnixNano": str(START), "endTimeUnixNano": str(START + 5),
+        "attributes": [
+            {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+            for key, value in attributes.items()
+        ],
+    }  # fmt: skip
+    resource = {"attributes": [{"key": "host.name", "value": {"stringValue": "n"}}]}
+    request = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": [span]}]}]}
+    (row,) = map(json.loads, shown("-o", "json", lines=[json.dumps(request)]).stdout.splitlines())
+    assert (row["tx_bytes"], row["tx_hop_limit"], row["request_waits"]) == (7, 64, 1)
+    assert not {"rx_bytes", "local_port", "responses", "response_time_max_ns", "tx_retransmits", "syn_unix_ns"} & set(row)
+    assert "->" in shown(lines=[json.dumps(request)]).stdout
 
 
 def test_numeric_shows_addresses() -> None:

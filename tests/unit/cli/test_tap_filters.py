@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from proto.columns import NO_INDEX, Observer, Outcome, Role
+from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter, between
@@ -42,6 +42,9 @@ BATCH = FlowBatch(
         "remote_port": np.array([6379, 40_000, 53, 53], "<u2"),
         "outcome": np.array([Outcome.CLOSED, Outcome.RESET, Outcome.UNKNOWN, Outcome.UNKNOWN], "|u1"),
         "cut_short": np.array([0, 1, 0, 0], "|u1"),
+        # a lookup and an echo without an answer: the lookup's flow is over
+        "request_waits": np.array([0, 0, 1, 1], "|u1"),
+        "reason": np.array([Reason.END_OF_FLOW, Reason.END_OF_FLOW, Reason.IDLE_TIMEOUT, Reason.ACTIVE_TIMEOUT], "|u1"),
         "local_entity": np.array([0, 1, 0, 0], "<u4"),
         "remote_entity": np.array([1, 0, 2, NO_INDEX], "<u4"),
         "local_service": np.array([NO_INDEX, 3, NO_INDEX, NO_INDEX], "<u4"),
@@ -76,6 +79,14 @@ def asked(*arguments: str, enriched: bool = True) -> list[int]:
     ("arguments", "flows"),
     [
         ("", [0, 1, 2, 3]),
+        ("--failed", [1, 2]),
+        ("--not --failed", [0, 3]),
+        ("--outcome unanswered", [2]),
+        ("--outcome waiting", [3]),
+        ("--unanswered", [2]),
+        ("--slower-than 100ms", [0]),
+        ("--slower-than 50ms", [0, 1]),
+        ("--failed --slower-than 50ms", [1]),
         ("--pod web", [0, 1, 2, 3]),
         ("--from-pod web", [0, 1, 2, 3]),
         ("--to-pod web", []),
@@ -104,7 +115,7 @@ def asked(*arguments: str, enriched: bool = True) -> list[int]:
         ("--port 53 --protocol tcp", []),
         ("--protocol udp --protocol 1", [2, 3]),
         ("--protocol TCP", [0, 1]),
-        ("--outcome failed", [1]),
+        ("--outcome failed", [1, 2]),
         ("--outcome closed --outcome reset", [0, 1]),
         ("--outcome half-open", []),
         ("--seen-by server", [1]),

@@ -10,6 +10,7 @@ from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
 from proto.flow_batch import MAX_BATCH_BYTES, FlowBatch, encode
 from services.capture.flows.table import FlowTable, FlowTableSettings
 from services.capture.replay.source import ReplaySource
+from tests.support.packets.dns import question
 from tests.support.packets.pcap import ACK, FIN, SECOND, START, SYN, Conversation, Frame, ethernet, ip, udp, write
 from tests.support.packets.replayed import rows
 
@@ -113,6 +114,21 @@ def test_an_answered_flow_of_datagrams_gives_a_record_when_it_falls_quiet(table_
     assert [record["request_waits"] for record in told.values()] == [0, 0, 1]
     assert [record["tx_packets"] + record["rx_packets"] for record in told.values()] == [4, 2, 1]
     assert len({record["flow_id"] for record in told.values()}) == 1
+    assert table.source.used_slots == 0
+
+
+def test_a_question_that_is_never_answered_is_told_at_the_end(table_of):
+    """Waiting while its flow lives, unanswered once that is over: nobody sees a packet between the two."""
+    talk = (
+        Conversation(server_port=53).udp(0, "client", question(7, "gone.example")).udp(5, "client", question(7, "gone.example"))
+    )
+    table = table_of(talk.frames)
+    told = [record for second in range(70) for record in table.accepted(second)]
+    assert [(record["reason"], record["request_waits"]) for record in told] == [
+        (Reason.ACTIVE_TIMEOUT, 1),
+        (Reason.IDLE_TIMEOUT, 1),
+    ]
+    assert [(record["tx_packets"], record["questions"]) for record in told] == [(2, 1), (0, 0)]
     assert table.source.used_slots == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -191,6 +192,52 @@ def test_a_second_telling_says_so() -> None:
     assert [tellers.heard_from_other_end(each) for each in (client, server, client, server)] == [False, True, False, True]
     assert flow_line(server, again=True).plain.endswith("again, as the server saw it")
     assert "again" not in flow_line(client).plain
+
+
+DNS = {"transport": 17, "remote_port": 53, "outcome": Outcome.UNKNOWN, "syn_unix_ns": 0, "responses": 0, "request_waits": 1}
+
+
+def test_a_question_without_an_answer_is_an_outcome_and_a_failure():
+    """A name lookup that timed out is told as such; while its flow lives, it waits. Of other datagrams nobody knows."""
+    unanswered = view(**DNS, reason=Reason.IDLE_TIMEOUT)
+    assert (unanswered.outcome, unanswered.failed) == ("unanswered", True)
+    waiting = view(**DNS, reason=Reason.ACTIVE_TIMEOUT)
+    assert (waiting.outcome, waiting.failed) == ("waiting", False)
+    ping = view(**DNS | {"transport": 1, "icmp_type": 8, "remote_port": 0}, reason=Reason.SHUTDOWN)
+    assert (ping.outcome, ping.failed) == ("unanswered", True)
+    statsd = view(**DNS | {"remote_port": 8125}, reason=Reason.IDLE_TIMEOUT)
+    assert (statsd.outcome, statsd.failed) == ("", False)
+    answered = view(**DNS | {"request_waits": 0, "responses": 1}, reason=Reason.IDLE_TIMEOUT)
+    assert (answered.outcome, answered.failed) == ("", False)
+    assert "unanswered" in flow_line(unanswered).plain
+    assert "1 request without a response" in flow_line(unanswered).plain
+    assert "without" not in flow_line(waiting).plain
+
+
+def test_slowness_is_a_trouble():
+    """What somebody waited for comes behind what failed, and before what was merely sent again or is merely busy."""
+    conversations = Conversations()
+    conversations.add(0.0, view(flow_id=1, remote_port=1))
+    conversations.add(0.0, view(flow_id=2, remote_port=2, tx_retransmits=9))
+    conversations.add(0.0, view(flow_id=3, remote_port=3, response_time_max_ns=200_000_000))
+    conversations.add(0.0, view(flow_id=4, remote_port=4, handshake_ack_unix_ns=START + 1_000_000_000))
+    conversations.add(0.0, view(flow_id=5, **DNS, reason=Reason.IDLE_TIMEOUT))
+    assert [each.port for each in conversations.current(1.0)] == [53, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("width", [200, 160, 120, 100, 80])
+def test_nothing_is_cut_beside_empty_space(width):
+    """Outcomes and names get the room that there is, whoever needs it."""
+    conversations = Conversations()
+    outcomes = (Outcome.REFUSED, Outcome.TIMEOUT, Outcome.RESET, Outcome.CLOSED, Outcome.ESTABLISHED)
+    for flow_id, outcome in enumerate(outcomes):
+        conversations.add(0.0, view(flow_id=flow_id, outcome=outcome))
+    console = Console(file=io.StringIO(), width=width, height=20)
+    console.print(conversation_table(conversations.current(1.0), width=width, height=20, notes=[]))
+    lines = console.file.getvalue().splitlines()
+    assert {len(line) for line in lines[2:4]} == {width}
+    for line in lines:
+        assert not ("…" in line and re.search(r"6379 {9}", line)), line
 
 
 def test_what_is_older_than_the_window_is_gone() -> None:
