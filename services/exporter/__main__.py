@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -25,7 +26,6 @@ from services.exporter.delivery.sink import Sink
 from services.exporter.encoder import SpanEncoder
 from services.exporter.errors import OutputFileError
 from services.exporter.settings import ExporterSettings
-from services.exporter.spans.summary import Thinning
 from services.exporter.worker import SERVICE, Worker
 from services.runtime import health
 from services.runtime.errors import SettingsError
@@ -139,8 +139,11 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
             readiness.check("bus", lambda: bus.connected)
             readiness.check("backend", lambda: delivery.backend_answers)
             readiness.check("credentials", lambda: delivery.authorized)
-            thinning = Thinning(settings.keep_ratio, round(settings.slow_seconds * 1e9)) if settings.keep_ratio < 1 else None
-            encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=settings.attributes, thinning=thinning)
+            choice = settings.choice
+            logger.info("preset", preset=settings.preset, **dataclasses.asdict(choice))
+            for said in settings.contradictions:
+                logger.warning("settings.contradict", detail=said)
+            encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=choice.attributes, thinning=settings.thinning)
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             readiness.check("moving", lambda: worker.moving)
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))

@@ -156,7 +156,7 @@ class SpanEncoder:
             return [self._flow_spans.encode(chosen.batch, seen, ids, entities, _resource_keys(chosen, seen))]
         source = np.searchsorted(whole.first_rows, np.arange(chosen.batch.count) if rows is None else rows, "right")
         drawn = self._thinning.drawn(ids)
-        kept = drawn | self._thinning.remarkable(chosen.batch)
+        kept = self._thinning.kept(chosen.batch, drawn)
         return [
             *self._kept(chosen, kept.nonzero()[0], without_lost_parents(ids, drawn), entities),
             *self._summed_up(self._summaries, chosen, (~kept).nonzero()[0], ids, source),

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from services.exporter.presets import PRESETS, Choice, Preset, contradictions
 from services.exporter.spans.profiles import Profile
+from services.exporter.spans.summary import Thinning
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
 
@@ -20,21 +22,36 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     output_file: Annotated[
         Path | None, Meta(description="file to append spans to as OTLP/JSON lines, instead of sending them over the network")
     ] = None
+    preset: Annotated[
+        Preset,
+        Meta(
+            description="how much is sent: `everything`, every flow as spans of its own with the attributes of `standard`; "
+            "`troubles`, flows that failed, were slow or lossy, the others summed up by workload pair and minute; `map`, all "
+            "summed up, with the attributes of `lean`. The three settings below go before it"
+        ),
+    ] = "everything"
     attributes: Annotated[
-        Profile,
-        Meta(description="how much a span carries; docs/attributes.md says which attributes that are"),
-    ] = "full"
+        Profile | None,
+        Meta(description="how much a span carries; docs/attributes.md says which attributes that are; empty: the preset's"),
+    ] = None
     keep_ratio: Annotated[
-        float,
+        float | None,
         Meta(
             ge=0,
             le=1,
-            description="share of the flows that neither failed nor were slow that are spans of their own; the others are "
-            "summed up by workload pair and minute",
+            description="share of the flows without trouble that are spans of their own; the others are summed up by workload "
+            "pair and minute; empty: the preset's, 1 of `everything`, 0 of the others",
         ),
-    ] = 1.0
+    ] = None
+    keep_troubles: Annotated[
+        bool | None,
+        Meta(
+            description="flows that failed, were slow or lossy are spans of their own even where others are summed up; empty: "
+            "the preset's, false of `map` alone"
+        ),
+    ] = None
     slow_seconds: Annotated[
-        float, Meta(ge=0, description="a flow with a response or a handshake that takes as long is slow, and not summed up")
+        float, Meta(ge=0, description="a flow with a response or a handshake that takes as long is slow")
     ] = 1.0
     max_request_bytes: Annotated[
         int, Meta(ge=4096, description="most bytes of spans in one request, before compression; many servers take 4 MiB")
@@ -86,3 +103,26 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     ack_wait_seconds: Annotated[
         float, Meta(ge=1, description="silence after which a batch is given to another exporter; the same for all of them")
     ] = 30.0
+
+    @property
+    def choice(self) -> Choice:
+        """What the preset stands for, with what was set by itself."""
+        preset = PRESETS[self.preset]
+        return Choice(
+            self.attributes or preset.attributes,
+            preset.keep_ratio if self.keep_ratio is None else self.keep_ratio,
+            preset.keep_troubles if self.keep_troubles is None else self.keep_troubles,
+        )
+
+    @property
+    def thinning(self) -> Thinning | None:
+        """Which flows are spans of their own; None: all."""
+        choice = self.choice
+        if choice.keep_ratio == 1:
+            return None
+        return Thinning(choice.keep_ratio, round(self.slow_seconds * 1e9), keep_troubles=choice.keep_troubles)
+
+    @property
+    def contradictions(self) -> list[str]:
+        """What was set that turns the preset into what it is not."""
+        return contradictions(self.preset, self.keep_ratio, keep_troubles=self.keep_troubles)

@@ -64,7 +64,7 @@ def query(jaeger: Path, tmp_path_factory: pytest.TempPathFactory, trace_ids: lis
     with running_jaeger(jaeger, folder) as (otlp, url), ClusterInABox(folder) as box:
         send_application_trace(box, otlp)
         trace_ids.append(f"{box.trace_id:032x}")
-        settings = box.settings | {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp}
+        settings = box.settings | {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "WIRESPAN_EXPORTER_ATTRIBUTES": "full"}
         with Pipeline(folder / "pipeline", **settings):
             yield url
 

@@ -6,7 +6,7 @@ says that it is an assumption.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 
 class Figure(NamedTuple):
@@ -16,6 +16,25 @@ class Figure(NamedTuple):
     unit: str
     source: str
 
+
+Attributes = Literal["full", "standard", "lean"]
+Preset = Literal["everything", "troubles", "map"]
+
+
+class Planned(NamedTuple):
+    """What a preset of the exporter means for the plan."""
+
+    attributes: Attributes
+    sums_up: bool
+    keeps_troubles: bool
+
+
+PRESETS: Final[dict[Preset, Planned]] = {
+    "everything": Planned("standard", sums_up=False, keeps_troubles=True),
+    "troubles": Planned("standard", sums_up=True, keeps_troubles=True),
+    "map": Planned("lean", sums_up=True, keeps_troubles=False),
+}
+"""The presets, by their names in WIRESPAN_EXPORTER_PRESET."""
 
 _BUS: Final = "bench_bus"
 _SPANS: Final = "bench_encoder; gzip by Python's zlib at the level that gRPC takes"
@@ -43,6 +62,11 @@ FIGURES: Final[dict[str, Figure]] = {
     "span_bytes_full": Figure(2_082, "bytes a span", "bench_encoder"),
     "span_bytes_standard": Figure(1_456, "bytes a span", "bench_encoder"),
     "span_bytes_lean": Figure(896, "bytes a span", "bench_encoder"),
+    "summary_bytes_standard": Figure(1_010, "bytes a summary", "bench_encoder's records, all summed up"),
+    "summary_bytes_lean": Figure(770, "bytes a summary", "bench_encoder's records, all summed up"),
+    "pairs_of_a_pod": Figure(5, "workload pairs and ports that a pod is an end of in a minute", "assumption"),
+    "troubled_ratio": Figure(0.02, "of all records, of flows that failed, were slow or lossy", "assumption"),
+    "summing_drain": Figure(10, "seconds between two looks of capture where flows are summed up", _CHOSEN),
     "enricher_memory": Figure(130, "MiB", f"{_BUS}, its peak over 10,000 pods"),
     "exporter_memory": Figure(170, "MiB", f"{_BUS}, its peak"),
     "pod_memory": Figure(2.5, "KiB a pod in each enricher", "bench_index: 118 MiB for 50,000 pods"),

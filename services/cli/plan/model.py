@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from services.cli.plan.figures import figure
+from services.cli.plan.figures import PRESETS, Attributes, Preset, figure
 
-Profile = Literal["full", "standard", "lean"]
 _MIB: Final = 1 << 20
 _US: Final = 1e-6
 _MANY_NODES: Final = 1000
@@ -32,7 +31,13 @@ class Load:
     pods_per_node: int = 30
     outage_minutes: float = 10.0
     """How long the backend, or the enrichers, may be away before the streams are full."""
-    attributes: Profile = "full"
+    preset: Preset = "everything"
+    attributes: Attributes | None = None
+    """None: the preset's."""
+    pairs_per_node: int | None = None
+    """Workload pairs and ports that a node sees in a minute; None: so many for each of its pods."""
+    troubled_ratio: float | None = None
+    """Of all records, of flows that failed, were slow or lossy; None: the assumption."""
     gzip: bool = True
 
 
@@ -71,7 +76,10 @@ class Plan:
     volume_gib: int
     connections_per_server: int
     leaf_nodes: bool
+    attributes: Attributes
     spans_per_second: float
+    summaries_per_second: float
+    """Of these spans, those that stand for several flows."""
     backend_bytes_per_second: float
     """As they travel: compressed where that is asked for."""
     backend_bytes_per_day: float
@@ -80,7 +88,7 @@ class Plan:
 
 def plan(load: Load) -> Plan:
     """Return what to run for the load."""
-    drain = min(max(1.0, load.nodes / _MANY_NODES), _LONGEST_DRAIN_SECONDS)
+    drain = _drain_seconds(load)
     records = load.flows_per_node + load.open_flows / figure("active_interval")
     batches = _batches(records, drain)
     all_records, all_batches = records * load.nodes, batches * load.nodes
@@ -90,12 +98,14 @@ def plan(load: Load) -> Plan:
     raw = _bytes("raw", batches, records) * load.nodes
     enriched = _bytes("enriched", batches, records) * load.nodes
     raw_stream, enriched_stream = (_stream_bytes(rate / releases, load.outage_minutes) for rate in (raw, enriched))
-    exporting = _cores("exporter", all_batches, all_records) + load.gzip * all_records * figure("gzip_record_us") * _US
+    spans, summaries = (each * load.nodes for each in _spans(load, records, batches))
+    exporting = _cores("exporter", all_batches, all_records) + load.gzip * spans * figure("gzip_record_us") * _US
     enricher = _service(_cores("enricher", all_batches, all_records) / releases, _enricher_mib(load))
     exporter = _service(exporting / releases, figure("exporter_memory"))
     servers = 1 if load.nodes < _FEW_NODES else 3
     connections = math.ceil((nodes + enricher.replicas + exporter.replicas) / servers)
-    span_bytes = figure(f"span_bytes_{load.attributes}")
+    attributes = load.attributes or PRESETS[load.preset].attributes
+    sent = (spans - summaries) * figure(f"span_bytes_{attributes}") + summaries * _summary_bytes(attributes)
     return Plan(
         load=load,
         records_per_second=all_records,
@@ -114,10 +124,41 @@ def plan(load: Load) -> Plan:
         volume_gib=math.ceil((raw_stream + enriched_stream + _OTHER_STREAMS_BYTES) / _FILE_SHARE / 1024 / _MIB),
         connections_per_server=connections,
         leaf_nodes=connections > figure("most_connections"),
-        spans_per_second=all_records,
-        backend_bytes_per_second=all_records * span_bytes / (figure("gzip_ratio") if load.gzip else 1),
-        backend_bytes_per_day=all_records * span_bytes * 86_400,
+        attributes=attributes,
+        spans_per_second=spans,
+        summaries_per_second=summaries,
+        backend_bytes_per_second=sent / (figure("gzip_ratio") if load.gzip else 1),
+        backend_bytes_per_day=sent * 86_400,
     )
+
+
+def _drain_seconds(load: Load) -> float:
+    """How often capture looks. Sums are made within what a look finds, so where there are sums it looks less often."""
+    if PRESETS[load.preset].sums_up:
+        return figure("summing_drain")
+    return min(max(1.0, load.nodes / _MANY_NODES), _LONGEST_DRAIN_SECONDS)
+
+
+def _spans(load: Load, records_per_second: float, batches_per_second: float) -> tuple[float, float]:
+    """Spans a second of a node, and how many of them are summaries.
+
+    A batch of n records of p equally busy pairs has p * (1 - (1 - 1/p)**n) of the pairs in it. Real traffic has few busy pairs
+    and many quiet ones, and so fewer.
+    """
+    preset = PRESETS[load.preset]
+    if not preset.sums_up or not batches_per_second:
+        return records_per_second, 0.0
+    troubled = figure("troubled_ratio") if load.troubled_ratio is None else load.troubled_ratio
+    kept = records_per_second * troubled if preset.keeps_troubles else 0.0
+    pairs = load.pairs_per_node or max(1, round(load.pods_per_node * figure("pairs_of_a_pod")))
+    records = (records_per_second - kept) / batches_per_second
+    summaries = min(records, pairs * (1 - (1 - 1 / pairs) ** records)) * batches_per_second
+    return kept + summaries, summaries
+
+
+def _summary_bytes(attributes: Attributes) -> float:
+    """What a summary weighs. `full` was not measured: no more than a span of its own."""
+    return figure("span_bytes_full" if attributes == "full" else f"summary_bytes_{attributes}")
 
 
 def _batches(records_per_second: float, drain_seconds: float) -> float:

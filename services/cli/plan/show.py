@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
-from services.cli.plan.model import Plan, Replicas
+from services.cli.plan.figures import PRESETS, Preset
+from services.cli.plan.model import Load, Plan, Replicas, plan
 from services.cli.views import units
+
+_PRESETS: Final[dict[Preset, str]] = {
+    "everything": "every connection has spans of its own",
+    "troubles": "what failed, was slow or lossy has; the rest is summed up by workload pair and minute",
+    "map": "all is summed up by workload pair and minute, failures by their kind",
+}
+"""What each preset is."""
 
 
 def rows(made: Plan) -> list[tuple[str, str]]:
@@ -25,10 +34,21 @@ def rows(made: Plan) -> list[tuple[str, str]]:
         (f"streams for {made.load.outage_minutes:g} minutes", _streams(made)),
         ("volume of each NATS server", f"{made.volume_gib} GiB"),
         ("connections to a server", f"{made.connections_per_server:,}" + (", use leaf nodes" if made.leaf_nodes else "")),
-        ("spans a second", f"{made.spans_per_second:,.0f}"),
+        ("preset", f"{made.load.preset}, {made.attributes} attributes"),
+        ("spans a second", _spans(made)),
         ("to the backend", f"{_rate(made.backend_bytes_per_second)}{', gzip' if made.load.gzip else ''}"),
         ("spans in a day", f"{units.byte_count(round(made.backend_bytes_per_day))} of OTLP"),
     ]
+
+
+def costs(load: Load) -> list[tuple[str, str, str]]:
+    """What each preset sends of the same load: its name, its spans a second and bytes in a day, and what it is."""
+    return [(name, _cost(plan(replace(load, preset=name, attributes=None))), _PRESETS[name]) for name in PRESETS]
+
+
+def _cost(made: Plan) -> str:
+    day = units.byte_count(round(made.backend_bytes_per_day))
+    return f"{made.spans_per_second:,.0f} spans/s, {day} a day"
 
 
 def values(made: Plan) -> dict[str, Any]:
@@ -42,7 +62,8 @@ def values(made: Plan) -> dict[str, Any]:
         "exporter": {
             "replicas": made.exporter.replicas,
             "resources": _resources(made.exporter),
-            "settings": {"attributes": made.load.attributes},
+            "preset": made.load.preset,
+            "settings": {"attributes": made.load.attributes} if made.load.attributes else {},
         },
         "otlp": {"compression": "gzip" if made.load.gzip else "none"},
         "nats": {
@@ -58,6 +79,8 @@ def yaml_lines(tree: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
     """Yield a tree of texts and numbers as YAML."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
+            if not value:
+                continue
             yield f"{' ' * indent}{name}:"
             yield from yaml_lines(value, indent + 2)
         else:
@@ -66,6 +89,11 @@ def yaml_lines(tree: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
 
 def _replicas(service: Replicas) -> str:
     return f"{service.replicas} x {service.cpu_millicores}m, {service.memory_mib} MiB"
+
+
+def _spans(made: Plan) -> str:
+    summaries = f", {made.summaries_per_second:,.0f} of them summaries" if made.summaries_per_second else ""
+    return f"{made.spans_per_second:,.0f}{summaries}"
 
 
 def _rate(bytes_per_second: float) -> str:

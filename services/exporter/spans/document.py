@@ -22,7 +22,7 @@ The conventions: OpenTelemetry's [semantic conventions](https://opentelemetry.io
 `source.k8s.*` vocabulary that Mermin published; Wirespan's own. `client.*` and `server.*` are left out: they would say again
 what `source.*` and `destination.*` say. So is a zero or an unknown where absence says the same.
 
-Not all of them have to be sent. `WIRESPAN_EXPORTER_ATTRIBUTES` is `full` (every attribute; the default), `standard` (without
+Not all of them have to be sent. `WIRESPAN_EXPORTER_ATTRIBUTES` is `full` (every attribute), `standard` (the default: without
 what can be worked out from the rest, ids of objects and histograms) or `lean` (a map of services with rates, errors and
 durations, and why a connection failed or was slow). The last column is the smallest profile that carries the attribute;
 resources are whole in each. [performance.md](performance.md) has the bytes.

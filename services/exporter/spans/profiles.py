@@ -20,7 +20,7 @@ NOT_IN_STANDARD: Final = (
     r"flow\.(reverse\.)?payload\.bytes\.delta",
     r"flow\.direction_source",
     r"flow\.(reverse\.)?tcp\.flags\.bits",
-    r"flow\.(reverse\.)?tcp\.(fins|resets|spurious_retransmits|keep_alives)",
+    r"flow\.(reverse\.)?tcp\.(fins|spurious_retransmits|keep_alives)",
     r"flow\.(reverse\.)?tcp\.rtt\.(count|max)",
     r"flow\.(reverse\.)?ip\.(ttl|dscp\.id|ecn\.id)",
     r"flow\.tcp\.socket\.(min|congestion_window|lost)",

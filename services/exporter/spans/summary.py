@@ -1,9 +1,9 @@
-"""Dull flows summed up: what neither failed nor was slow nor was drawn becomes one span for each workload pair and minute.
+"""Flows summed up: what had no trouble and was not drawn becomes one span for each workload pair and minute.
 
 Sums are made within one message of the bus, never across: so a message that is delivered again gives the same spans, with the
 same ids, whatever it is delivered with, and nothing has to be held back until a minute is over. Every `Kind.DELTA` column is
 added up (those that say a longest, compared), so bytes, packets and all other counts of the summaries and of the flows that
-have spans of their own add up to those of the records.
+have spans of their own add up to those of the records. What failed has summaries of its own, so that errors can be counted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MINUTE_NS: Final = np.uint64(60_000_000_000)
 _RANDOM_BITS: Final = 56
 """Of a trace id's low half that decide whether a flow is drawn."""
 _FAILED: Final = np.isin(np.arange(256), [Outcome.HALF_OPEN, Outcome.REFUSED, Outcome.TIMEOUT])
+_HAVE_ERRORS: Final = np.isin(np.arange(256), [Outcome.REFUSED, Outcome.TIMEOUT])
 _ENTITY_COLUMNS: Final = ("local_entity", "remote_entity", "local_service", "remote_service")
 _SAME: Final = ("observer", "role", "transport", "local_resolution", "remote_resolution")
 """Columns that are the same for all records of a summary."""
@@ -48,9 +49,15 @@ class Thinning:
     """Which flows get spans of their own."""
 
     keep_ratio: float
-    """Share of the dull flows that do, from 0 to 1."""
+    """Share of the flows without trouble that do, from 0 to 1."""
     slow_ns: int
     """A response or a handshake that takes as long is slow."""
+    keep_troubles: bool = True
+    """Whether all do that had trouble."""
+
+    def kept(self, batch: FlowBatch, drawn: Mask) -> Mask:
+        """Which records are spans of their own."""
+        return drawn | self.troubled(batch) if self.keep_troubles else drawn
 
     def drawn(self, ids: SpanIds) -> Mask:
         """Which records are of flows that were drawn: by trace id, so that all spans of a trace are or none."""
@@ -58,16 +65,35 @@ class Thinning:
         drawn: Mask = random >= np.uint64(round((1 - self.keep_ratio) * 2**_RANDOM_BITS))
         return drawn
 
-    def remarkable(self, batch: FlowBatch) -> Mask:
-        """Which records failed or were slow, or ended with a request that was never answered."""
+    def troubled(self, batch: FlowBatch) -> Mask:
+        """Which records failed, were slow or lossy, or ended with a request that was never answered."""
         column = batch.column
         syn, acknowledged = column("syn_unix_ns"), column("handshake_ack_unix_ns")
         shaken = (syn != 0) & (acknowledged >= np.maximum(column("start_unix_ns"), syn))
         slow: Mask = column("response_time_max_ns") >= self.slow_ns
         slow |= shaken & (acknowledged - np.minimum(syn, acknowledged) >= self.slow_ns)
-        unanswered = (column("request_waits") != 0) & (column("reason") != Reason.ACTIVE_TIMEOUT)
-        found: Mask = slow | unanswered | _FAILED.take(column("outcome")) | (column("cut_short") != 0)
+        failed = _FAILED.take(column("outcome")) | (column("cut_short") != 0) | (_never_answered(batch) != 0)
+        found: Mask = slow | failed | (column("icmp_errors") != 0) | _lossy(batch)
         return found
+
+
+def _never_answered(batch: FlowBatch) -> Array:
+    """Requests that wait for a response which will not come."""
+    return np.where(batch.column("reason") != Reason.ACTIVE_TIMEOUT, batch.column("request_waits"), 0)
+
+
+def _lossy(batch: FlowBatch) -> Mask:
+    """Which records had something sent again that had not arrived: segments, or questions of datagrams."""
+    lost: Mask = batch.column("question_repeats") != 0
+    for way in ("tx", "rx"):
+        lost |= batch.column(f"{way}_retransmits") > batch.column(f"{way}_spurious_retransmits")
+    return lost
+
+
+def _failure(batch: FlowBatch) -> Array:
+    """The outcome of records whose spans have an `error.type`; unknown for all others."""
+    failed = np.where(_HAVE_ERRORS.take(batch.column("outcome")), batch.column("outcome"), Outcome.UNKNOWN)
+    return np.where(batch.column("cut_short") != 0, Outcome.RESET, failed).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +133,9 @@ def summed_up(whole: Bundle, source: Array, seen: Perspective, entities: Array) 
     columns["start_unix_ns"] = np.minimum.reduceat(batch.column("start_unix_ns")[order], starts)
     columns["end_unix_ns"] = np.maximum.reduceat(batch.column("end_unix_ns")[order], starts)
     columns["record"] = np.ones(len(first), "<u4")  # none is a flow's first: its kind is INTERNAL
+    columns["outcome"] = _failure(batch)[first]
+    columns["cut_short"] = (columns["outcome"] == Outcome.RESET).astype(np.uint8)
+    columns["request_waits"] = np.bincount(summary, _never_answered(batch)).astype(np.uint64)
     columns["summary_records"] = np.bincount(summary).astype(np.uint64)
     columns["summary_flows"] = np.bincount(summary, batch.column("record") == 0).astype(np.uint64)
     local, remote = _responders_port(batch, seen)
@@ -128,6 +157,7 @@ def _key(batch: FlowBatch, source: Array, seen: Perspective, entities: Array) ->
         (address[:, 0] == 0) & (address[:, 1].astype(np.uint32) == _MAPPED),
         seen.told_by_local,
         np.maximum(*_responders_port(batch, seen)),
+        _failure(batch),
         *(batch.column(name) for name in _SAME),
     ]
 

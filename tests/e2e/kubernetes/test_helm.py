@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services.cli.plan.figures import PRESETS
 from services.cli.plan.model import Load, plan
 from services.cli.plan.show import values
 from services.runtime.health import Health, serve
@@ -204,6 +206,50 @@ def an_example(shape: dict[str, Any]) -> Any:
         return {}
     least = shape.get("minimum", shape.get("exclusiveMinimum", 0) + 1)
     return {"string": "text", "boolean": True, "integer": int(least), "number": least}[shape["type"]]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_one_value(helm_binary: Path, preset: str) -> None:
+    """exporter.preset reaches the exporter, and capture looks less often where flows are summed up; single settings win."""
+    environment = _environment(render(helm_binary, {"exporter": {"preset": preset}}), "capture")
+    assert environment.get("WIRESPAN_CAPTURE_DRAIN_INTERVAL_SECONDS") == (None if preset == "everything" else "10")
+    own = {
+        "exporter": {"preset": preset, "settings": {"attributes": "full"}},
+        "capture": {"settings": {"drain_interval_seconds": 2}},
+    }
+    rendered = render(helm_binary, own)
+    assert _environment(rendered, "exporter")["WIRESPAN_EXPORTER_PRESET"] == preset
+    assert _environment(rendered, "exporter")["WIRESPAN_EXPORTER_ATTRIBUTES"] == "full"
+    assert _environment(rendered, "capture")["WIRESPAN_CAPTURE_DRAIN_INTERVAL_SECONDS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("exporter", "said"),
+    [
+        ({}, "everything  6.6 GiB a node: every connection  <- chosen"),
+        ({"preset": "map"}, "all summed up by workload pair  <- chosen"),
+        ({"preset": "troubles", "settings": {"keep_ratio": 1}}, "keep_ratio=1 contradicts exporter.preset=troubles"),
+        ({"settings": {"keep_ratio": 0.2}}, "keep_ratio=0.2 contradicts exporter.preset=everything"),
+        ({"preset": "map", "settings": {"keep_troubles": True}}, "keep_troubles=true contradicts exporter.preset=map"),
+    ],
+)
+def test_the_notes_say_what_is_sent(helm_binary: Path, tmp_path: Path, exporter: dict[str, Any], said: str) -> None:
+    """`helm install` prints what each preset costs, which is chosen and what contradicts it; and nothing where nothing does."""
+    # helm shows notes only where it has a cluster, so they are rendered as an object of a copy of the chart.
+    chart = Path(shutil.copytree(CHART, tmp_path / "wirespan"))
+    notes = (chart / "templates" / "NOTES.txt").read_text()
+    text = '{{ define "notes" }}' + notes + '{{ end }}{kind: ConfigMap, text: {{ include "notes" . | quote }}}'
+    (chart / "templates" / "notes.yaml").write_text(text)
+    values_given = merged(BACKEND, {"exporter": exporter})
+    shown = yaml.safe_load(
+        helm(helm_binary, "template", RELEASE, chart, "--show-only", "templates/notes.yaml", values=values_given)
+    )
+    assert said in shown["text"]
+    assert ("contradicts" in shown["text"]) == ("contradicts" in said)
+
+
+def _environment(rendered: Rendered, component: str) -> dict[str, Any]:
+    return {variable["name"]: variable.get("value") for variable in rendered.pod(component)["containers"][0]["env"]}
 
 
 def test_numbers_stay_numbers(helm_binary: Path) -> None:

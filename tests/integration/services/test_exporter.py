@@ -231,40 +231,6 @@ async def test_wrong_credentials_lose_nothing(bus: Bus, nats_server: NatsServer,
     assert not await dead_letters(bus)
 
 
-async def test_sums_survive_a_kill(bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path):
-    """Flows summed up, the process killed with some sums accepted and not acknowledged: the totals are right to the byte."""
-    exporter = Exporter(
-        nats_server.url,
-        tmp_path,
-        OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint,
-        WIRESPAN_EXPORTER_KEEP_RATIO="0.25",
-        WIRESPAN_EXPORTER_CONCURRENCY="2",
-        WIRESPAN_EXPORTER_MAX_REQUEST_BYTES="20000",
-    )
-    otlp_receiver.script(*[Accept()] * 3, *[TakeAndDrop()] * 3)
-    otlp_receiver.default = Stall()
-    await publish_all(bus)
-    exporter.start()
-    try:
-        await wait_for(otlp_receiver, lambda: len(otlp_receiver.requests) >= 7)
-        exporter.end(signal.SIGKILL)
-        otlp_receiver.default = Accept()
-        exporter.start()
-        await until_all_settled(bus)
-    finally:
-        exporter.close()
-    counts = {"flow.bytes.delta": 0, "flow.reverse.bytes.delta": 0, "flow.summary.records": 0}
-    for span in otlp_receiver.spans.values():
-        for pair in span.attributes:
-            if pair.key in counts:
-                counts[pair.key] += pair.value.int_value
-    records = BATCHES * SPANS_EACH
-    assert (counts["flow.bytes.delta"], counts["flow.reverse.bytes.delta"]) == (100 * records, 200 * records)
-    assert len(otlp_receiver.spans) < records / 2 < counts["flow.summary.records"]
-    assert not otlp_receiver.conflicts
-    assert not await dead_letters(bus)
-
-
 async def test_batches_share_requests_and_not_their_fate(bus: Bus, otlp_receiver: OtlpReceiver, exporter: Exporter):
     """What waits in the stream is sent together, in fewer requests than batches; what is rejected of it is a dead letter
     per batch, under the batch's own subject, and together they are the records that are lost.

@@ -15,7 +15,7 @@ from proto.columns import ENRICHED, EXCHANGE, FILE, NAT, RAW, SOCKET, Column
 from services.capture.settings import CaptureSettings
 from services.cli.plan.figures import FIGURES
 from services.cli.plan.model import Load, plan
-from services.cli.plan.show import rows
+from services.cli.plan.show import costs, rows
 from services.enricher.settings import EnricherSettings
 from services.exporter.delivery.environment import VARIABLES
 from services.exporter.settings import ExporterSettings
@@ -80,9 +80,19 @@ PLANNED_FLOWS = 50
 
 def plans_table() -> str:
     """What `wirespan plan` says of clusters of some sizes as a Markdown table."""
-    plans = [dict(rows(plan(Load(nodes=nodes, flows_per_node=PLANNED_FLOWS)))) for nodes in PLANNED_NODES]
+    loads = [Load(nodes=nodes, flows_per_node=PLANNED_FLOWS) for nodes in PLANNED_NODES]
+    plans = [dict(rows(plan(load))) for load in loads]
     lines = [f"| nodes | {' | '.join(f'{nodes:,}' for nodes in PLANNED_NODES)} |", "|---" * (len(plans) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(made[name] for made in plans)} |" for name in plans[0]]
+    return "\n".join(lines)
+
+
+def presets_table() -> str:
+    """What each preset sends of the same clusters as a Markdown table."""
+    loads = [Load(nodes=nodes, flows_per_node=PLANNED_FLOWS) for nodes in PLANNED_NODES]
+    lines = [f"| preset | {' | '.join(f'{nodes:,} nodes' for nodes in PLANNED_NODES)} |", "|---" * (len(loads) + 1) + "|"]
+    of_each = [costs(load) for load in loads]
+    lines += [f"| `{same[0][0]}` | {' | '.join(cost for _, cost, _ in same)} |" for same in zip(*of_each, strict=True)]
     return "\n".join(lines)
 
 
@@ -115,6 +125,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/configuration.md", "otlp"): otlp_table,
     ("deploy/helm/wirespan/README.md", "values"): values_table,
     ("docs/scale.md", "plans"): plans_table,
+    ("docs/scale.md", "presets"): presets_table,
     ("docs/scale.md", "figures"): figures_table,
     ("tests/data/README.md", "conversations"): conversation_table,
 }

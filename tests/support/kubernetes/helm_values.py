@@ -18,6 +18,7 @@ import yaml
 
 from services.capture.settings import CaptureSettings
 from services.enricher.settings import EnricherSettings
+from services.exporter.presets import PRESETS
 from services.exporter.settings import ExporterSettings
 from services.runtime.settings_loading import _fields as fields
 
@@ -45,7 +46,7 @@ SET_BY_THE_CHART: Final = {
     "kube": {"namespaces": "rbac.namespaces"},
     "capture": {"node": "capture.enabled", "cgroup_root": "capture.cgroupPath", "drain_seconds": "capture.drainSeconds"},
     "enricher": {"drain_seconds": "enricher.drainSeconds"},
-    "exporter": {"drain_seconds": "exporter.drainSeconds"},
+    "exporter": {"drain_seconds": "exporter.drainSeconds", "preset": "exporter.preset"},
 }
 """Settings, by group, that no `settings` map takes because a value of the chart decides them: which one."""
 
@@ -107,6 +108,7 @@ SHAPES: Final[dict[str, Schema]] = {
     "nats.auth.method": {"enum": ["password", "token", "creds", "nkey", "none"]},
     "nats.auth.*.user": {"type": "string", "pattern": '^[^"\\\\]+$'},
     "nats.auth.*.password": {"type": "string", "pattern": '^[^"\\\\]*$'},
+    "exporter.preset": {"enum": list(PRESETS)},
     "toolbox.user": {"enum": ["reader", "operator"]},
     "nats.auth.nodes": {"type": "array", "items": _NAME, "uniqueItems": True},
     "nats.tls.issuerRef": _FREE,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cli.plan.command import plan_command
-from services.cli.plan.figures import FIGURES, figure
+from services.cli.plan.figures import FIGURES, PRESETS, figure
 from services.cli.plan.model import Load, Plan, plan
-from services.cli.plan.show import rows, values
+from services.cli.plan.show import costs, rows, values
 
 LOADS = st.builds(
     Load,
@@ -22,7 +22,10 @@ LOADS = st.builds(
     open_flows=st.integers(0, 20_000),
     pods_per_node=st.integers(1, 200),
     outage_minutes=st.floats(0, 240),
-    attributes=st.sampled_from(["full", "standard", "lean"]),
+    preset=st.sampled_from(list(PRESETS)),
+    attributes=st.sampled_from(["full", "standard", "lean", None]),
+    pairs_per_node=st.none() | st.integers(1, 100_000),
+    troubled_ratio=st.none() | st.floats(0, 1),
     gzip=st.booleans(),
 )
 
@@ -55,7 +58,7 @@ def test_nothing_is_planned_beyond_what_it_can_do(load: Load) -> None:
     assert made.nats.cores / made.nats.replicas <= 2 * figure("stream_cores") + 1e-9
     assert made.releases * made.nodes_per_release >= load.nodes
     assert made.nats.replicas in {1, 3}
-    assert 1 <= made.drain_interval_seconds <= 3
+    assert 1 <= made.drain_interval_seconds <= (10 if PRESETS[load.preset].sums_up else 3)
 
 
 def cost(made: Plan) -> tuple[float, ...]:
@@ -68,6 +71,28 @@ def cost(made: Plan) -> tuple[float, ...]:
         made.enricher.cores * made.releases,
         made.exporter.cores * made.releases,
     )
+
+
+@given(LOADS)
+def test_a_sum_is_never_more_than_what_it_sums_up(load: Load) -> None:
+    """No preset sends more spans than there are records, `everything` as many, `map` summaries alone."""
+    made = plan(load)
+    assert 0 <= made.summaries_per_second <= made.spans_per_second <= made.records_per_second * (1 + 1e-9)
+    if load.preset == "everything":
+        assert made.spans_per_second == made.records_per_second
+    if load.preset == "map":
+        assert made.spans_per_second == made.summaries_per_second
+
+
+@pytest.mark.parametrize(("nodes", "flows"), [(1, 5), (200, 50), (5_000, 500)])
+def test_presets_cost_less_from_one_to_the_next(nodes: int, flows: float) -> None:
+    """`everything`, `troubles`, `map`: each sends fewer bytes than the one before, and the more so the busier pairs are."""
+    loads = [Load(nodes=nodes, flows_per_node=flows, preset=preset) for preset in PRESETS]
+    days = [plan(load).backend_bytes_per_day for load in loads]
+    assert days == sorted(days, reverse=True)
+    assert len(set(days)) == len(days)
+    few = plan(Load(nodes=nodes, flows_per_node=flows, preset="map", pairs_per_node=10))
+    assert few.spans_per_second <= plan(loads[-1]).spans_per_second
 
 
 @given(st.integers(1, 900), st.floats(1, 500))
@@ -99,6 +124,7 @@ def test_json_holds_the_plan_its_values_and_its_figures() -> None:
     assert shown["load"]["nodes"] == 100
     assert shown["enricher"]["replicas"] == made.enricher.replicas
     assert shown["values"] == values(made)
+    assert shown["presets"].keys() == PRESETS.keys()
     assert shown["figures"].keys() == FIGURES.keys()
     assert all(each["source"] for each in shown["figures"].values())
 
@@ -116,3 +142,17 @@ def test_the_table_shows_every_row() -> None:
     for name, text in rows(plan(Load(nodes=10, flows_per_node=5))):
         assert name in shown
         assert text in shown
+
+
+def test_the_table_says_what_each_preset_costs() -> None:
+    """Below the plan stand all presets with their spans and bytes, those of this cluster."""
+    shown = " ".join(command("--nodes", "200", "--flows-per-node", "50", "--preset", "troubles").split())
+    for name, cost, _ in costs(Load(nodes=200, flows_per_node=50)):
+        assert f"{name} {cost}" in shown
+
+
+def test_values_choose_the_preset() -> None:
+    """--preset arrives in the chart's values, with the interval of capture that its sums were planned with."""
+    made = yaml.safe_load(command("--nodes", "10", "--flows-per-node", "5", "--preset", "map", "--values"))
+    assert made["exporter"]["preset"] == "map"
+    assert made["capture"]["settings"]["drain_interval_seconds"] == 10

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from services.cli.plan.figures import PRESETS
+from services.cli.plan.model import Load, plan
 from services.runtime.settings import describe
 from tests.support.kubernetes.helm_values import _SERVICES, CHART, ROOT, SET_BY_THE_CHART, described, settings_schemas
 
@@ -54,6 +56,16 @@ def test_every_map_of_settings_has_a_place() -> None:
 def test_every_value_says_what_it_means() -> None:
     """No value of the table in the chart's README is without a meaning."""
     assert [path for path, _, meaning in described() if not meaning] == []
+
+
+def test_the_notes_cost_what_the_plan_says() -> None:
+    """The figures that `helm install` prints for a node are those of `wirespan plan`, to a tenth of a GiB."""
+    notes = (CHART / "templates" / "NOTES.txt").read_text()
+    printed = dict(re.findall(r'\(list "(\w+)" ([0-9.]+) "', notes))
+    planned = {
+        preset: plan(Load(nodes=1, flows_per_node=50, preset=preset)).backend_bytes_per_day / 2**30 for preset in PRESETS
+    }
+    assert {preset: f"{gib:.1f}" for preset, gib in planned.items()} == printed
 
 
 def test_versions_agree() -> None:

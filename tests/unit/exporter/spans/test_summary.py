@@ -22,9 +22,9 @@ NAMES = [f"flow.{way}{name}" for name in COUNTED for way in ("", "reverse.")]
 NAMES += ["flow.response.count", "flow.response.time_sum", "flow.response.time_histogram", "flow.icmp.errors"]
 
 
-def encoder(ratio: float | None = None) -> SpanEncoder:
+def encoder(ratio: float | None = None, *, keep_troubles: bool = True) -> SpanEncoder:
     """An encoder without history; with a ratio, one that sums up."""
-    thinning = None if ratio is None else Thinning(ratio, SECOND)
+    thinning = None if ratio is None else Thinning(ratio, SECOND, keep_troubles=keep_troubles)
     return SpanEncoder(cluster_name="c", distribution_version="1", thinning=thinning)
 
 
@@ -56,13 +56,13 @@ def dull_batch(count: int = 60, sequence: int = 0) -> FlowBatch:
     return enriched_batch(count, sequence=sequence)
 
 
-@given(st.lists(span_batches().map(moderate), min_size=1, max_size=3), st.sampled_from([0.0, 0.3, 0.999]))
+@given(st.lists(span_batches().map(moderate), min_size=1, max_size=3), st.sampled_from([0.0, 0.3, 0.999]), st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_no_count_is_lost(batches, ratio):
+def test_no_count_is_lost(batches, ratio, keep_troubles):
     """Whatever is summed up, the spans' counts add up to those of the records, direction by direction, to the byte."""
     batches = [replace(batch, sequence=number) for number, batch in enumerate(batches)]
     (whole,) = encoder().encode_bundle(bundle(batches), 10**8)
-    (thinned,) = encoder(ratio).encode_bundle(bundle(batches), 10**8)
+    (thinned,) = encoder(ratio, keep_troubles=keep_troubles).encode_bundle(bundle(batches), 10**8)
     assert totals(thinned.body) == totals(whole.body)
     assert sorted(thinned.rows.tolist()) == list(range(sum(batch.count for batch in batches)))
     standing_for = sum(attribute(span, "flow.summary.records") or 1 for span in spans_of(thinned.body))
@@ -105,11 +105,15 @@ def test_a_span_of_its_own_says_what_it_always_says(batch, ratio):
         {"outcome": Outcome.RESET, "cut_short": 1},
         {"response_time_max_ns": SECOND},
         {"request_waits": 1, "reason": Reason.END_OF_FLOW},
+        {"tx_retransmits": 2, "tx_spurious_retransmits": 1},
+        {"rx_retransmits": 1},
+        {"question_repeats": 1},
+        {"icmp_errors": 1},
         {"syn_unix_ns": 1_700_000_000_000_000_000, "handshake_ack_unix_ns": 1_700_000_001_000_000_000},
     ],
 )
-def test_failed_and_slow_flows_keep_their_spans(remarkable):
-    """One of many dull ones stands by itself, with everything that is said of it."""
+def test_failed_slow_and_lossy_flows_keep_their_spans(remarkable):
+    """One of many without trouble stands by itself, with everything that is said of it."""
     batch = dull_batch()
     columns = dict(batch.columns)
     for name, value in remarkable.items():
@@ -118,6 +122,32 @@ def test_failed_and_slow_flows_keep_their_spans(remarkable):
         columns[name] = changed
     spans = spans_of(encoder(0.0).encode(replace(batch, columns=columns)))
     assert sorted(attribute(span, "flow.summary.records") or 0 for span in spans) == [0, 59]
+
+
+def test_what_was_sent_again_in_vain_is_no_loss():
+    """A segment that had arrived and was sent once more leaves its flow without trouble."""
+    batch = dull_batch()
+    columns = {**batch.columns, "tx_retransmits": np.ones(60, "<u4"), "tx_spurious_retransmits": np.ones(60, "<u4")}
+    assert len(spans_of(encoder(0.0).encode(replace(batch, columns=columns)))) == 1
+
+
+def test_troubles_summed_up_are_counted_by_error():
+    """Where nothing is kept, each kind of failure has a summary with its `error.type`; unanswered requests add up."""
+    batch = dull_batch()
+    outcome, cut_short = batch.column("outcome").copy(), np.zeros(60, "u1")
+    outcome[:7], outcome[7:10], outcome[10:12], cut_short[10:12] = Outcome.REFUSED, Outcome.TIMEOUT, Outcome.RESET, 1
+    waits = np.where(np.arange(60) >= 50, np.uint8(2), np.uint8(0))
+    columns = {**batch.columns, "outcome": outcome, "cut_short": cut_short, "request_waits": waits}
+    spans = spans_of(encoder(0.0, keep_troubles=False).encode(replace(batch, columns=columns)))
+    counted = {
+        pair.value.string_value: attribute(span, "flow.summary.flows")
+        for span in spans
+        for pair in span.attributes
+        if pair.key == "error.type"
+    }
+    assert counted == {"connection_refused": 7, "timeout": 3, "connection_reset": 2}
+    assert sum(attribute(span, "flow.request.unanswered") or 0 for span in spans) == 20
+    assert len(spans) == 4
 
 
 def test_dull_flows_of_a_pair_and_minute_are_one_span():

@@ -1,6 +1,8 @@
 {{/* Environment of the exporter alone: the backend. */}}
 {{- define "wirespan.exporterEnv" -}}
 {{- $otlp := .Values.otlp -}}
+- name: WIRESPAN_EXPORTER_PRESET
+  value: {{ .Values.exporter.preset | quote }}
 {{- if not .Values.exporter.settings.output_file }}
 - name: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
   value: {{ required "otlp.endpoint: where spans go, for instance http://tempo.observability:4317" $otlp.endpoint | quote }}
