@@ -30,7 +30,7 @@ setup-e2e:
 
 test-e2e: setup-e2e ## the whole product against real tools, built once into a cache (needs Go; the containers need Docker)
 	$(BIN)/python -m tests.support.tools
-	$(BIN)/pytest -q tests/e2e
+	$(PYTEST) --dist loadfile tests/e2e
 
 setup-kernels:
 	@deploy/development/setup.sh run test kernels
