@@ -54,13 +54,15 @@ def test_every_set_of_flags_loads(guest: Guest, files: KernelFiles, told: Told) 
     for name, defines in loaded_sets(files).items():
         if name == "default":  # the next test's
             continue
-        walked = guest.call("attached") if name == ATTACHED else guest.call("load", defines=defines)
-        told.walked[name] = walked
+        verified = guest.call("attached") if name == ATTACHED else guest.call("load", defines=defines)
+        told.walked[name] = verified["walked"]
         left_out = set() if "TRACE_CONTEXT" in defines else set(EXCHANGE_PROGRAMS)
         if files.version < SOCKET_RELEASE:
             left_out.add("tap_release")
-        assert walked.keys() == PROGRAMS.keys() - left_out, name
-        assert max(walked.values()) < VERIFIER_BOUND, name
+        refused = "".join(f"\n{program}: {words}" for program, words in verified["refused"].items() if program not in left_out)
+        assert not refused, f"{name}:{refused}"
+        assert verified["walked"].keys() == PROGRAMS.keys() - left_out, name
+        assert max(verified["walked"].values()) < VERIFIER_BOUND, name
 
 
 def test_the_doctor_finds_it_loads(guest: Guest) -> None:

@@ -87,9 +87,9 @@ FLOW_INLINE enum request_beginning request_looks(struct text *text, int first, i
 {
     __u64 head[2] = {0};
     __u64 others;
-    __u64 left;
     __u32 at = 0;
     __u8 next = 0;
+    int left;
 
     *has_path = is_rest;
     if (is_rest)
@@ -97,11 +97,9 @@ FLOW_INLINE enum request_beginning request_looks(struct text *text, int first, i
     if (first && request_skip_proxy(text))
         return REQUEST_CUT;
     request_skip_empty_line(text);
-    left = text_left(text, text->begin, REQUEST_HEAD_BYTES);
-    if (!left)
-        return REQUEST_TO_COME;
-    if (parse_load(text->source, text->begin, head, (__u32)left))
-        return REQUEST_NONE;
+    left = text_load_some(text, text->begin, head, REQUEST_HEAD_BYTES);
+    if (left <= 0)
+        return left ? REQUEST_NONE : REQUEST_TO_COME;
     /* "PRI * HT", little-endian: RFC 9113 3.4 */
     if (head[0] == 0x5448202a20495250ull)
         return REQUEST_HTTP2;
@@ -117,7 +115,7 @@ FLOW_INLINE enum request_beginning request_looks(struct text *text, int first, i
     if (!others)
         return REQUEST_LINE;
     at += first_byte(others);
-    if (at >= left)
+    if (at >= (__u32)left)
         return left <= FLOW_REQUESTS_LONGEST_PART ? REQUEST_PART : REQUEST_NONE;
     if (!at || text_load(text, text->begin + at, &next, 1) || next != ' ')
         return REQUEST_NONE;

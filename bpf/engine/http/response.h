@@ -28,7 +28,7 @@ FLOW_INLINE int response_skip_head(struct exchange *exchange, struct text *text)
     if (exchange->awaits == EXCHANGE_AWAITS_HEAD_END) {
         TEXT_LOOP
         for (at = 0; at < TEXT_WINDOW; at += 8) {
-            if (!(at % TEXT_CHUNK_BYTES) && text_chunk(text, text->begin + at, words))
+            if (!(at % TEXT_CHUNK_BYTES) && text_load_chunk(text, text->begin + at, words) <= 0)
                 break;
             word = words[at / 8 % TEXT_CHUNK_WORDS];
             following = word >> 8 | words[at / 8 % TEXT_CHUNK_WORDS + 1] << 56;
@@ -67,9 +67,9 @@ FLOW_INLINE int response_skip_head(struct exchange *exchange, struct text *text)
 FLOW_INLINE enum response_found response_look(struct exchange *exchange, struct text *text)
 {
     __u64 have = exchange->status_bytes;
-    __u64 size;
     __u64 version;
     __u32 code;
+    int size;
 
     if (text->begin >= text->end)
         return RESPONSE_IS_AWAITED;
@@ -82,14 +82,14 @@ FLOW_INLINE enum response_found response_look(struct exchange *exchange, struct 
     }
     if (have >= EXCHANGE_STATUS_BYTES)
         return RESPONSE_IS_NONE;
-    size = text_left(text, text->begin, EXCHANGE_STATUS_BYTES);
-    if (!size || parse_load(text->source, text->begin, exchange->status_line + have, (__u32)size))
+    size = text_load_some(text, text->begin, exchange->status_line + have, EXCHANGE_STATUS_BYTES);
+    if (size <= 0)
         return RESPONSE_IS_NONE;
-    if (size > EXCHANGE_STATUS_BYTES - have)
-        size = EXCHANGE_STATUS_BYTES - have;
+    if (size > (int)(EXCHANGE_STATUS_BYTES - have))
+        size = (int)(EXCHANGE_STATUS_BYTES - have);
     text->begin += (__u32)size;
-    exchange->status_bytes = (__u8)(have + size);
-    if (have + size < EXCHANGE_STATUS_BYTES)
+    exchange->status_bytes = (__u8)(have + (__u32)size);
+    if (exchange->status_bytes < EXCHANGE_STATUS_BYTES)
         return RESPONSE_IS_AWAITED;
     /* "HTTP/1." and a digit, then a space and three digits, little-endian */
     version = *(const __u64 *)exchange->status_line;

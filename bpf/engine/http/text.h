@@ -41,22 +41,29 @@ FLOW_INLINE int text_load(const struct text *text, __u32 offset, void *target, _
     return parse_load(text->source, offset, target, size);
 }
 
-/* How many bytes there are from `offset` on, `most` at most. As a word of its own, so that BPF's verifier knows the bound of it. */
-FLOW_INLINE __u64 text_left(const struct text *text, __u32 offset, __u32 most)
+/*
+ * Load what there is from `offset` on, `most` bytes at most. Returns how many; 0: the text is over; -1: the packet is.
+ *
+ * Counted is what is behind the first byte, in a word of its own: a size that is at most `most` and only known not to be 0 may be
+ * 0 to BPF's verifier before Linux 6.8, and nothing may be read of size 0.
+ */
+FLOW_INLINE int text_load_some(const struct text *text, __u32 offset, void *target, __u32 most)
 {
-    __u64 left = offset < text->end ? text->end - offset : 0;
+    __u64 behind = text->end - offset - 1;
 
-    __asm__("" : "+r"(left));
-    return left < most ? left : most;
+    if (offset >= text->end)
+        return 0;
+    __asm__("" : "+r"(behind));
+    if (behind >= most)
+        behind = most - 1;
+    return parse_load(text->source, offset, target, (__u32)behind + 1) ? -1 : (int)behind + 1;
 }
 
-/* Load a chunk from `offset` on, and the word behind it; zeros where the text ends before. -1: there is none of it. */
-FLOW_INLINE int text_chunk(const struct text *text, __u32 offset, __u64 *words)
+/* Load a chunk from `offset` on, and the word behind it; zeros where the text ends before. Returns as text_load_some. */
+FLOW_INLINE int text_load_chunk(const struct text *text, __u32 offset, __u64 *words)
 {
-    __u64 size = text_left(text, offset, TEXT_CHUNK_BYTES + 8);
-
     __builtin_memset(words, 0, TEXT_CHUNK_BYTES + 8);
-    return size ? parse_load(text->source, offset, words, (__u32)size) : -1;
+    return text_load_some(text, offset, words, TEXT_CHUNK_BYTES + 8);
 }
 
 /* 0x80 in every byte of `word` that equals `byte`, and nothing else. */
@@ -99,7 +106,7 @@ FLOW_INLINE __u32 text_newline(const struct text *text, __u32 chunks)
 
     TEXT_LOOP
     for (word = 0; word < chunks * TEXT_CHUNK_WORDS; word++) {
-        if (!(word % TEXT_CHUNK_WORDS) && text_chunk(text, text->begin + word * 8, words))
+        if (!(word % TEXT_CHUNK_WORDS) && text_load_chunk(text, text->begin + word * 8, words) <= 0)
             break;
         newlines = bytes_equal(words[word % TEXT_CHUNK_WORDS], '\n');
         if (newlines) {

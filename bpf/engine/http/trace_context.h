@@ -159,7 +159,7 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, struct 
 
     TEXT_LOOP
     for (at = 0; at < TEXT_WINDOW; at += 8) {
-        if (!(at % TEXT_CHUNK_BYTES) && text_chunk(text, text->begin + at, words))
+        if (!(at % TEXT_CHUNK_BYTES) && text_load_chunk(text, text->begin + at, words) <= 0)
             break;
         word = words[at / 8 % TEXT_CHUNK_WORDS];
         newlines = bytes_equal(word, '\n');

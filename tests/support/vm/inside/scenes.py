@@ -53,7 +53,7 @@ class Stage:
                 pod.namespace.ip("neighbour", "replace", address, *at)
         VERIFIER.write_text("")
         self.tap = self._stack.enter_context(SocketTap(trace_context=True))
-        self.walked = _walked(self.tap.loaded)
+        self.verified = _verified(self.tap.loaded)
         assert self.tap.exchanges is not None
         self.exchanges = ExchangeTable(self.tap.exchanges, observer=Observer.SOCKET)
         self.live = Live(self.tap)
@@ -86,17 +86,17 @@ def about() -> dict[str, Any]:
     return {"release": platform.release(), "machine": platform.machine(), "tick_ns": tick_ns()}
 
 
-def load(defines: list[str]) -> dict[str, int]:
-    """Load the socket tap with these defines and let go of it again; say how many instructions the verifier walked."""
+def load(defines: list[str]) -> dict[str, Any]:
+    """Load the socket tap with these defines and let go of it again; say what the verifier made of it."""
     VERIFIER.write_text("")
     loaded = load_tap(defines)
     loaded.close()
-    return _walked(loaded)
+    return _verified(loaded)
 
 
-def attached() -> dict[str, int]:
+def attached() -> dict[str, Any]:
     """The same of the tap that is attached."""
-    return stage().walked
+    return stage().verified
 
 
 def doctor() -> dict[str, Any]:
@@ -117,7 +117,7 @@ def attach(*, locked_memory_bytes: int, may_raise: bool) -> dict[str, Any]:
         try:
             VERIFIER.write_text("")
             with SocketTap() as tap:
-                return {**said, "error": "", "walked": _walked(tap.loaded)}
+                return {**said, "error": "", **_verified(tap.loaded)}
         except Exception as error:  # noqa: BLE001 - its words are the answer
             return {**said, "error": f"{type(error).__name__}: {error}"}
 
@@ -248,10 +248,13 @@ def counted(pod: Pod) -> Iterator[dict[str, int]]:
     counts.update({name: number - before[name] for name, number in _kernel_counts(pod).items()})
 
 
-def _walked(loaded: LoadedTap) -> dict[str, int]:
-    """Instructions that the verifier walked of each program, by its own words since VERIFIER was emptied."""
-    walked = {each["program"]: each["walked"] for each in map(json.loads, VERIFIER.read_text().splitlines())}
-    return {name: walked[name] for name in loaded.programs}
+def _verified(loaded: LoadedTap) -> dict[str, Any]:
+    """Instructions that the verifier walked of each program, and why it refused the others, since VERIFIER was emptied."""
+    said = {each["program"]: each for each in map(json.loads, VERIFIER.read_text().splitlines())}
+    return {
+        "walked": {name: said[name]["walked"] for name in loaded.programs},
+        "refused": {name: each["refused"] for name, each in said.items() if name not in loaded.programs},
+    }
 
 
 def _kernel_counts(pod: Pod) -> dict[str, int]:

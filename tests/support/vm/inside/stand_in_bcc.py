@@ -2,7 +2,8 @@
 
 It makes the maps and loads the instructions that real bcc made of the same source and flags on another machine, as libbpf does
 it inside bcc: with RLIMIT_MEMLOCK raised where a map is refused, and the verifier's words on descriptor 2 where a program is.
-The kernel sees what it would see of bcc. What the verifier walked of each program is appended to /run/verifier.
+The kernel sees what it would see of bcc. What the verifier walked of each program, or why it refused it, is appended to
+/run/verifier: the loader does without some programs, and does not say why.
 """
 
 from __future__ import annotations
@@ -124,21 +125,26 @@ class BPF:
             struct.pack_into("=i", instructions, at * 8 + 4, self._maps[wanted].map_fd)
         if self._loaded_at is not None:
             _put_time(instructions, self._loaded_at)
+        kinds = (kind, attach_type)
         try:
-            descriptor, said = _load(name, (kind, attach_type), bytes(instructions), _LOG_STATS)
-        except OSError as error:
-            if error.errno == errno.EPERM:
-                os.write(2, b"bpf: Failed to load program: Operation not permitted\n")
-            else:
-                try:
-                    _load(name, (kind, attach_type), bytes(instructions), _LOG_ALL)
-                except _VerifierError as refusal:
-                    os.write(2, refusal.said[-8000:].encode())
-            raise BccError(f"Failed to load BPF program {name}: {error.strerror}") from None
+            descriptor, said = _load(name, kinds, bytes(instructions), _LOG_STATS)
+        except _RefusalError as refusal:
+            said = refusal.said
+            if refusal.errno == errno.EPERM:
+                said = "bpf: Failed to load program: Operation not permitted\n"
+            elif refusal.errno != errno.ENOMEM:
+                said = f"{_path_to_refusal(name, kinds, bytes(instructions))}{said}"
+            os.write(2, said.encode())
+            _note(name, refused=f"{refusal.strerror}\n{said}")
+            raise BccError(f"Failed to load BPF program {name}: {refusal.strerror}") from None
         walked = re.search(r"processed (\d+) insns", said)
-        with VERIFIER.open("a") as told:
-            told.write(json.dumps({"program": name, "walked": int(walked[1]) if walked else 0}) + "\n")
+        _note(name, walked=int(walked[1]) if walked else 0)
         return _Descriptor(descriptor)
+
+
+def _note(program: str, **found: Any) -> None:
+    with VERIFIER.open("a") as told:
+        told.write(json.dumps({"program": program, **found}) + "\n")
 
 
 def _put_time(instructions: bytearray, loaded_at: int) -> None:
@@ -153,15 +159,24 @@ def _put_time(instructions: bytearray, loaded_at: int) -> None:
                 struct.pack_into("=I", instructions, at + 12, put >> 32)
 
 
-class _VerifierError(OSError):
+class _RefusalError(OSError):
     """A refused program, with what the verifier said."""
 
     said = ""
 
 
+def _path_to_refusal(name: str, kinds: tuple[int, int], instructions: bytes) -> str:
+    """The end of the verifier's way to what it refuses; nothing where the way is too long to be told."""
+    try:
+        _load(name, kinds, instructions, _LOG_ALL)
+    except _RefusalError as refusal:
+        return refusal.said[-4000:] if refusal.errno != errno.ENOSPC else ""
+    return ""
+
+
 def _load(name: str, kinds: tuple[int, int], instructions: bytes, level: int) -> tuple[int, str]:
     kind, attach_type = kinds[0], max(kinds[1], 0)
-    log_bytes = 1 << 16 if level == _LOG_STATS else 1 << 24
+    log_bytes = 1 << 16 if level == _LOG_STATS else 1 << 26
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(log_bytes)
@@ -173,6 +188,6 @@ def _load(name: str, kinds: tuple[int, int], instructions: bytes, level: int) ->
     try:
         return _bpf(_PROG_LOAD, attribute), log.value.decode(errors="replace")
     except OSError as error:
-        refusal = _VerifierError(error.errno, error.strerror)
+        refusal = _RefusalError(error.errno, error.strerror)
         refusal.said = log.value.decode(errors="replace")
         raise refusal from None
