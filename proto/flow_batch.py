@@ -167,17 +167,14 @@ def encode_parts(batch: FlowBatch, limit: int = MAX_BATCH_BYTES, first: int = 0)
     """Yield the batch as one message, or as several of consecutive rows where one would exceed `limit` bytes.
 
     `first` is the number given to the batch's first row. The same batch always gives the same parts. Side tables are cut down
-    to what each part refers to. Raises ProtoError where a single record does not fit.
+    to what each part refers to. A single record that exceeds the limit is a part all the same.
     """
     message = encode(batch)
     if len(message) <= limit:
         yield Part(first, first + batch.count, message)
         return
     if batch.count <= 1:
-        message = encode(_compact(batch))
-        if len(message) > limit:
-            raise ProtoError(f"one record takes {len(message)} bytes, the limit is {limit}")
-        yield Part(first, first + batch.count, message)
+        yield Part(first, first + batch.count, encode(_compact(batch)))
         return
     half = batch.count // 2
     for rows in (slice(0, half), slice(half, batch.count)):

@@ -25,6 +25,8 @@ class Progress(msgspec.Struct, kw_only=True):
     flows: int = 0
     records: int = 0
     """Of batches that the bus has stored."""
+    oversized: int = 0
+    """Records that alone are more than the bus takes in one message: stored nowhere."""
     exchanges: int = 0
     """Of the records, those of requests in an application's trace."""
     spans: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from contextlib import suppress
 from typing import Final
 
@@ -15,15 +16,15 @@ import numpy as np
 import structlog
 
 from proto.columns import Resolution
-from proto.errors import DecodeError, ProtoError
-from proto.flow_batch import FlowBatch, Part, decode, encode_parts
+from proto.errors import DecodeError
+from proto.flow_batch import FlowBatch, Part, decode, encode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
 from services.runtime.errors import BusError, PermissionDeniedError, Stopping
-from services.runtime.nats.bus import Bus, Consumption, Delivery, PublishRefusedError, StreamFullError
+from services.runtime.nats.bus import Bus, Consumption, Delivery, MessageTooLargeError, PublishRefusedError, StreamFullError
 from services.runtime.nats.lag import Lag
 from services.runtime.telemetry import Telemetry, by_reason
 
@@ -132,18 +133,22 @@ class Worker:
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
         batch = join(raw, view.index, complete_until_unix_ns=view.complete_until_unix_ns, networks=self._networks)
-        stored = 0
+        stored, parts = 0, deque(encode_parts(batch))
         try:
-            for part in encode_parts(batch):
-                await self._store(enriched_subject(batch.node), part, delivery)
+            while parts:
+                part = parts.popleft()
+                try:
+                    await self._store(enriched_subject(batch.node), part, delivery)
+                except MessageTooLargeError as error:
+                    if part.end - part.first > 1:
+                        parts.extendleft(reversed([*encode_parts(decode(part.message), error.limit, part.first)]))
+                        continue
+                    await self._give_up_record(delivery, raw, part, str(error))
                 stored = part.end
         except PublishRefusedError as error:
             if isinstance(error.__cause__, PermissionDeniedError):
                 raise
             await self._give_up(delivery, "refused", str(error), batch.count - stored)
-            return
-        except ProtoError as error:
-            await self._give_up(delivery, "too_large", str(error), batch.count - stored)
             return
         await delivery.ack()
         self._count(batch)
@@ -177,6 +182,20 @@ class Worker:
             self._dead.add(1, {"reason": "dead_letter_refused"})
             logger.exception("dead_letter.refused", message_id=delivery.message_id, bytes=len(delivery.data))
             await delivery.ack()
+
+    async def _give_up_record(self, delivery: Delivery, raw: FlowBatch, part: Part, detail: str) -> None:
+        """Make a dead letter of a record that is larger than the bus takes in one message: as it came, that is smaller."""
+        self._dead.add(1, {"reason": "too_large"})
+        logger.warning("record.given_up", reason="too_large", detail=detail, message_id=delivery.message_id, row=part.first)
+        await self._bus.dead_letter_payload(
+            SERVICE,
+            encode(raw.take(slice(part.first, part.end))),
+            message_id=part_id(delivery.message_id, part.first, part.end),
+            subject=delivery.subject,
+            reason="too_large",
+            detail=detail,
+            records=1,
+        )
 
     def _count(self, batch: FlowBatch) -> None:
         self._records.add(batch.count)

@@ -9,6 +9,7 @@ RuntimeFault
       ├── RequestTimeoutError    the server did not answer in time; what became of the request is unknown
       ├── PermissionDeniedError  this user may not publish to that subject
       ├── PublishRefusedError    the message cannot be stored, now or later
+      │    └── MessageTooLargeError    not as one message; in parts it can be
       ├── JournalMovedError      somebody else has written to the journal meanwhile
       ├── StreamFullError        the stream holds all it may; room comes when its messages are consumed
       └── ApiError               JetStream refused an administrative request
@@ -69,6 +70,15 @@ class PublishRefusedError(BusError):
         self.code = code
         """JetStream's error code, or 0 where the server was not asked."""
         self.description = description
+
+
+class MessageTooLargeError(PublishRefusedError):
+    """The message is larger than the server or the stream takes. Nothing was sent."""
+
+    def __init__(self, code: int, description: str, *, limit: int) -> None:
+        super().__init__(code, description)
+        self.limit = limit
+        """Most bytes of payload that such a message may have."""
 
 
 class JournalMovedError(BusError):

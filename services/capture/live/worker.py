@@ -20,6 +20,7 @@ from services.capture.errors import CaptureError
 from services.capture.flows.exchange_table import ExchangeEmission
 from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
 from services.capture.live.reader import LiveBatch, LiveReader
+from services.capture.outbox import OVERSIZED_METRIC, Outbox
 from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
 from services.runtime.health import Health, serve
@@ -152,8 +153,9 @@ class LivePublisher:
             group.create_task(self._store(batch))
 
     async def _store(self, batch: LiveBatch) -> None:
+        outbox = Outbox(self._bus, self._subject, ((each.message_id, each.message) for each in batch.messages))
         try:
-            stored = await self._publish(batch)
+            stored = await self._publish(outbox)
             async with self._reading:
                 if stored:
                     self._reader.accept(batch)
@@ -162,12 +164,13 @@ class LivePublisher:
         finally:
             self._window.release()
         if stored:
-            self._count(batch)
+            self._count(batch, outbox.oversized)
 
-    def _count(self, batch: LiveBatch) -> None:
+    def _count(self, batch: LiveBatch, oversized: int) -> None:
         progress = self._progress
-        progress.records += batch.records
-        progress.spans += batch.spans
+        progress.oversized += oversized
+        progress.records += batch.records - oversized
+        progress.spans += batch.spans - oversized
         progress.batches += len(batch.messages)
         if isinstance(batch.emission, ExchangeEmission):
             progress.exchanges += batch.records
@@ -181,19 +184,18 @@ class LivePublisher:
         progress.bytes = sum(number for name, number in progress.counters.items() if name.endswith("_bytes"))
         progress.refused_waits = self._reader.refused_batches
 
-    async def _publish(self, batch: LiveBatch) -> bool:
+    async def _publish(self, outbox: Outbox) -> bool:
         """Return whether the batch is stored: all of it, or nothing. Once a part is, the rest waits for room."""
-        for number, part in enumerate(batch.messages):
-            while True:
-                try:
-                    await self._bus.publish(self._subject, part.message, message_id=part.message_id)
-                    break
-                except StreamFullError as refused:
-                    logger.debug("batch.refused", message_id=part.message_id, error=str(refused))
-                    if number == 0:
-                        return False
-                    await asyncio.sleep(_RETRY_SECONDS)
-        return True
+        while True:
+            try:
+                await outbox.send()
+            except StreamFullError as refused:
+                logger.debug("batch.refused", error=str(refused))
+                if not outbox.begun:
+                    return False
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return True
 
 
 def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
@@ -202,6 +204,7 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
         ("records", "Records in batches that the bus has stored", "{record}", lambda: progress.records),
         ("batches", "Batches that the bus has stored", "{batch}", lambda: progress.batches),
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: reader.refused_batches),
+        (*OVERSIZED_METRIC, lambda: progress.oversized),
         (*ROLE_METRIC, lambda: progress.counters.get(WITHOUT_ROLE, 0)),
         (
             "merged",

@@ -13,6 +13,7 @@ from proto.subjects import raw_subject
 from services.capture.counter_metrics import show_counters
 from services.capture.errors import CaptureError
 from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
+from services.capture.outbox import OVERSIZED_METRIC, Outbox
 from services.capture.progress import Progress, ProgressReport
 from services.capture.replay.epoch import is_repeatable, replay_epoch
 from services.capture.replay.reader import ReadyBatch, ReplayReader
@@ -124,25 +125,28 @@ async def _store_all(batches: AsyncIterator[ReadyBatch], bus: Bus, subject: str,
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
-        if read > progress.records:
-            logger.error("records.abandoned", records=read - progress.records)
+        left = read - progress.records - progress.oversized
+        if left > 0:
+            logger.error("records.abandoned", records=left)
 
 
 async def _store(batch: ReadyBatch, bus: Bus, subject: str, progress: Progress) -> None:
     """Have one batch stored; a full stream is waited for."""
     wait_seconds = _FIRST_WAIT_SECONDS
+    outbox = Outbox(bus, subject, [(batch.message_id, batch.message)])
     while True:
         try:
-            await bus.publish(subject, batch.message, message_id=batch.message_id)
+            await outbox.send()
         except StreamFullError as refused:
             progress.refused_waits += 1
             logger.debug("batch.refused", message_id=batch.message_id, error=str(refused))
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
         else:
-            progress.records += batch.records
+            progress.oversized += outbox.oversized
+            progress.records += batch.records - outbox.oversized
             progress.exchanges += batch.exchanges
-            progress.spans += batch.spans
+            progress.spans += batch.spans - outbox.oversized
             progress.batches += 1
             return
 
@@ -155,6 +159,7 @@ def _show(telemetry: Telemetry, progress: Progress, report: ProgressReport) -> N
         ("refused", "Times that a full stream refused a batch", "{batch}", lambda: progress.refused_waits),
         ("exchanges", "Of the records, exchanges of application traces", "{record}", lambda: progress.exchanges),
         ("flows", "Flows begun", "{flow}", lambda: report.refresh().flows),
+        (*OVERSIZED_METRIC, lambda: progress.oversized),
         (*ROLE_METRIC, lambda: report.counters.get(WITHOUT_ROLE, 0)),
     )
     for name, description, unit, read in figures:

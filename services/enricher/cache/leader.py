@@ -19,6 +19,7 @@ import structlog
 
 from proto.subjects import CACHE_LOG_SUBJECT, CACHE_PULSE_SUBJECT
 from services.enricher.cache.messages import (
+    CHUNK_BYTES,
     LogNews,
     Pulse,
     ScopeState,
@@ -45,6 +46,9 @@ logger = structlog.get_logger()
 PULSES_PER_LEASE: Final = 10
 _MOST_LOG_MESSAGES: Final = 2000
 _LEAST_LOG_BYTES: Final = 4 << 20
+_LEAST_CHUNK_BYTES: Final = 4 << 10
+_AROUND_BYTES: Final = 4 << 10
+"""For headers, and for what a message has besides its objects."""
 _FULL_WAIT_SECONDS: Final = 1.0
 _LEAST_ROUND_SECONDS: Final = 0.05
 """Changes that come within so long share a message."""
@@ -126,6 +130,11 @@ class Leader:
     def _pulse_seconds(self) -> float:
         return self._settings.lease_seconds / PULSES_PER_LEASE
 
+    @property
+    def _chunk_bytes(self) -> int:
+        """Bytes of objects in one message: what does not deflate at all fits too."""
+        return max(_LEAST_CHUNK_BYTES, min(CHUNK_BYTES, self._journal.max_payload - _AROUND_BYTES))
+
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[None]:
         for reflector in self.reflectors:
@@ -151,7 +160,7 @@ class Leader:
         if not news.deltas and not news.listed:
             self._reader.take(news)  # a version that goes with the next pulse
             return
-        for piece, changes in await asyncio.to_thread(pieces_of, news):
+        for piece, changes in await asyncio.to_thread(pieces_of, news, self._chunk_bytes):
             message = LogNews(
                 log=self._reader.log,
                 before=self._reader.log_end,
@@ -210,8 +219,9 @@ class Leader:
     async def _compact(self) -> None:
         """Append a snapshot of all that is known, then delete what it makes superfluous."""
         snapshot = f"{self._name}/{self._reader.position}"
+        most = self._chunk_bytes
         asked = await asyncio.to_thread(
-            self._indexer.ask, lambda cluster: snapshot_parts(cluster.kept(), cluster.ended, snapshot)
+            self._indexer.ask, lambda cluster: snapshot_parts(cluster.kept(), cluster.ended, snapshot, most)
         )
         parts = await asyncio.wrap_future(asked)
         first = 0

@@ -23,10 +23,11 @@ _Sized = TypeVar("_Sized")
 
 _NOTHING: Final = msgspec.Raw(b"\xc0")
 """nil in the place of an object that is gone."""
-_CHUNK_BYTES: Final = 512 << 10
+CHUNK_BYTES: Final = 512 << 10
 """Bytes of objects in one message before they are deflated, to a fifth or less as a rule."""
 _MOST_BYTES: Final = 64 << 20
-_ENDED_PER_PART: Final = 2000
+_CLAIM_BYTES: Final = 256
+"""What a claim takes at the most, as a rule."""
 
 
 class ScopeState(msgspec.Struct, array_like=True, frozen=True):
@@ -150,12 +151,14 @@ def encode_object(obj: KubeObject | None) -> msgspec.Raw:
     return _NOTHING if obj is None else msgspec.Raw(_encoder.encode(obj))
 
 
-def change_chunks(changes: Iterable[ObjectChange]) -> list[list[ObjectChange]]:
+def change_chunks(changes: Iterable[ObjectChange], most_bytes: int = CHUNK_BYTES) -> list[list[ObjectChange]]:
     """Return changes in as many pieces as they need; one, maybe empty, at the least."""
-    return list(_chunks((change, len(bytes(change.obj))) for change in changes)) or [[]]
+    return list(_chunks(((change, len(bytes(change.obj))) for change in changes), most_bytes)) or [[]]
 
 
-def snapshot_parts(objects: Iterable[Kept], ended: Sequence[Claim], snapshot: str) -> list[SnapshotPart]:
+def snapshot_parts(
+    objects: Iterable[Kept], ended: Sequence[Claim], snapshot: str, most_bytes: int = CHUNK_BYTES
+) -> list[SnapshotPart]:
     """Return a snapshot's parts, without their place in a log and without what only the last one has."""
     kept = (
         KeptObject(_resource_by_kind[obj.kind], starts, removed, encode_object(obj))
@@ -163,20 +166,21 @@ def snapshot_parts(objects: Iterable[Kept], ended: Sequence[Claim], snapshot: st
         if obj.kind in _resource_by_kind
     )
     chunks: list[tuple[list[KeptObject], list[Claim]]] = [
-        (chunk, []) for chunk in _chunks((each, len(bytes(each.obj))) for each in kept)
+        (chunk, []) for chunk in _chunks(((each, len(bytes(each.obj))) for each in kept), most_bytes)
     ]
-    chunks += [([], list(ended[start : start + _ENDED_PER_PART])) for start in range(0, len(ended), _ENDED_PER_PART)]
+    step = max(1, most_bytes // _CLAIM_BYTES)
+    chunks += [([], list(ended[start : start + step])) for start in range(0, len(ended), step)]
     return [
         SnapshotPart(log="", before=0, snapshot=snapshot, number=number, kept=chunk, ended=claims)
         for number, (chunk, claims) in enumerate(chunks or [([], [])])
     ]
 
 
-def _chunks(sized: Iterable[tuple[_Sized, int]]) -> Iterator[list[_Sized]]:
+def _chunks(sized: Iterable[tuple[_Sized, int]], most_bytes: int) -> Iterator[list[_Sized]]:
     chunk: list[_Sized] = []
     total = 0
     for item, size in sized:
-        if chunk and total + size > _CHUNK_BYTES:
+        if chunk and total + size > most_bytes:
             yield chunk
             chunk, total = [], 0
         chunk.append(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.enricher.cache.messages import ObjectChange, change_chunks, encode_object
+from services.enricher.cache.messages import CHUNK_BYTES, ObjectChange, change_chunks, encode_object
 from services.enricher.following.roster import Delta, News
 from services.enricher.kubernetes.reflector import Scope, Update
 
@@ -22,9 +22,9 @@ def groups(updates: Sequence[Update]) -> list[list[Update]]:
     return groups
 
 
-def pieces_of(news: News) -> list[tuple[News, list[ObjectChange]]]:
+def pieces_of(news: News, most_bytes: int = CHUNK_BYTES) -> list[tuple[News, list[ObjectChange]]]:
     """Cut news into what fits into messages. Only with the last piece the resource has been listed, and its version reached."""
-    changes = change_chunks([ObjectChange(key, observed, encode_object(obj)) for key, obj, observed in news.deltas])
+    changes = change_chunks([ObjectChange(key, observed, encode_object(obj)) for key, obj, observed in news.deltas], most_bytes)
     pieces: list[tuple[News, list[ObjectChange]]] = []
     first = 0
     for number, chunk in enumerate(changes, 1):

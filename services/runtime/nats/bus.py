@@ -21,6 +21,7 @@ from proto import subjects
 from services.runtime.errors import (
     BusError,
     JournalMovedError,
+    MessageTooLargeError,
     PermissionDeniedError,
     PublishRefusedError,
     StreamConfigError,
@@ -42,6 +43,7 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "JournalMovedError",
+    "MessageTooLargeError",
     "PublishRefusedError",
     "StoredMessage",
     "StreamConfigError",
@@ -55,6 +57,8 @@ __all__ = [
 logger = structlog.get_logger()
 
 _DETAIL_CHARACTERS: Final = 500
+_CUT_CHARACTERS: Final = 64
+"""What is added to the detail of a dead letter that is cut."""
 _WATCH_MESSAGES: Final = 1000
 _OWN_HEADERS: Final = frozenset({"Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Stream", "Nats-Num-Pending"})
 
@@ -202,7 +206,8 @@ class Bus:
         """Return the message's sequence once the stream has stored it, or says that it has stored this id before.
 
         While the bus does not answer the message is sent again under the same id, without end. Any number may be awaited at
-        once. Raises StreamFullError, or PublishRefusedError for what no repetition would change.
+        once. Raises StreamFullError, or PublishRefusedError for what no repetition would change: MessageTooLargeError where
+        parts of the message could be stored.
         """
         return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
 
@@ -255,8 +260,8 @@ class Bus:
     ) -> None:
         """Store `payload`, part of a message of `subject`, as a dead letter. Nothing is acknowledged.
 
-        `message_id` is the part's own: the same part dead again is stored once. Raises PublishRefusedError where even a dead
-        letter cannot be stored.
+        `message_id` is the part's own: the same part dead again is stored once. What the server does not take in one message
+        is cut, and its detail says so. Raises PublishRefusedError where even a dead letter cannot be stored.
         """
         headers = {
             subjects.REASON_HEADER: reason,
@@ -267,7 +272,14 @@ class Bus:
             headers[subjects.RECORDS_HEADER] = str(records)
         if spans is not None and spans != records:
             headers[subjects.SPANS_HEADER] = str(spans)
-        await self.publish(subjects.dead_subject(service), payload, message_id=f"dead/{service}/{message_id}", headers=headers)
+        subject, message_id = subjects.dead_subject(service), f"dead/{service}/{message_id}"
+        try:
+            await self.publish(subject, payload, message_id=message_id, headers=headers)
+        except MessageTooLargeError as error:
+            kept = payload[: max(0, error.limit - _CUT_CHARACTERS)]
+            cut = f"(cut: {len(kept)} of {len(payload)} bytes) "
+            headers[subjects.DETAIL_HEADER] = cut + headers[subjects.DETAIL_HEADER]
+            await self.publish(subject, kept, message_id=message_id, headers=headers)
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return what the stream holds. Raises ApiError where there is none."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 import nats.errors
 import structlog
@@ -24,7 +26,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as ClientSubscription
 from nats.nuid import NUID
 
-from services.runtime.errors import DisconnectedError, PermissionDeniedError, PublishRefusedError, RequestTimeoutError
+from services.runtime.errors import DisconnectedError, MessageTooLargeError, PermissionDeniedError, RequestTimeoutError
 from services.runtime.settings import NatsSettings
 
 logger = structlog.get_logger()
@@ -40,6 +42,7 @@ _CLOSED_POLL_SECONDS: Final = 5.0
 _CANCEL_AGAIN_SECONDS: Final = 0.1
 _MOST_REASONS: Final = 16
 """Different reasons that are logged between two connections."""
+_DETAIL_CHARACTERS: Final = 500
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 _STATUS: Final = re.compile(r"[1-9][0-9]{2}", re.ASCII)
 _NO_PERMISSION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
@@ -113,6 +116,16 @@ class _OneSocketClient(Client):
         """nats-py's callback."""
         self.lost.set()
 
+    def _connect_command(self) -> bytes:
+        # nats-py sends what a URL says of the user as it is written there.
+        command, server = super()._connect_command(), self._current_server
+        if server is None or server.uri.username is None or any(self.options[name] for name in ("user", "token")):
+            return command
+        verb, _, text = command.partition(b" ")
+        options = json.loads(text)
+        options |= {name: unquote(options[name]) for name in ("user", "pass", "auth_token") if name in options}
+        return verb + b" " + json.dumps(options, sort_keys=True).encode() + b"\r\n"
+
     async def _process_headers(self, headers: bytes) -> Any:
         # A publisher writes any bytes it likes into its header block; they must not end the loop that reads the socket.
         try:
@@ -183,14 +196,18 @@ class Connection:
     ) -> None:
         """Give a message to the socket. Nothing says that it arrived.
 
-        Raises DisconnectedError, or PublishRefusedError where the message is larger than the server takes.
+        Raises DisconnectedError, or MessageTooLargeError where the message is larger than the server takes.
         """
         client = self._client
         if client is None:
             raise DisconnectedError("not connected")
-        size = len(payload) + sum(len(name) + len(value.encode()) + 4 for name, value in (headers or {}).items()) + 12
+        size = len(payload) + headers_size(headers)
         if size > client.max_payload:
-            raise PublishRefusedError(0, f"{size} bytes, the server takes {client.max_payload} in one message")
+            raise MessageTooLargeError(
+                0,
+                f"{size} bytes, the server takes {client.max_payload} in one message",
+                limit=max(0, client.max_payload - headers_size(headers)),
+            )
         while client.pending_data_size > _HIGH_WATER_BYTES and not client.is_closed:  # noqa: ASYNC110 - nats-py has no event
             await asyncio.sleep(_HIGH_WATER_POLL_SECONDS)
         try:
@@ -204,7 +221,7 @@ class Connection:
         """Send a message and return the answer, whatever its status.
 
         Raises DisconnectedError where there is no connection or it is lost meanwhile, RequestTimeoutError,
-        PermissionDeniedError, PublishRefusedError where the message is larger than the server takes.
+        PermissionDeniedError, MessageTooLargeError where the message is larger than the server takes.
         """
         token = str(next(self._tokens))
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -298,11 +315,13 @@ class Connection:
         """Say each different reason once until there is a connection. A refused publish fails whoever waits for its answer."""
         refused = _NO_PERMISSION.search(str(error))
         if refused:
-            for subject, answer in self._answers.values():
-                # nats-py gives the server's words in lower case.
-                if subject.lower() == refused[1].lower() and not answer.done():
-                    answer.set_exception(PermissionDeniedError(subject))
-        text = str(error) or type(error).__name__
+            # nats-py gives the server's words in lower case.
+            waiting = [each for each in self._answers.values() if each[0].lower() == refused[1].lower() and not each[1].done()]
+            for subject, answer in waiting:
+                answer.set_exception(PermissionDeniedError(subject))
+            if waiting:
+                return
+        text = (str(error) or type(error).__name__)[:_DETAIL_CHARACTERS]
         if not self.connected:
             self.trouble = text
         if text not in self._said and len(self._said) < _MOST_REASONS:
@@ -336,6 +355,11 @@ class Connection:
         if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
             options["tls"] = _tls_context(settings)
         return options
+
+
+def headers_size(headers: Mapping[str, str] | None) -> int:
+    """Bytes that headers take of a message, or a few more."""
+    return sum(len(name) + len(value.encode()) + 4 for name, value in (headers or {}).items()) + 12
 
 
 async def _cancellable(attempt: Coroutine[Any, Any, None]) -> None:

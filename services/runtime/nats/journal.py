@@ -51,6 +51,11 @@ class Journal:
         """How many connections to the bus there have been."""
         return self._connection.generation
 
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of headers and payload that the server takes in one message."""
+        return self._connection.max_payload
+
     async def append(self, subject: str, payload: bytes, *, after: int, only: bool = False) -> int:
         """Store a message behind the one with sequence `after`, 0 for none, and return its sequence.
 

@@ -13,6 +13,7 @@ import structlog
 from proto.subjects import MESSAGE_ID_HEADER
 from services.runtime.errors import (
     DisconnectedError,
+    MessageTooLargeError,
     PermissionDeniedError,
     PublishRefusedError,
     RequestTimeoutError,
@@ -28,6 +29,8 @@ _FULL: Final = frozenset({10002, 10023, 10028, 10047, 10053, 10122})
 _FULL_TEXTS: Final = ("maximum", "no space", "insufficient", "exceeded")
 _PASSING: Final = frozenset({10004, 10006, 10007, 10008, 10009, 10041, 10077, 10118, 10158, 10167})
 """Leader elections, restarts, a duplicate whose first copy is still being stored, too many requests: ask again."""
+_TOO_LARGE: Final = 10054
+"""More than `max_msg_size` of the stream, which the answer does not say."""
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
 
@@ -62,7 +65,10 @@ class Publisher:
         """Messages that the stream had stored before, under the same id, and did not store again."""
 
     async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None) -> int:
-        """Return the message's sequence once it is stored, or was already. Raises StreamFullError or PublishRefusedError."""
+        """Return the message's sequence once it is stored, or was already.
+
+        Raises StreamFullError, MessageTooLargeError or PublishRefusedError.
+        """
         all_headers = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         wait_seconds = _FIRST_WAIT_SECONDS
         while True:
@@ -71,7 +77,7 @@ class Publisher:
                 answer = await self._connection.request(
                     subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
                 )
-                if sequence := await self._settled(subject, answer):
+                if sequence := await self._settled(subject, answer, len(payload)):
                     return sequence
             except (DisconnectedError, RequestTimeoutError) as error:
                 logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
@@ -81,7 +87,7 @@ class Publisher:
             await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads clients out
             wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
 
-    async def _settled(self, subject: str, answer: Message) -> int:
+    async def _settled(self, subject: str, answer: Message, size: int) -> int:
         """Return the sequence under which the message is stored; 0 asks for another attempt."""
         if answer.status == NO_RESPONDERS:
             if subject not in self._without_stream:
@@ -99,6 +105,8 @@ class Publisher:
             raise StreamFullError(code, description)
         if code in _PASSING:
             return 0
+        if code == _TOO_LARGE:
+            raise MessageTooLargeError(code, description, limit=size // 2)
         raise PublishRefusedError(code, description)
 
 

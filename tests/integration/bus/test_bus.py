@@ -27,7 +27,14 @@ from proto.subjects import (
 )
 from services.runtime.errors import ApiError
 from services.runtime.nats import connection
-from services.runtime.nats.bus import Bus, PublishRefusedError, StreamConfigError, StreamFullError, connect
+from services.runtime.nats.bus import (
+    Bus,
+    MessageTooLargeError,
+    PublishRefusedError,
+    StreamConfigError,
+    StreamFullError,
+    connect,
+)
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.jetstream import JetStream
 from services.runtime.settings import NatsSettings, StreamSettings
@@ -260,13 +267,36 @@ async def test_a_store_without_room_is_full_too(tmp_path: Path) -> None:
 
 
 async def test_a_message_too_large_is_refused_and_nothing_else(bus: Bus) -> None:
-    """A payload that the server would not take raises PublishRefusedError; the connection stays; one at the limit fits."""
-    with pytest.raises(PublishRefusedError, match="the server takes 1048576"):
+    """A payload that the server would not take raises, and says what it would; the connection stays; one at the limit fits."""
+    with pytest.raises(MessageTooLargeError, match="the server takes 1048576") as refused:
         await bus.publish(SUBJECT, b"x" * (1 << 20), message_id="large")
+    await bus.publish(SUBJECT, b"x" * refused.value.limit, message_id="other")
     await bus.publish(SUBJECT, b"x" * ((1 << 20) - 64), message_id="fits")
 
-    assert await stored_ids(bus) == {"fits": 1}
+    assert await stored_ids(bus) == {"fits": 1, "other": 1}
     assert bus.resent == 0
+
+
+async def test_a_stream_that_takes_less_than_the_server_says_so_too(bus: Bus, nats_server: NatsServer) -> None:
+    """`max_msg_size`, set by hand, is a message that is too large; less is offered until it fits."""
+    async with admin(nats_server) as jetstream:
+        info = await jetstream._ask(f"STREAM.INFO.{RAW_STREAM}")
+        await jetstream._ask(f"STREAM.UPDATE.{RAW_STREAM}", info["config"] | {"max_msg_size": 3000})
+    with pytest.raises(MessageTooLargeError) as refused:
+        await bus.publish(SUBJECT, b"x" * 4000, message_id="large")
+    assert refused.value.limit == 2000
+
+
+async def test_a_dead_letter_that_is_too_large_is_cut(bus: Bus) -> None:
+    """Bytes at the server's limit, and why they are dead: the dead letter holds what fits, and says how many there were."""
+    payload = bytes(range(256)) * 4095
+    await bus.dead_letter_payload(
+        "enricher", payload + b"x" * 200, message_id="m", subject=SUBJECT, reason="failed", detail="d" * 400, records=None
+    )
+    (letter,) = [message async for message in bus.peek(DEAD_STREAM)]
+    assert (payload + b"x" * 200).startswith(letter.data)
+    assert len(letter.data) > len(payload) - 1000
+    assert letter.headers[DETAIL_HEADER].startswith(f"(cut: {len(letter.data)} of {len(payload) + 200} bytes) ddd")
 
 
 async def test_a_publish_without_permission_is_refused(tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ async def test_an_nkey_opens_the_bus(tmp_path: Path) -> None:
                     await bus.ensure_streams()
 
 
+@pytest.mark.parametrize("form", ["u%40corp:p%3A%2F%23%25@", "t%40ken%2B@", "u%40corp:p%3A%2F%23%25@,nobody:x@"])
+async def test_user_information_in_a_url_is_percent_encoded(tmp_path: Path, form: str) -> None:
+    """Characters that have a meaning in a URL are written as everywhere in users, passwords and tokens, of any server."""
+    accepted = 'token: "t@ken+"' if form.startswith("t") else 'user: "u@corp", password: "p:/#%"'
+    with NatsServer(tmp_path / "nats", extra_config=f"authorization {{ {accepted} }}") as server:
+        urls = ",".join(server.url.replace("//", f"//{each}") for each in form.split(","))
+        async with connect(NatsSettings(url=urls, reconnect_seconds=0.05), name="test") as bus:
+            assert await round_trip(bus) == b"batch"
+
+
 async def test_capture_needs_no_more_than_its_own_subject(tmp_path: Path) -> None:
     """A node's user may publish its own batches and hear the answers: nothing else, and nothing else is needed."""
     config = """

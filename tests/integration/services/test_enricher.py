@@ -193,7 +193,7 @@ async def test_what_fits_no_message_goes_to_the_dead_letters(nats_server: NatsSe
     """A record that its pods' annotations make too large for any message is kept as it came, with how many are lost."""
     snapshot = tmp_path / "cluster.json"
     addresses = ("10.42.0.12", "10.42.1.11")
-    large = {"resource.opentelemetry.io/large": "x" * (256 << 10)}
+    large = {"resource.opentelemetry.io/large": "x" * (600 << 10)}
     snapshot.write_text(json.dumps([pod(f"large-{each}", each, annotations=large) for each in addresses]))
     raw = encode(raw_batch(0, rows=1))
     await bus.publish(raw_subject(NODE), raw, message_id="large")
