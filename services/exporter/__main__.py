@@ -143,7 +143,12 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
             logger.info("preset", preset=settings.preset, **dataclasses.asdict(choice))
             for said in settings.contradictions:
                 logger.warning("settings.contradict", detail=said)
-            encoder = SpanEncoder(cluster_name=settings.cluster.name, profile=choice.attributes, thinning=settings.thinning)
+            encoder = SpanEncoder(
+                cluster_name=settings.cluster.name,
+                profile=choice.attributes,
+                thinning=settings.thinning,
+                trace_records=settings.trace_records,
+            )
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             readiness.check("moving", lambda: worker.moving)
             await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))

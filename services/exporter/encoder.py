@@ -23,7 +23,7 @@ from services.exporter.spans.bundle import MOST_BATCHES, Bundle, bundle
 from services.exporter.spans.entities import Origin
 from services.exporter.spans.exchange_spans import ExchangeSpans
 from services.exporter.spans.flow_spans import FlowSpans
-from services.exporter.spans.identity import Mask, Perspective, SpanIds, perspective
+from services.exporter.spans.identity import TRACE_RECORDS, Mask, Perspective, SpanIds, perspective
 from services.exporter.spans.profiles import Profile
 from services.exporter.spans.selection import selection
 from services.exporter.spans.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
@@ -84,11 +84,15 @@ class SpanEncoder:
         distribution_version: str | None = None,
         profile: Profile = "full",
         thinning: Thinning | None = None,
+        trace_records: int = TRACE_RECORDS,
     ) -> None:
-        """`thinning`: which flows get spans of their own, the others are summed up; None: all do."""
+        """`thinning`: which flows get spans of their own, the others are summed up; None: all do.
+
+        `trace_records`: after so many records a flow goes on in another trace.
+        """
         self._cluster_name = cluster_name
         self._version = distribution_version if distribution_version is not None else _installed_version()
-        self._flow_spans = FlowSpans(cluster_name, selection(profile))
+        self._flow_spans = FlowSpans(cluster_name, selection(profile), trace_records)
         self._thinning = thinning
         self._summaries = FlowSpans(cluster_name, selection(profile, NOT_OF_A_SUMMARY)) if thinning else None
         self._exchange_spans = ExchangeSpans(self._flow_spans.mixer, selection(profile), self._flow_spans.ends)

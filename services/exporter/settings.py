@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from services.exporter.presets import PRESETS, Choice, Preset, contradictions
+from services.exporter.spans.identity import TRACE_RECORDS
 from services.exporter.spans.profiles import Profile
 from services.exporter.spans.summary import Thinning
 from services.runtime.settings import ClusterSettings, ServiceSettings
@@ -34,6 +35,15 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
         Profile | None,
         Meta(description="how much a span carries; docs/attributes.md says which attributes that are; empty: the preset's"),
     ] = None
+    trace_records: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=1 << 31,
+            description="records after which a flow goes on in another trace, linked to its first and to the one before; the "
+            "same for all exporters",
+        ),
+    ] = TRACE_RECORDS
     keep_ratio: Annotated[
         float | None,
         Meta(

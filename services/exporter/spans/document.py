@@ -33,8 +33,10 @@ resources are whole in each. [performance.md](performance.md) has the bytes.
   a class of connections, never an address or a port, for backends make a series of each service and span name.
 - **Kind**: a flow's first record is CLIENT at the source's end and SERVER at the destination's; its later records, and flows
   whose beginning nobody saw, are INTERNAL.
-- **Parent**: a later record's is its flow's first record. A server's first record's is the client's span of the connection,
-  where the handshake was seen at a socket and the client is a pod or node of the cluster, or on the same host.
+- **Parent**: a later record's is its flow's first record; after 256 records a flow goes on in another trace
+  ([correlation.md](correlation.md#connections-that-live-long)), whose first record is the parent of the others. A server's
+  first record's is the client's span of the connection, where the handshake was seen at a socket and the client is a pod or
+  node of the cluster, or on the same host.
 - **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset; else unset.
 - **Ids** are derived from the record and the cluster's name, never drawn by lot: a span sent again overwrites itself.
 - **Point of view**: a socket's own end. A capture file stands at neither end: its spans are told by the end that is a workload

@@ -28,15 +28,11 @@ from services.exporter.spans.identity import (
     perspective,
     phase_ids,
 )
+from services.exporter.spans.links import link_rows
 from services.exporter.spans.pieces import SPAN_NAME, Ends, status
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 
-# Span.links: the id of a trace, of a span in it, and flags (fixed32).
-_LINK: Final = field(13, b"\x0a\x10" + bytes(16) + b"\x12\x08" + bytes(8) + b"\x35" + bytes(4))
-_AT_LINK_TRACE, _AT_LINK_SPAN, _AT_LINK_FLAGS = 4, 22, 31
-_LINK_FLAGS: Final = 0x101
-"""Sampled, and of this very process: not remote."""
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
 _PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 2, 4, 5, 6, 14
@@ -82,7 +78,8 @@ class ExchangeSpans:
             _add(blocks, room, at, wire.attribute_rows({row.name: row.values(few) for row in answered}))
         at = ids.linked.nonzero()[0]
         if len(at):
-            _add(blocks, room, at, _links(ids, at))
+            links = link_rows(ids.flow_trace_id_high[at], ids.flow_trace_id_low[at], ids.flow_span_id[at])
+            _add(blocks, room, at, links)
         _write(head, records, ids, times, rows, whole)
         return _sized(head, rows, blocks, room, [self._words.column(_facts_key(records)), *ends])
 
@@ -157,16 +154,6 @@ def _sized(head: wire.Bytes2D, rows: Array, blocks: list[Block], room: Array, pi
         lengths += column.lengths
     wire.write_slots(head, 1, LENGTH_BYTES, lengths - 1 - LENGTH_BYTES)
     return SpanSet(rows, rows, blocks, room, pieces, lengths)
-
-
-def _links(ids: ExchangeIds, at: Array) -> wire.Bytes2D:
-    """`Span.links` to the flow's span."""
-    rows = wire.Template(_LINK, ()).rows(len(at))
-    wire.put(rows, _AT_LINK_TRACE, np.dtype(">u8"), ids.flow_trace_id_high[at])
-    wire.put(rows, _AT_LINK_TRACE + 8, np.dtype(">u8"), ids.flow_trace_id_low[at])
-    wire.put(rows, _AT_LINK_SPAN, np.dtype(">u8"), ids.flow_span_id[at])
-    wire.put(rows, _AT_LINK_FLAGS, np.dtype("<u4"), np.full(len(at), _LINK_FLAGS, np.uint32))
-    return rows
 
 
 def _placed(spans: SpanSet, rows: Array, resources: Array) -> SpanSet:

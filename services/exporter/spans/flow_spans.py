@@ -12,7 +12,8 @@ from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.protobuf_wire import as_void
 from services.exporter.spans.attributes import Integer, Integers
-from services.exporter.spans.identity import IdMixer, Mask, Perspective, SpanIds
+from services.exporter.spans.identity import TRACE_RECORDS, IdMixer, Mask, Perspective, SpanIds
+from services.exporter.spans.links import link_rows
 from services.exporter.spans.pieces import Backends, Ends, Files, Tunnels, Words
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
@@ -47,8 +48,9 @@ class SpanHeads:
 class FlowSpans:
     """Encodes records as spans. What is kept between batches are bytes for values seen before."""
 
-    def __init__(self, cluster_name: str, selection: Selection) -> None:
-        self.mixer = IdMixer(cluster_name)
+    def __init__(self, cluster_name: str, selection: Selection, trace_records: int = TRACE_RECORDS) -> None:
+        """`trace_records`: after so many records a flow goes on in another trace."""
+        self.mixer = IdMixer(cluster_name, trace_records)
         self._selection = selection
         self._words = Words(selection)
         self._tunnels = Tunnels(selection)
@@ -71,7 +73,7 @@ class FlowSpans:
         head, parts = _fixed(records, ids, self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)
         blocks = [Block(as_void(head), None, 0)]
-        for at, rows in parts:
+        for at, rows in [*parts, *_links(ids)]:
             blocks.append(Block(as_void(rows), at, room[at]))
             room[at] += rows.shape[1]
         lengths = room.copy()
@@ -139,3 +141,11 @@ def _parents(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
     rows = wire.Template(PARENT, ()).rows(len(at))
     wire.put(rows, len(PARENT) - 8, _BIG_U8, ids.parent_span_id[at])
     return [(at, rows)]
+
+
+def _links(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
+    """The spans with which flows go on in another trace, and their links: to the first, and to the one before."""
+    continued = ids.continued
+    if not len(continued.rows):
+        return []
+    return [(continued.rows, link_rows(*links)) for links in (continued.first, continued.before)]

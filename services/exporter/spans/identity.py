@@ -15,12 +15,16 @@ key=b"wirespan.trace.v1", 40 bytes); all arithmetic is modulo 2**64:
   address (two, big-endian halves), destination address (two), source port << 48 | destination port << 32 | transport << 16 |
   ICMP type << 8 | ICMP code, start of the flow in Unix nanoseconds.
 - An id of zero is not valid in OTLP: low becomes 1.
+- A trace is bounded: after so many records (`trace_records`) a flow goes on in another one. Part p of a flow, from 0, holds its
+  records from p * trace_records on; from part 1 on, high = a(high ^ p), low = b(low ^ p). Both ends number their records alike,
+  so they arrive at the same ids without a word. A part's first record is its root, with links to the flow's first record and to
+  the record before it, which is in the part before.
 
-Span id, 64 bits: a(b(a(low ^ seed[4]) ^ high) ^ (side << 32 | record number)), and 1 where that is 0. The last step is a
-bijection, so two records of one side never share an id within their trace. Capture files may have seen one connection at
-several points, before and after a translation or on both nodes, and traffic generators use the same sequence numbers for many
-connections at once, so for them each of the words above is mixed in: b(b(...) ^ word). The same file gives the same ids,
-another point others. The trace is one all the same: it is how one connection under two addresses is known.
+Span id, 64 bits: a(b(a(low ^ seed[4]) ^ high) ^ (side << 32 | record number)), and 1 where that is 0; high and low are those of
+part 0. The last step is a bijection, so two records of one side never share an id within their traces. Capture files may have
+seen one connection at several points, before and after a translation or on both nodes, and traffic generators use the same
+sequence numbers for many connections at once, so for them each of the words above is mixed in: b(b(...) ^ word). The same file
+gives the same ids, another point others. The trace is one all the same: it is how one connection under two addresses is known.
 
 Exchanges stand in the application's trace, under the span that asked: both ids are those of the wire. Their spans' ids are
 a(b(a(flow ^ (side << 32 | record number)) ^ trace low ^ a(trace high ^ parent)) ^ phase), where flow is b(...) from above.
@@ -31,8 +35,8 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +55,9 @@ the remote end of a connection within one machine that is no node.
 FLAG_SAMPLED: Final = 0x001
 FLAG_HAS_IS_REMOTE: Final = 0x100
 FLAG_IS_REMOTE: Final = 0x200
+
+TRACE_RECORDS: Final = 256
+"""Records of one end that a trace holds at the most, unless somebody says otherwise."""
 
 _ISN_BOTH: Final = 3
 
@@ -95,6 +102,40 @@ class Perspective:
 
 
 @dataclass(frozen=True, slots=True)
+class Continued:
+    """The records with which flows go on in another trace: their rows, ascending, and where each of them links to."""
+
+    rows: Array
+    first: Links
+    """The flow's first record."""
+    before: Links
+    """The record before, in the trace before."""
+
+    def among(self, rows: Array, count: int) -> Continued:
+        """Return those of some rows (an index array) of `count`, in their places there."""
+        if not len(self.rows):
+            return self
+        place = np.full(count, -1)
+        place[self.rows] = np.arange(len(self.rows))
+        found = place[rows]
+        at = (found >= 0).nonzero()[0]
+        return replace(self.where(found[at]), rows=at)
+
+    def where(self, chosen: Array) -> Continued:
+        """Return some of them, by a mask or an index array."""
+        first, before = (Links(*(word[chosen] for word in links)) for links in (self.first, self.before))
+        return Continued(self.rows[chosen], first, before)
+
+
+class Links(NamedTuple):
+    """Ids of spans in other traces."""
+
+    trace_id_high: Words
+    trace_id_low: Words
+    span_id: Words
+
+
+@dataclass(frozen=True, slots=True)
 class SpanIds:
     """Where each record stands in a trace. One row per record."""
 
@@ -105,10 +146,14 @@ class SpanIds:
     """0 where the span is a root."""
     flags: npt.NDArray[np.uint32]
     """`Span.flags`: sampled, and whether the parent is of another process."""
+    drawn_by: Words
+    """Low half of the flow's first trace, by which flows are drawn: all of their traces or none."""
+    continued: Continued
 
     def take(self, rows: Array) -> SpanIds:
         """Return the ids of some rows (an index array)."""
-        return SpanIds(*(getattr(self, name)[rows] for name in self.__slots__))
+        words = {name: getattr(self, name)[rows] for name in self.__slots__ if name != "continued"}
+        return SpanIds(**words, continued=self.continued.among(rows, len(self.span_id)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +211,16 @@ def _of_cluster(batch: FlowBatch, name: str) -> Mask:
 class IdMixer:
     """Derives trace and span ids for one cluster."""
 
-    def __init__(self, cluster_name: str) -> None:
+    def __init__(self, cluster_name: str, trace_records: int = TRACE_RECORDS) -> None:
+        self._trace_records = np.uint64(trace_records)
         digest = hashlib.blake2b(cluster_name.encode(errors="replace"), digest_size=40, key=b"wirespan.trace.v1").digest()
         self._seeds: Words = np.frombuffer(digest, "<u8").astype(np.uint64)
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
         """Return the ids of a batch's records.
 
-        A flow's later records are children of its first. A server's first record is the child of the client's where that span
-        exists or will: the handshake was seen and the client is a pod or node of this cluster.
+        A flow's later records are children of the first in their trace. A server's first record is the child of the client's
+        where that span exists or will: the handshake was seen and the client is a pod or node of this cluster.
         """
         both_isn = (batch.column("isn_seen") & _ISN_BOTH) == _ISN_BOTH
         trace = self._trace_ids(batch, seen, both_isn)
@@ -182,17 +228,28 @@ class IdMixer:
         base = self._span_base(batch, seen, trace)
         record = batch.column("record").astype(np.uint64)
         side = seen.side.astype(np.uint64) << np.uint64(32)
-        later = record > 0
-        joins_client = ~later & both_isn & (seen.side == Side.SERVER) & seen.client_has_span
+        first = record - record % self._trace_records
+        later = record > first
+        joins_client = (record == 0) & both_isn & (seen.side == Side.SERVER) & seen.client_has_span
         # A span's own id, then those of the parents that some have, in one go.
         rows = np.concatenate([joins_client.nonzero()[0], later.nonzero()[0]])
-        parents_side = side[rows]
-        parents_side[: len(rows) - np.count_nonzero(later)] = Side.CLIENT << 32
-        ids = _last_step(np.concatenate([base ^ (side | record), base[rows] ^ parents_side]))
+        parents = side[rows] | first[rows]
+        parents[: len(rows) - np.count_nonzero(later)] = Side.CLIENT << 32
+        ids = _last_step(np.concatenate([base ^ (side | record), base[rows] ^ parents]))
         parent = np.zeros(batch.count, np.uint64)
         parent[rows] = ids[batch.count :]
         flags = np.uint32(FLAG_SAMPLED | FLAG_HAS_IS_REMOTE) | joins_client * np.uint32(FLAG_IS_REMOTE)
-        return SpanIds(high, low, ids[: batch.count], parent, flags)
+        continued = ((record == first) & (first > 0)).nonzero()[0]
+        part = first // self._trace_records
+        goes_on = self._continued(continued, trace, base ^ side, record, part)
+        high, low = _of_part(high, low, part)
+        return SpanIds(high, low, ids[: batch.count], parent, flags, trace[1], goes_on)
+
+    @staticmethod
+    def _continued(rows: Array, trace: Words, side: Words, record: Words, part: Words) -> Continued:
+        high, low = trace[0][rows], trace[1][rows]
+        before = Links(*_of_part(high, low, part[rows] - 1), _last_step(side[rows] ^ (record[rows] - np.uint64(1))))
+        return Continued(rows, Links(high, low, _last_step(side[rows])), before)
 
     def _trace_ids(self, batch: FlowBatch, seen: Perspective, both_isn: Mask) -> Words:
         """High and low halves, (2, rows)."""
@@ -233,6 +290,21 @@ class IdMixer:
                 own = _mix_b(own ^ word)
             base[captured] = own
         return base
+
+
+def _of_part(high: Words, low: Words, part: Words) -> tuple[Words, Words]:
+    """Trace ids of parts of flows, from those of their first traces."""
+    at = part.nonzero()[0]
+    if not len(at):
+        return high, low
+    mixed = _mix(np.stack([high[at], low[at]]) ^ part[at])
+    mixed[1][(mixed[0] | mixed[1]) == 0] = 1
+    high, low = high.copy(), low.copy()
+    high[at], low[at] = mixed
+    return high, low
+
+
+NOTHING_CONTINUED: Final = Continued(np.empty(0, np.int64), *(Links(*(np.empty(0, np.uint64),) * 3),) * 2)
 
 
 def phase_ids(exchange: Words, phase: Words) -> Words:

@@ -19,7 +19,7 @@ from proto.columns import COLUMNS, Kind, Outcome, Reason
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.spans.bundle import Bundle
 from services.exporter.spans.facts import PORTS
-from services.exporter.spans.identity import FLAG_IS_REMOTE, Mask, Perspective, SpanIds, mixed_again
+from services.exporter.spans.identity import FLAG_IS_REMOTE, NOTHING_CONTINUED, Mask, Perspective, SpanIds, mixed_again
 
 MINUTE_NS: Final = np.uint64(60_000_000_000)
 _RANDOM_BITS: Final = 56
@@ -61,7 +61,7 @@ class Thinning:
 
     def drawn(self, ids: SpanIds) -> Mask:
         """Which records are of flows that were drawn: by trace id, so that all spans of a trace are or none."""
-        random = ids.trace_id_low & np.uint64((1 << _RANDOM_BITS) - 1)
+        random = ids.drawn_by & np.uint64((1 << _RANDOM_BITS) - 1)
         drawn: Mask = random >= np.uint64(round((1 - self.keep_ratio) * 2**_RANDOM_BITS))
         return drawn
 
@@ -110,13 +110,15 @@ class Summaries:
 def without_lost_parents(ids: SpanIds, drawn: Mask) -> SpanIds:
     """The ids with parents only for drawn flows: the parents of the others may be in a summary, and never come."""
     parent = np.where(drawn, ids.parent_span_id, np.uint64(0))
-    return replace(ids, parent_span_id=parent, flags=np.where(drawn, ids.flags, ids.flags & _NO_REMOTE_PARENT))
+    flags = np.where(drawn, ids.flags, ids.flags & _NO_REMOTE_PARENT)
+    return replace(ids, parent_span_id=parent, flags=flags, continued=ids.continued.where(drawn[ids.continued.rows]))
 
 
 def summary_ids(ids: SpanIds, first: Array) -> SpanIds:
     """Ids of summaries, made of those of their first records: each has a trace of its own."""
     trace_high, trace_low, span = (mixed_again(words[first]) for words in (ids.trace_id_high, ids.trace_id_low, ids.span_id))
-    return SpanIds(trace_high, trace_low, span, np.zeros(len(first), np.uint64), ids.flags[first] & _NO_REMOTE_PARENT)
+    parent, flags = np.zeros(len(first), np.uint64), ids.flags[first] & _NO_REMOTE_PARENT
+    return SpanIds(trace_high, trace_low, span, parent, flags, trace_low, NOTHING_CONTINUED)
 
 
 def summed_up(whole: Bundle, source: Array, seen: Perspective, entities: Array) -> Summaries:

@@ -12,11 +12,12 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from proto.columns import COLUMNS, NO_INDEX, Outcome, Reason
 from proto.flow_batch import Entity, FlowBatch
+from services.exporter.spans.identity import TRACE_RECORDS
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 WORD = 2**64 - 1
@@ -129,8 +130,8 @@ class Row:
         inside = [end for end in ("local", "remote") if self.in_cluster(end)]
         return inside[0] if len(inside) == 1 else self.source
 
-    def ids(self) -> tuple[int, int, int | None, bool]:
-        """Trace id, span id, parent's span id, and whether the parent is another process's."""
+    def _first_trace(self) -> tuple[int, int, int]:
+        """Halves of the id of the flow's first trace, and the seed of span ids."""
         digest = hashlib.blake2b(self.cluster_name.encode(), digest_size=40, key=b"wirespan.trace.v1").digest()
         seed = [int.from_bytes(digest[at : at + 8], "little") for at in range(0, 40, 8)]
         both = self["isn_seen"] & 3 == 3
@@ -143,21 +144,42 @@ class Row:
                 high, low = mix_a(high ^ word), mix_b(low ^ word)
         if high == low == 0:
             low = 1
+        return high, low, seed[4]
+
+    def ids(self) -> tuple[int, int, int | None, bool]:
+        """Trace id, span id, parent's span id, and whether the parent is another process's."""
+        high, low, seed = self._first_trace()
 
         def span_id(side: int, record: int) -> int:
-            base = mix_b(mix_a(low ^ seed[4]) ^ high)
+            base = mix_b(mix_a(low ^ seed) ^ high)
             if self.captured:
                 for word in self._words():
                     base = mix_b(base ^ word)
             return mix_a(base ^ (side << 32 | record)) or 1
 
+        def trace_id(part: int) -> int:
+            mixed = (mix_a(high ^ part), mix_b(low ^ part)) if part else (high, low)
+            return mixed[0] << 64 | mixed[1] or 1
+
+        def link(part: int, record: int) -> Link:
+            flags = TraceFlags(TraceFlags.SAMPLED)
+            return Link(SpanContext(trace_id(part), span_id(self.side, record), is_remote=False, trace_flags=flags))
+
+        part, within = divmod(self["record"], TRACE_RECORDS)
+        self.links = [link(0, 0), link(part - 1, self["record"] - 1)] if part and not within else []
         parent = None
-        joins = both and not self.captured and self["role"] == 2 and self["record"] == 0 and self.in_cluster("remote")
-        if self["record"]:
-            parent = span_id(self.side, 0)
+        joins = (
+            self["isn_seen"] & 3 == 3
+            and not self.captured
+            and self["role"] == 2
+            and self["record"] == 0
+            and self.in_cluster("remote")
+        )
+        if within:
+            parent = span_id(self.side, part * TRACE_RECORDS)
         elif joins:
             parent = span_id(1, 0)
-        return high << 64 | low, span_id(self.side, self["record"]), parent, joins
+        return trace_id(part), span_id(self.side, self["record"]), parent, joins
 
     def _words(self) -> list[int]:
         source, destination = self[f"{self.source}_address"], self[f"{self.destination}_address"]
@@ -422,6 +444,7 @@ class Row:
             parent=None if parent_id is None else SpanContext(trace_id, parent_id, is_remote=remote),
             resource=Resource(self.resource(), SCHEMA_URL),
             attributes=self.attributes(),
+            links=self.links,
             kind=self.kind,
             status=self.status(),
             start_time=self["start_unix_ns"],

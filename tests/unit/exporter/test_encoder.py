@@ -125,8 +125,9 @@ def flat(request: ExportTraceServiceRequest, *, sampled: int) -> Counter:
                 status = (span.status.code, span.status.message)
                 ids = (span.trace_id, span.span_id, span.parent_span_id, span.flags | sampled)
                 times = (span.start_time_unix_nano, span.end_time_unix_nano)
-                assert not any((span.events, span.links, span.trace_state, span.dropped_attributes_count))
-                out.append((around, status, ids, span.name, span.kind, times, pairs(span.attributes)))
+                assert not any((span.events, span.trace_state, span.dropped_attributes_count))
+                links = tuple((link.trace_id, link.span_id, link.flags | sampled) for link in span.links)
+                out.append((around, status, ids, links, span.name, span.kind, times, pairs(span.attributes)))
     return Counter(out)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from proto.columns import NO_INDEX, Observer, Role
 from proto.flow_batch import SOURCE_NAT, Entity, FlowBatch
-from services.exporter.spans.identity import FLAG_IS_REMOTE, IdMixer, Kind, Side, SpanIds, perspective
+from services.exporter.spans.identity import FLAG_IS_REMOTE, TRACE_RECORDS, IdMixer, Kind, Links, Side, SpanIds, perspective
 
 POD, NODE, HOST, SERVICE, OTHER = (Entity(kind, {}) for kind in ("k8s.pod", "k8s.node", "host", "k8s.service", "container"))
 SOCKET, CAPTURE = Observer.SOCKET, Observer.CAPTURE
@@ -86,6 +86,7 @@ def parent_id(batch: FlowBatch) -> str | None:
     ("values", "cluster_name", "trace", "span"),
     [
         ({}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "87522273089465f7"),
+        ({"record": 256}, "prod", "8328b05221b25d42d67b23a1c56956eb", None),
         ({"record": 7}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "ce1af97c809234c5"),
         (SERVERS_VIEW, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "676fba576d4be1dd"),
         ({"observer": CAPTURE}, "prod", "1ca7e72e86926e09cdfe3a3a4b47f78f", "810f2240ffe5e3a8"),
@@ -154,15 +155,59 @@ def test_a_client_on_a_node_is_a_parent():
     assert parent_id(record(entities=[NODE], **SERVERS_VIEW, remote_entity=0)) == span_id(record())
 
 
-@pytest.mark.parametrize("view", [{}, SERVERS_VIEW, {"observer": CAPTURE}, {"role": Role.UNKNOWN}, {"isn_seen": 0}])
+def shown(links: Links) -> tuple[str, str]:
+    """The trace and the span that the first of them leads to."""
+    high, low, span = (int(words[0]) for words in links)
+    return f"{high:016x}{low:016x}", f"{span:016x}"
+
+
+VIEWS = [{}, SERVERS_VIEW, {"observer": CAPTURE}, {"role": Role.UNKNOWN}, {"isn_seen": 0}]
+
+
+@pytest.mark.parametrize("view", VIEWS)
 def test_later_records_are_children_of_the_first(view):
     """Within one trace, every later record's parent is record 0 of the same side, and each has an id of its own."""
     first = record(**view)
-    later = [record(**view, record=number) for number in (1, 2, 2**32 - 1)]
+    later = [record(**view, record=number) for number in (1, 2, TRACE_RECORDS - 1)]
     assert {trace_id(each) for each in later} == {trace_id(first)}
     assert {parent_id(each) for each in later} == {span_id(first)}
     assert len({span_id(each) for each in [first, *later]}) == 4
     assert not any(ids(each).flags[0] & FLAG_IS_REMOTE for each in later)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_trace_is_bounded_and_goes_on_in_another(view):
+    """After so many records comes another trace, whose first record is its root, and links to the flow's first record and to
+    the one before; the others are its children. However long the flow lives, no two of its spans have the same id.
+    """
+    numbers = (0, TRACE_RECORDS - 1, TRACE_RECORDS, TRACE_RECORDS + 1, 2 * TRACE_RECORDS, 2**32 - 1)
+    first, last, root, child, next_root, latest = (record(**view, record=number) for number in numbers)
+    traces = [trace_id(each) for each in (first, last, root, child, next_root, latest)]
+    assert traces[0] == traces[1]
+    assert traces[2] == traces[3]
+    assert len(set(traces)) == 4
+    assert (parent_id(root), parent_id(child), parent_id(next_root)) == (None, span_id(root), None)
+    assert not any(len(ids(each).continued.rows) for each in (first, last, child, latest))
+    for each, before in ((root, last), (next_root, record(**view, record=2 * TRACE_RECORDS - 1))):
+        continued = ids(each).continued
+        assert [shown(links) for links in (continued.first, continued.before)] == [
+            (trace_id(linked), span_id(linked)) for linked in (first, before)
+        ]
+    batch = FlowBatch("n", "e", 0, 5000, (0, 0), {"record": np.arange(5000, dtype="<u4"), "isn_seen": np.full(5000, 3, "u1")})
+    found = ids(batch)
+    assert len(np.unique(found.span_id)) == 5000
+    counts = np.unique(found.trace_id_high, return_counts=True)[1]
+    assert counts.max() == TRACE_RECORDS
+    assert len(found.continued.rows) == len(counts) - 1
+
+
+def test_both_ends_go_on_in_the_same_trace():
+    """Neither asks the other: the record's number says it. The server's root is no child, for the client may have ended."""
+    views = ({}, SERVERS_VIEW | {"remote_entity": 0})
+    client, server = (record(entities=[POD], **view, record=TRACE_RECORDS) for view in views)
+    assert trace_id(client) == trace_id(server) != trace_id(record())
+    assert span_id(client) != span_id(server)
+    assert parent_id(server) is None
 
 
 def test_enrichment_changes_no_id():

@@ -12,6 +12,7 @@ from proto.columns import RAW, Kind, Outcome, Reason
 from proto.flow_batch import FlowBatch, decode, encode
 from services.exporter.encoder import Request, SpanEncoder
 from services.exporter.spans.bundle import bundle
+from services.exporter.spans.identity import TRACE_RECORDS
 from services.exporter.spans.summary import Thinning
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.unit.exporter.test_encoder import flat, parsed, said, span_batches, spans_of
@@ -191,3 +192,25 @@ def test_a_split_keeps_summaries_whole(batch, ratio):
         requests = [half for request in requests for half in (request.split() if request.spans > 1 else (request,))]
     assert sum((flat(parsed(request.body), sampled=0) for request in requests), Counter()) == whole
     assert sorted(row for request in requests for row in request.rows.tolist()) == list(range(batch.count))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.7])
+def test_all_traces_of_a_long_flow_are_drawn_or_none(ratio):
+    """A flow that goes on in further traces is drawn by its first: no link leads to a span that is in a sum."""
+    count = 64
+    batch = dull_batch(count)
+    failed = np.arange(count) % 2 == 0
+    outcome = np.where(failed, Outcome.REFUSED, batch.column("outcome")).astype("|u1")
+    parts = []
+    for record in (0, TRACE_RECORDS - 1, TRACE_RECORDS):
+        columns = {**batch.columns, "record": np.full(count, record, "<u4"), "outcome": outcome}
+        parts.append(replace(batch, sequence=record, columns=columns))
+    (request,) = encoder(ratio).encode_bundle(bundle(parts), 10**8)
+    spans = [span for span in spans_of(request.body) if attribute(span, "flow.summary.records") is None]
+    there = {(span.trace_id, span.span_id) for span in spans}
+    links = [(link.trace_id, link.span_id) for span in spans for link in span.links]
+    assert links
+    assert set(links) <= there
+    assert {(span.trace_id, span.parent_span_id) for span in spans if span.parent_span_id} <= there
+    roots = [span for span in spans if attribute(span, "flow.record") == TRACE_RECORDS]
+    assert any(not span.links for span in roots)
