@@ -9,8 +9,6 @@ from typing import Any, Final
 import click
 
 from services.cli.run.destination import DEFAULT_OUTPUT
-from services.runtime import logs
-from services.runtime.settings import LogSettings
 
 _existing_file: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
@@ -54,4 +52,8 @@ def destination_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def quiet_logs() -> None:
     """Let the commands' own code log errors only: what a person should know, a command says itself."""
+    # What shows a file has no log, and no time to load one.
+    from services.runtime import logs  # noqa: PLC0415
+    from services.runtime.settings import LogSettings  # noqa: PLC0415
+
     logs.configure(LogSettings(level="error", format="console"), service="wirespan")

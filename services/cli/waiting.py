@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from services.cli.errors import CliError
 from services.cli.views.flow_view import printable
-from services.runtime.nats import bus as runtime_bus
+
+if TYPE_CHECKING:
+    from services.runtime.nats import bus as runtime_bus
 
 DEFAULT_SECONDS: Final = 30.0
 """How long a command that comes to an end of its own waits for the bus."""

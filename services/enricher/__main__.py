@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -14,12 +13,10 @@ from services.enricher.cache.sync import CachedSync
 from services.enricher.errors import KubeConfigError, SnapshotError
 from services.enricher.following.live_index import LiveIndex
 from services.enricher.following.sync import KubeSync
-from services.enricher.index.claims import FOREVER
 from services.enricher.index.cluster import Cluster
-from services.enricher.index.source import FixedIndex
+from services.enricher.index.source import FixedIndex, index_of_snapshot
 from services.enricher.kubernetes.api import find_api
 from services.enricher.kubernetes.selection import Selection
-from services.enricher.kubernetes.snapshot import read_snapshot
 from services.enricher.settings import EnricherSettings
 from services.enricher.worker import SERVICE, Worker
 from services.runtime.errors import Stopping
@@ -66,24 +63,13 @@ def choose_source(settings: EnricherSettings) -> FixedIndex | LiveIndex:
         tombstone_seconds=settings.tombstone_seconds,
     )
     if settings.kube_snapshot is not None:
-        return _from_snapshot(settings.kube_snapshot, make_cluster(), selection)
+        return FixedIndex(index_of_snapshot(settings.kube_snapshot, make_cluster(), selection))
     api = find_api(kube.api, kubeconfig=kube.kubeconfig, silence_seconds=kube.silence_seconds)
     if api is None:
         logger.warning("index.absent", hint="neither a snapshot nor an API server is named: every end stays unresolved")
         return FixedIndex(None)
     logger.info("cluster.followed", server=api.host, namespaces=list(kube.namespaces), cache=kube.cache)
     return CachedSync(api, make_cluster, kube) if kube.cache == "shared" else KubeSync(api, make_cluster(), kube)
-
-
-def _from_snapshot(path: Path, cluster: Cluster, selection: Selection) -> FixedIndex:
-    snapshot = read_snapshot(path, selection)
-    for obj in snapshot.objects:
-        cluster.feed(obj)
-    logger.info("index.loaded", path=str(path), objects=len(snapshot.objects), skipped=dict(snapshot.skipped))
-    missing = snapshot.missing_kinds
-    if missing:
-        logger.warning("index.incomplete", kinds=missing, hint="an address that nobody holds may be theirs: unresolved")
-    return FixedIndex(cluster.compile(complete_since_unix_ns=FOREVER if missing else 0))
 
 
 async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: FixedIndex | LiveIndex) -> None:

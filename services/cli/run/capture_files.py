@@ -34,14 +34,27 @@ _STANDARD_INPUT: Final = Path("-")
 
 def check_capture(path: Path) -> None:
     """Raise NotACaptureError, in one line, for a file that cannot be read, or begins as no capture and no gzip or zstd does."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise NotACaptureError(f"{printable(str(path))}: cannot be read: {error.strerror}") from error
-    if magic not in _MAGIC and not magic.startswith(_GZIP):
+    magic = _magic(path)
+    if not _begins_capture(magic):
         what = "empty" if not magic else "neither pcap nor pcapng, nor gzip or zstd of it"
         raise NotACaptureError(f"{printable(str(path))}: not a capture file ({what})")
+
+
+def is_capture(path: Path) -> bool:
+    """Whether a file begins as a capture does. Raises NotACaptureError where it cannot be read."""
+    return _begins_capture(_magic(path))
+
+
+def _magic(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise NotACaptureError(f"{printable(str(path))}: cannot be read: {error.strerror}") from error
+
+
+def _begins_capture(magic: bytes) -> bool:
+    return magic in _MAGIC or magic.startswith(_GZIP)
 
 
 @contextlib.contextmanager

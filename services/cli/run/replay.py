@@ -12,24 +12,24 @@ import click
 from rich.console import Console
 
 from services.cli import interruption
-from services.cli.errors import ServiceFailedError, UsageError
-from services.cli.interruption import Interruption
+from services.cli.errors import UsageError
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
+from services.cli.run.at_once import NOT_READ_WHOLE, CaptureRecords
 from services.cli.run.capture_files import as_files, check_capture, content_digest
 from services.cli.run.destination import EndpointDestination, FileDestination, choose_destination
-from services.cli.run.ledger import Ledger
-from services.cli.run.ledger_table import ledger_table
-from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
-from services.cli.run.progress_view import ProgressView
 from services.cli.settings import bus_settings
-from services.cli.views.flow_view import printable
+from services.cli.tap.filter_options import FilterCommand, conditions
+from services.cli.tap.filters import FlowFilter
+from services.cli.views.conversation_table import conversation_table
+from services.cli.views.conversations import summed
+from services.cli.views.flow_view import flow_views, printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
-NOT_READ_WHOLE: Final = 4
-"""Exit status where all that could be read is delivered, and not all could be."""
+_WIDEST: Final = 10_000
+"""Columns of what is no screen."""
 
 
-@click.command()
+@click.command(cls=FilterCommand)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @kube_snapshot_option
 @destination_options
@@ -41,7 +41,15 @@ NOT_READ_WHOLE: Final = 4
 )
 @timeout_option
 @cluster_name_option
+@click.option(
+    "--table",
+    is_flag=True,
+    help="Make no spans: show at once who talked to whom, troubles first. Filters say what of it.",
+)
+@click.pass_context
 def replay(
+    ctx: click.Context,
+    /,
     *,
     files: tuple[Path, ...],
     kube_snapshot: Path | None,
@@ -51,6 +59,8 @@ def replay(
     nats_url: str | None,
     timeout_seconds: float | None,
     cluster_name: str | None,
+    table: bool,
+    **_filters: object,
 ) -> None:
     """Turn capture files (pcap, pcapng; also in gzip or zstd) into spans and account for every packet.
 
@@ -62,13 +72,24 @@ def replay(
     3 when a file is no capture file, 4 when all that could be read is delivered but a file is cut or broken (which, and at
     which packet, is said), 130 on Ctrl-C.
     """
+    wanted = conditions(ctx, enriched=True)
+    if wanted and not table:
+        raise UsageError(f"--{wanted[0].field} says what --table shows; spans are made of everything")
+    spans = (otlp_endpoint, otlp_protocol, output, nats_url, timeout_seconds, cluster_name)
+    if table and any(each is not None for each in spans):
+        raise UsageError("--table makes no spans: it goes with --kube-snapshot and filters only")
     with as_files(files) as kept:
         for file in kept:
             check_capture(file)
+        if table:
+            raise SystemExit(_show_table(kept, kube_snapshot, FlowFilter(wanted)))
         destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
         bus = bus_settings(nats_url) if nats_url is not None else None
         prepare_output(destination, (*kept, *filter(None, [kube_snapshot])))
         digest = content_digest(kept)
+        # What only shows a file does not load what runs the services.
+        from services.cli.run.replaying import Plan, replaying  # noqa: PLC0415
+
         plan = Plan(
             files=kept,
             destination=destination,
@@ -81,7 +102,21 @@ def replay(
             bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
         )
         quiet_logs()
-        raise SystemExit(interruption.run(lambda asked: _replay(plan, asked)))
+        raise SystemExit(interruption.run(lambda asked: replaying(plan, asked)))
+
+
+def _show_table(files: Sequence[Path], kube_snapshot: Path | None, wanted: FlowFilter) -> int:
+    """Show who talked to whom; return the exit status. All of it, and where nobody looks at a screen in full width."""
+    source = CaptureRecords(files, kube_snapshot)
+    conversations = summed(view for batch in source.batches() for view in flow_views(wanted(batch)))
+    console = Console(highlight=False)
+    width = console.width if console.is_terminal else None
+    if width is None:
+        console.width = _WIDEST
+    console.print(conversation_table(conversations, width=width, height=None, notes=(), of="in all"))
+    for fault in source.faults:
+        Console(stderr=True, highlight=False).print(printable(fault), style="red", markup=False, soft_wrap=True)
+    return NOT_READ_WHOLE if source.faults else 0
 
 
 def prepare_output(destination: EndpointDestination | FileDestination, inputs: Sequence[Path]) -> None:
@@ -93,35 +128,3 @@ def prepare_output(destination: EndpointDestination | FileDestination, inputs: S
         if path.exists() and each.exists() and path.samefile(each):
             raise UsageError(f"{path}: is read, and cannot be written too")
     destination.clear()
-
-
-async def _replay(plan: Plan, asked: Interruption) -> int:
-    console = Console(stderr=True, highlight=False)
-    with ProgressView(console) as view:
-        async with running_pipeline(plan, asked, say=view.say) as pipeline:
-            try:
-                delivered = await asked.unless_asked(pipeline.until_delivered(view.show))
-            except ServiceFailedError:
-                await _account(pipeline, view, console)
-                raise
-            status = await _account(pipeline, view, console)
-    return status if delivered else asked.exit_status
-
-
-async def _account(pipeline: Pipeline, view: ProgressView, console: Console) -> int:
-    """Print the ledger and what is wrong with it; return the exit status that says the same."""
-    ledger = await pipeline.ledger()
-    view.close()
-    return report(ledger, str(pipeline.plan.destination), console)
-
-
-def report(ledger: Ledger, destination: str, console: Console) -> int:
-    """Print the ledger and what is wrong with it; return the exit status that says the same."""
-    Console(highlight=False).print(ledger_table(ledger, destination))
-    for fault in ledger.faults():
-        console.print(fault, style="red", markup=False, soft_wrap=True)
-    for fault in ledger.progress.faults:
-        console.print(printable(fault), style="red", markup=False, soft_wrap=True)
-    if not ledger.complete:
-        return 1
-    return NOT_READ_WHOLE if ledger.progress.faults else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,7 +14,9 @@ from services.cli.errors import CliError
 from services.cli.views import units
 from services.cli.views.flow_view import printable
 from services.runtime.errors import ApiError
-from services.runtime.nats import bus as runtime_bus
+
+if TYPE_CHECKING:
+    from services.runtime.nats import bus as runtime_bus
 
 
 class BusSource:

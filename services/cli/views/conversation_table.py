@@ -40,20 +40,31 @@ class _Column:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def conversation_table(conversations: Sequence[Conversation], *, width: int, height: int, notes: Sequence[Text]) -> Group:
-    """Return the table in at most `height` lines, with totals and `notes` below it. A narrow screen has fewer columns."""
-    room = max(height - _ROWS_AROUND - len(notes), 1)
-    shown = [column for column in _COLUMNS if width >= column.screen]
+def conversation_table(
+    conversations: Sequence[Conversation],
+    *,
+    width: int | None,
+    height: int | None,
+    notes: Sequence[Text],
+    of: str = "last minute",
+) -> Group:
+    """Return the table in at most `height` lines, with totals and `notes` below it. A narrow screen has fewer columns.
+
+    Without a height it has all lines, without a width all columns, and nothing is cut: that is for a file. `of` says what the
+    totals are of.
+    """
+    room = len(conversations) if height is None else max(height - _ROWS_AROUND - len(notes), 1)
+    shown = [column for column in _COLUMNS if width is None or width >= column.screen]
     rows = [[column.cell(each) for column in shown] for each in conversations[:room]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, cell_width in zip(shown, _widths(shown, rows, width), strict=True):
         table.add_column(column.heading, no_wrap=True, overflow="ellipsis", width=cell_width, **column.options)
     for row in rows:
         table.add_row(*row)
-    return Group(table, _totals(conversations, hidden=max(len(conversations) - room, 0)), *notes)
+    return Group(table, _totals(conversations, of, hidden=max(len(conversations) - room, 0)), *notes)
 
 
-def _widths(shown: Sequence[_Column], rows: Sequence[Sequence[str | Text]], screen: int) -> list[int]:
+def _widths(shown: Sequence[_Column], rows: Sequence[Sequence[str | Text]], screen: int | None) -> list[int]:
     """Return how wide each column is: numbers as they are, and what they leave shared by names and outcomes.
 
     Nothing is cut while there is room. Outcomes are cut only where they would take more than a third of what is shared.
@@ -62,6 +73,8 @@ def _widths(shown: Sequence[_Column], rows: Sequence[Sequence[str | Text]], scre
         column.heading: max([*map(cell_len, column.heading.split("\n")), *(cell_len(str(row[at])) for row in rows)])
         for at, column in enumerate(shown)
     }
+    if screen is None:
+        return list(natural.values())
     natural |= {_PROTOCOL: min(natural[_PROTOCOL], _MOST_OF_PROTOCOL)} if _PROTOCOL in natural else {}
     left = screen - _BETWEEN * len(shown) + 1 - sum(natural[name] for name in natural if name not in _SHARED)
     source, destination, outcome = (natural[name] for name in _SHARED)
@@ -104,13 +117,13 @@ def _longest(longest_ns: int, number: int) -> Text:
     return Text(units.duration(longest_ns), style="yellow" if longest_ns >= SLOW_NS else "")
 
 
-def _totals(conversations: Sequence[Conversation], *, hidden: int) -> Text:
+def _totals(conversations: Sequence[Conversation], of: str, *, hidden: int) -> Text:
     if not conversations:
         return Text("no records yet: a connection is shown when it has ended, a long one now and then before", style="dim")
     failures = sum(each.failures for each in conversations)
     retransmits = sum(each.retransmits for each in conversations)
     line = Text(
-        f"last minute: {units.counted(sum(each.flows for each in conversations), 'flow')}",
+        f"{of}: {units.counted(sum(each.flows for each in conversations), 'flow')}",
         style="bold",
         no_wrap=True,
         overflow="ellipsis",
@@ -127,7 +140,7 @@ _RIGHT: Final[Mapping[str, Any]] = {"justify": "right"}
 _COLUMNS: Final = (
     _Column(_SOURCE, 0, lambda each: Text(each.source)),
     _Column(_DESTINATION, 0, lambda each: Text(_destination(each))),
-    _Column(_PROTOCOL, 130, lambda each: each.transport, {"max_width": _MOST_OF_PROTOCOL}),
+    _Column(_PROTOCOL, 130, lambda each: each.transport),
     _Column("flows", 90, lambda each: units.count(each.flows), _RIGHT),
     _Column(_OUTCOME, 0, _outcomes),
     _Column("sent", 120, lambda each: units.byte_count(each.bytes_out), _RIGHT),

@@ -7,8 +7,8 @@ tells it, and each end has the name that its own socket gives it.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from services.cli.views.flow_view import FlowView
@@ -21,6 +21,20 @@ SLOW_NS: Final = 100_000_000
 """What a person feels."""
 
 _BOTH_ENDS: Final = 2
+_SUMMED: Final = (
+    *(
+        "flows",
+        "bytes_out",
+        "bytes_in",
+        "connects",
+        "connect_sum_ns",
+        "responses",
+        "response_sum_ns",
+        "retransmits",
+        "failures",
+    ),
+)
+_LARGEST: Final = ("connect_max_ns", "response_max_ns")
 
 Key: TypeAlias = tuple[str, str, int, str]
 """Source, destination, port of the destination, transport."""
@@ -34,8 +48,8 @@ class Conversation:
     destination: str
     port: int
     transport: str
-    flows: int
-    outcomes: Counter[str]
+    flows: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
     """Flows by their last known outcome; flows without one are not in it."""
     bytes_out: int = 0
     bytes_in: int = 0
@@ -49,6 +63,36 @@ class Conversation:
     """Segments and SYNs that were sent again."""
     failures: int = 0
     """Flows that failed, as their last record says."""
+
+    @property
+    def key(self) -> Key:
+        """What makes it this conversation."""
+        return self.source, self.destination, self.port, self.transport
+
+    def take(self, view: FlowView) -> None:
+        """Take in the next record of one flow, for whose outcome the last one counts; but not the segments sent again."""
+        self.flows = 1
+        self.outcomes = Counter([view.outcome] if view.outcome else [])
+        self.failures = int(view.failed)
+        self.bytes_out += view.bytes_out
+        self.bytes_in += view.bytes_in
+        self.responses += view.responses
+        self.response_sum_ns += view.response_sum_ns
+        self.response_max_ns = max(self.response_max_ns, view.response_max_ns)
+        if view.first:  # connecting happens once in a flow, and every record tells of it
+            self.retransmits += view.syn_repeats
+            if view.connect_ns is not None:
+                self.connects += 1
+                self.connect_sum_ns += view.connect_ns
+                self.connect_max_ns = max(self.connect_max_ns, view.connect_ns)
+
+    def add(self, other: Conversation) -> None:
+        """Take in other flows."""
+        self.outcomes.update(other.outcomes)
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _LARGEST:
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
     @property
     def slow_ns(self) -> int:
@@ -144,26 +188,46 @@ def _told_by_both(told: Sequence[FlowView], other: Sequence[FlowView]) -> _Telli
 
 
 def _sum(key: Key, tellings: Sequence[_Telling]) -> Conversation:
-    views = [view for telling in tellings for view in telling.views]
-    # A long flow has several records, each with the outcome so far: the last one counts.
-    outcome_of = {view.flow: view.outcome for view in views}
-    outcomes = Counter(outcome for outcome in outcome_of.values() if outcome)
-    sums = Conversation(*key, flows=len(outcome_of), outcomes=outcomes)
-    sums.failures = sum({view.flow: view.failed for view in views}.values())
-    sums.retransmits = sum(telling.retransmits for telling in tellings)
-    for view in views:
-        sums.bytes_out += view.bytes_out
-        sums.bytes_in += view.bytes_in
-        sums.responses += view.responses
-        sums.response_sum_ns += view.response_sum_ns
-        sums.response_max_ns = max(sums.response_max_ns, view.response_max_ns)
-        if view.first:  # connecting happens once in a flow, and every record tells of it
-            sums.retransmits += view.syn_repeats
-            if view.connect_ns is not None:
-                sums.connects += 1
-                sums.connect_sum_ns += view.connect_ns
-                sums.connect_max_ns = max(sums.connect_max_ns, view.connect_ns)
+    flows: dict[Hashable, Conversation] = {}
+    for telling in tellings:
+        for view in telling.views:
+            _flow(flows, view).take(view)
+    sums = Conversation(*key)
+    for flow in flows.values():
+        sums.add(flow)
+    sums.retransmits += sum(telling.retransmits for telling in tellings)
     return sums
+
+
+def _flow(flows: dict[Hashable, Conversation], view: FlowView) -> Conversation:
+    """Return what is known of the view's flow, by the name that it goes by now."""
+    key = view.source.name, view.destination.name, view.destination.port, view.transport
+    flow = flows.setdefault(view.flow, Conversation(*key))
+    flow.source, flow.destination, flow.port, flow.transport = key
+    return flow
+
+
+def summed(views: Iterable[FlowView]) -> list[Conversation]:
+    """Return the conversations of a whole capture, which tells of each connection once, however many there are, in the same
+    order. What is over is summed up at once.
+    """
+    flows: dict[Hashable, Conversation] = {}
+    kept: dict[Key, Conversation] = {}
+
+    def keep(flow: Conversation) -> None:
+        kept.setdefault(flow.key, Conversation(*flow.key)).add(flow)
+
+    for view in views:
+        if view.exchange is not None:
+            continue
+        flow = _flow(flows, view)
+        flow.take(view)
+        flow.retransmits += view.retransmits
+        if view.over:
+            keep(flows.pop(view.flow))
+    for flow in flows.values():
+        keep(flow)
+    return sorted(kept.values(), key=_rank)
 
 
 def _rank(each: Conversation) -> tuple[int, int, int, int, str]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import structlog
+
 from services.enricher.index.claims import FOREVER
+from services.enricher.index.cluster import Cluster
 from services.enricher.index.index import Index
+from services.enricher.kubernetes.selection import Selection
+from services.enricher.kubernetes.snapshot import read_snapshot
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +24,18 @@ class View:
 
     index: Index | None
     complete_until_unix_ns: int = FOREVER
+
+
+def index_of_snapshot(path: Path, cluster: Cluster, selection: Selection) -> Index:
+    """Return the index of what a file says of a cluster. Raises SnapshotError."""
+    snapshot = read_snapshot(path, selection)
+    for obj in snapshot.objects:
+        cluster.feed(obj)
+    logger.info("index.loaded", path=str(path), objects=len(snapshot.objects), skipped=dict(snapshot.skipped))
+    missing = snapshot.missing_kinds
+    if missing:
+        logger.warning("index.incomplete", kinds=missing, hint="an address that nobody holds may be theirs: unresolved")
+    return cluster.compile(complete_since_unix_ns=FOREVER if missing else 0)
 
 
 class IndexSource(Protocol):

@@ -104,7 +104,7 @@ async def test_where_nothing_is_kept_looking_back_says_so(nats_server: NatsServe
 
 
 async def test_spans_in_a_file_say_what_the_records_on_the_bus_say(nats_server: NatsServer, tmp_path: Path) -> None:
-    """The bundled capture, as records that passed and as the spans made of them: the same table."""
+    """The bundled capture, as records that passed, as the spans made of them, and as it is: the same table."""
     spans = tmp_path / "spans.jsonl"
     replay = ("replay", DATA / "cluster.pcapng", "--kube-snapshot", DATA / "cluster.json", "--output", spans)
     assert (await printed(*replay, "--nats-url", nats_server.url))[2] == 0
@@ -112,3 +112,5 @@ async def test_spans_in_a_file_say_what_the_records_on_the_bus_say(nats_server: 
     of_file, _, _ = await printed("tap", "--input-file", spans, "-o", "table")
     assert len(of_bus) > 30
     assert sorted(of_file) == sorted(of_bus)
+    of_capture = await printed("tap", DATA / "cluster.pcapng", "--kube-snapshot", DATA / "cluster.json", "-o", "table")
+    assert sorted(of_capture[0]) == sorted(of_bus)
