@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -69,6 +70,9 @@ def _print_version(ctx: click.Context, _option: click.Parameter, asked: bool) ->
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
 def wirespan() -> None:
     """Every connection as OpenTelemetry trace spans."""
+    from services.cli.variables import check_variables  # noqa: PLC0415 - help needs no settings
+
+    check_variables(os.environ)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

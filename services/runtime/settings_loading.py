@@ -29,6 +29,7 @@ CONFIG_VARIABLE: Final = "WIRESPAN_CONFIG"
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _USERINFO: Final = re.compile(r"([\'\"]?(?:\w+://)?)[^\s,]*@")
+_ELEMENT: Final = re.compile(r"`\$\[(\d+)\]`")
 
 
 class Variable(NamedTuple):
@@ -167,7 +168,7 @@ class _Source:
         try:
             values[field.name] = msgspec.convert(raw, field.constrained, strict=text is None, dec_hook=_decode_path)
         except (msgspec.ValidationError, ValueError) as error:
-            self.faults.append(f"{where}={_masked(field, text if text is not None else raw)}: {_wanted(error)}")
+            self.faults.append(f"{where}={_masked(field, text if text is not None else raw)}: {_wanted(field, raw, error)}")
 
     def _refuse_unknown(self, prefix: str, table_name: str, table: Mapping[str, Any], known: set[str]) -> None:
         for variable in sorted(self.environ):
@@ -214,8 +215,33 @@ def _hide(field: _Field, value: object) -> None:
                 hide_userinfo(url.strip())
 
 
-def _wanted(error: Exception) -> str:
-    return str(error).replace("Expected", "expected", 1)
+def _wanted(field: _Field, raw: Any, error: Exception) -> str:
+    """Say what a setting takes; of several values, also which of them is none."""
+    at = _ELEMENT.search(str(error))
+    which = f"{_masked(field, raw[int(at[1])])} is none" if at and isinstance(raw, list) and not field.secret else ""
+    return ": ".join(filter(None, [f"takes {_words(msgspec.inspect.type_info(field.constrained))}", which]))
+
+
+def _words(kind: msgspec.inspect.Type) -> str:
+    """Return what a type takes as a person would say it."""
+    words = "a path"
+    match kind:
+        case msgspec.inspect.Metadata():
+            words = _words(kind.type)
+        case msgspec.inspect.VarTupleType():
+            words = f"values separated by commas, each {_words(kind.item_type)}"
+        case msgspec.inspect.LiteralType():
+            words = f"one of {', '.join(map(str, kind.values))}"
+        case msgspec.inspect.BoolType():
+            words = "true or false"
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            bounds = ("of at least", kind.ge), ("of more than", kind.gt), ("of at most", kind.le), ("of less than", kind.lt)
+            limits = " and ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
+            words = f"{'an integer' if isinstance(kind, msgspec.inspect.IntType) else 'a number'} {limits}".rstrip()
+        case msgspec.inspect.StrType():
+            least = f" of at least {kind.min_length} characters" if kind.min_length else ""
+            words = f"text{least}" + (f" that matches {kind.pattern}" if kind.pattern else "")
+    return words
 
 
 def _masked(field: _Field, value: object) -> str:

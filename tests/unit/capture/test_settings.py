@@ -40,9 +40,13 @@ def test_times_of_flows_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "fault"),
     [
-        ("EPOCH", "a/b", "WIRESPAN_CAPTURE_EPOCH='a/b': expected `str` matching regex"),
-        ("MAX_FLOWS", "1", "WIRESPAN_CAPTURE_MAX_FLOWS='1': expected `int` >= 1024"),
-        ("ALLOW_PORTS", "http", "WIRESPAN_CAPTURE_ALLOW_PORTS='http': expected `int`"),
+        ("EPOCH", "a/b", "WIRESPAN_CAPTURE_EPOCH='a/b': takes text that matches ^[A-Za-z0-9_-]*$"),
+        ("MAX_FLOWS", "1", "WIRESPAN_CAPTURE_MAX_FLOWS='1': takes an integer of at least 1024"),
+        (
+            "DNS_PORTS",
+            "53, dns",
+            "WIRESPAN_CAPTURE_DNS_PORTS='53, dns': takes values separated by commas, each an integer of at least 1",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(variable: str, value: str, fault: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,17 @@ def test_up_says_that_it_needs_a_capture_where_none_is_bundled(tmp_path) -> None
     result = wirespan("up", "--capture", str(tmp_path / "none.pcap"), "--output", str(tmp_path / "spans.jsonl"))
     assert result.returncode == 3
     assert result.stderr.count(b"\n") == 1
+
+
+def test_a_variable_that_nothing_reads_is_refused() -> None:
+    """In a line that says what was probably meant; what is not like a setting is somebody else's."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WIRESPAN_")}
+    typos = {"WIRESPAN_NAST_URL": "nats://a", "WIRESPAN_NATS_TOKNE": "secret"}
+    refused = wirespan("plan", "--nodes", "3", env=environ | typos)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert refused.stderr.decode() == (
+        "wirespan: WIRESPAN_NAST_URL: there is no such setting (is it WIRESPAN_NATS_URL?); "
+        "WIRESPAN_NATS_TOKNE: there is no such setting (is it WIRESPAN_NATS_TOKEN?)\n"
+    )
+    known = {"WIRESPAN_PCAPS": "a", "WIRESPAN_CAPTURE_LOOPBACK": "1", "WIRESPAN_CONFIG": "", "WIRESPAN_TAG": "1"}
+    assert wirespan("decode", input=encode(fixed_batch()), env=environ | known).returncode == 0
