@@ -189,7 +189,7 @@ def _tenure(pod: Pod, sight: Sight | None) -> tuple[Rank, int, int]:
     if pod.finished:
         ended = unix_ns(pod.finished_at)
         end = ended + SECOND_NS if ended else sight.at_unix_ns if sight else 0
-        return Rank.FINISHED_POD, start, max(start, end)
+        return Rank.FINISHED_POD, min(start, end), end
     if start == FOREVER:  # nobody has seen it and no container says that it ran
         return Rank.POD_LEAD, _begun(pod), FOREVER
     return Rank.POD, start, FOREVER
