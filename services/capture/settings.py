@@ -43,6 +43,9 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     replay_loop: Annotated[
         bool, Meta(description="read the files again and again, at the speed of their clock, as if it happened now")
     ] = False
+    replay_speed: Annotated[
+        float, Meta(gt=0, le=1e6, description="of such a loop: how many times as fast as the files' clock")
+    ] = 1.0
     progress_file: Annotated[
         Path | None, Meta(description="JSON file that says how far the replay is; replaced atomically")
     ] = None

@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         wirespan.main(arguments, prog_name="wirespan")
     except CliError as error:
-        print(f"wirespan: {error}", file=sys.stderr)
+        if str(error):
+            print(f"wirespan: {error}", file=sys.stderr)
         for line in error.notes:
             print(f"  {line}", file=sys.stderr)
         sys.exit(error.exit_status)

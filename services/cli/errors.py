@@ -3,6 +3,7 @@
 CliError                  1  something failed
  ├── UsageError           2  what was asked for cannot be done as asked
  ├── NotACaptureError     3  a file is no capture file
+ ├── NobodyReadsError     1  the reader of standard output is gone
  └── ServiceFailedError   1  a service keeps ending, or cannot start
 """
 
@@ -30,6 +31,13 @@ class NotACaptureError(CliError):
     """A file that is no pcap or pcapng file."""
 
     exit_status = 3
+
+
+class NobodyReadsError(CliError):
+    """Whoever read standard output has enough, as `head` has: an end without a word."""
+
+    def __init__(self) -> None:
+        super().__init__("")
 
 
 class ServiceFailedError(CliError):

@@ -7,10 +7,12 @@ import os
 import msgspec
 
 from services.cli.errors import UsageError
-from services.cli.run.nats_server import NatsAddress
+from services.cli.run.nats_server import NatsAddress, running_bus
 from services.runtime.errors import SettingsError
 from services.runtime.settings import NatsSettings, StreamSettings, load
+from services.runtime.settings_loading import CONFIG_VARIABLE
 
+_SAYING_WHERE = ("WIRESPAN_NATS_URL", CONFIG_VARIABLE)
 _EMBEDDED_STREAM_BYTES = 128 << 20
 _EMBEDDED_RECENT_BYTES = 16 << 20
 
@@ -35,8 +37,11 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def bus_settings(url: str | None) -> BusSettings:
     """Return what the WIRESPAN_NATS_* and WIRESPAN_STREAMS_* variables say, with `url` instead of theirs where it is given.
 
-    Raises UsageError with every fault in them.
+    Where nothing says where the bus is, it is that of a `wirespan up` or `replay` of this user that runs now. Raises UsageError
+    with every fault in the variables.
     """
+    if url is None and not any(name in os.environ for name in _SAYING_WHERE) and (found := running_bus()) is not None:
+        return embedded_bus_settings(found)
     environ = os.environ if url is None else {**os.environ, "WIRESPAN_NATS_URL": url}
     try:
         return load(BusSettings, prefix="WIRESPAN_CLI_", environ=environ)

@@ -3,8 +3,9 @@
 A flow's watermark moves as soon as its batch is made, because a batch of a replay is never given up. So what a batch holds does
 not depend on when the bus takes it: the same files under the same epoch give the same bytes under the same message ids.
 
-In a loop the files are read again and again at the speed of their clock. Times are moved to now; flow ids go on, and initial
-sequence numbers and the applications' trace ids differ from pass to pass, so that every pass has traces of its own.
+In a loop the files are read again and again at the speed of their clock, or faster. Times are moved to now and durations stay;
+flow ids go on, and initial sequence numbers and the applications' trace ids differ from pass to pass, so that every pass has
+traces of its own.
 """
 
 from __future__ import annotations
@@ -155,14 +156,17 @@ class ReplayReader:
 
     def _keep_pace(self, now_unix_ns: int) -> None:
         """Set what is added to the files' clock: a pass begins now, long silences are cut, a clock gone back begins anew."""
-        wall_unix_ns = time.time_ns()
+        wall_unix_ns, speed = time.time_ns(), self._settings.replay_speed
         if not self._last_now_unix_ns:
             slots = self._source.slots[: self._source.high_slot]
-            self._offset_ns = wall_unix_ns - int(slots["first_ns"][slots["first_ns"] != 0].min())
+            due_unix_ns, elapsed_ns = wall_unix_ns, now_unix_ns - int(slots["first_ns"][slots["first_ns"] != 0].min())
         elif now_unix_ns < self._last_now_unix_ns:
-            self._offset_ns = wall_unix_ns - now_unix_ns
-        ahead_ns = now_unix_ns + self._offset_ns - wall_unix_ns
-        self._offset_ns -= max(0, ahead_ns - _LONGEST_PAUSE_NS)
+            due_unix_ns, elapsed_ns = wall_unix_ns, 0
+        else:
+            due_unix_ns = self._last_now_unix_ns + self._offset_ns
+            elapsed_ns = now_unix_ns - self._last_now_unix_ns
+        due_unix_ns += round(elapsed_ns / speed)
+        self._offset_ns = min(due_unix_ns, wall_unix_ns + round(_LONGEST_PAUSE_NS / speed)) - now_unix_ns
 
     def _moved(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """Return the columns of this pass: times moved to now, identities its own."""

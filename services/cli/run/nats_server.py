@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from services.cli.errors import CliError
-from services.cli.run.run_folder import RunFolder
+from services.cli.run.run_folder import RunFolder, running
 from services.cli.run.supervisor import Command, Supervisor
 
 _NAME: Final = "nats-server"
@@ -67,7 +67,25 @@ async def start_nats_server(supervisor: Supervisor, folder: RunFolder) -> NatsAd
     url = await supervisor.guard(_listening(ports))
     # Whoever is connected comes back to this port: a restarted server has to take it again.
     _write_config(config, folder, token=token, port=int(url.rpartition(":")[2]), ports=ports)
+    _publish(folder, NatsAddress(url, token))
     return NatsAddress(url, token)
+
+
+def running_bus() -> NatsAddress | None:
+    """Return the bus of this user's newest run that lives, where there is one."""
+    for folder in running():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            content = json.loads(folder.bus.read_text(encoding="utf-8"))
+            return NatsAddress(content["url"], content["token"])
+    return None
+
+
+def _publish(folder: RunFolder, address: NatsAddress) -> None:
+    """Leave word of where the bus is, in one piece, for whoever may read the run's folder."""
+    fresh = folder.bus.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(json.dumps({"url": address.url, "token": address.token}), encoding="utf-8")
+    fresh.replace(folder.bus)
 
 
 def _write_config(path: Path, folder: RunFolder, *, token: str, port: int, ports: Path) -> None:

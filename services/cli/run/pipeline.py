@@ -16,6 +16,7 @@ from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
 from services.cli.doctor.finding import one_line
 from services.cli.errors import CliError, NotACaptureError, ServiceFailedError
 from services.cli.interruption import Interruption
+from services.cli.program import program
 from services.cli.run.capture_files import as_setting
 from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.run.ledger import CaptureProgress, Ledger, is_of_run, read_dead_letter, read_progress
@@ -55,6 +56,10 @@ class Plan:
     loop: bool = False
     """Replay without end, at the speed of the capture."""
     kube_snapshot: Path | None = None
+    kubeconfig: Path | None = None
+    """Of the live cluster to name workloads from, where there is no snapshot."""
+    speed: float | None = None
+    """Of a loop: how much faster than it was recorded."""
     cluster_name: str | None = None
     bus: BusSettings | None = None
     """A bus that runs already; None starts one."""
@@ -175,7 +180,11 @@ class Pipeline:
         if error.service == CAPTURE and error.exit_code == NOT_TAPPED:
             said = read_progress(self._folder.progress).error or (lines[-1] if lines else str(error))
             refused = CliError(f"this machine's sockets cannot be tapped: {one_line(said)}")
-            refused.notes = ["`wirespan doctor` says what is missing; `wirespan up --demo` replays the bundled capture instead"]
+            missing, instead = (
+                f"`{program()} doctor` says what is missing",
+                f"`{program()} up --demo` replays the bundled capture",
+            )
+            refused.notes = [missing, instead]
             return refused
         error.notes = lines
         return error
@@ -221,9 +230,13 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
         "WIRESPAN_CAPTURE_PROGRESS_FILE": str(folder.progress),
         "WIRESPAN_CAPTURE_EPOCH": plan.epoch,
     }
+    if plan.speed is not None:
+        capture["WIRESPAN_CAPTURE_REPLAY_SPEED"] = str(plan.speed)
     if plan.live:
         capture |= _live_settings(environ, nats)
     enricher = {"WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(plan.kube_snapshot.absolute())} if plan.kube_snapshot else {}
+    if plan.kubeconfig:
+        enricher = {"WIRESPAN_KUBE_API": "kubeconfig", "WIRESPAN_KUBE_KUBECONFIG": str(plan.kubeconfig.absolute())}
     # A run that ends says what was refused; waiting for better credentials would keep it from ending.
     exporter = {} if plan.loop or plan.live else {"WIRESPAN_EXPORTER_UNAUTHORIZED": "dead_letter"}
     return [

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class RunFolder:
         """What capture says of its progress."""
         return self.path / "progress.json"
 
+    @property
+    def bus(self) -> Path:
+        """Where the run's own bus can be reached, for other commands of the same user."""
+        return self.path / "bus.json"
+
     def log(self, name: str) -> Path:
         """What the process `name` printed."""
         return self.path / f"{name}.log"
@@ -49,6 +55,29 @@ def run_folder() -> Iterator[RunFolder]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
+
+
+def running() -> list[RunFolder]:
+    """Return the folders of this user's runs that live, the newest first."""
+    found = []
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and _is_locked(path / _LOCK):
+                found.append((status.st_mtime_ns, path))
+    return [RunFolder(path) for _, path in sorted(found, reverse=True)]
+
+
+def _is_locked(path: Path) -> bool:
+    lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # Shared, for a moment: whoever else looks whether the run lives is not told that it does.
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shlex
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from services.cli.doctor.finding import Finding
 from services.cli.errors import UsageError
 from services.cli.interruption import Interruption
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
+from services.cli.program import program
 from services.cli.run.capture_files import check_capture
 from services.cli.run.destination import choose_destination
 from services.cli.run.ledger_table import ledger_table
@@ -59,7 +61,19 @@ class Source:
     help="Replay this capture file (pcap, pcapng) in a loop instead of capturing live.",
 )
 @click.option("--demo", is_flag=True, help="Replay the bundled capture, with its cluster, instead of capturing live.")
+@click.option(
+    "--speed",
+    metavar="FACTOR",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Replay so many times as fast as it was recorded: 10, 0.5. Silences are cut to 10 s of the capture's clock.",
+)
 @kube_snapshot_option
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Live cluster to name workloads from: the file's current context.",
+)
 @destination_options
 @click.option("--nats-url", metavar="URL", help="NATS with JetStream to use instead of starting one.")
 @timeout_option
@@ -85,6 +99,8 @@ def up(
     timeout_seconds: float | None,
     cluster_name: str | None,
     duration: float | None,
+    kubeconfig: Path | None,
+    speed: float | None,
     **_filters: object,
 ) -> None:
     """Run the whole path and show live who talks to whom, with troubles on top.
@@ -94,6 +110,12 @@ def up(
     Captures the connections of this machine live, those on loopback too, where it can (`wirespan doctor` says what that
     needs). Where it cannot, it says why and replays the bundled capture in a loop, at the speed at which it was recorded.
     """
+    if kubeconfig is not None and kube_snapshot is not None:
+        raise UsageError("--kubeconfig follows a live cluster and --kube-snapshot is one of another time: give one of them")
+    if demo and kubeconfig is not None:
+        raise UsageError("--demo comes with its cluster: --kubeconfig cannot name another")
+    if speed is not None and not (demo or capture):
+        raise UsageError("--speed is of a capture file: give --capture FILE, or --demo")
     if demo and capture is not None:
         raise UsageError("--demo replays the bundled capture and --capture another: give one of them")
     source = choose_source(capture, kube_snapshot, demo=demo)
@@ -107,6 +129,8 @@ def up(
         node=replay_node if files else socket.gethostname(),
         loop=bool(files),
         kube_snapshot=source.kube_snapshot,
+        kubeconfig=kubeconfig,
+        speed=speed,
         cluster_name=cluster_name,
         bus=bus_settings(nats_url) if nats_url is not None else None,
         bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
@@ -169,8 +193,11 @@ async def _up(plan: Plan, source: Source, asked: Interruption, wanted: FlowFilte
 
 
 def _introduction(pipeline: Pipeline) -> list[str]:
+    url = pipeline.nats.url_with_token
+    # A run of one's own is found, unless the environment names another bus.
+    found = pipeline.plan.bus is None and not os.environ.get("WIRESPAN_NATS_URL")
     return [
         f"spans go to {pipeline.plan.destination}",
-        f"to look at the records from another terminal: wirespan tap --nats-url {pipeline.nats.url_with_token}",
-        f"or: nats --server {pipeline.nats.url_with_token} sub 'flows.enriched.>' --translate 'wirespan decode'",
+        f"to look at the records from another terminal: {program()} tap{'' if found else f' --nats-url {shlex.quote(url)}'}",
+        f"or: nats --server {url} sub 'flows.enriched.>' --translate {shlex.quote(f'{program()} decode')}",
     ]

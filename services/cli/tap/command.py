@@ -62,7 +62,11 @@ class _Asked:
 
 @click.command(cls=FilterCommand)
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
-@click.option("--nats-url", metavar="URL", help="NATS to listen on. Default: WIRESPAN_NATS_URL, or nats://127.0.0.1:4222.")
+@click.option(
+    "--nats-url",
+    metavar="URL",
+    help="NATS to listen on. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
+)
 @timeout_option
 @click.option(
     "--input-file",

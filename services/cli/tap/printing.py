@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -9,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 from rich.console import Console
 from rich.text import Text
 
+from services.cli.errors import NobodyReadsError
 from services.cli.tap.held import Row
 from services.cli.views import units
 from services.cli.views.conversations import Tellers
@@ -56,13 +59,22 @@ _COLUMNS: Final = (
 )
 
 
+class _Console(Console):
+    """Standard output, whose reader may go: rich would end the program from wherever it is, within a loop of events."""
+
+    def on_broken_pipe(self) -> None:
+        """Keep the interpreter from writing what is left, and say it to whoever prints."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise NobodyReadsError
+
+
 class Printer:
     """Prints records on standard output as they come."""
 
     def __init__(self, form: Format, *, numeric: bool = False) -> None:
         self._form = form
         self._numeric = numeric
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(highlight=False, soft_wrap=True)
         self._tellers = Tellers()
         self._time_width = 0
         """Of the table's first column; 0: it has no head yet."""

@@ -200,6 +200,26 @@ def test_without_capabilities_it_says_why_and_replays(tmp_path: Path) -> None:
     assert line.startswith("replaying the bundled capture: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are missing; run it as root")
 
 
+def typed(line: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What a shell does with a line."""
+    return subprocess.run(line, shell=True, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+
+
+def test_printed_commands_work_as_printed(tmp_path: Path) -> None:
+    """From another terminal, whatever is on its PATH; a run of one's own is found, one that is named is named."""
+    plain = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    with running(tmp_path, "--demo", "--speed", "50", "--output", tmp_path / "spans.jsonl") as up:
+        shown = up.wait_for(lambda: re.search(r"another terminal: (.+)\nor: nats .*--translate '(.+ decode)'\n", up.stderr))
+        tap, decode = shown.groups()
+        assert "nats://" not in tap
+        done = typed(f"{tap} | head -n 3", plain)
+        assert (len(done.stdout.splitlines()), done.stderr) == (3, "")
+        assert typed(f"{decode} --help", plain).returncode == 0
+    after = typed(f"{tap} --last 1 --timeout 1", plain)
+    assert after.returncode == 1
+    assert "127.0.0.1:4222" in after.stderr
+
+
 def test_the_demo_is_replayed_wherever_it_runs(tmp_path: Path) -> None:
     """Asked for, it needs no reason."""
     assert said(tmp_path, "--demo") == "replaying the bundled capture in a loop"
