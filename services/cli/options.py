@@ -32,8 +32,11 @@ def destination_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--output",
             metavar="FILE",
             type=click.Path(dir_okay=False, path_type=Path),
-            help=f"Write spans as OTLP/JSON lines, replacing the file. Default where no endpoint is known: {DEFAULT_OUTPUT}.",
+            help=f"Write spans to a new file, as OTLP/JSON lines. Default where no endpoint is known: {DEFAULT_OUTPUT}, "
+            f"or, where that holds spans, {DEFAULT_OUTPUT.stem}-2{DEFAULT_OUTPUT.suffix} and so on.",
         ),
+        click.option("--append", "existing", flag_value="append", help="Add to the spans that the file holds."),
+        click.option("--overwrite", "existing", flag_value="overwrite", help="Replace them."),
         click.option(
             "--otlp-protocol",
             type=click.Choice(["grpc", "http/protobuf"]),

@@ -79,7 +79,7 @@ def _destination() -> Destination:
             faults += error.faults
     if not faults and settings is not None and settings.output_file is not None:
         try:
-            return FileSink(settings.output_file)
+            return FileSink(settings.output_file, settings.output_max_bytes, settings.output_kept_files)
         except OutputFileError as error:
             faults.append(f"WIRESPAN_EXPORTER_OUTPUT_FILE={error}")
     if faults:

@@ -31,6 +31,13 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
             "summed up, with the attributes of `lean`. The three settings below go before it"
         ),
     ] = "everything"
+    output_max_bytes: Annotated[
+        int,
+        Meta(ge=0, description="a file that would grow beyond this is renamed to `<file>.1` and a new one begun; 0: it grows"),
+    ] = 0
+    output_kept_files: Annotated[
+        int, Meta(ge=1, le=1000, description="how many renamed files are kept, `.1` being the latest; older ones are deleted")
+    ] = 5
     attributes: Annotated[
         Profile | None,
         Meta(description="how much a span carries; docs/attributes.md says which attributes that are; empty: the preset's"),

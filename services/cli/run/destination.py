@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from services.cli.errors import UsageError
@@ -20,6 +21,8 @@ DEFAULT_OUTPUT: Final = Path("wirespan-spans.jsonl")
 _TRACES_PATH: Final = "/v1/traces"
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+Existing: TypeAlias = Literal["refuse", "append", "overwrite"]
+
 _CREDENTIALS: Final = re.compile(r"//[^/@]*@")
 _HOW_MUCH: Final = ("WIRESPAN_EXPORTER_ATTRIBUTES", "WIRESPAN_EXPORTER_PRESET")
 _OUTPUT_FILE: Final = "WIRESPAN_EXPORTER_OUTPUT_FILE"
@@ -74,6 +77,8 @@ class FileDestination:
     """A file of OTLP/JSON lines, the format of the OpenTelemetry Collector's `otlpjsonfile` receiver."""
 
     path: Path
+    existing: Existing = "refuse"
+    """What becomes of spans that are in it already."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -83,18 +88,26 @@ class FileDestination:
         chosen = any(environ.get(name) for name in _HOW_MUCH)
         return {**environ, **({} if chosen else {_HOW_MUCH[0]: "full"}), _OUTPUT_FILE: str(self.path.absolute())}
 
-    def clear(self) -> None:
-        """Empty the file, which the exporter appends to: each run writes its own spans and no others.
+    def prepare(self) -> None:
+        """Make the file, which the exporter appends to, ready for this run's spans; none of another run goes unasked.
 
-        Raises UsageError where it cannot be written, or another exporter is writing to it.
+        Raises UsageError where it holds some and nobody said what becomes of them, where it cannot be written, or another
+        exporter is writing to it.
         """
         try:
             file_descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
-            if stat.S_ISREG(os.fstat(file_descriptor).st_mode):
-                fcntl.flock(file_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(file_descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return
+            fcntl.flock(file_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if status.st_size and self.existing == "refuse":
+                raise UsageError(
+                    f"{self.path}: holds spans of an earlier run; --append adds to them, --overwrite replaces them"
+                )
+            if self.existing == "overwrite":
                 os.ftruncate(file_descriptor, 0)
         except BlockingIOError as error:
             raise UsageError(f"{self.path}: another exporter writes to it") from error
@@ -103,9 +116,15 @@ class FileDestination:
 
 
 def choose_destination(
-    *, endpoint: str | None, protocol: str | None, output: Path | None, environ: Mapping[str, str]
+    *,
+    endpoint: str | None,
+    protocol: str | None,
+    output: Path | None,
+    environ: Mapping[str, str],
+    existing: Existing = "refuse",
 ) -> EndpointDestination | FileDestination:
-    """Return the endpoint or the file that was asked for, else the environment's endpoint, else the default file.
+    """Return the endpoint or the file that was asked for, else the environment's endpoint, else the default file: unless it is
+    said what becomes of spans that are there, one with a number that holds none.
 
     Raises UsageError for options that contradict each other and for an endpoint that is no URL.
     """
@@ -114,7 +133,7 @@ def choose_destination(
     if output is not None:
         if protocol is not None:
             raise UsageError("--otlp-protocol says how to reach an endpoint, --output is a file")
-        return FileDestination(output)
+        return FileDestination(output, existing)
     if endpoint is not None:
         return EndpointDestination(_checked(endpoint), protocol)
     named = next((environ[name] for name in _ENDPOINTS if environ.get(name)), None)
@@ -122,7 +141,13 @@ def choose_destination(
         return EndpointDestination(named, protocol, from_environment=True)
     if protocol is not None:
         raise UsageError("--otlp-protocol needs --otlp-endpoint")
-    return FileDestination(DEFAULT_OUTPUT)
+    return FileDestination(DEFAULT_OUTPUT if existing != "refuse" else _unused(DEFAULT_OUTPUT), existing)
+
+
+def _unused(path: Path) -> Path:
+    """Return the path, or the first of those with a number behind it, that holds nothing."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists() or not each.stat().st_size)
 
 
 def _checked(endpoint: str) -> str:

@@ -16,7 +16,7 @@ from services.cli.errors import UsageError
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
 from services.cli.run.at_once import NOT_READ_WHOLE, CaptureRecords
 from services.cli.run.capture_files import as_files, check_capture, content_digest
-from services.cli.run.destination import EndpointDestination, FileDestination, choose_destination
+from services.cli.run.destination import EndpointDestination, Existing, FileDestination, choose_destination
 from services.cli.settings import bus_settings
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter
@@ -56,6 +56,7 @@ def replay(
     otlp_endpoint: str | None,
     otlp_protocol: str | None,
     output: Path | None,
+    existing: Existing | None,
     nats_url: str | None,
     timeout_seconds: float | None,
     cluster_name: str | None,
@@ -75,7 +76,7 @@ def replay(
     wanted = conditions(ctx, enriched=True)
     if wanted and not table:
         raise UsageError(f"--{wanted[0].field} says what --table shows; spans are made of everything")
-    spans = (otlp_endpoint, otlp_protocol, output, nats_url, timeout_seconds, cluster_name)
+    spans = (otlp_endpoint, otlp_protocol, output, existing, nats_url, timeout_seconds, cluster_name)
     if table and any(each is not None for each in spans):
         raise UsageError("--table makes no spans: it goes with --kube-snapshot and filters only")
     with as_files(files) as kept:
@@ -83,7 +84,9 @@ def replay(
             check_capture(file)
         if table:
             raise SystemExit(_show_table(kept, kube_snapshot, FlowFilter(wanted)))
-        destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
+        destination = choose_destination(
+            endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ, existing=existing or "refuse"
+        )
         bus = bus_settings(nats_url) if nats_url is not None else None
         prepare_output(destination, (*kept, *filter(None, [kube_snapshot])))
         digest = content_digest(kept)
@@ -120,11 +123,11 @@ def _show_table(files: Sequence[Path], kube_snapshot: Path | None, wanted: FlowF
 
 
 def prepare_output(destination: EndpointDestination | FileDestination, inputs: Sequence[Path]) -> None:
-    """Empty the output file, if there is one. Raises UsageError where it cannot be written or is one of the inputs."""
+    """Make the output file ready, if there is one. Raises UsageError where it cannot be, or is one of the inputs."""
     if not isinstance(destination, FileDestination):
         return
     path = destination.path
     for each in inputs:
         if path.exists() and each.exists() and path.samefile(each):
             raise UsageError(f"{path}: is read, and cannot be written too")
-    destination.clear()
+    destination.prepare()

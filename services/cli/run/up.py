@@ -24,7 +24,7 @@ from services.cli.interruption import Interruption
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
 from services.cli.program import program
 from services.cli.run.capture_files import check_capture
-from services.cli.run.destination import choose_destination
+from services.cli.run.destination import Existing, choose_destination
 from services.cli.run.ledger_table import ledger_table
 from services.cli.run.live_view import show
 from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
@@ -95,6 +95,7 @@ def up(
     otlp_endpoint: str | None,
     otlp_protocol: str | None,
     output: Path | None,
+    existing: Existing | None,
     nats_url: str | None,
     timeout_seconds: float | None,
     cluster_name: str | None,
@@ -119,7 +120,9 @@ def up(
     if demo and capture is not None:
         raise UsageError("--demo replays the bundled capture and --capture another: give one of them")
     source = choose_source(capture, kube_snapshot, demo=demo)
-    destination = choose_destination(endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ)
+    destination = choose_destination(
+        endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ, existing=existing or "refuse"
+    )
     files = [source.capture] if source.capture else []
     prepare_output(destination, [*files, *filter(None, [source.kube_snapshot])])
     replay_node = _NODE if nats_url is None else f"{_NODE}-{secrets.token_hex(4)}"  # others may do the same on that bus

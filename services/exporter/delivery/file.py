@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -80,10 +81,15 @@ def _ids_to_hex(holder: dict[str, Any]) -> None:
 
 
 class FileSink:
-    """Appends to one file. A request counts as accepted once the disk has it; a line is there whole or not at all."""
+    """Appends to one file. A request counts as accepted once the disk has it; a line is there whole or not at all.
 
-    def __init__(self, path: Path) -> None:
+    A file that a line would make larger than `max_bytes` (0: any size) is renamed first: `.1` is the latest of `kept_files`.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 0, kept_files: int = 1) -> None:
         self._path = path
+        self._max_bytes = max_bytes
+        self._kept_files = kept_files
         self._lock = threading.Lock()
         self._file_descriptor = _open(path)
         self._regular = stat.S_ISREG(os.fstat(self._file_descriptor).st_mode)
@@ -114,6 +120,8 @@ class FileSink:
         if not self._regular:
             _write_all(self._file_descriptor, line)
             return
+        if self._max_bytes and self._end and self._end + len(line) > self._max_bytes:
+            self._rotate()
         if self._torn:  # a failed write may have left a part of its line behind
             os.ftruncate(self._file_descriptor, self._end)
         self._torn = True
@@ -121,6 +129,28 @@ class FileSink:
         os.fsync(self._file_descriptor)
         self._torn = False
         self._end += len(line)
+
+    def _rotate(self) -> None:
+        """Go on in a new file. Raises OSError with everything as it was, or the renaming done, after which it may be called
+        again.
+        """
+        if self._torn:
+            os.ftruncate(self._file_descriptor, self._end)
+            self._torn = False
+        if self._path.exists():
+            for number in range(self._kept_files, 0, -1):
+                older = self._path if number == 1 else self._rotated(number - 1)
+                if older.exists():
+                    older.replace(self._rotated(number))
+        try:
+            fresh = _open(self._path)
+        except OutputFileError as error:
+            raise OSError(errno.EIO, str(error)) from error
+        os.close(self._file_descriptor)
+        self._file_descriptor, self._end = fresh, 0
+
+    def _rotated(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
 
     def _close(self) -> None:
         with self._lock:

@@ -23,7 +23,7 @@ def choose(environ=None, **options):
 
 def test_without_a_word_spans_go_to_the_default_file() -> None:
     """A first try needs no backend."""
-    assert choose() == FileDestination(DEFAULT_OUTPUT)
+    assert choose(existing="overwrite") == FileDestination(DEFAULT_OUTPUT, "overwrite")
 
 
 def test_the_environment_is_used_where_no_option_is_given() -> None:
@@ -77,13 +77,29 @@ def test_credentials_in_an_endpoint_are_not_shown() -> None:
     assert str(EndpointDestination("https://user:secret@h:4317")) == "https://***@h:4317"
 
 
-def test_the_output_file_begins_empty(tmp_path) -> None:
-    """A run's file holds that run's spans."""
+def test_no_run_empties_anothers_spans_unasked(tmp_path) -> None:
+    """A file that holds some is refused, added to or replaced, as is said; an empty one is anybody's."""
     path = tmp_path / "spans.jsonl"
     path.write_text("old\n")
-    FileDestination(path).clear()
+    with pytest.raises(UsageError, match="--append adds to them, --overwrite replaces them"):
+        FileDestination(path).prepare()
+    FileDestination(path, "append").prepare()
+    assert path.read_text() == "old\n"
+    FileDestination(path, "overwrite").prepare()
     assert path.read_bytes() == b""
+    FileDestination(path).prepare()
     assert FileDestination(path).environ({})[OUTPUT_FILE] == str(path)
+
+
+def test_each_run_without_a_name_has_a_file_of_its_own(tmp_path, monkeypatch) -> None:
+    """With the next number, unless it is to add to the last one, or to replace it."""
+    monkeypatch.chdir(tmp_path)
+    DEFAULT_OUTPUT.write_text("first\n")
+    assert str(choose()) == "wirespan-spans-2.jsonl"
+    Path("wirespan-spans-2.jsonl").write_text("second\n")
+    Path("wirespan-spans-3.jsonl").touch()
+    assert str(choose()) == "wirespan-spans-3.jsonl"
+    assert choose(existing="append") == FileDestination(DEFAULT_OUTPUT, "append")
 
 
 def test_another_runs_output_is_left_alone(tmp_path) -> None:
@@ -94,11 +110,11 @@ def test_another_runs_output_is_left_alone(tmp_path) -> None:
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="another exporter"):
-            FileDestination(path).clear()
+            FileDestination(path).prepare()
     assert path.read_text() == "theirs\n"
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path) -> None:
     """One line that names it."""
     with pytest.raises(UsageError, match=r"no/spans\.jsonl: cannot be written"):
-        FileDestination(tmp_path / "no" / "spans.jsonl").clear()
+        FileDestination(tmp_path / "no" / "spans.jsonl").prepare()

@@ -225,6 +225,45 @@ async def test_one_writer_at_a_time(tmp_path: Path):
     await FileSink(tmp_path / "spans.jsonl").close()
 
 
+async def test_a_file_keeps_to_its_size(tmp_path: Path):
+    """Every request is whole in one file, the latest in the unnumbered one; beyond what is kept, the oldest go. A file found at
+    the start counts with what it has.
+    """
+    path = tmp_path / "spans.jsonl"
+    lines = [json_line(export_request(1, padding=500 + number)) for number in range(1, 10)]
+    limit = 2 * len(lines[0]) + 40
+    for numbers in (range(1, 4), range(4, 10)):
+        sink = FileSink(path, limit, 2)
+        for number in numbers:
+            assert await sink.send(export_request(1, padding=500 + number)) == Accepted()
+        await sink.close()
+    kept = {each.name: each.read_bytes() for each in await asyncio.to_thread(lambda: list(tmp_path.iterdir()))}
+    assert kept == {
+        "spans.jsonl": lines[8],
+        "spans.jsonl.1": lines[6] + lines[7],
+        "spans.jsonl.2": lines[4] + lines[5],
+    }
+    await (single := FileSink(path, 10, 1)).send(export_request(1, padding=501))
+    await single.close()
+    assert path.read_bytes() == lines[0]
+
+
+async def test_a_rotation_that_fails_is_tried_again(tmp_path: Path):
+    """Where the new file cannot be opened the request is not accepted, and goes to it later; nothing is lost or doubled."""
+    path = tmp_path / "spans.jsonl"
+    lines = [json_line(export_request(number)) for number in (1, 2)]
+    sink = FileSink(path, len(lines[0]), 3)
+    assert await sink.send(export_request(1)) == Accepted()
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "missing" / "folder")
+    assert isinstance(await sink.send(export_request(2)), Retry)
+    path.unlink()
+    assert await sink.send(export_request(2)) == Accepted()
+    await sink.close()
+    assert path.read_bytes() == lines[1]
+    assert (tmp_path / "moved").read_bytes() == lines[0]
+
+
 def test_a_file_that_cannot_be_opened(tmp_path: Path):
     """The error names the file and the reason."""
     with pytest.raises(OutputFileError, match="No such file or directory"):
