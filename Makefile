@@ -59,6 +59,7 @@ format: ## format Python and C
 
 docs: ## write the generated parts of the documents
 	$(BIN)/python -m tests.support.documents.generated_docs
+	$(BIN)/python -m tests.support.documents.shell_files
 
 platforms: ## docs/platforms.md: what was run where, of what test-cluster and test-kernels left on this machine
 	$(BIN)/python -m tests.support.platforms

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     ),
     "doctor": ("services.cli.doctor.command", "doctor", "Say what live capture needs and what of it is here, with the fixes."),
     "plan": ("services.cli.plan.command", "plan_command", "Say what to run for a cluster of so many nodes and flows."),
+    "completion": ("services.cli.completion", "completion_command", "Print what a shell reads to complete these commands."),
     "decode": ("services.cli.decode", "decode_command", "Print a FlowBatch from standard input as JSON."),
 }
 """Name of each subcommand: module, attribute, one line of help."""
