@@ -339,6 +339,40 @@ NAT: Final = (
 )
 """Columns that capture adds where packets of a socket were translated: remote is whom the socket sent them to."""
 
+NO_ANSWER: Final = 0xFFFF
+"""What stands where a question that was never answered would have its response code."""
+
+DNS_CODES: Final = 8
+"""Values of `dns_codes`: response codes 0 to 5, all others, and questions that were never answered."""
+OTHER_CODE: Final = 6
+UNANSWERED: Final = 7
+
+
+def _question(which: str, of: str) -> tuple[Column, ...]:
+    """What is told of one question."""
+    return (
+        Column(f"dns_{which}_name", "<u4", _STATE, "", f"index into `names`: what {of} is about", default=NO_INDEX),
+        Column(f"dns_{which}_type", "<u2", _STATE, "", "the type of record that it asks for (IANA): 1 A, 28 AAAA"),
+        Column(f"dns_{which}_code", "<u2", _STATE, "", "its response code (IANA), EDNS's included; 65535: never answered"),
+        Column(f"dns_{which}_answers", "<u2", _STATE, "", "how many records answer it, as the answer's header has it"),
+        Column(f"dns_{which}_time_ns", "<u8", _STATE, "ns", "from when it was first asked to its answer; 0: there is none"),
+    )
+
+
+NAMES: Final = (
+    *_question("first", "the record's first DNS question that was answered, or given up"),
+    *_question("slowest", "the one that took longest, never being answered the longest of all"),
+    Column(
+        "dns_codes",
+        f"({DNS_CODES},)<u4",
+        _DELTA,
+        "",
+        "DNS questions that were answered, by response code: 0 to 5 in their places, all others in place 6; in place 7 those "
+        "that never were",
+    ),
+)
+"""Columns that capture adds where it reads names."""
+
 FILE: Final = (
     Column("file", "<u4", _CONSTANT, "", "index into `files`: where the record's first packet is", default=NO_INDEX),
     Column("tunnel", "|u1", _CONSTANT, "", "the innermost tunnel that the flow's packets travel in", enum=Tunnel),
@@ -414,5 +448,5 @@ ENRICHED: Final = (
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + FILE + EXCHANGE + ENRICHED}
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + NAMES + FILE + EXCHANGE + ENRICHED}
 """Every column of schema v1 by name."""

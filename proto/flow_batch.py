@@ -32,6 +32,8 @@ FEW_ROWS: Final = 1024
 """So many rows cost nobody anything: as many may hold nothing but defaults."""
 MAX_NODE_CHARACTERS: Final = 253
 """Of a node's name: RFC 1123's, as Kubernetes has it. It becomes part of subjects, whose length servers bound."""
+MAX_NAME_CHARACTERS: Final = 1016
+"""Of a domain name: 254 bytes, each of which may be written as four characters."""
 
 Array: TypeAlias = npt.NDArray[Any]
 AttributeValue: TypeAlias = str | int | float | bool | list[str]
@@ -48,6 +50,7 @@ _ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
     "files": ("file",),
+    "names": ("dns_first_name", "dns_slowest_name"),
     "entities": ("local_entity", "remote_entity", "local_service", "remote_service"),
 }
 
@@ -96,6 +99,8 @@ class FlowBatch:
     """Workloads the index columns point at; None until the batch is enriched."""
     files: Sequence[Mapping[str, str]] = ()
     """Capture files that `file` points at, each with its `name`."""
+    names: Sequence[str] = ()
+    """Domain names that the index columns of names point at."""
 
     def column(self, name: str) -> Array:
         """Return a column of the schema, filled with its default where the batch does not carry it.
@@ -142,6 +147,8 @@ def encode(batch: FlowBatch) -> bytes:
     }
     if batch.files:
         message["files"] = [dict(file) for file in batch.files]
+    if batch.names:
+        message["names"] = list(batch.names)
     packer = msgpack.Packer(autoreset=False)
     packer.pack_map_header(len(message) + (batch.entities is not None))
     for key, value in message.items():
@@ -202,15 +209,18 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
     columns = _columns(_typed(tree, "columns", dict), _typed(tree, "types", dict), count)
     containers = [_string_map("containers", row) for row in _typed(tree, "containers", list, [])]
     files = tuple(_string_map("files", row) for row in _typed(tree, "files", list, []))
-    if not files:
-        # An older service, which knows neither, hands on the column and not the table.
-        columns.pop("file", None)
+    names = tuple(_name(row) for row in _typed(tree, "names", list, []))
+    for table, pointing in ((files, "files"), (names, "names")):
+        # An older service, which knows neither, hands on the columns and not the table.
+        for column in _SIDE_TABLE_INDEXES[pointing] if not table else ():
+            columns.pop(column, None)
     if known is not None and packed is not None:
         entities: list[Entity] | None = [known.get(row) or _learnt(row, known) for row in packed[1]]
     else:
         entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
     _check_indexes(columns, "containers", len(containers))
     _check_indexes(columns, "files", len(files))
+    _check_indexes(columns, "names", len(names))
     _check_indexes(columns, "entities", len(entities or ()))
     node: str = _typed(tree, "node", str)
     if len(node) > MAX_NODE_CHARACTERS:
@@ -224,6 +234,7 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
         columns=columns,
         containers=containers,
         files=files,
+        names=names,
         counters=_counters(_typed(tree, "counters", dict, {})),
         entities=entities,
     )
@@ -322,6 +333,12 @@ def _interval(value: list[Any]) -> tuple[int, int]:
 def _string_map(table: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not {*map(type, value), *map(type, value.values())} <= _STRING:
         raise DecodeError(f"a row of {table!r} is not a map of strings")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME_CHARACTERS:
+        raise DecodeError("a row of 'names' is not a domain name")
     return value
 
 

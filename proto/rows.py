@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAT, NO_INDEX, RAW, SOCKET, Column
+from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SOCKET, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -44,6 +44,7 @@ _BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
 _ADDRESSES: Final = frozenset(
     {"local_address", "remote_address", "local_tunnel_address", "remote_tunnel_address", "remote_nat_address"}
 )
+_NAME_INDEXES: Final = frozenset(column.name for column in NAMES if column.default == NO_INDEX)
 _ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
 
 
@@ -52,12 +53,12 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
 
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
-    a map of strings for a container, `{"type": ..., **attributes}` for an entity. What only a socket or only a file knows, or
-    only an exchange has, is there where the batch has it. Columns that the schema does not know come last and as they are;
-    raw bytes are in hexadecimal.
+    a map of strings for a container, `{"type": ..., **attributes}` for an entity, text for a name. What only a socket or only a
+    file knows, or only DNS or an exchange has, is there where the batch has it. Columns that the schema does not know come last
+    and as they are; raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
-    for some in (SOCKET, NAT, FILE, EXCHANGE):
+    for some in (SOCKET, NAT, NAMES, FILE, EXCHANGE):
         if any(column.name in batch.columns for column in some):
             known += some
     if batch.entities is not None:
@@ -84,14 +85,22 @@ def _known_values(batch: FlowBatch, column: Column) -> list[Any]:
         return _each(array, address_text)
     if column.name == "transport":
         return [TRANSPORTS.get(number, number) for number in array.tolist()]
-    if column.name == "local_container":
-        return _pointed_at(array, batch.containers, dict)
-    if column.name in _ENTITY_INDEXES:
-        return _pointed_at(array, batch.entities or (), _entity)
+    table = _side_table(batch, column.name)
+    if table is not None:
+        return _pointed_at(array, *table)
     if column.enum is not None:
         names = {member.value: member.name.lower() for member in column.enum}
         return [names.get(number, number) for number in array.tolist()]
     return _as_it_is(array)
+
+
+def _side_table(batch: FlowBatch, column: str) -> tuple[Sequence[Any], Callable[[Any], Any]] | None:
+    """Return what an index column points into, and how a row of it is shown; None for any other column."""
+    if column == "local_container":
+        return batch.containers, dict
+    if column in _ENTITY_INDEXES:
+        return batch.entities or (), _entity
+    return (batch.names, str) if column in _NAME_INDEXES else None
 
 
 def _unknown_values(array: Array) -> list[Any]:
@@ -121,7 +130,7 @@ def _each(array: Array, show: Callable[[bytes], str]) -> list[Any]:
     return [shown[at : at + width] for at in range(0, len(shown), width)]
 
 
-def _pointed_at(array: Array, table: Sequence[Any], show: Callable[[Any], dict[str, Any]]) -> list[Any]:
+def _pointed_at(array: Array, table: Sequence[Any], show: Callable[[Any], Any]) -> list[Any]:
     shown = [show(row) for row in table]
     return [None if index == NO_INDEX else shown[index] for index in array.tolist()]
 
@@ -171,6 +180,7 @@ def _batch(node: str, epoch: str, sequence: int, run: Sequence[Mapping[str, Any]
         columns=columns,
         containers=tables.containers,
         entities=tables.entities if enriched else None,
+        names=tables.names,
     )
 
 
@@ -180,19 +190,24 @@ class _Tables:
     def __init__(self) -> None:
         self.containers: list[dict[str, str]] = []
         self.entities: list[Entity] = []
-        self._places: dict[str, int] = {}
+        self.names: list[str] = []
+        self._places: dict[tuple[int, str], int] = {}
 
-    def place(self, column: str, value: Mapping[str, Any]) -> int:
+    def place(self, column: str, value: Any) -> int:
         """Return the index of what a row says that its index column points at."""
-        table: list[Any] = self.containers if column == "local_container" else self.entities
-        key = f"{column == 'local_container'}{json.dumps(value, sort_keys=True)}"
-        if key not in self._places:
-            self._places[key] = len(table)
-            if column == "local_container":
-                table.append(dict(value))
-            else:
-                table.append(Entity(value["type"], {name: each for name, each in value.items() if name != "type"}))
-        return self._places[key]
+        if column in _NAME_INDEXES:
+            return self._place(self.names, str(value), str(value))
+        key = json.dumps(value, sort_keys=True)
+        if column == "local_container":
+            return self._place(self.containers, key, dict(value))
+        attributes = {name: each for name, each in value.items() if name != "type"}
+        return self._place(self.entities, key, Entity(value["type"], attributes))
+
+    def _place(self, table: list[Any], key: str, row: Any) -> int:
+        place = self._places.setdefault((id(table), key), len(table))
+        if place == len(table):
+            table.append(row)
+        return place
 
 
 def _wire_value(column: Column, value: Any, tables: _Tables) -> Any:
@@ -204,7 +219,7 @@ def _wire_value(column: Column, value: Any, tables: _Tables) -> Any:
         if len(packed) != size:
             raise ValueError(f"{len(packed)} bytes for {size}")
         return np.void(packed)
-    if column.name == "local_container" or column.name in _ENTITY_INDEXES:
+    if column.name == "local_container" or column.name in _ENTITY_INDEXES | _NAME_INDEXES:
         return tables.place(column.name, value)
     if isinstance(value, str):
         return _NUMBERS[value] if column.name == "transport" else column.enum[value.upper()] if column.enum else int(value)

@@ -35,8 +35,10 @@ struct question {
 /* What a packet says of a question. */
 struct question_message {
     __u64 about;
+    __u64 asked_ns; /* when the question was first asked that this answers; 0: it answers none */
     __u16 number;
     __u8 answers;
+    __u8 counted; /* as a question or as the answer to one: what a host may want to read on */
 };
 
 /* The flow's question of this number that waits, or NULL. */
@@ -147,32 +149,32 @@ FLOW_INLINE void requests_open(struct flow *flow, int from, int opening)
  * A packet of a flow of numbered questions, which was added to its flow before; its transport header is at `offset`. What the
  * server asks, where both ends do, is not told. Returns 0 where the packet is no message.
  */
-FLOW_INLINE int question_take(
-        question_host host, frame_source source, __u32 offset, struct flow *flow, const struct packet *packet, int from)
+FLOW_INLINE int question_take(question_host host, frame_source source, __u32 offset, struct flow *flow,
+        const struct packet *packet, int from, struct question_message *message)
 {
-    struct question_message message = {.number = 0};
     struct question question = {.asked_ns = packet->time_ns};
     struct question *open;
     int told;
 
     if (flow->transport == TRANSPORT_ICMP || flow->transport == TRANSPORT_ICMPV6)
-        told = icmp_message(source, offset, flow->transport, &message);
+        told = icmp_message(source, offset, flow->transport, message);
     else
-        told = dns_message(source, offset + UDP_HEADER_BYTES, packet->payload_bytes, &message);
+        told = dns_message(source, offset + UDP_HEADER_BYTES, packet->payload_bytes, message);
     if (!told)
         return 0;
-    flow_set_client(flow, message.answers ? !from : from);
-    if (flow_from_client(flow, from) == message.answers)
+    flow_set_client(flow, message->answers ? !from : from);
+    if (flow_from_client(flow, from) == message->answers)
         return 1;
-    open = question_open(host, message.number);
-    if (open && open->about && message.about && open->about != message.about)
+    open = question_open(host, message->number);
+    if (open && open->about && message->about && open->about != message->about)
         open = NULL;
-    if (!message.answers) {
-        question.about = message.about;
+    if (!message->answers) {
+        question.about = message->about;
         if (open) {
             FLOW_ADD(flow->question_repeats, 1);
-        } else if (question_keep(host, message.number, &question)) {
+        } else if (question_keep(host, message->number, &question)) {
             FLOW_ADD(flow->questions, 1);
+            message->counted = 1;
             flow->request_ns = packet->time_ns;
         }
         return 1;
@@ -180,7 +182,9 @@ FLOW_INLINE int question_take(
     if (!open)
         return 1;
     question.asked_ns = open->asked_ns;
-    question_forget(host, message.number);
+    question_forget(host, message->number);
+    message->asked_ns = question.asked_ns;
+    message->counted = 1;
     flow_answered(flow, question.asked_ns, packet->time_ns);
     if (flow->responses == flow->questions)
         flow->request_ns = 0;
@@ -193,15 +197,18 @@ FLOW_INLINE int is_looked_at(const struct flow *flow)
     return flow->transport != TRANSPORT_TCP && flow->requests >= FLOW_REQUESTS_NUMBERED;
 }
 
-/* Look at it: the first of a flow, for which the host says what it knows (bits of enum flow_opening), or a message. */
+/*
+ * Look at it: the first of a flow, for which the host says what it knows (bits of enum flow_opening), or a message, of which
+ * `message`, zeroed before, then says more.
+ */
 FLOW_INLINE void look_at(question_host host, frame_source source, __u32 offset, struct flow *flow, const struct packet *packet,
-        int from, int opening)
+        int from, int opening, struct question_message *message)
 {
     int first = flow->requests == FLOW_REQUESTS_NEW;
 
     if (first)
         requests_open(flow, from, opening);
-    if (flow->requests == FLOW_REQUESTS_NUMBERED && !question_take(host, source, offset, flow, packet, from) && first)
+    if (flow->requests == FLOW_REQUESTS_NUMBERED && !question_take(host, source, offset, flow, packet, from, message) && first)
         requests_open(flow, from, opening & ~FLOW_OPENS_NUMBERED);
     if (first)
         flow_take_turns(flow, packet, from);

@@ -5,10 +5,11 @@
  * An input is a link type's number (an index into link_types), then packets: two bytes of captured length, one of what the wire
  * had more, one of time since the packet before (in 2^k ns, above 128 backwards), then the captured bytes. A table that is full
  * gives up a slot. After each input the counters must add up, no flow may hold more than was counted, every exchange that began
- * must be over or open, and no question has two answers.
+ * must be over or open, no question has two answers, and pieces of payload say how long they are.
  */
 #define DATAGRAMS       16u
 #define ENDED_EXCHANGES 16u
+#define PIECES_BYTES    2048u
 #define QUESTION_PLACES 16u
 #define SEEN_PACKETS    16u
 #include "replay.c"
@@ -51,6 +52,7 @@ static void begin_again(void)
     memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
+    replay->pieces->used = 0;
 }
 
 static void check_exchanges(__u64 *taken)
@@ -73,6 +75,23 @@ static void check_exchanges(__u64 *taken)
     if (exchanges->requests[TRACE_SAMPLED] < told ||
             exchanges->requests[TRACE_SAMPLED] > told + exchanges->requests[REQUEST_UNPAIRED])
         abort();
+}
+
+static void check_pieces(void)
+{
+    struct pieces *pieces = replay->pieces;
+    const struct piece *piece;
+    __u64 at;
+
+    for (at = 0; at < pieces->used; at += (sizeof(*piece) + piece->held + 7) & ~7ull) {
+        piece = (const struct piece *)(pieces->bytes + at);
+        if (piece->held > PIECE_BYTES || piece->held > piece->payload_bytes || piece->kind >= PIECE_KINDS)
+            abort();
+    }
+    if (at != pieces->used || at > PIECES_BYTES)
+        abort();
+    if (pieces_are_full(pieces))
+        pieces->used = 0;
 }
 
 static void check(__u64 lost_bytes)
@@ -114,6 +133,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         if (!replay || replay_trace(replay))
             abort();
         replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);
+        replay_pieces(replay)->wanted = 1 << PIECE_DNS;
     }
     if (!size)
         return 0;
@@ -141,6 +161,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         }
         free(copy);
         check_exchanges(&taken);
+        check_pieces();
     }
     forget_datagrams(replay);
     check(lost_bytes);

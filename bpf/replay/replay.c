@@ -22,6 +22,7 @@ enum replay_stop {
     REPLAY_TABLE_FULL, /* the next packet needs a slot: retire and release some */
     REPLAY_CUT,        /* nothing more can be read of the file: see replay_fault; it is closed */
     REPLAY_EXCHANGES,  /* many exchanges have ended: take them */
+    REPLAY_PIECES,     /* there may be no room for the next packet's piece of payload: take them */
 };
 
 void replay_close(struct replay *replay)
@@ -37,6 +38,7 @@ void replay_close(struct replay *replay)
     free(replay->outer_used);
     free(replay->blocks);
     free(replay->questions);
+    free(replay->pieces);
     free(replay->seen);
     free(replay);
 }
@@ -68,8 +70,9 @@ struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *
     replay->outer_used = calloc(capacity, 1);
     replay->traces = calloc(capacity, sizeof(*replay->traces));
     replay->questions = calloc(1, sizeof(*replay->questions));
+    replay->pieces = calloc(1, sizeof(*replay->pieces));
     if (!replay->blocks || !replay->seen || !replay->links || !replay->traces || !replay->buckets || !replay->datagrams ||
-            !replay->outer_used || !replay->questions ||
+            !replay->outer_used || !replay->questions || !replay->pieces ||
             getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;
@@ -175,6 +178,8 @@ enum replay_stop replay_advance(struct replay *replay, __u64 until_ns, __u64 max
             return REPLAY_UNTIL;
         if (replay->exchanges.ended_count >= ENDED_EXCHANGES)
             return REPLAY_EXCHANGES;
+        if (pieces_are_full(replay->pieces))
+            return REPLAY_PIECES;
         if (!take_packet(replay, &replay->next))
             return REPLAY_TABLE_FULL;
         replay->ahead = 0;
@@ -250,11 +255,18 @@ void replay_exchanges_taken(struct replay *replay)
     replay->exchanges.ended_count = 0;
 }
 
+/* Pieces of payload that wait to be taken. The caller says which are wanted, and sets `used` to 0 when it has taken them. */
+struct pieces *replay_pieces(const struct replay *replay)
+{
+    return replay->pieces;
+}
+
 /* Sizes of what is shared with the reader, so that it does not read one layout with the eyes of another. */
-void replay_layout(__u64 sizes[4])
+void replay_layout(__u64 sizes[5])
 {
     sizes[0] = sizeof(struct flow);
     sizes[1] = sizeof(struct flow_outer);
     sizes[2] = sizeof(struct replay_counters);
     sizes[3] = sizeof(struct exchange);
+    sizes[4] = sizeof(struct piece);
 }

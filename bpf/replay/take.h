@@ -9,6 +9,7 @@
 #include "copies.h"
 #include "datagrams.h"
 #include "icmp_error.h"
+#include "pieces.h"
 #include "questions.h"
 #include "role.h"
 
@@ -64,6 +65,28 @@ static int opening_of(const struct replay *replay, const struct packet *packet)
     return (first ? FLOW_OPENS_FIRST : 0) | (is_dns(replay, packet) ? FLOW_OPENS_NUMBERED : 0);
 }
 
+/* Look at a datagram, or what asks and answers by number; of DNS, hand the message on. */
+static void ask(struct replay *replay, const struct arrival *arrival, struct flow *flow, const struct packet *packet, int from)
+{
+    struct question_of host = {replay->questions, flow->id};
+    struct question_message message = {.number = 0};
+    const __u8 *client;
+
+    if (!is_looked_at(flow))
+        return;
+    look_at(host, &arrival->frame, packet->transport_offset, flow, packet, from, opening_of(replay, packet), &message);
+    if (!message.counted || !is_dns(replay, packet))
+        return;
+    client = flow->role == FLOW_ROLE_SERVER ? flow->remote_address : flow->local_address;
+    hand_on(replay->pieces, &arrival->frame, packet->transport_offset + UDP_HEADER_BYTES, packet->payload_bytes,
+            (struct piece){.flow_id = flow->id,
+                    .time_ns = packet->time_ns,
+                    .since_ns = message.asked_ns,
+                    .owner = owner_by_address(client),
+                    .kind = PIECE_DNS,
+                    .from = (__u8)from});
+}
+
 /* A file that does not go on where the one before it ended is another capture. */
 static void look_on(struct replay *replay, __u64 time_ns)
 {
@@ -114,10 +137,7 @@ static enum count_result count_packet(struct replay *replay, struct arrival *arr
     }
     copy_mark_translated(replay, packet, fingerprint, slot, point);
     add_packet(replay, slot, arrival, packet, from);
-    flow = &replay->slots[slot];
-    if (is_looked_at(flow))
-        look_at((question_host){replay->questions, flow->id}, &arrival->frame, packet->transport_offset, flow, packet, from,
-                opening_of(replay, packet));
+    ask(replay, arrival, &replay->slots[slot], packet, from);
     if (arrival->through.kind) {
         replay->outer_used[slot] = 1;
         outer_adopt(&replay->outers[slot], &arrival->through, from);

@@ -45,6 +45,7 @@ type Batch struct {
 	Columns    map[string][]byte   `msgpack:"columns"`
 	Types      map[string]string   `msgpack:"types"`
 	Containers []map[string]string `msgpack:"containers"`
+	Names      []string            `msgpack:"names"`
 	Counters   map[string]int64    `msgpack:"counters"`
 	Entities   []Entity            `msgpack:"entities"`
 }
@@ -166,7 +167,7 @@ func (b *Batch) Addresses(name string) ([]netip.Addr, error) {
 
 func isIndex(name string) bool {
 	switch name {
-	case "local_container", "file", "local_entity", "remote_entity", "local_service", "remote_service":
+	case "local_container", "file", "dns_first_name", "dns_slowest_name", "local_entity", "remote_entity", "local_service", "remote_service":
 		return true
 	}
 	return false

@@ -28,6 +28,12 @@ def show_counters(telemetry: Telemetry, read: Callable[[], Mapping[str, int]]) -
         begun_with("requests_"),
     )
     telemetry.cumulative(
+        "wirespan.capture.pieces",
+        "Pieces of payload that are read for names, by what became of them",
+        "{piece}",
+        begun_with("pieces_"),
+    )
+    telemetry.cumulative(
         "wirespan.capture.connections.given_up",
         "Connections whose requests are looked at no more, by why",
         "{connection}",

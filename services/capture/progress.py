@@ -76,7 +76,7 @@ class ProgressReport:
         self.progress = Progress()
         self._path = path
         self._source: Source | None = None
-        self._table: Counting | None = None
+        self._tables: tuple[Counting, ...] = ()
         self._earlier: Counter[str] = Counter()
         self._earlier_flows = 0
         self._lock = threading.RLock()
@@ -88,13 +88,13 @@ class ProgressReport:
         with self._lock:
             return {name: number + self._earlier[name] for name, number in self._counters_of_pass().items()}
 
-    def begin_pass(self, source: Source, table: Counting) -> None:
-        """Report of `source` and its table from here on, added to what earlier ones came to; those are not touched any more."""
+    def begin_pass(self, source: Source, *tables: Counting) -> None:
+        """Report of `source` and its tables from here on, added to what earlier ones came to, which are left alone."""
         with self._lock:
             if self._source is not None:
                 self._earlier.update(self._counters_of_pass())
                 self._earlier_flows += self._source.flows
-            self._source, self._table = source, table
+            self._source, self._tables = source, tables
 
     def refresh(self) -> Progress:
         """Take over the source's figures as they are now. The source may be read in another thread meanwhile."""
@@ -109,9 +109,10 @@ class ProgressReport:
         return progress
 
     def _counters_of_pass(self) -> dict[str, int]:
-        if self._source is None or self._table is None:
-            return {}
-        return {**self._source.counters, **self._table.counters}
+        found: dict[str, int] = {}
+        for counting in () if self._source is None else (self._source, *self._tables):
+            found |= counting.counters
+        return found
 
     def write(self) -> None:
         """Replace the file, if anything has changed. Raises OSError."""

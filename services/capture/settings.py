@@ -14,6 +14,7 @@ from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.reader import LiveOptions
 from services.capture.live.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY
 from services.capture.live.socket_tap import TapRules
+from services.capture.names.reader import Names
 from services.capture.replay.source import DEFAULT_CAPACITY as REPLAY_CAPACITY
 from services.runtime.settings import ServiceSettings
 
@@ -75,6 +76,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         tuple[Annotated[int, Meta(ge=1, le=65535)], ...],
         Meta(description="ports of UDP that are read as DNS: header and question, to match answers with their questions"),
     ] = _DATAGRAMS.dns_ports
+    names: Annotated[
+        Names,
+        Meta(
+            description="replay: what is read of names: `dns` for those that are looked up, with their response codes; `all` "
+            "is the same so far; `off` for nothing (docs/security.md)"
+        ),
+    ] = "all"
     allow_networks: Annotated[
         tuple[str, ...], Meta(description="live: keep only flows whose remote address is in one of these (CIDR)")
     ] = ()

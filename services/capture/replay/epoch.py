@@ -32,6 +32,7 @@ def replay_epoch(settings: CaptureSettings) -> str:
         str(settings.flow_table),
         str(settings.datagrams),
         str(settings.replay_capacity),
+        settings.names,
     ]
     for path in settings.replay_files:
         parts.append(str(path))

@@ -12,6 +12,7 @@ import bpf
 from services.capture.errors import CaptureError
 from services.capture.flows.exchange_layout import EXCHANGE, RequestCounter
 from services.capture.flows.layout import FLOW, Disposition
+from services.capture.names.pieces import HEADER
 from services.capture.replay.layout import OUTER
 
 BLOCK_SLOTS: Final = 1024
@@ -54,6 +55,12 @@ class OpenExchanges(ctypes.Structure):
     )
 
 
+class Pieces(ctypes.Structure):
+    """`struct pieces` of bpf/replay/pieces.h, without the bytes that follow."""
+
+    _fields_ = (("used", ctypes.c_uint64), ("wanted", ctypes.c_uint64))
+
+
 @cache
 def library() -> Any:
     """The compiled bpf/replay/replay.c. Raises CaptureError where the installation lacks it, or has it of another version."""
@@ -78,9 +85,10 @@ def library() -> Any:
         "replay_open_exchanges": (None, (handle, pointer)),
         "replay_end_exchanges": (None, (handle, pointer, size)),
         "replay_exchanges_taken": (None, (handle,)),
+        "replay_pieces": (pointer, (handle,)),
         "replay_layout": (None, (pointer,)),
     }
-    sizes = np.zeros(4, np.uint64)
+    sizes = np.zeros(5, np.uint64)
     try:
         for name, (result, arguments) in signatures.items():
             function = getattr(found, name)
@@ -88,7 +96,7 @@ def library() -> Any:
         found.replay_layout(sizes.ctypes.data)
     except AttributeError as error:
         raise CaptureError(f"the replay library is of another version ({error}); {_COMPILE_ANEW}") from error
-    expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(ReplayCounters), EXCHANGE.itemsize]
+    expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(ReplayCounters), EXCHANGE.itemsize, HEADER.size]
     if sizes.tolist() != expected:
         raise CaptureError(f"the replay library is of another version ({sizes.tolist()}, not {expected}); {_COMPILE_ANEW}")
     return found

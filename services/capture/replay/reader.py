@@ -24,6 +24,7 @@ from proto.flow_batch import MAX_BATCH_BYTES, Array, FlowBatch, encode
 from proto.subjects import batch_id
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import Emission, FlowTable
+from services.capture.names.reader import NameReader
 from services.capture.progress import ProgressReport
 from services.capture.replay.layout import file_columns
 from services.capture.replay.source import ReplaySource, replay
@@ -100,26 +101,31 @@ class ReplayReader:
 
     def _begin_pass(self) -> None:
         settings = self._settings
+        self._names = NameReader(settings.names)
         self._source = ReplaySource(
             settings.replay_files,
             settings.replay_capacity,
             trace_context=settings.trace_context,
             datagrams=settings.datagrams,
+            names=self._names,
         )
         self._table = FlowTable(self._source, settings.flow_table)
         self._exchanges = ExchangeTable(self._source, settings.flow_table)
         self._emissions = replay(self._source, self._table, exchanges=self._exchanges)
         self._last_now_unix_ns = 0
         self._offset_ns = 0
-        self._report.begin_pass(self._source, self._table)
+        self._report.begin_pass(self._source, self._table, self._names)
 
     def _ready(self, emission: Emission | ExchangeEmission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns
         began_unix_ns = self._last_now_unix_ns or int(emission.columns["flow_start_unix_ns"].min())
         columns: Mapping[str, Array] = emission.columns
+        names: tuple[str, ...] = ()
         if isinstance(emission, Emission):
+            told = self._names.tell(emission)
+            names = told.names
             columns = emission.columns | file_columns(self._source.outers[emission.slots])
-            columns = dict(columns) | {"file": self._source.files_of(emission.slots)}
+            columns = dict(columns) | {"file": self._source.files_of(emission.slots), **told.columns}
         else:
             columns = dict(columns) | {"file": self._source.files_of(emission.exchanges["slot"])}
         if self._settings.replay_loop:
@@ -134,6 +140,7 @@ class ReplayReader:
             interval=(min(began_unix_ns, now_unix_ns) + self._offset_ns, now_unix_ns + self._offset_ns),
             columns=columns,
             files=[{"name": name} for name in self._source.file_names],
+            names=names,
             counters=self._report.counters,
         )
         due_unix_ns = now_unix_ns + self._offset_ns if self._settings.replay_loop else 0

@@ -22,13 +22,15 @@ from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
 from services.capture.flows.layout import FLOW, Disposition, Slots
+from services.capture.names.pieces import pieces_in
 from services.capture.replay.files import PlainBytes
 from services.capture.replay.layout import OUTER, Outers
-from services.capture.replay.library import BLOCK_SLOTS, OpenExchanges, ReplayCounters, library
+from services.capture.replay.library import BLOCK_SLOTS, OpenExchanges, Pieces, ReplayCounters, library
 
 if TYPE_CHECKING:
     from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
     from services.capture.flows.table import Emission, FlowTable
+    from services.capture.names.reader import NameReader
 
 DEFAULT_CAPACITY: Final = 1 << 20
 """Flows that are open at the same time; memory is touched only as they come."""
@@ -53,6 +55,8 @@ class Stop(enum.IntEnum):
     """Nothing more can be read of the file, which ends or breaks in the middle of a packet. What came before it counts."""
     EXCHANGES = 5
     """Many exchanges have ended and are to be taken."""
+    PIECES = 6
+    """Many pieces of payload were waiting; they are read by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     `capacity` is rounded up to a power of two. Every file is opened once before anything is read: raises CaptureFileError for
     the first that is no capture. `advance` takes packets; between calls `slots` may be read. Not for two threads at once.
     Leaving the context closes the files; `slots` stays readable. With `trace_context`, the exchanges of requests that carry a
-    sampled trace context are kept too. `datagrams` says how datagrams are read.
+    sampled trace context are kept too. `datagrams` says how datagrams are read, `names` reads the pieces of payload that it
+    asks for.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         *,
         trace_context: bool = False,
         datagrams: DatagramRules | None = None,
+        names: NameReader | None = None,
     ) -> None:
         self._library = library()
         found = [(*self._check(Path(path)), Path(path)) for path in files]
@@ -103,6 +109,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         self._library.replay_datagrams(self._handle, ports.ctypes.data, len(ports), rules.rest_ns)
         self._counters = ReplayCounters.from_address(self._handle)
         self._exchanges = OpenExchanges.from_address(self._library.replay_exchanges(self._handle))
+        self._pieces = Pieces.from_address(self._library.replay_pieces(self._handle))
+        self._names = names
+        if names is not None:
+            self._pieces.wanted = sum(1 << kind for kind in names.kinds)
         self._traces = trace_context
         if trace_context and self._library.replay_trace(self._handle):
             raise CaptureError(f"no memory for the exchanges of {self.capacity} flows")
@@ -143,6 +153,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         stop = Stop(self._library.replay_advance(self._open_handle(), until_unix_ns, limit))
         if stop in {Stop.END_OF_FILE, Stop.CUT} and self._open is not None:
             self._end_file(self._open, stop)
+        if self._names is not None and self._pieces.used:
+            waiting = ctypes.string_at(ctypes.addressof(self._pieces) + ctypes.sizeof(Pieces), self._pieces.used)
+            self._pieces.used = 0
+            self._names.read(pieces_in(waiting))
         return Advance(stop, self._counters.next_ns or None)
 
     def _end_file(self, file: PlainBytes, stop: Stop) -> None:

@@ -19,7 +19,8 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from proto.columns import RESPONSE_TIME_BUCKETS
+from proto.columns import OTHER_CODE, RESPONSE_TIME_BUCKETS, UNANSWERED
+from proto.dns import RESPONSE_CODES
 from proto.flow_batch import Array, AttributeValue
 from services.exporter.spans.facts import ICMP, PORTS, TCP, Facts
 from services.exporter.spans.identity import Mask
@@ -180,6 +181,20 @@ def _ecn(way: Callable[[str], Values]) -> Values:
 
 def _elapsed(since: str, until: str) -> Values:
     return lambda records: records.elapsed(since, until)
+
+
+def _lookups(code: int, what: str, name: str) -> Integers:
+    """DNS questions of one response code."""
+
+    def values(records: Records) -> Array:
+        counted: Array = records.column("dns_codes")[:, code]
+        return counted
+
+    def present(records: Records) -> Mask:
+        some: Mask = values(records) != 0 if records.has("dns_codes") else records.nobody
+        return some
+
+    return Integers("where not 0", present, (Integer(name, OURS, f"DNS questions of this record that {what}", "", values),))
 
 
 def _answered(records: Records, told_by_source: Mask) -> Mask:
@@ -346,6 +361,18 @@ INTEGERS: Final = (
         Integer("flow.question.repeats", OURS, "how often one was sent again before it was answered", "",
                 _column("question_repeats")),
     )),
+    Integers("DNS, the first question was answered", lambda records: records.nonzero("dns_first_time_ns"), (
+        Integer("flow.dns.time", OURS, "how long the answer to dns.question.name took since it was first asked", "ns",
+                _column("dns_first_time_ns")),
+    )),
+    Integers("DNS, the slowest question was answered and is another than the first",
+             lambda records: records.nonzero("dns_slowest_time_ns") & records.has_slowest, (
+        Integer("flow.dns.slowest.time", OURS, "the same of flow.dns.slowest.name", "ns", _column("dns_slowest_time_ns")),
+    )),
+    *(_lookups(code, f"were answered by {RESPONSE_CODES[code]}", f"flow.dns.responses.{RESPONSE_CODES[code].lower()}")
+      for code in range(OTHER_CODE)),
+    _lookups(OTHER_CODE, "were answered by another code", "flow.dns.responses.other"),
+    _lookups(UNANSWERED, "were never answered", "flow.dns.unanswered"),
     Integers("a capture file, where either is not 0",
              lambda records: records.nonzero("request_transfer_sum_ns", "response_transfer_sum_ns"), (
         Integer("flow.request.transfer_time", OURS, "sum over this record's requests of first byte to last", "ns",
@@ -415,6 +442,24 @@ FILE: Final = (
 NAT: Final = (
     Attribute("destination.nat.ip", ECS, "where the packets went, as NAT translated their destination: the backend that was "
               "chosen for the Service at destination.address; what is known of the destination is the backend's", _TRANSLATED),
+)  # fmt: skip
+
+_LOOKED_UP: Final = "a question was answered or given up in this record"
+_SLOWEST: Final = "another question than the first took longest, or was never answered"
+
+DNS: Final = (
+    Attribute("dns.question.name", DEVELOPMENT, "the name that the record's first question is about, in lower case, `\\DDD` "
+              "for bytes that are no text", _LOOKED_UP),
+    Attribute("dns.question.type", ECS, "the type of record that it asks for: `A`, `AAAA`, `SRV` ...; `TYPE<n>`", _LOOKED_UP),
+    Attribute("dns.response_code", ECS, "what it was answered by: `NOERROR`, `NXDOMAIN`, `SERVFAIL` ...; `RCODE<n>`",
+              f"{_LOOKED_UP}, and was answered"),
+    Attribute("flow.dns.answer.count", OURS, "records in its answer", f"{_LOOKED_UP}, and was answered", "int"),
+    Attribute("flow.dns.slowest.name", OURS, "the same of the slowest: dns.question.name", _SLOWEST),
+    Attribute("flow.dns.slowest.type", OURS, "dns.question.type", _SLOWEST),
+    Attribute("flow.dns.slowest.response_code", OURS, "dns.response_code", f"{_SLOWEST}, answered"),
+    Attribute("flow.dns.slowest.answer.count", OURS, "flow.dns.answer.count", f"{_SLOWEST}, answered", "int"),
+    Attribute("error.type", STABLE, "`dns_server_failure`: a question was answered by SERVFAIL; `dns_no_answer`: one never "
+              "was. The span's status is then ERROR. NXDOMAIN is none: resolvers try search domains", "DNS, a lookup failed"),
 )  # fmt: skip
 
 PEER: Final = (

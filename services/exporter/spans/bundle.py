@@ -48,6 +48,9 @@ class Bundle:
             yield number, rows[source == number] - self.first_rows[number]
 
 
+_NAME_COLUMNS: Final = ("dns_first_name", "dns_slowest_name")
+
+
 def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     """Return the batches (at least one) as one, in their order."""
     counts = [batch.count for batch in batches]
@@ -60,8 +63,10 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
         [batch.containers for batch in batches], lambda row: (row.get("pod_uid"), row.get("container_id"))
     )
     files, file_maps = _united([batch.files for batch in batches], lambda row: row.get("name"))
+    names, name_maps = _united([batch.names for batch in batches], str)
     nodes, node_maps = _united([(batch.node,) for batch in batches], str)
     renumbered = dict.fromkeys(_ENTITY_COLUMNS, entity_maps) | {"local_container": container_maps, "file": file_maps}
+    renumbered |= dict.fromkeys(_NAME_COLUMNS, name_maps)
     columns = {}
     for name in sorted({name for batch in batches for name in batch.columns if name in COLUMNS}):
         parts = [batch.column(name) for batch in batches]
@@ -70,7 +75,7 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
         columns[name] = np.concatenate(parts)
     node = np.repeat([int(numbers[0]) for numbers in node_maps], counts)
     whole = replace(batches[0], count=sum(counts), columns=columns, counters={})
-    whole = replace(whole, containers=containers, entities=entities, files=files)
+    whole = replace(whole, containers=containers, entities=entities, files=files, names=names)
     return Bundle(whole, nodes, node, batches, first_rows)
 
 

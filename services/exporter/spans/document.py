@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from services.exporter.spans.attributes import END, FILE, INTEGERS, NAT, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
+from services.exporter.spans.attributes import DNS, END, FILE, INTEGERS, NAT, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
 from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS
 from services.exporter.spans.profiles import least_profile
 
@@ -37,7 +37,8 @@ resources are whole in each. [performance.md](performance.md) has the bytes.
   ([correlation.md](correlation.md#connections-that-live-long)), whose first record is the parent of the others. A server's
   first record's is the client's span of the connection, where the handshake was seen at a socket and the client is a pod or
   node of the cluster, or on the same host.
-- **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset; else unset.
+- **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset, or a DNS question was
+  answered by SERVFAIL or not at all; else unset.
 - **Ids** are derived from the record and the cluster's name, never drawn by lot: a span sent again overwrites itself.
 - **Point of view**: a socket's own end. A capture file stands at neither end: its spans are told by the end that is a workload
   of the cluster; where both are or neither is, by the source.
@@ -66,6 +67,7 @@ def markdown() -> str:
         ("Of the flow", WORDS),
         ("Counts and times", integers),
         ("Of the ends: `source`, and the same for `destination`", ends),
+        ("Of name resolution", DNS),
         ("From the resource's point of view", PEER),
         ("Of the tunnel", TUNNEL),
         ("Of network address translation", NAT),

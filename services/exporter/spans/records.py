@@ -107,6 +107,14 @@ class Records:
         translated = self.nonzero("remote_nat_port")
         return translated if translated is self.nobody else translated & self._pick(self.seen.source_is_local)
 
+    @cached_property
+    def has_slowest(self) -> Mask:
+        """Where the slowest DNS question is another than the first."""
+        other = np.zeros(self.count, np.bool_)
+        for what in ("name", "type", "code", "time_ns"):
+            other |= self.column(f"dns_slowest_{what}") != self.column(f"dns_first_{what}")
+        return other
+
     def either(self, name: str) -> Mask:
         """Where `tx_<name>` or `rx_<name>` is not 0."""
         return self.nonzero(f"tx_{name}", f"rx_{name}")

@@ -15,11 +15,12 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, Kind, Outcome, Reason
+from proto.columns import COLUMNS, UNANSWERED, Kind, Outcome, Reason
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.spans.bundle import Bundle
 from services.exporter.spans.facts import PORTS
 from services.exporter.spans.identity import FLAG_IS_REMOTE, NOTHING_CONTINUED, Mask, Perspective, SpanIds, mixed_again
+from services.exporter.spans.questions import SERVER_FAILURE
 
 MINUTE_NS: Final = np.uint64(60_000_000_000)
 _RANDOM_BITS: Final = 56
@@ -73,6 +74,7 @@ class Thinning:
         slow: Mask = column("response_time_max_ns") >= self.slow_ns
         slow |= shaken & (acknowledged - np.minimum(syn, acknowledged) >= self.slow_ns)
         failed = _FAILED.take(column("outcome")) | (column("cut_short") != 0) | (_never_answered(batch) != 0)
+        failed |= column("dns_codes")[:, [SERVER_FAILURE, UNANSWERED]].any(axis=1)
         found: Mask = slow | failed | (column("icmp_errors") != 0) | _lossy(batch)
         return found
 

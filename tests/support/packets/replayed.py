@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from proto.columns import EXCHANGE, FILE, RAW, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
+from proto.columns import EXCHANGE, FILE, NAMES, NO_INDEX, RAW, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import FlowTable
 from services.capture.flows.timing import FlowTableSettings
+from services.capture.names.reader import NameReader, NamesTold
 from services.capture.replay.layout import file_columns
 from services.capture.replay.source import ReplaySource, replay
 from tests.support.packets.pcap import write
@@ -46,11 +47,17 @@ class Replayed:
         return sum(record[f"tx_{what}"] + record[f"rx_{what}"] for record in self.records)
 
 
-def rows(emission: Emission | ExchangeEmission, source: ReplaySource | None = None) -> list[dict[str, Any]]:
-    """The records of an emission that is not settled yet; with its source, what only a file knows as well."""
+def rows(
+    emission: Emission | ExchangeEmission, source: ReplaySource | None = None, told: NamesTold | None = None
+) -> list[dict[str, Any]]:
+    """The records of an emission that is not settled yet; with its source, what only a file knows as well. Names are text."""
     columns = emission.columns | (file_columns(source.outers[emission.slots]) if source else {})
-    known = [column.name for column in RAW + FILE + EXCHANGE]
+    columns |= told.columns if told else {}
+    known = [column.name for column in RAW + NAMES + FILE + EXCHANGE]
     lists = {name: columns[name].tolist() for name in known if name in columns}
+    for column in NAMES:
+        if told and column.default == NO_INDEX and column.name in lists:
+            lists[column.name] = [told.names[at] if at != NO_INDEX else None for at in lists[column.name]]
     return [
         {name: _ENUMS.get(name, lambda value: value)(values[row]) for name, values in lists.items()}
         for row in range(len(emission))
@@ -64,17 +71,18 @@ def replay_files(
     settings: FlowTableSettings | None = None,
     trace_context: bool = False,
     datagrams: DatagramRules | None = None,
+    names: NameReader | None = None,
 ) -> Replayed:
     """Replay files and accept every record; the totals of records and counters must agree."""
     records: list[dict[str, Any]] = []
     exchanges: list[dict[str, Any]] = []
-    with ReplaySource(list(files), capacity, trace_context=trace_context, datagrams=datagrams) as source:
+    with ReplaySource(list(files), capacity, trace_context=trace_context, datagrams=datagrams, names=names) as source:
         table = FlowTable(source, settings)
         for emission in replay(source, table, exchanges=ExchangeTable(source, settings) if trace_context else None):
             if isinstance(emission, ExchangeEmission):
                 exchanges += rows(emission)
                 continue
-            records += rows(emission, source)
+            records += rows(emission, source, names.tell(emission) if names else None)
             table.accept(emission)
         counters = source.counters
         assert source.used_slots == 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from proto.columns import ENRICHED, EXCHANGE, FILE, NO_INDEX, RAW, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NO_INDEX, RAW, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 _names = st.text(max_size=12)
@@ -47,11 +47,15 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     enriched = draw(st.booleans())
     entities = draw(st.lists(_entities, max_size=4)) if enriched else None
     files = draw(st.lists(st.dictionaries(_names, _names, max_size=3), max_size=3).map(tuple))
-    present = draw(st.lists(st.sampled_from(RAW + FILE + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12))
+    names = tuple(draw(st.lists(_names, max_size=3)))
+    present = draw(
+        st.lists(st.sampled_from(RAW + NAMES + FILE + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12)
+    )
     columns = {}
     for column in present:
-        table = {"local_container": containers, "file": files}.get(column.name, entities or ())
-        if column.name == "file" and not files:
+        of_names = column in NAMES and column.default == NO_INDEX
+        table = names if of_names else {"local_container": containers, "file": files}.get(column.name, entities or ())
+        if not table and (of_names or column.name == "file"):
             continue  # where there is no table, readers leave the column out
         columns[column.name] = draw(column_arrays(column, count, len(table)))
     return FlowBatch(
@@ -65,6 +69,7 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
         counters=draw(st.dictionaries(_names, st.integers(0, 2**63), max_size=3)),
         entities=entities,
         files=files,
+        names=names,
     )
 
 
@@ -96,4 +101,5 @@ def fixed_batch(filled: Sequence[Column] = RAW + ENRICHED) -> FlowBatch:
         counters={"arp": 3, "unattributed_tcp_packets": 0},
         entities=[Entity("k8s.pod", attributes), Entity("k8s.service", {"k8s.service.name": "redis"})],
         files=({"name": "a.pcap"}, {"name": "b.pcap"}) if "file" in columns else (),
+        names=("api.stripe.com", "redis.shop.svc.cluster.local") if "dns_first_name" in columns else (),
     )

@@ -46,6 +46,11 @@ ICMP_NAMES = {
     (58, 136): "neighbor_advertisement",
     (58, 137): "redirect",
 }
+DNS_CODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN", 7: "YXRRSET"}
+DNS_CODES |= {8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 16: "BADVERS", 23: "BADCOOKIE", 65535: None}
+DNS_TYPES = {1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR"}
+DNS_TYPES |= {39: "DNAME", 43: "DS", 46: "RRSIG", 48: "DNSKEY", 52: "TLSA", 64: "SVCB", 65: "HTTPS", 252: "AXFR", 255: "ANY"}
+DNS_TYPES[257] = "CAA"
 
 
 def mix_a(x: int) -> int:
@@ -219,7 +224,15 @@ class Row:
         by = {self.source: " by source", self.destination: " by destination"}.get(self.closer(), "")
         messages = {3: "SYN answered by RST", 4: "SYN never answered"}
         message = f"connection reset{by}" if self["cut_short"] else messages.get(self["outcome"])
+        lookup = {"dns_server_failure": "answered by SERVFAIL", "dns_no_answer": "never answered"}.get(self.failed_lookup())
+        message = f"a DNS question was {lookup}" if lookup else message
         return Status(StatusCode.ERROR, message) if message else Status()
+
+    def failed_lookup(self) -> str | None:
+        """Which error the DNS questions come to, where the connection has none."""
+        if self["cut_short"] or self["outcome"] in (3, 4):
+            return None
+        return "dns_server_failure" if self["dns_codes"][2] else "dns_no_answer" if self["dns_codes"][7] else None
 
     def closer(self) -> str:
         """Which end closed."""
@@ -233,6 +246,7 @@ class Row:
             **self._tunnel(),
             **self._backend(),
             **self._file(),
+            **self._lookups(),
             **self._counts(),
             **self._requests(),
             **self._handshake(),
@@ -320,6 +334,31 @@ class Row:
         files = self.batch.files
         name = files[self["file"]].get("name") if self["file"] < len(files) else None
         return out | ({"flow.capture.file": name} if name else {})
+
+    def _lookups(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        counted = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "other")
+        for at, name in enumerate(counted):
+            out[f"flow.dns.responses.{name}"] = self["dns_codes"][at] or None
+        out["flow.dns.unanswered"] = self["dns_codes"][7] or None
+        if self.failed_lookup():
+            out["error.type"] = self.failed_lookup()
+        first, slowest = (
+            [self[f"dns_{which}_{what}"] for what in ("name", "type", "code", "time_ns", "answers")]
+            for which in ("first", "slowest")
+        )
+        out["flow.dns.time"] = first[3] or None
+        prefixes = {"first": ("dns.question.", "dns.", "flow.dns.")}
+        if slowest[:4] != first[:4]:
+            out["flow.dns.slowest.time"] = slowest[3] or None
+            prefixes["slowest"] = ("flow.dns.slowest.",) * 3
+        for which, (question, response, answer) in prefixes.items() if any(self["dns_codes"]) else ():
+            name, kind, code, _, answers = first if which == "first" else slowest
+            out[f"{question}name"] = self.batch.names[name] or None if name != NO_INDEX else None
+            out[f"{question}type"] = DNS_TYPES.get(kind, f"TYPE{kind}")
+            out[f"{response}response_code"] = DNS_CODES.get(code, f"RCODE{code}")
+            out[f"{answer}answer.count"] = None if code == 65535 else answers
+        return out
 
     def _backend(self) -> dict[str, Any]:
         if not self["remote_nat_port"] or self.destination != "remote":

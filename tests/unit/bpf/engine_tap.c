@@ -57,6 +57,7 @@ static __always_inline int count(struct __sk_buff *skb, int from)
     struct packet packet = {};
     struct endpoints key = {};
     struct flow *flow;
+    struct question_message message = {};
     int disposition;
     int zero = 0;
     __u64 *seen;
@@ -88,7 +89,7 @@ static __always_inline int count(struct __sk_buff *skb, int from)
     }
     if (is_looked_at(flow))
         look_at(&key, skb, packet.transport_offset, flow, &packet, from,
-                flow->local_port == 53 || flow->remote_port == 53 ? FLOW_OPENS_NUMBERED : 0);
+                flow->local_port == 53 || flow->remote_port == 53 ? FLOW_OPENS_NUMBERED : 0, &message);
     return 1;
 }
 

@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.semconv.schemas import Schemas
 
-from proto.columns import ENRICHED, FILE, NAT, NO_INDEX, RAW
+from proto.columns import ENRICHED, FILE, NAMES, NAT, NO_INDEX, RAW
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from services.exporter.encoder import SCHEMA_URL, SpanEncoder
 from services.exporter.otlp.assembly import Assembly, Block, SpanSet
@@ -78,6 +78,9 @@ _SMALL = {
     "tunnel": st.sampled_from([0, 0, 1, 2, 3, 4, 5, 9, 200]),
     "local_resolution": st.integers(0, 5),
     "remote_resolution": st.integers(0, 5),
+    "dns_codes": st.sampled_from([0, 0, 0, 1, 2**32 - 1]),
+    **dict.fromkeys(("dns_first_type", "dns_slowest_type"), st.sampled_from([0, 1, 28, 28, 65, 4711])),
+    **dict.fromkeys(("dns_first_code", "dns_slowest_code"), st.sampled_from([0, 0, 2, 3, 23, 99, 65535])),
 }
 
 
@@ -90,13 +93,15 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
         st.lists(st.dictionaries(st.sampled_from(["pod_uid", "container_id", "unit"]), st.text(max_size=9)), max_size=3)
     )
     files = draw(st.lists(st.fixed_dictionaries({"name": st.sampled_from(["a.pcap", "ü.pcapng", ""])}), max_size=3).map(tuple))
-    left_out = draw(st.sets(st.sampled_from([column.name for column in RAW + NAT + FILE + ENRICHED]), max_size=4))
+    names = draw(st.lists(st.sampled_from(["api.stripe.com", "größe\\046org", ""]), max_size=3))
+    left_out = draw(st.sets(st.sampled_from([column.name for column in RAW + NAT + NAMES + FILE + ENRICHED]), max_size=4))
     columns = {"not_in_this_schema": np.arange(count)}
-    for column in RAW + NAT + FILE if entities is None else RAW + NAT + FILE + ENRICHED:
+    for column in RAW + NAT + NAMES + FILE + (ENRICHED if entities is not None else ()):
         if column.name in left_out:
             continue
         dtype = column.numpy_dtype
-        pointed_at = len({"local_container": containers, "file": files}.get(column.name, entities or ()))
+        tables = {"local_container": containers, "file": files, **dict.fromkeys(("dns_first_name", "dns_slowest_name"), names)}
+        pointed_at = len(tables.get(column.name, entities or ()))
         if column.default == NO_INDEX:
             values = st.just(NO_INDEX) | (st.integers(0, pointed_at - 1) if pointed_at else st.nothing())
         elif dtype.kind == "V" and dtype.shape == ():
@@ -112,7 +117,7 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
         else:
             limit = 2 ** (8 * dtype.base.itemsize) - 1
             columns[column.name] = np.array([value & limit for value in drawn], dtype.base).reshape(count, *dtype.shape)
-    return FlowBatch("node-a", "epoch", 1, count, (0, 0), columns, containers, {}, entities, files)
+    return FlowBatch("node-a", "epoch", 1, count, (0, 0), columns, containers, {}, entities, files, names)
 
 
 def flat(request: ExportTraceServiceRequest, *, sampled: int) -> Counter:

@@ -47,7 +47,7 @@ var raw = map[string]show{
 	"tx_bytes_total": plain, "rx_bytes_total": plain, "tx_packets_total": plain, "rx_packets_total": plain,
 	"tx_retransmits": plain, "rx_retransmits": plain,
 	"responses": plain, "response_time_sum_ns": plain, "response_time_max_ns": plain,
-	"response_time_histogram": histogram,
+	"response_time_histogram": counts(20),
 	"tx_retransmit_bytes":     plain, "rx_retransmit_bytes": plain,
 	"tx_spurious_retransmits": plain, "rx_spurious_retransmits": plain,
 	"tx_out_of_order": plain, "rx_out_of_order": plain, "tx_duplicate_acks": plain, "rx_duplicate_acks": plain,
@@ -72,6 +72,13 @@ var socket = map[string]show{
 // nat is where packets of a socket went that were translated: shown where the batch has any of it.
 var nat = map[string]show{
 	"remote_nat_address": address, "remote_nat_port": plain,
+}
+
+// lookups is what was looked up: shown where the batch has any of it.
+var lookups = map[string]show{
+	"dns_first_name": domain, "dns_first_type": plain, "dns_first_code": plain, "dns_first_answers": plain,
+	"dns_first_time_ns": plain, "dns_slowest_name": domain, "dns_slowest_type": plain, "dns_slowest_code": plain,
+	"dns_slowest_answers": plain, "dns_slowest_time_ns": plain, "dns_codes": counts(8),
 }
 
 // file is what only a capture file knows: shown where the batch has any of it.
@@ -160,15 +167,22 @@ func address(batch *flowbatch.Batch, name string) ([]any, error) {
 	return shown, err
 }
 
-func histogram(batch *flowbatch.Batch, name string) ([]any, error) {
-	if _, found := batch.Type(name); found {
-		return unknown(batch, name)
+func domain(batch *flowbatch.Batch, name string) ([]any, error) {
+	return pointedAt(batch, name, len(batch.Names), func(row uint64) any { return batch.Names[row] })
+}
+
+// counts shows a column of so many numbers a row.
+func counts(width int) show {
+	return func(batch *flowbatch.Batch, name string) ([]any, error) {
+		if _, found := batch.Type(name); found {
+			return unknown(batch, name)
+		}
+		shown := make([]any, batch.Count)
+		for row := range shown {
+			shown[row] = make([]int, width)
+		}
+		return shown, nil
 	}
-	shown := make([]any, batch.Count)
-	for row := range shown {
-		shown[row] = make([]int, 20)
-	}
-	return shown, nil
 }
 
 // bytesOf shows a column of so many raw bytes a row.
@@ -250,7 +264,7 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for _, some := range []map[string]show{socket, nat, file, exchange} {
+	for _, some := range []map[string]show{socket, nat, lookups, file, exchange} {
 		for name := range some {
 			if _, found := batch.Columns[name]; found {
 				maps.Copy(shows, some)

@@ -113,7 +113,7 @@ def test_the_replay_library_stops_for_the_reasons_python_knows():
     """`enum replay_stop` in order, and as many counters as `struct replay_counters` has."""
     source = source_of("replay/replay.c")
     stops = re.findall(r"^\s+REPLAY_(\w+),", source, re.MULTILINE)
-    assert stops == ["UNTIL", "PACKETS", "END", "TABLE_FULL", "CUT", "EXCHANGES"]
+    assert stops == ["UNTIL", "PACKETS", "END", "TABLE_FULL", "CUT", "EXCHANGES", "PIECES"]
     assert [stop.name.removesuffix("_OF_FILE") for stop in replay_source.Stop] == stops
     body = re.search(r"^struct replay_counters \{\n(.*?)^\};", source_of("replay/slot_table.h"), re.MULTILINE | re.DOTALL)[1]
     names = re.findall(r"^\s+__u64 (\w+)", body, re.MULTILINE)

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Pieces of payload that are handed to capture's process, each bounded and for one purpose. There they are parsed and dropped at
+ * once; what is kept of them is in services/capture/names.
+ */
+#ifndef WIRESPAN_PIECE_H
+#define WIRESPAN_PIECE_H
+
+#include "packet.h"
+
+/* What a piece is of. */
+enum piece_kind {
+    PIECE_DNS, /* a question, or the answer to one that waits */
+    PIECE_KINDS,
+};
+
+#define PIECE_BYTES 512u /* of payload; a power of two */
+
+/* What is in front of a piece's bytes. services/capture/names/pieces.py has the same. */
+struct piece {
+    __u64 flow_id;
+    __u64 time_ns;
+    __u64 since_ns;      /* DNS: when the question was first asked that this answers; 0: it is a question */
+    __u64 owner;         /* whose socket, or which address, asks; 0: nobody knows */
+    __u16 payload_bytes; /* of the whole message; 65535 for more */
+    __u16 held;          /* bytes that follow */
+    __u8 kind;
+    __u8 from; /* enum flow_direction */
+    __u8 pad[2];
+};
+
+_Static_assert(sizeof(struct piece) == 40, "struct piece has no hole; services/capture/names/pieces.py mirrors it");
+
+FLOW_INLINE __u16 piece_payload_bytes(__u32 payload_bytes)
+{
+    return payload_bytes > 0xffff ? 0xffff : (__u16)payload_bytes;
+}
+
+#endif

@@ -1,0 +1,54 @@
+"""`struct piece` of bpf/engine/piece.h: what a host hands on of a payload."""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+HEADER: Final = struct.Struct("<QQQQHHBB2x")
+"""A test compiles the C header and compares it."""
+
+_ALIGNMENT: Final = 8
+
+
+class PieceKind(enum.IntEnum):
+    """What a piece is of (`enum piece_kind`)."""
+
+    DNS = 0
+
+
+class Piece(NamedTuple):
+    """A bounded piece of one payload."""
+
+    flow_id: int
+    time_ns: int
+    since_ns: int
+    """DNS: when the question was first asked that this answers; 0: it is a question."""
+    owner: int
+    """Whose socket, or which address, asks; 0: nobody knows."""
+    payload_bytes: int
+    """Of the whole message; 65535 for more."""
+    held: int
+    kind: int
+    direction: int
+    """`enum flow_direction`."""
+    content: bytes
+
+
+def piece_at(memory: bytes, at: int) -> Piece:
+    """Return the piece whose header is at `at`."""
+    flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction = HEADER.unpack_from(memory, at)
+    begin = at + HEADER.size
+    content = memory[begin : begin + held]
+    return Piece(flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, content)
+
+
+def pieces_in(memory: bytes) -> Iterator[Piece]:
+    """Yield the pieces that lie in a row, each beginning at a multiple of 8."""
+    at = 0
+    while at < len(memory):
+        piece = piece_at(memory, at)
+        yield piece
+        at += -(-(HEADER.size + piece.held) // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,101 @@
+"""What was looked up: a record's first and slowest DNS question, and the status of one whose lookups failed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from proto.columns import NO_ANSWER, UNANSWERED, Outcome
+from proto.dns import record_type, response_code
+from proto.flow_batch import Array, AttributeValue
+from services.exporter.otlp.piece_table import Column, Table
+from services.exporter.otlp.protobuf_wire import attribute
+from services.exporter.spans.pieces import status
+from services.exporter.spans.records import Records
+from services.exporter.spans.selection import Selection
+
+SERVER_FAILURE: Final = 2
+"""The response code SERVFAIL."""
+
+FIRST: Final = ("dns.question.name", "dns.question.type", "dns.response_code", "flow.dns.answer.count")
+SLOWEST: Final = tuple(f"flow.dns.slowest.{name}" for name in ("name", "type", "response_code", "answer.count"))
+
+_ERRORS: Final = {
+    1: ("dns_server_failure", "a DNS question was answered by SERVFAIL"),
+    2: ("dns_no_answer", "a DNS question was never answered"),
+}
+# A key's words: name, type and code; flags, error and answers.
+_TOLD, _OF_SLOWEST = 1, 2
+_ERROR, _ANSWERS = 2, 8
+_ERROR_MASK: Final = 3
+_NAME, _TYPE = 32, 16
+_CONNECTION_FAILED: Final = np.isin(np.arange(256), [Outcome.REFUSED, Outcome.TIMEOUT])
+
+
+def failed_lookups(records: Records) -> Array:
+    """Return which error a record's lookups come to, 0 for none. That of its connection stands before it."""
+    if not records.has("dns_codes"):
+        return np.zeros(records.count, np.uint64)
+    codes = records.column("dns_codes")
+    error = np.where(codes[:, SERVER_FAILURE] != 0, 1, np.where(codes[:, UNANSWERED] != 0, 2, 0)).astype(np.uint64)
+    of_connection = _CONNECTION_FAILED.take(records.column("outcome")) | (records.column("cut_short") != 0)
+    found: Array = np.where(of_connection, np.uint64(0), error)
+    return found
+
+
+class Questions:
+    """`dns.*`, `flow.dns.slowest.*` and the status of failed lookups."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._table = Table(self._make, words=2)
+        self._numbers: dict[str, int] = {}
+        self._names = [""]
+
+    def columns(self, records: Records) -> tuple[Column, ...]:
+        """Return the pieces of each record's questions; none where no record of the batch has one."""
+        if not records.has("dns_codes"):
+            return ()
+        if self._table.full:
+            self._table.clear()
+            self._numbers, self._names = {}, [""]
+        known = np.array([*(self._number(name) for name in records.batch.names), 0], np.uint64)
+        told = (records.column("dns_codes") != 0).any(axis=1)
+        first = self._column(records, "first", known, told, failed_lookups(records) << np.uint64(_ERROR))
+        slowest = told & records.has_slowest
+        return first, self._column(records, "slowest", known, slowest, np.full(records.count, _OF_SLOWEST, np.uint64))
+
+    def _column(self, records: Records, which: str, known: Array, told: Array, flags: Array) -> Column:
+        numbers = known[np.minimum(records.column(f"dns_{which}_name"), len(known) - 1)]
+        kind, code = (records.column(f"dns_{which}_{what}").astype(np.uint64) for what in ("type", "code"))
+        answers = records.column(f"dns_{which}_answers").astype(np.uint64)
+        question = numbers << np.uint64(_NAME) | kind << np.uint64(_TYPE) | code
+        rest = answers << np.uint64(_ANSWERS) | flags | np.uint64(_TOLD)
+        return self._table.column(np.where(told, question, 0).astype(np.uint64), np.where(told, rest, 0).astype(np.uint64))
+
+    def _number(self, name: str) -> int:
+        number = self._numbers.setdefault(name, len(self._names)) if name else 0
+        if number == len(self._names):
+            self._names.append(name)
+        return number
+
+    def _make(self, key: tuple[int, ...]) -> bytes:
+        question, rest = key
+        if not rest & _TOLD:
+            return b""
+        code = question & 0xFFFF
+        answered = code != NO_ANSWER
+        values: tuple[AttributeValue | None, ...] = (
+            self._names[question >> _NAME] or None,
+            record_type(question >> _TYPE & 0xFFFF),
+            response_code(code) if answered else None,
+            rest >> _ANSWERS if answered else None,
+        )
+        error = rest >> _ERROR & _ERROR_MASK
+        names = SLOWEST if rest & _OF_SLOWEST else FIRST
+        found = [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
+        if error:
+            found.append(("error.type", _ERRORS[error][0]))
+        out = b"".join(attribute(name, value) for name, value in found if self._selection.has(name))
+        return out + status(_ERRORS[error][1]) if error else out
