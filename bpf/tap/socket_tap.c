@@ -124,15 +124,19 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     if (connected) {
         if (packet.transport == TRANSPORT_TCP)
             read_socket(&slot->socket, sk);
-        /* Where a connection is joined by what it receives, it is still to be seen where what it sends goes. */
-        if (from == FLOW_TX || packet.transport == TRANSPORT_UDP || slot->flow.sides[FLOW_TX].packets)
-            remember_slot(sk, reference);
+        remember_slot(sk, reference);
         if (packet.transport == TRANSPORT_TCP)
             look_into(skb, &slot->flow, &packet, from, before);
     }
     if (packet.transport != TRANSPORT_TCP)
         ask(skb, &slot->flow, packet.time_ns, from);
     return 1;
+}
+
+/* A connection that was joined by what it receives, or whose SYN-ACK nobody saw: where what it sends goes is still to be seen. */
+FLOW_INLINE int is_first_sent(const struct flow *flow, int from)
+{
+    return from == FLOW_TX && flow->transport == TRANSPORT_TCP && !flow->sides[FLOW_TX].packets;
 }
 
 FLOW_INLINE int tap(struct __sk_buff *skb, int from)
@@ -148,7 +152,7 @@ FLOW_INLINE int tap(struct __sk_buff *skb, int from)
     if (sk && sk->dst_port) {
         stored = slot_of_socket.sk_storage_get(sk, 0, 0);
         slot = stored ? slot_at(*stored) : NULL;
-        if (slot && tap_connected(skb, sk, slot, from))
+        if (slot && !is_first_sent(&slot->flow, from) && tap_connected(skb, sk, slot, from))
             return 1;
         connected = sk->protocol == TRANSPORT_TCP || sk->protocol == TRANSPORT_UDP;
     }
@@ -207,7 +211,7 @@ int tap_egress_response(struct __sk_buff *skb)
 }
 #endif
 
-/* The application closes a socket. Kernels before 5.12 cannot load it; a closed connection then ends a minute later. */
+/* The application closes a socket. Where this does not load, a closed connection ends a minute later. */
 int tap_release(struct bpf_sock *sk)
 {
     slot_reference *stored = slot_of_socket.sk_storage_get(sk, 0, 0);

@@ -133,6 +133,21 @@ def test_a_slow_server_is_slow_at_both_ends():
     assert phases(client)[0] == phases(server)[0] == 0
 
 
+def test_the_first_request_after_an_unseen_handshake_is_told():
+    """The kernel shows no program a SYN-ACK that is a SYN cookie, nor, before Linux 6.6, one over IPv6: none is missed."""
+
+    @contextmanager
+    def cookies_always():
+        with lossy_path(0) as (client, server):
+            before = server.sysctl("ipv4/tcp_syncookies")
+            server.set_sysctl("ipv4/tcp_syncookies", 2)
+            yield client, server
+            server.set_sysctl("ipv4/tcp_syncookies", before)
+
+    ends, _ = told(cookies_always(), request(1), request(2))
+    assert [[int(row["parent_span_id"].tobytes().hex(), 16) for row in rows] for rows in ends.values()] == [[1, 2]] * 2
+
+
 def test_a_slow_path_is_slow_at_the_client_only():
     """The client's wait has the way there and back in it, the server's has not."""
     ends, _ = told(long_path(0.06), request(1), request(2))
