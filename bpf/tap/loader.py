@@ -60,7 +60,7 @@ CAPABILITY_BITS = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
 CAPABILITIES = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN, where the container runtime is older)"
 
 
-MEMORY_CGROUP_ACCOUNTING = (5, 11)
+MEMORY_CGROUP_ACCOUNTING = COARSE_CLOCK = (5, 11)
 LOCKED_MEMORY = (
     "Linux before 5.11 counts maps as locked memory: ulimit -l unlimited, LimitMEMLOCK=infinity, or CAP_SYS_RESOURCE"
 )
@@ -88,6 +88,11 @@ def import_bcc(headers: str) -> Any:
     return bcc
 
 
+def kernel_version() -> tuple[int, ...]:
+    """Return major and minor of the kernel's release."""
+    return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+
+
 def has_capabilities() -> bool:
     """Return whether this process has what loading needs. The kernel's own answer is as often EINVAL as EPERM."""
     status = Path("/proc/self/status").read_text()
@@ -103,8 +108,7 @@ def refusal(detail: str) -> LoadError | None:
     if "not permitted" not in detail:
         return None
     limited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY
-    version = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
-    if limited and version < MEMORY_CGROUP_ACCOUNTING:
+    if limited and kernel_version() < MEMORY_CGROUP_ACCOUNTING:
         return LoadError("locked_memory_limit", detail, LOCKED_MEMORY)
     return LoadError("not_permitted", detail, CAPABILITIES)
 
@@ -195,6 +199,8 @@ def describe_program(descriptor: int) -> dict[str, int]:
 def load(source: str, headers: str, flags: list[str]) -> tuple[dict[str, Any], list[int], Any]:
     """Return the message and its descriptors. Raises LoadError."""
     bcc = import_bcc(headers)
+    if kernel_version() < COARSE_CLOCK:
+        flags = [*flags, "-DNO_COARSE_CLOCK"]
     module = compile_source(bcc, source, flags)
     programs = load_programs(module)
     maps = {}

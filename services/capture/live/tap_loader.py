@@ -81,18 +81,27 @@ def load_tap(
 ) -> LoadedTap:
     """Compile bpf/tap/socket_tap.c with `-D` for each of `defines` and load it. Blocks for seconds: the verifier takes them.
 
-    Kernels before 5.11 have no coarse clock; where loading fails it is tried again without. Raises TapLoadError.
+    Raises TapLoadError.
     """
     _raise_locked_memory_limit()
-    try:
-        return _load(defines, python, timeout_seconds, source)
-    except TapLoadError as error:
-        if error.reason != "load_failed" or "NO_COARSE_CLOCK" in defines:
-            raise
+    directory = bpf.SOURCE_DIRECTORY
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        command = [str(python), "-I", str(directory / "tap" / "loader.py"), str(theirs.fileno())]
+        command += [str(source or directory / "tap" / "socket_tap.c"), str(directory)]
+        command += [f"-D{define}" for define in defines]
         try:
-            return _load([*defines, "NO_COARSE_CLOCK"], python, timeout_seconds, source)
-        except TapLoadError:
-            raise error from None
+            child = subprocess.Popen(  # noqa: S603 - the settings' interpreter, our own script
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise TapLoadError("no_system_python", str(error), "apt-get install python3 python3-bpfcc") from error
+        theirs.close()
+        with child:
+            message, descriptors = _receive(ours, child, timeout_seconds)
+    if "error" in message:
+        raise TapLoadError(message["error"], message["detail"], message["advice"])
+    return _loaded(message, descriptors)
 
 
 def connect_calls(loaded: LoadedTap, programs: Mapping[str, Sequence[str]]) -> None:
@@ -113,27 +122,6 @@ def _raise_locked_memory_limit() -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
             return
-
-
-def _load(defines: Sequence[str], python: Path, timeout_seconds: float, source: Path | None) -> LoadedTap:
-    directory = bpf.SOURCE_DIRECTORY
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        command = [str(python), "-I", str(directory / "tap" / "loader.py"), str(theirs.fileno())]
-        command += [str(source or directory / "tap" / "socket_tap.c"), str(directory)]
-        command += [f"-D{define}" for define in defines]
-        try:
-            child = subprocess.Popen(  # noqa: S603 - the settings' interpreter, our own script
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-        except OSError as error:
-            raise TapLoadError("no_system_python", str(error), "apt-get install python3 python3-bpfcc") from error
-        theirs.close()
-        with child:
-            message, descriptors = _receive(ours, child, timeout_seconds)
-    if "error" in message:
-        raise TapLoadError(message["error"], message["detail"], message["advice"])
-    return _loaded(message, descriptors)
 
 
 def _receive(
