@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-_SYSCALL_NUMBER: Final = {"x86_64": 321, "aarch64": 280}
+from services.runtime.host.bpf_call import ATTRIBUTE_BYTES, SYSCALL_NUMBER, call, libc
 
 MAP_CREATE: Final = 0
 MAP_LOOKUP_ELEM: Final = 1
@@ -35,22 +35,6 @@ CGROUP_INET_EGRESS: Final = 1
 CGROUP_UDP4_SENDMSG: Final = 14
 CGROUP_UDP6_SENDMSG: Final = 15
 CGROUP_INET_SOCK_RELEASE: Final = 34
-
-_ATTRIBUTE_BYTES: Final = 128
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def call(command: int, attribute: bytes) -> int:
-    """Make the system call; return its result. `attribute` is padded with zeros: fields of newer kernels, left out."""
-    number = _SYSCALL_NUMBER.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, f"bpf(2) is not known here for {platform.machine()}")
-    buffer = ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES)
-    result: int = _libc.syscall(number, command, buffer, _ATTRIBUTE_BYTES)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
 
 
 def _address(buffer: Any) -> int:
@@ -94,15 +78,15 @@ def delete(map_fd: int, key: bytes) -> bool:
 
 def push_all(map_fd: int, values: npt.NDArray[np.uint64]) -> None:
     """Push 8-byte values onto a queue or stack, in order. Raises OSError (E2BIG where it is full)."""
-    number = _SYSCALL_NUMBER[platform.machine()]
+    number = SYSCALL_NUMBER[platform.machine()]
     values = np.ascontiguousarray(values)
-    request = ctypes.create_string_buffer(struct.pack("=IIQQQ", map_fd, 0, 0, 0, ANY), _ATTRIBUTE_BYTES)
+    request = ctypes.create_string_buffer(struct.pack("=IIQQQ", map_fd, 0, 0, 0, ANY), ATTRIBUTE_BYTES)
     first = values.ctypes.data
     value_at = ctypes.c_uint64.from_buffer(request, 16)
-    syscall = _libc.syscall
+    syscall = libc.syscall
     for address in range(first, first + values.nbytes, 8):
         value_at.value = address
-        if syscall(number, MAP_UPDATE_ELEM, request, _ATTRIBUTE_BYTES) < 0:
+        if syscall(number, MAP_UPDATE_ELEM, request, ATTRIBUTE_BYTES) < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
 
@@ -113,14 +97,14 @@ def delete_all(map_fd: int, keys: npt.NDArray[Any]) -> int:
     Keys that are not there are passed over. Returns how many were removed.
     """
     keys = np.ascontiguousarray(keys)
-    number = _SYSCALL_NUMBER[platform.machine()]
+    number = SYSCALL_NUMBER[platform.machine()]
     position = removed = 0
     while position < len(keys):
         address = keys.ctypes.data + position * keys.itemsize
         request = ctypes.create_string_buffer(
-            struct.pack("=QQQQIIQQ", 0, 0, address, 0, len(keys) - position, map_fd, 0, 0), _ATTRIBUTE_BYTES
+            struct.pack("=QQQQIIQQ", 0, 0, address, 0, len(keys) - position, map_fd, 0, 0), ATTRIBUTE_BYTES
         )
-        result = _libc.syscall(number, MAP_DELETE_BATCH, request, _ATTRIBUTE_BYTES)
+        result = libc.syscall(number, MAP_DELETE_BATCH, request, ATTRIBUTE_BYTES)
         (done,) = struct.unpack_from("=I", request.raw, 32)
         removed += done
         if result >= 0:
@@ -135,13 +119,13 @@ def read_hash(map_fd: int, key_dtype: npt.DTypeLike, value_dtype: npt.DTypeLike,
     """Read a whole hash map with BPF_MAP_LOOKUP_BATCH (kernel >= 5.6); returns its keys and values as arrays of one length."""
     keys, values = np.zeros(max_entries, key_dtype), np.zeros(max_entries, value_dtype)
     cursor = ctypes.create_string_buffer(4)
-    number = _SYSCALL_NUMBER[platform.machine()]
+    number = SYSCALL_NUMBER[platform.machine()]
     read, position = 0, 0
     while read < max_entries:
         addresses = keys[read:].ctypes.data, values[read:].ctypes.data
         attribute = struct.pack("=QQQQIIQQ", position, _address(cursor), *addresses, max_entries - read, map_fd, 0, 0)
-        request = ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES)
-        result = _libc.syscall(number, MAP_LOOKUP_BATCH, request, _ATTRIBUTE_BYTES)
+        request = ctypes.create_string_buffer(attribute, ATTRIBUTE_BYTES)
+        result = libc.syscall(number, MAP_LOOKUP_BATCH, request, ATTRIBUTE_BYTES)
         read += struct.unpack_from("=I", request.raw, 32)[0]
         if result < 0:
             if ctypes.get_errno() == errno.ENOENT:

@@ -24,7 +24,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ import structlog
 
 from proto.columns import NO_INDEX
 from services.capture.live.identity import Identity, identify
+from services.runtime.host.cgroup2 import MOUNTS, look_at_tree
 
 logger = structlog.get_logger()
 
@@ -54,40 +54,21 @@ _READ_BYTES: Final = 64 * 1024
 _MAX_READS: Final = 32  # of one refresh: about what the kernel queues at the most, so that no storm of cgroups can hold it
 _MAX_MISSING: Final = 65_536
 _LEAF_LINKS: Final = 2
-_MOUNT_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 
 class NoCgroup2Error(OSError):
-    """No cgroup2 file system is mounted where this process can see it."""
+    """There is no tree of control groups (version 2) at whose root the host's packets are seen."""
 
 
-def find_root(mounts: Path = Path("/proc/mounts"), *, given: Path | None = None) -> Path:
-    """Return where cgroup2 is mounted: on hybrid hosts beside the version 1 controllers.
+def find_root(mounts: Path = MOUNTS, *, given: Path | None = None) -> Path:
+    """Return where cgroup2 is mounted: on hybrid hosts beside the version 1 controllers (`look_at_tree`).
 
-    Of several mounts the one that shows the most: a container that is given the host's tree has its own as well, and an
-    ancestor is older than its descendants, so that its id is smaller. A path that is `given` is it, or what it is mounted
-    below: a container that is given a hybrid host's /sys/fs/cgroup need not know what it is. Raises NoCgroup2Error where there
-    is none.
+    Raises NoCgroup2Error where there is none, or where it shows this process's own group and nobody named it.
     """
-    if given is not None and (given / "cgroup.procs").exists():
-        return given
-    found: list[tuple[int, Path]] = []
-    for path in mounts_of("cgroup2", mounts):
-        with contextlib.suppress(OSError):  # not to be reached from here, or something else is mounted over it
-            if (given is None or path.is_relative_to(given)) and (path / "cgroup.procs").exists():
-                found.append((cgroup_id(path), path))
-    if not found:
-        where = mounts if given is None else f"{given} or below it"
-        raise NoCgroup2Error(f"no cgroup2 file system in {where}; mount the host's /sys/fs/cgroup, read-only is enough")
-    return min(found, key=lambda candidate: candidate[0])[1]
-
-
-def mounts_of(kind: str, mounts: Path = Path("/proc/mounts")) -> Iterator[Path]:
-    """Yield where file systems of this type are mounted."""
-    for line in mounts.read_bytes().splitlines():
-        fields = line.split(b" ")
-        if len(fields) >= 3 and fields[2] == os.fsencode(kind):
-            yield Path(os.fsdecode(_MOUNT_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[1])))
+    tree = look_at_tree(mounts, given=given)
+    if tree.root is None or (tree.trouble is not None and not (tree.is_part and given is not None)):
+        raise NoCgroup2Error(str(tree.trouble))
+    return tree.root
 
 
 def cgroup_id(path: Path) -> int:

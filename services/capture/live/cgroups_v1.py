@@ -16,11 +16,13 @@ from typing import Final
 
 import structlog
 
-from services.capture.live.cgroups import directories, mounts_of
+from services.capture.live.cgroups import directories
 from services.capture.live.identity import identify
+from services.runtime.host.cgroup2 import MOUNTS, mounts_of
 
 logger = structlog.get_logger()
 
+_SECOND_LOOK_SECONDS: Final = 2.0
 _MOST_DIRECTORIES: Final = 65_536
 
 
@@ -31,15 +33,17 @@ class PodsOfVersion1:
         self,
         root: Path,
         *,
-        mounts: Path = Path("/proc/mounts"),
+        mounts: Path = MOUNTS,
         interval_seconds: float = 60.0,
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """`root` is version 2's; the hierarchies of version 1 beside it are looked at."""
-        self._hierarchies = [path for path in mounts_of("cgroup", mounts) if path.parent == root.parent]
+        self._hierarchies = [each.path for each in mounts_of("cgroup", mounts=mounts) if each.path.parent == root.parent]
         self._interval_seconds = interval_seconds
         self._now = monotonic_seconds
         self._looked_at = -interval_seconds
+        self._wait_seconds = min(interval_seconds, _SECOND_LOOK_SECONDS)
+        self._has_looked = False
         self._suspected: frozenset[str] = frozenset()
         self.unidentified = 0
         """Pods whose connections are told as somebody else's."""
@@ -47,11 +51,14 @@ class PodsOfVersion1:
     def look(self, known: Callable[[], AbstractSet[str]]) -> None:
         """Count anew, where it is time to. `known` gives the uids of pods that have a control group of version 2.
 
-        A pod that is being made has its groups one after another, so only what two looks find counts.
+        A pod that is being made has its groups one after another, so only what two looks find counts; the second is soon after
+        the first, so that a node whose pods cannot be told is said to be one when capture starts.
         """
-        if not self._hierarchies or self._now() - self._looked_at < self._interval_seconds:
+        if not self._hierarchies or self._now() - self._looked_at < self._wait_seconds:
             return
         self._looked_at = self._now()
+        self._wait_seconds = _SECOND_LOOK_SECONDS if not self._has_looked else self._interval_seconds
+        self._has_looked = True
         missing = self._pods() - known()
         unidentified, before = len(missing & self._suspected), self.unidentified
         self._suspected, self.unidentified = missing, unidentified

@@ -33,7 +33,7 @@ from services.capture.live.cgroups import find_root
 from services.capture.live.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCounter, keys_of
 from services.capture.live.slot_windows import SlotWindows
 from services.capture.live.tap_exchanges import PROGRAMS, TapExchanges
-from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, connect_calls, load_tap
+from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, TapLoadError, connect_calls, load_tap
 
 DEFAULT_CAPACITY: Final = 131_072
 _FIRST_GENERATION: Final = 1
@@ -73,8 +73,8 @@ class TapRules:
 class SocketTap(AbstractContextManager["SocketTap"]):
     """Every packet of every socket of the node, as a FlowHost. Times in the slots are CLOCK_MONOTONIC nanoseconds.
 
-    Loads and attaches when entered. Raises TapLoadError where the programs cannot be loaded, NoCgroup2Error and OSError where
-    they cannot be attached, ValueError for rules that are no networks or ports. Not for two threads at once.
+    Loads and attaches when entered. Raises TapLoadError where the programs cannot be loaded or attached, NoCgroup2Error where
+    there is nothing to attach to, ValueError for rules that are no networks or ports. Not for two threads at once.
     """
 
     def __init__(
@@ -252,9 +252,10 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                 if program not in self._loaded.programs:
                     continue  # this kernel does not take it
                 self._links.append(bpf_syscall.link_create(self._loaded.programs[program], root, kind))
-        except OSError:
+        except OSError as error:
             self.detach()
-            raise
+            advice = "wirespan doctor says more; a program at this group or above it may hold the hook for itself"
+            raise TapLoadError("attach_failed", f"{program}: {error.strerror}", advice) from error
         finally:
             os.close(root)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -19,11 +20,14 @@ from services.capture.counter_metrics import show_counters
 from services.capture.errors import CaptureError
 from services.capture.flows.exchange_table import ExchangeEmission
 from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
+from services.capture.live.cgroups import find_root
 from services.capture.live.reader import LiveBatch, LiveReader
+from services.capture.live.tap_loader import TapLoadError
 from services.capture.outbox import OVERSIZED_METRIC, Outbox
 from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
 from services.runtime.health import Health, serve
+from services.runtime.host.cgroup2 import hook_trouble, look_at_tree
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.nats.bus import Bus, StreamFullError, connect
 from services.runtime.telemetry import Telemetry
@@ -55,6 +59,7 @@ async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
 
 async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: ProgressReport) -> None:
     options = settings.live
+    look_at_host(options.cgroup_root)
     reader = LiveReader(node=settings.node_name, epoch=settings.epoch, options=options, table=settings.flow_table)
     with Telemetry("capture", settings.telemetry) as telemetry:
         async with connect(settings.nats, name=f"wirespan-capture {settings.node_name}") as bus:
@@ -73,6 +78,20 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
     report.progress.finished = True
     logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
+
+
+def look_at_host(cgroup_root: Path | None) -> None:
+    """Say what `wirespan doctor` would, before anything is compiled and whether or not there is a bus.
+
+    Raises NoCgroup2Error or TapLoadError where nothing would be seen. A part of the tree that somebody names is their choice.
+    """
+    root = find_root(given=cgroup_root)
+    trouble = look_at_tree(given=cgroup_root).trouble
+    if trouble is not None:
+        logger.warning("cgroups.own_part_only", detail=trouble.found)
+    held = hook_trouble(root)
+    if held is not None:
+        raise TapLoadError("hook_taken", held.found, held.fix)
 
 
 @contextlib.asynccontextmanager

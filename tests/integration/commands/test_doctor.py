@@ -16,13 +16,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.cli.doctor.cgroups import find_cgroup2
 from services.cli.doctor.finding import Finding, Status
 from services.cli.doctor.kubernetes import RESOURCES, VERBS, KubernetesAccess, check_kubernetes
 from services.cli.doctor.nats import check_nats
 from services.cli.doctor.otlp import check_otlp
 from services.cli.run.destination import EndpointDestination
 from services.cli.settings import BusSettings
+from services.runtime.host.cgroup2 import look_at_tree
 from services.runtime.nats import bus as runtime_bus
 from services.runtime.settings import NatsSettings
 from tests.support.certificates import make_certificates
@@ -91,7 +91,7 @@ def test_this_machine_can_capture(tmp_path: Path) -> None:
     assert [line["name"] for line in report.lines] == NAMES
     assert report.stderr == "live capture can work here\n"
     assert "compiled and loaded in" in report["load"]["found"]
-    assert str(find_cgroup2()) in report["cgroup2"]["found"]
+    assert str(look_at_tree().root) in report["cgroup2"]["found"]
     assert [report[name]["status"] for name in ("nats", "otlp", "kubernetes")] == ["skipped"] * 3
     assert all(line["fix"] is None for line in report.lines if line["status"] in ("ok", "skipped"))
 
@@ -168,7 +168,7 @@ def own_cgroup(parent: Path, **files: str) -> Iterator[Path]:
 @needs_root
 def test_in_a_container_that_sees_its_own_cgroups_only(tmp_path: Path) -> None:
     """A private cgroup namespace, as container runtimes give: attaching there would see next to nothing."""
-    root = find_cgroup2()
+    root = look_at_tree().root
     if root is None:
         pytest.skip("no cgroup2 here")
     with own_cgroup(root) as group:
@@ -184,7 +184,7 @@ def test_in_little_memory(tmp_path: Path) -> None:
     """The limit of the real control group is read, of whichever version."""
     parent, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
     if not parent.exists():
-        root = find_cgroup2()
+        root = look_at_tree().root
         if root is None or "memory" not in (root / "cgroup.subtree_control").read_text().split():
             pytest.skip("no memory controller here")
         parent, name = root, "memory.max"

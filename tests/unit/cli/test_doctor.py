@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from services.cli.doctor import bounds as doctor_bounds
 from services.cli.doctor import checks as doctor_checks
-from services.cli.doctor.cgroups import check_cgroup2, check_memory, find_cgroup2, memory_limit_bytes
+from services.cli.doctor.cgroups import check_cgroup2, check_memory, memory_limit_bytes
 from services.cli.doctor.checks import Check, Subject, checks, needed_and_missing
 from services.cli.doctor.command import json_line, plain_line
 from services.cli.doctor.finding import Finding, Status, fail, ok, skipped, warn, without_credentials
@@ -24,6 +25,7 @@ from services.cli.doctor.privileges import check_capabilities, check_memlock, ef
 from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.settings import BusSettings
 from services.enricher.kubernetes.resources import RESOURCES
+from services.runtime.host.cgroup2 import look_at_tree
 
 MIB = 1 << 20
 ALL_CAPABILITIES = (1 << 41) - 1
@@ -176,8 +178,8 @@ def test_pure_cgroup2(tmp_path: Path) -> None:
     """The root of the tree, wherever it is mounted; the mount table escapes blanks."""
     root = cgroup_root(tmp_path / "the tree")
     process = mounts(tmp_path / "proc", "proc /proc proc rw", f"cgroup2 {tmp_path}/the\\040tree cgroup2 rw,nsdelegate")
-    assert find_cgroup2(process) == root
-    finding = check_cgroup2(process)
+    finding = check_cgroup2(process, {})
+    assert str(root) in finding.found
     assert finding.status is Status.OK
     assert "hybrid" not in finding.found
 
@@ -186,7 +188,7 @@ def test_hybrid_cgroup2(tmp_path: Path) -> None:
     """Beside the controllers of version 1; its path is said."""
     root = cgroup_root(tmp_path / "unified")
     process = mounts(tmp_path / "proc", "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu", f"cgroup2 {root} cgroup2 rw")
-    finding = check_cgroup2(process)
+    finding = check_cgroup2(process, {})
     assert finding.status is Status.OK
     assert str(root) in finding.found
     assert "hybrid" in finding.found
@@ -194,7 +196,7 @@ def test_hybrid_cgroup2(tmp_path: Path) -> None:
 
 def test_version_1_only(tmp_path: Path) -> None:
     """Is not enough, and the fix is a mount."""
-    finding = check_cgroup2(mounts(tmp_path, "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu"))
+    finding = check_cgroup2(mounts(tmp_path, "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu"), {})
     assert finding.status is Status.FAIL
     assert "only version 1" in finding.found
     assert "mount -t cgroup2" in finding.fix
@@ -202,17 +204,27 @@ def test_version_1_only(tmp_path: Path) -> None:
 
 def test_no_cgroups_at_all(tmp_path: Path) -> None:
     """Neither with an empty table nor without one, nor where the mount cannot be reached."""
-    assert check_cgroup2(tmp_path).status is Status.FAIL
-    assert check_cgroup2(mounts(tmp_path, "proc /proc proc rw", "short")).status is Status.FAIL
-    assert check_cgroup2(mounts(tmp_path, f"cgroup2 {tmp_path}/gone cgroup2 rw")).status is Status.FAIL
+    assert check_cgroup2(tmp_path, {}).status is Status.FAIL
+    assert check_cgroup2(mounts(tmp_path, "proc /proc proc rw", "short"), {}).status is Status.FAIL
+    assert check_cgroup2(mounts(tmp_path, f"cgroup2 {tmp_path}/gone cgroup2 rw"), {}).status is Status.FAIL
 
 
 def test_a_containers_own_tree_is_not_the_root(tmp_path: Path) -> None:
     """Only the root of the hierarchy has no cgroup.events."""
-    root = cgroup_root(tmp_path / "cgroup", cgroup_events="populated 1\n")
-    finding = check_cgroup2(mounts(tmp_path / "proc", f"cgroup2 {root} cgroup2 ro"))
+    root = cgroup_root(tmp_path / "cgroup", cgroup_events="populated 1\n", cgroup_procs=f"1\n{os.getpid()}\n")
+    process = mounts(tmp_path / "proc", f"cgroup2 {root} cgroup2 ro")
+    finding = check_cgroup2(process, {})
     assert finding.status is Status.FAIL
     assert "hostPath" in finding.fix
+    assert check_cgroup2(process, {"WIRESPAN_CAPTURE_CGROUP_ROOT": str(root)}).status is Status.WARN
+
+
+def test_a_node_that_is_a_container_has_a_tree_of_its_own(tmp_path: Path) -> None:
+    """Its processes are in groups below the root that it sees, as systemd or a kubelet makes them: all of them are seen."""
+    root = cgroup_root(tmp_path / "cgroup", cgroup_events="populated 1\n")
+    finding = check_cgroup2(mounts(tmp_path / "proc", f"cgroup2 {root} cgroup2 rw"), {})
+    assert finding.status is Status.OK
+    assert "container" in finding.found
 
 
 def test_the_mount_that_shows_the_most(tmp_path: Path) -> None:
@@ -220,7 +232,7 @@ def test_the_mount_that_shows_the_most(tmp_path: Path) -> None:
     one, other = cgroup_root(tmp_path / "one"), cgroup_root(tmp_path / "other")
     older = min(one, other, key=lambda path: path.stat().st_ino)
     process = mounts(tmp_path / "proc", f"cgroup2 {one} cgroup2 ro", f"cgroup2 {other} cgroup2 ro")
-    assert find_cgroup2(process) == older
+    assert look_at_tree(process / "mounts").root == older
 
 
 def test_memory_limit_of_version_2(tmp_path: Path) -> None:

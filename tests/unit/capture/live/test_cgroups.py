@@ -328,8 +328,9 @@ def test_root_below_what_is_given(tmp_path):
     )
     assert find_root(file, given=tmp_path / "host") == tmp_path / "host/unified"
     assert find_root(file, given=tmp_path / "host/unified") == tmp_path / "host/unified"
-    with pytest.raises(NoCgroup2Error, match="elsewhere or below it"):
-        find_root(file, given=tmp_path / "elsewhere")
+    for without in ("elsewhere", "host/memory"):
+        with pytest.raises(NoCgroup2Error, match=f"{without} or below it"):
+            find_root(file, given=tmp_path / without)
 
 
 def test_root_with_the_smallest_id_wins(tmp_path):
@@ -349,3 +350,17 @@ def test_mounts_that_cannot_be_used_are_passed_over(tmp_path):
         text.write(f"cgroup2 {tmp_path}/gone cgroup2 rw 0 0\nshort line\n")
     with pytest.raises(NoCgroup2Error, match="read-only is enough"):
         find_root(file)
+
+
+def test_a_tree_that_shows_its_own_group_only_is_none(tmp_path):
+    """In a cgroup namespace of its own a container sees what itself does and no more: said, not found out by watching nothing.
+    Whoever names it wants it; and where the processes are in groups below, it is a machine of its own.
+    """
+    root = tmp_path / "own"
+    file = mounts_file(tmp_path, ("cgroup2", root, "cgroup2"))
+    (root / "cgroup.events").write_text("populated 1\n")
+    assert find_root(file) == root
+    (root / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    with pytest.raises(NoCgroup2Error, match="a container's own part"):
+        find_root(file)
+    assert find_root(file, given=root) == root
