@@ -16,6 +16,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -27,6 +28,7 @@ from nats.aio.subscription import Subscription as ClientSubscription
 from nats.nuid import NUID
 
 from services.runtime.errors import DisconnectedError, MessageTooLargeError, PermissionDeniedError, RequestTimeoutError
+from services.runtime.redaction import hide
 from services.runtime.settings import NatsSettings
 
 logger = structlog.get_logger()
@@ -352,6 +354,9 @@ class Connection:
             "user_credentials": str(settings.creds_file) if settings.creds_file else None,
             "nkeys_seed": str(settings.nkey_file) if settings.nkey_file else None,
         }
+        for file in (settings.creds_file, settings.nkey_file):
+            if file is not None:
+                _hide_content(file)
         if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
             options["tls"] = _tls_context(settings)
         return options
@@ -378,6 +383,12 @@ async def _cancellable(attempt: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(task, return_exceptions=True)
         raise
     task.result()
+
+
+def _hide_content(file: Path) -> None:
+    """Let no text have what a file of credentials holds. It is read with each attempt to connect, for it may be renewed."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # whoever connects says so
+        hide(*(line for line in file.read_text().splitlines() if not line.startswith("-")))
 
 
 def _tls_context(settings: NatsSettings) -> ssl.SSLContext:
