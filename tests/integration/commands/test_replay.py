@@ -383,7 +383,7 @@ def test_up_shows_flows_and_stops_when_told(tmp_path) -> None:
         assert run.finish() == 0, run.stderr
         asyncio.run(ended(pidfds))
         assert "replaying the bundled capture" in run.stderr
-        assert "wirespan tap --nats-url nats://" in run.stderr
+        assert re.search(r"another terminal: .*wirespan tap$", run.stderr, re.MULTILINE)
         assert figure(run.stdout, "spans accepted") == len(ids_in(output)) > 0
 
 
@@ -392,7 +392,7 @@ def test_tap_prints_what_passes(tmp_path) -> None:
     folder = tmp_path / "tap"
     folder.mkdir()
     with Run(tmp_path, "up", "--demo", "--output", tmp_path / "spans.jsonl") as up:
-        url = wait_for(lambda: re.search(r"--nats-url (\S+)", up.stderr))[1]
+        url = wait_for(lambda: re.search(r"nats --server (\S+) sub", up.stderr))[1]
         with Run(folder, "tap", "--nats-url", url, "-o", "json") as tap:
             wait_for(lambda: '"k8s.deployment.name":"cart"' in tap.stdout)
             tap.process.send_signal(signal.SIGINT)
