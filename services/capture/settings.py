@@ -65,6 +65,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         Meta(description="live: where the host's cgroup2 tree is mounted, there or below; empty: found in /proc/mounts"),
     ] = None
     loopback: Annotated[bool, Meta(description="live: keep connections of 127.0.0.0/8 and ::1 too")] = False
+    process_names: Annotated[
+        bool,
+        Meta(
+            description="live: name the program that holds a socket outside any pod and container, where it can be known: in "
+            "the host's PID and network namespaces. `wirespan up` asks for it"
+        ),
+    ] = False
     trace_context: Annotated[
         bool,
         Meta(
@@ -141,6 +148,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             rules=rules,
             cgroup_root=self.cgroup_root,
             trace_context=self.trace_context,
+            process_names=self.process_names,
             datagrams=self.datagrams,
         )
 

@@ -192,6 +192,10 @@ class CgroupIndex:
                 found[position] = numbers.setdefault(identity, len(numbers))
         return found[inverse], [identity.row() for identity in numbers]
 
+    def paths(self) -> dict[int, str]:
+        """Return the directories of the cgroups that there are, by their ids, as of the last refresh."""
+        return {directory.id: directory.path for directory in self._by_path.values()}
+
     def pods(self) -> frozenset[str]:
         """Return the uids of the pods that have or had a cgroup, as of the last refresh."""
         return frozenset(identity.pod_uid for identity in self._owners.values() if identity.pod_uid)

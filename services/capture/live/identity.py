@@ -159,7 +159,7 @@ def _container(names: Sequence[str], depth: int) -> Identity | None:
         cgroup=_path(names[: depth + 1]),
         container_id=container_id,
         container_runtime=runtime,
-        container_name=_text(container_name),
+        container_name=plain_text(container_name),
         systemd_unit=around.systemd_unit,
         systemd_user_unit=around.systemd_user_unit,
         user_id=around.user_id,
@@ -215,10 +215,11 @@ def _unescaped(name: str) -> str:
 
 
 def _path(names: Sequence[str]) -> str:
-    return _text("/" + "/".join(names))
+    return plain_text("/" + "/".join(names))
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
+    """Return text that any reader can take: of bounded length, without control characters and what is no UTF-8."""
     if len(text) > MAX_TEXT:
         text = text[: MAX_TEXT - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)

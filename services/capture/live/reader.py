@@ -25,6 +25,7 @@ from services.capture.flows.table import Emission, FlowTable
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.cgroups_v1 import PodsOfVersion1
+from services.capture.live.processes import Processes
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges
 from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
 
@@ -45,6 +46,8 @@ class LiveOptions:
     trace_context: bool = False
     """Whether the exchanges of application traces are told."""
     datagrams: DatagramRules = field(default_factory=DatagramRules)
+    process_names: bool = False
+    """Whether sockets outside pods and containers are told with the program that holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             root = find_root(given=self._options.cgroup_root)
             self._cgroups = self._stack.enter_context(CgroupIndex(root))
             self._pods_of_version_1 = PodsOfVersion1(root)
+            self._processes = self._stack.enter_context(Processes(self._cgroups.paths)) if self._options.process_names else None
             self.tap = self._stack.enter_context(
                 SocketTap(
                     capacity=self._options.capacity,
@@ -128,7 +132,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
                 yield self._batch(exchanges, records, now_unix_ns, counters)
         for emission in self._table.drain(now_ns, final):
-            records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups)
+            records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups, self._processes)
             yield self._batch(emission, records, now_unix_ns, counters)
         self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
 
@@ -158,6 +162,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 "dropped_exchanges": self._exchanges.dropped if self._exchanges else 0,
                 "unknown_cgroups": self._cgroups.counts.unknown,
                 "unidentified_pods": self._pods_of_version_1.unidentified,
+                "processes_given_up": self._processes.given_up if self._processes else 0,
                 "used_slots": self.tap.used_slots,
                 "capacity": self.tap.capacity,
             }

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import COLUMNS
+from proto.columns import COLUMNS, Role
+from services.capture.live.processes import Flow
 
 if TYPE_CHECKING:
     from services.capture.flows.exchange_table import ExchangeEmission
     from services.capture.flows.layout import Array, Slots
     from services.capture.flows.table import Emission
     from services.capture.live.cgroups import CgroupIndex
+    from services.capture.live.processes import Processes
 
 _OF_FLOW: Final = ("flow_start_unix_ns", "syn_unix_ns", "syn_ack_unix_ns", "handshake_ack_unix_ns")
 """Times that are the same in every record of a flow, once they are known."""
@@ -81,10 +83,17 @@ class LiveClock:
         return columns
 
 
-def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:
-    """Return the records of a live table's emission, which is not settled yet. `rows` are its slots."""
+def finish(
+    emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupIndex, processes: Processes | None = None
+) -> LiveRecords:
+    """Return the records of a live table's emission, which is not settled yet. `rows` are its slots.
+
+    With `processes`, sockets outside pods and containers have the name of their program, where it can be known.
+    """
     columns = clock.convert(emission)
     columns["local_container"], containers = cgroups.rows(rows["cgroup_id"])
+    if processes is not None:
+        columns["local_container"], containers = _with_programs(columns, containers, rows["cgroup_id"], processes)
     asked = rows["socket_read"] != 0
     min_rtt_us = np.where(rows["min_rtt_us"] == _UNKNOWN_MIN_RTT_US, 0, rows["min_rtt_us"])
     columns["smoothed_rtt_ns"] = _as_column("smoothed_rtt_ns", rows["srtt_us"].astype(np.uint64) * _US, asked)
@@ -95,6 +104,30 @@ def finish(emission: Emission, rows: Slots, clock: LiveClock, cgroups: CgroupInd
         columns["remote_nat_address"] = np.ascontiguousarray(rows["backend_address"])
         columns["remote_nat_port"] = np.ascontiguousarray(rows["backend_port"])
     return LiveRecords(columns, containers)
+
+
+def _with_programs(
+    columns: dict[str, Array], containers: Sequence[dict[str, str]], cgroup_ids: Array, processes: Processes
+) -> tuple[Array, list[dict[str, str]]]:
+    """Return `local_container` and its table with a row of its own for each program."""
+    owners = columns["local_container"]
+    bare = np.array([*(not (row.get("pod_uid") or row.get("container_id")) for row in containers), False])
+    which = np.flatnonzero(bare[np.minimum(owners, len(containers))])
+    ends = (columns[name][which].tolist() for name in ("flow_id", "transport"))
+    addresses = ([bytes(each) for each in columns[f"{end}_address"][which]] for end in ("local", "remote"))
+    ports = (columns[f"{end}_port"][which].tolist() for end in ("local", "remote"))
+    (ids, transports), (local, remote), (local_port, remote_port) = ends, addresses, ports
+    servers = (columns["role"][which] == Role.SERVER).tolist()
+    flows = map(Flow, ids, transports, local, local_port, remote, remote_port, servers, cgroup_ids[which].tolist())
+    names = processes.names(flows)
+    rows, owners, places = list(containers), owners.copy(), dict[tuple[int, str], int]()
+    for row, flow in zip(which.tolist(), ids, strict=True):
+        if flow in names:
+            place = places.setdefault((int(owners[row]), names[flow]), len(rows))
+            if place == len(rows):
+                rows.append({**containers[owners[row]], "process": names[flow]})
+            owners[row] = place
+    return owners, rows
 
 
 def finish_exchanges(emission: ExchangeEmission, clock: LiveClock, cgroups: CgroupIndex) -> LiveRecords:

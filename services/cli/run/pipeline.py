@@ -255,6 +255,7 @@ def _live_settings(environ: Mapping[str, str], nats: NatsAddress) -> dict[str, s
     denied = [*filter(None, [environ.get("WIRESPAN_CAPTURE_DENY_PORTS")]), *map(str, bus_ports(nats.url))]
     return {
         "WIRESPAN_CAPTURE_LOOPBACK": environ.get("WIRESPAN_CAPTURE_LOOPBACK") or "true",
+        "WIRESPAN_CAPTURE_PROCESS_NAMES": environ.get("WIRESPAN_CAPTURE_PROCESS_NAMES") or "true",
         "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": environ.get("WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS") or "5",
         "WIRESPAN_CAPTURE_DENY_PORTS": ",".join(denied),
     }

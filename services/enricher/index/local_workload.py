@@ -89,16 +89,19 @@ def _workload(identity: tuple[tuple[str, str], ...], host: str, node: tuple[tupl
     """
     row = dict(identity)
     unit = row.get("systemd_user_unit") or row.get("systemd_unit", "")
+    process = row.get("process", "")
     if row.get("container_id"):
         kind, name = "container", row.get("container_name") or row["container_id"][:_SHORT_ID]
         more = {"container.id": row["container_id"], "container.runtime.name": row.get("container_runtime", "")}
     elif unit:
-        kind, name, more = "systemd.unit", _unit_name(unit), {"systemd.unit": unit}
-    elif node is None:
-        kind, name, more = "host", host, {}
+        # A scope holds what somebody started: a login's, say, which is none of the programs in it.
+        name = process if process and unit.endswith(".scope") else _unit_name(unit)
+        kind, more = "systemd.unit", {"systemd.unit": unit}
+    elif node is None or process:
+        kind, name, more = "host", process or host, {}
     else:
         return None
-    attributes = {**dict(node or {"host.name": host}), "service.name": name, **more}
+    attributes = {**dict(node or {"host.name": host}), "service.name": name, **more, "process.executable.name": process}
     return Entity(_NODE if node is not None else kind, {key: value for key, value in attributes.items() if value})
 
 

@@ -482,6 +482,8 @@ RESOURCE: Final = (
     Attribute("k8s.cluster.name", STABLE, "the cluster's name as it is set", "set, and the end is of the cluster"),
     Attribute("container.id", STABLE, "the container that owns the socket", "a container's socket"),
     Attribute("host.name", STABLE, "the node that captured", "seen at a socket"),
+    Attribute("process.executable.name", DEVELOPMENT, "the program that held the socket",
+              "asked for, and known; a socket in no pod and no container"),
     Attribute("telemetry.distro.name", STABLE, "`wirespan`"),
     Attribute("telemetry.distro.version", STABLE, "Wirespan's version"),
 )  # fmt: skip

@@ -156,6 +156,26 @@ def test_connections_of_this_machine_are_shown_live(tmp_path: Path) -> None:
     assert ledger["packets seen"] != "0"
 
 
+@pytest.mark.usefixtures("tapped")
+def test_a_connection_that_lives_is_told_with_the_programs_at_its_ends(tmp_path: Path) -> None:
+    """On a plain host, where else every row would be this host's: who holds the sockets is asked while they are there."""
+    output = tmp_path / "spans.jsonl"
+    program = Path(sys.executable).resolve().name
+    with running(tmp_path, "--duration", "100", "--output", output) as up:
+        up.wait_for(lambda: up.has_logged("capture", "capture.started"))
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+            accepted, _ = listener.accept()
+            port = listener.getsockname()[1]
+            with accepted:
+                client.sendall(b"hello")
+                told = re.compile(rf"{re.escape(program)}:\d+ -> \S+:{port} |-> {re.escape(program)}:{port} ")
+                up.wait_for(lambda: len(told.findall(up.stdout)) >= 2)
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(PATIENCE_SECONDS) == 0, up.stderr
+    attributes = [each for span, ports in spans_in(output) if str(port) in ports for each in span["attributes"]]
+    assert {"stringValue": program} in [each["value"] for each in attributes if each["key"].endswith("process.executable.name")]
+
+
 def test_what_capture_cannot_do_after_all_ends_it_in_one_line(tmp_path: Path) -> None:
     """Where the checks found nothing and capture is refused nonetheless, another start would only repeat it."""
     script = """

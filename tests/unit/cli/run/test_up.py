@@ -81,11 +81,13 @@ def test_live_settings_of_ones_own_go_first() -> None:
     address = NatsAddress("nats://127.0.0.1:40293")
     assert _live_settings({}, address) == {
         "WIRESPAN_CAPTURE_LOOPBACK": "true",
+        "WIRESPAN_CAPTURE_PROCESS_NAMES": "true",
         "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": "5",
         "WIRESPAN_CAPTURE_DENY_PORTS": "40293",
     }
     own = {
         "WIRESPAN_CAPTURE_LOOPBACK": "false",
+        "WIRESPAN_CAPTURE_PROCESS_NAMES": "false",
         "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": "60",
         "WIRESPAN_CAPTURE_DENY_PORTS": "22,53",
     }

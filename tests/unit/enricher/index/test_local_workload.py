@@ -16,6 +16,10 @@ CONTAINER = "c0ffee" + "0" * 58
     ("row", "entity_type", "service_name"),
     [
         ({"cgroup": "/system.slice/nginx.service", "systemd_unit": "nginx.service"}, "systemd.unit", "nginx"),
+        ({"cgroup": "/x", "systemd_unit": "nginx.service", "process": "nginx-worker"}, "systemd.unit", "nginx"),
+        ({"cgroup": "/x", "systemd_unit": "session-3.scope", "process": "curl"}, "systemd.unit", "curl"),
+        ({"cgroup": "/x", "systemd_unit": "session-3.scope"}, "systemd.unit", "session-3"),
+        ({"cgroup": "/", "process": "curl"}, "host", "curl"),
         ({"cgroup": "/x", "systemd_unit": "postgresql@15-main.service"}, "systemd.unit", "postgresql"),
         ({"cgroup": "/x", "systemd_unit": "user@7.service", "systemd_user_unit": "web.service"}, "systemd.unit", "web"),
         ({"cgroup": "/x", "container_id": CONTAINER, "container_runtime": "docker"}, "container", CONTAINER[:12]),
