@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -67,6 +68,10 @@ class _Asked:
     metavar="URL",
     help="NATS to listen on. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
 )
+@click.option(
+    "--kube-context", metavar="NAME", help="Listen on the bus of this context's cluster, through its API server, as reader."
+)
+@click.option("--kube-namespace", metavar="NAME", help="Namespace of the release there.", default="wirespan", show_default=True)
 @timeout_option
 @click.option(
     "--input-file",
@@ -92,6 +97,8 @@ def tap(
     files: tuple[Path, ...],
     kube_snapshot: Path | None,
     nats_url: str | None,
+    kube_context: str | None,
+    kube_namespace: str,
     timeout_seconds: float | None,
     input_file: BinaryIO | None,
     raw: bool,
@@ -132,10 +139,20 @@ def tap(
         return
     if files:
         raise SystemExit(_show_captures(files, kube_snapshot, asked))
-    settings = bus_settings(nats_url)
+    if kube_context is not None and nats_url is not None:
+        raise click.UsageError("--nats-url and --kube-context are two places to listen: give one of them")
     quiet_logs()
     patience = timeout_seconds or (None if asked.follow else DEFAULT_SECONDS)
-    raise SystemExit(interruption.run(lambda each: _tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
+    with _bus(nats_url, kube_context, kube_namespace) as settings:
+        raise SystemExit(interruption.run(lambda each: _tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
+
+
+def _bus(nats_url: str | None, kube_context: str | None, kube_namespace: str) -> AbstractContextManager[BusSettings]:
+    if kube_context is None:
+        return contextlib.nullcontext(bus_settings(nats_url))
+    from services.cli.tap.cluster_bus import cluster_bus  # noqa: PLC0415 - Kubernetes' client is large
+
+    return cluster_bus(kube_context, kube_namespace)
 
 
 async def _tap(
