@@ -52,6 +52,8 @@ MAPS = (
     "request_counters",
     "ingress_calls",
     "egress_calls",
+    "pieces",
+    "pieces_lost",
 )
 OPTIONAL_MAPS = MAPS[MAPS.index("allowed_networks") :]
 OBJ_GET_INFO_BY_FD = 15

@@ -9,6 +9,7 @@
 #ifndef WIRESPAN_TAP_QUESTIONS_H
 #define WIRESPAN_TAP_QUESTIONS_H
 
+#include "pieces.h"
 #include "slots.h"
 
 #include "../engine/parse.h"
@@ -118,12 +119,17 @@ FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
     __u32 offset = skb->cb[CB_TRANSPORT];
     struct slot *slot = slot_at(reference);
     struct packet packet = {.time_ns = skb->cb[CB_TIME] | (__u64)skb->cb[CB_TIME + 1] << 32};
+    struct question_message message = {};
+    int opening;
 
     if (!slot)
         return 1;
     packet.payload_bytes = skb->len - offset - UDP_HEADER_BYTES;
-    look_at(reference, skb, offset, &slot->flow, &packet, from, opening_of(skb, &slot->flow));
+    opening = opening_of(skb, &slot->flow);
+    look_at(reference, skb, offset, &slot->flow, &packet, from, opening, &message);
     refuse_bursts(skb, &slot->flow);
+    if (message.counted && opening & FLOW_OPENS_NUMBERED)
+        hand_on(skb, slot, offset + UDP_HEADER_BYTES, &packet, message.asked_ns, PIECE_DNS, from);
     return 1;
 }
 

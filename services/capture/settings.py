@@ -86,7 +86,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     names: Annotated[
         Names,
         Meta(
-            description="replay: what is read of names: `dns` for those that are looked up, with their response codes; `all` "
+            description="what is read of names: `dns` for those that are looked up, with their response codes; `all` "
             "is the same so far; `off` for nothing (docs/security.md)"
         ),
     ] = "all"
@@ -150,6 +150,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             trace_context=self.trace_context,
             process_names=self.process_names,
             datagrams=self.datagrams,
+            names=self.names,
         )
 
     @property

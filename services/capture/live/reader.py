@@ -28,6 +28,7 @@ from services.capture.live.cgroups_v1 import PodsOfVersion1
 from services.capture.live.processes import Processes
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges
 from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
+from services.capture.names.reader import NameReader, Names, NamesTold
 
 _LARGEST_ROWS: Final = 950
 
@@ -48,6 +49,8 @@ class LiveOptions:
     datagrams: DatagramRules = field(default_factory=DatagramRules)
     process_names: bool = False
     """Whether sockets outside pods and containers are told with the program that holds them."""
+    names: Names = "off"
+    """What is read of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class LiveBatch:
     emission: Emission | ExchangeEmission
     spans: int
     """What the records become."""
+    told: NamesTold | None = None
+    """What the records of flows say of names."""
 
     @property
     def records(self) -> int:
@@ -81,6 +86,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self._epoch = epoch or uuid.uuid4().hex
         self._options = options
         self._table_settings = table or FlowTableSettings(max_rows=_LARGEST_ROWS)
+        self._names = NameReader(options.names)
         self._sequence = 0
         self._stack = ExitStack()
         self.refused_batches = 0
@@ -102,6 +108,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     excluded=own_endpoints(),
                     trace_context=self._options.trace_context,
                     datagrams=self._options.datagrams,
+                    pieces=self._names.kinds,
                 )
             )
             self._clock = LiveClock(self._options.capacity)
@@ -126,6 +133,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self._pods_of_version_1.look(self._cgroups.pods)
         now_ns = self._clock.begin_drain()
         now_unix_ns = now_ns + self._clock.now_offset_ns
+        if self.tap.pieces is not None:
+            self._names.read(self.tap.pieces.take())
         counters = self.counters
         if self._exchanges is not None:
             for exchanges in self._exchanges.drain(now_ns, final=final is not None):
@@ -133,7 +142,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 yield self._batch(exchanges, records, now_unix_ns, counters)
         for emission in self._table.drain(now_ns, final):
             records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups, self._processes)
-            yield self._batch(emission, records, now_unix_ns, counters)
+            yield self._batch(emission, records, now_unix_ns, counters, self._names.tell(emission))
         self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
 
     def accept(self, batch: LiveBatch) -> None:
@@ -145,6 +154,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         """The batch is stored nowhere and never will be."""
         if isinstance(batch.emission, Emission):
             self._table.refuse(batch.emission)
+            if batch.told is not None:
+                self._names.put_back(batch.emission, batch.told)
         elif self._exchanges is not None:
             self._exchanges.refuse(batch.emission)
         self.refused_batches += 1
@@ -156,6 +167,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         return (
             self.tap.counters
             | self._table.counters
+            | self._names.counters
             | {
                 "refused_batches": self.refused_batches,
                 "merged_records": self.merged_records,
@@ -169,7 +181,12 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         )
 
     def _batch(
-        self, emission: Emission | ExchangeEmission, records: LiveRecords, now_unix_ns: int, counters: dict[str, int]
+        self,
+        emission: Emission | ExchangeEmission,
+        records: LiveRecords,
+        now_unix_ns: int,
+        counters: dict[str, int],
+        told: NamesTold | None = None,
     ) -> LiveBatch:
         batch = FlowBatch(
             node=self._node,
@@ -177,7 +194,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             sequence=self._sequence,
             count=len(emission),
             interval=(min(self._last_unix_ns, now_unix_ns), now_unix_ns),
-            columns=records.columns,
+            columns={**records.columns, **(told.columns if told else {})},
+            names=told.names if told else (),
             containers=records.containers,
             counters=counters,
         )
@@ -185,10 +203,10 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         message_id = batch_id(self._node, self._epoch, batch.sequence)
         parts = list(encode_parts(batch))
         if len(parts) == 1:
-            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission, span_count(batch))
+            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission, span_count(batch), told)
         # Containers with very long names: one batch, several messages.
         messages = [LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts]
-        return LiveBatch(messages, emission, span_count(batch))
+        return LiveBatch(messages, emission, span_count(batch), told)
 
 
 def own_endpoints() -> set[tuple[str, int]]:

@@ -13,7 +13,7 @@ import contextlib
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ from services.capture.live.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCo
 from services.capture.live.slot_windows import SlotWindows
 from services.capture.live.tap_exchanges import PROGRAMS, TapExchanges
 from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, TapLoadError, connect_calls, load_tap
+from services.capture.live.tap_pieces import TapPieces
+from services.capture.names.pieces import PieceKind
 
 DEFAULT_CAPACITY: Final = 131_072
 _FIRST_GENERATION: Final = 1
@@ -86,6 +88,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         excluded: Iterable[tuple[str, int]] = (),
         trace_context: bool = False,
         datagrams: DatagramRules | None = None,
+        pieces: Sequence[PieceKind] = (),
     ) -> None:
         self.capacity: int = capacity
         """Number of slots."""
@@ -94,8 +97,11 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._excluded = set(excluded)
         self._trace_context = trace_context
         self._datagrams = datagrams or DatagramRules()
+        self._kinds = tuple(pieces)
         self.exchanges: TapExchanges | None = None
         """Exchanges of application traces; None where they are not asked for or this kernel does not take their program."""
+        self.pieces: TapPieces | None = None
+        """Pieces of payload; None where none are asked for."""
         self._stack = ExitStack()
         self._links: list[int] = []
         self._released = 0
@@ -123,6 +129,9 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             if self._trace_context and self._loaded.programs.keys() >= set(chain(*PROGRAMS.values())):
                 self.exchanges = TapExchanges(self._loaded, self.rows, _possible_cpus())
                 self._stack.callback(self.exchanges.close)
+            if self._kinds:
+                self.pieces = TapPieces(self._loaded, _possible_cpus())
+                self._stack.callback(self.pieces.close)
             self._attach()
             self._stack = self._stack.pop_all()
         return self
@@ -146,7 +155,9 @@ class SocketTap(AbstractContextManager["SocketTap"]):
     def defines(self, tick_length_ns: int) -> list[str]:
         """Return what bpf/tap/socket_tap.c is compiled with now, for a kernel whose tick has this length."""
         found = [f"SLOTS={self.capacity}", f"TICK_NS={tick_length_ns}ULL", *self._rules.defines(), *self._datagram_defines()]
-        return [*found, "TRACE_CONTEXT"] if self._trace_context else found
+        if self._trace_context:
+            found.append("TRACE_CONTEXT")
+        return [*found, f"PIECES={sum(1 << kind for kind in self._kinds)}"] if self._kinds else found
 
     @property
     def loaded(self) -> LoadedTap:
@@ -231,7 +242,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             packets, size = np.frombuffer(content or b"", "<u8").reshape(-1, 2).sum(axis=0).tolist()
             found[f"{counter.name.lower()}_packets"] = packets
             found[f"{counter.name.lower()}_bytes"] = size
-        return found | (self.exchanges.counters if self.exchanges else {})
+        found |= self.exchanges.counters if self.exchanges else {}
+        return found | (self.pieces.counters if self.pieces else {})
 
     def _datagram_defines(self) -> list[str]:
         """What is known of datagrams beforehand."""

@@ -7,9 +7,8 @@ or the ring buffer brings it, whichever comes first.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
 from services.capture.flows.layout import Slots, State
 from services.capture.live import bpf_syscall
+from services.capture.live.ring_buffer import BUSY, DISCARDED, RingBuffer
 from services.capture.live.tap_loader import LoadedTap, connect_calls
 
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls")
@@ -25,8 +25,6 @@ PROGRAMS: Final = {
 }
 """Which programs are called through which map, in the order of bpf/tap/exchanges.h's `enum exchange_call`."""
 
-_BUSY: Final = np.uint32(1 << 31)
-_DISCARDED: Final = np.uint32(1 << 30)
 _RING_RECORD: Final = np.dtype({
     "names": ["length", "exchange"], "offsets": [0, 8], "formats": ["<u4", EXCHANGE], "itemsize": 8 + EXCHANGE.itemsize,
 })  # fmt: skip
@@ -44,7 +42,7 @@ class TapExchanges:
         self._room = loaded.map_descriptions["open_exchanges"].max_entries
         self._rows = rows
         self._cpus = cpus
-        self._ring = RingBuffer(loaded.maps["ended_exchanges"], loaded.map_descriptions["ended_exchanges"].max_entries)
+        self._ring = ExchangeRing(loaded.maps["ended_exchanges"], loaded.map_descriptions["ended_exchanges"].max_entries)
         self._told = NO_EXCHANGES
         self._ended: list[Exchanges] = []
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
@@ -106,43 +104,19 @@ class TapExchanges:
         return told
 
 
-class RingBuffer:
-    """A BPF ring buffer whose records are all of one size: read as an array, for its pages can be mapped twice in a row.
-
-    What is read is mapped while it is read: mapped pages count as this process's memory, used or not.
-    """
-
-    def __init__(self, map_fd: int, size: int) -> None:
-        """`size` is the map's max_entries, in bytes."""
-        page = mmap.PAGESIZE
-        self._map_fd = map_fd
-        self._size = size
-        self._consumer_memory = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer_memory = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._consumer: npt.NDArray[Any] | None = np.frombuffer(self._consumer_memory, "<u8", 1)
-        self._producer: npt.NDArray[Any] | None = np.frombuffer(self._producer_memory, "<u8", 1)
+class ExchangeRing(RingBuffer):
+    """Ended exchanges: records of one size, read as an array."""
 
     def take(self) -> Exchanges:
         """Return a copy of the records that are whole, and make room for others."""
-        if self._consumer is None or self._producer is None:
-            return NO_EXCHANGES
-        first, end = int(self._consumer[0]), int(self._producer[0])
-        count = (end - first) // _RING_RECORD.itemsize
-        if not count:
+        memory, at, length = self.unread()
+        count = length // _RING_RECORD.itemsize
+        if memory is None or not count:
             return np.zeros(0, EXCHANGE)
-        within = first % self._size % mmap.PAGESIZE
-        begin, length = first % self._size - within, within + count * _RING_RECORD.itemsize
-        memory = mmap.mmap(self._map_fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * mmap.PAGESIZE + begin)
-        records = np.frombuffer(memory, _RING_RECORD, count, within)
-        busy = np.flatnonzero(records["length"] & _BUSY)
+        records = np.frombuffer(memory, _RING_RECORD, count, at)
+        busy = np.flatnonzero(records["length"] & BUSY)
         if len(busy):
             records = records[: busy[0]]
-        taken: Exchanges = records["exchange"][(records["length"] & _DISCARDED) == 0]
-        self._consumer[0] = first + len(records) * _RING_RECORD.itemsize
+        taken: Exchanges = records["exchange"][(records["length"] & DISCARDED) == 0]
+        self.make_room(len(records) * _RING_RECORD.itemsize)
         return taken
-
-    def close(self) -> None:
-        """Unmap it."""
-        self._consumer = self._producer = None
-        self._consumer_memory.close()
-        self._producer_memory.close()

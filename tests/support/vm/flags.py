@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.capture.live.socket_tap import SocketTap, TapRules
+from services.capture.names.pieces import PieceKind
 from tests.support.vm.kernels import KernelFiles
 
 COARSE_CLOCK: Final = (5, 11)
@@ -24,13 +25,14 @@ RULES: Final = {
 def flag_sets(files: KernelFiles) -> dict[str, list[str]]:
     """Return the defines of each set for this kernel, by a name for it.
 
-    None of the rules, what is there by default, all of them; the last two with the look for trace contexts too. That each rule
-    loads alone is tested on this machine's kernel (tests/kernel): emulated, a verifier takes a minute for a set. Where the
-    kernel has no coarse clock, each set with that and without: the loader tries the first and takes the second.
+    None of the rules, what is there by default, all of them; the last two with the look for trace contexts and names too. That
+    each rule loads alone is tested on this machine's kernel (tests/kernel): emulated, a verifier takes a minute for a set.
+    Where the kernel has no coarse clock, each set with that and without: the loader tries the first and takes the second.
     """
     found = {name: SocketTap(rules=rules).defines(files.tick_ns) for name, rules in RULES.items()}
     for name in ("default", "every rule"):
-        found[f"{name}, trace context"] = SocketTap(rules=RULES[name], trace_context=True).defines(files.tick_ns)
+        everything = SocketTap(rules=RULES[name], trace_context=True, pieces=tuple(PieceKind))
+        found[f"{name}, trace context"] = everything.defines(files.tick_ns)
     if files.version < COARSE_CLOCK:
         found |= {f"{name}, no coarse clock": [*defines, "NO_COARSE_CLOCK"] for name, defines in found.items()}
     return found

@@ -24,6 +24,7 @@ from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.records import LiveClock, finish, finish_exchanges, monotonic_ns
 from services.capture.live.socket_tap import SocketTap, tick_ns
 from services.capture.live.tap_loader import LoadedTap, load_tap
+from services.capture.names.pieces import PieceKind
 from services.cli.doctor.loading import check_load
 from services.cli.doctor.privileges import check_memlock
 from tests.support.node.live_capture import WAIT_SECONDS, Live, wait_until
@@ -52,7 +53,7 @@ class Stage:
                 at = ("lladdr", hardware_address(other.addresses[0]), "dev", "eth0", "nud", "permanent")
                 pod.namespace.ip("neighbour", "replace", address, *at)
         VERIFIER.write_text("")
-        self.tap = self._stack.enter_context(SocketTap(trace_context=True))
+        self.tap = self._stack.enter_context(SocketTap(trace_context=True, pieces=tuple(PieceKind)))
         self.verified = _verified(self.tap.loaded)
         assert self.tap.exchanges is not None
         self.exchanges = ExchangeTable(self.tap.exchanges, observer=Observer.SOCKET)

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Pieces of payload for capture's process (engine/piece.h): through a ring buffer, which is read at every tick and whose pieces are
+ * as long as they are. What it has no room for is counted by kind.
+ */
+#ifndef WIRESPAN_TAP_PIECES_H
+#define WIRESPAN_TAP_PIECES_H
+
+#include "slots.h"
+
+#include "../engine/piece.h"
+
+/* PIECES: a bit for each kind that is asked for. */
+#ifdef PIECES
+#ifndef PIECE_PAGES
+#define PIECE_PAGES 256 /* 1 MiB: some 5,000 messages between two looks */
+#endif
+#define RINGBUF_NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: nobody waits */
+
+struct piece_room {
+    struct piece piece;
+    __u8 bytes[PIECE_BYTES];
+};
+
+BPF_RINGBUF_OUTPUT(pieces, PIECE_PAGES);
+/* Where a piece is put together, for each direction: what is received interrupts what is sent. */
+BPF_TABLE("percpu_array", u32, struct piece_room, piece_rooms, 2);
+BPF_TABLE("percpu_array", u32, u64, pieces_lost, PIECE_KINDS);
+
+/* Hand on the payload at `offset`, for one of its kinds. */
+FLOW_INLINE void hand_on(struct __sk_buff *skb, const struct slot *slot, __u32 offset, const struct packet *packet,
+        __u64 since_ns, __u32 kind, int from)
+{
+    __u32 place = from & 1;
+    struct piece_room *room = piece_rooms.lookup(&place);
+    __u64 held = packet->payload_bytes;
+    __u64 *lost;
+
+    if (!room || !held || !(PIECES >> kind & 1))
+        return;
+    if (held > PIECE_BYTES)
+        held = PIECE_BYTES;
+    /* Old verifiers do not follow what the compiler makes of this comparison; this they do: it is 1 to PIECE_BYTES. */
+    asm volatile("" : "+r"(held));
+    held = ((held - 1) & (PIECE_BYTES - 1)) + 1;
+    room->piece.flow_id = slot->flow.id;
+    room->piece.time_ns = packet->time_ns;
+    room->piece.since_ns = since_ns;
+    room->piece.owner = slot->socket.cgroup_id;
+    room->piece.payload_bytes = piece_payload_bytes(packet->payload_bytes);
+    room->piece.held = (__u16)held;
+    room->piece.kind = (__u8)kind;
+    room->piece.from = (__u8)place;
+    if (!bpf_skb_load_bytes(skb, offset, room->bytes, held) &&
+            !pieces.ringbuf_output(room, sizeof(room->piece) + held, RINGBUF_NO_WAKEUP))
+        return;
+    lost = pieces_lost.lookup(&kind);
+    if (lost)
+        *lost += 1;
+}
+#else
+#define hand_on(skb, slot, offset, packet, since_ns, kind, from)
+#endif
+
+#endif

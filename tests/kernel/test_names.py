@@ -1,0 +1,157 @@
+"""Names that are looked up at a real resolver: what the live tap tells is what the resolver was configured to answer."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import dns.message
+import dns.rcode
+import pytest
+
+from proto.columns import NAMES, NO_ANSWER, NO_INDEX, RAW, UNANSWERED, Reason, Role
+from proto.flow_batch import decode
+from services.capture.flows.datagrams import DatagramRules
+from services.capture.live.reader import LiveOptions, LiveReader
+from services.capture.live.socket_tap import TapRules
+from tests.support.node.live_capture import reason_to_skip, wait_until
+from tests.support.node.namespaces import Network, Pod
+
+pytestmark = [
+    pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip())),
+    pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq is not installed (apt-get install dnsmasq-base)"),
+]
+
+PORTS = DatagramRules(dns_ports=(53, 5353), rest_seconds=0)
+SHOP = {"cart.shop.example": "192.0.2.1", "pay.shop.example": "192.0.2.2"}
+FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+
+
+@pytest.fixture(scope="module")
+def pods() -> Iterator[tuple[Pod, Pod]]:
+    """A client and a resolver."""
+    with Network() as network:
+        node = network.node("names", "10.43.0.1/24", "fd43::1/64")
+        yield node.pod("nclient", "10.43.0.12/24", "fd43::c/64"), node.pod("nserver", "10.43.0.13/24", "fd43::d/64")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def resolver(pods) -> Iterator[subprocess.Popen[bytes]]:
+    """A dnsmasq that knows the shop, and knows that there is nobody at nowhere.example."""
+    command = ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root", "--pid-file"]
+    command += [f"--address=/{name}/{address}" for name, address in SHOP.items()]
+    command += ["--cname=www.shop.example,cart.shop.example", "--local=/nowhere.example/"]
+    process = pods[1].namespace.spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with pods[0].namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.2)
+        wait_until(lambda: answered(client, (pods[1].addresses[0], 53), "pay.shop.example", "A"))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def live() -> Iterator[LiveReader]:
+    """Capture as it runs, with names."""
+    rules = TapRules(allow_networks=("10.43.0.0/24", "fd43::/64"))
+    with LiveReader(
+        node="n", epoch="e", options=LiveOptions(capacity=4096, rules=rules, names="dns", datagrams=PORTS)
+    ) as reader:
+        yield reader
+
+
+def ask(client, server, name, kind, **how):
+    """Send a question; return it."""
+    question = dns.message.make_query(name, kind, **how)
+    client.sendto(question.to_wire(), server)
+    return question
+
+
+def answered(client, server, name, kind, **how):
+    """Ask, and return the resolver's answer; None where none comes."""
+    ask(client, server, name, kind, **how)
+    try:
+        return dns.message.from_wire(client.recv(4096))
+    except OSError:
+        return None
+
+
+def records(reader, port):
+    """The last records of this port's flow by the role that tells them, through the wire, with names as text."""
+    found = {}
+    for batch in reader.read(Reason.SHUTDOWN):
+        for message in batch.messages:
+            decoded = decode(message.message)
+            for row in range(decoded.count):
+                values = {column.name: decoded.column(column.name)[row].tolist() for column in RAW + NAMES}
+                for name in ("dns_first_name", "dns_slowest_name"):
+                    values[name] = decoded.names[values[name]] if values[name] != NO_INDEX else None
+                if port in (values["local_port"], values["remote_port"]):
+                    found[values["role"]] = values
+        reader.accept(batch)
+    return found
+
+
+@FAMILIES
+def test_what_the_resolver_answered_is_told_at_both_ends(live, pods, family) -> None:
+    """One socket, several questions: names, types, codes and how many of each, at the client and at the resolver."""
+    client_pod, server_pod = pods
+    server = (server_pod.addresses[family], 53)
+    with client_pod.namespace.socket((socket.AF_INET, socket.AF_INET6)[family], socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        answers = [
+            answered(client, server, "CART.shop.example", "A", use_edns=0),
+            answered(client, server, "nobody.nowhere.example", "AAAA"),
+            answered(client, server, "pay.shop.example", "A"),
+        ]
+        port = client.getsockname()[1]
+    codes = [int(answer.rcode()) for answer in answers]
+    assert codes == [0, 3, 0]
+    told = records(live, port)
+    assert told.keys() == {Role.CLIENT, Role.SERVER}
+    for record in told.values():
+        assert (record["dns_first_name"], record["dns_first_type"], record["dns_first_code"]) == ("cart.shop.example", 1, 0)
+        assert record["dns_first_answers"] == len(answers[0].answer) == 1
+        assert record["dns_first_time_ns"] <= record["dns_slowest_time_ns"] == record["response_time_max_ns"]
+        assert record["dns_codes"] == [2, 0, 0, 1, 0, 0, 0, 0]
+    assert live.counters["pieces_lost_dns"] == live.counters["pieces_unreadable"] == 0
+
+
+def test_what_nobody_answers_is_told_by_name(live, pods, resolver) -> None:
+    """A resolver that hangs: the question was asked, and its flow ended waiting."""
+    client_pod, server_pod = pods
+    resolver.send_signal(signal.SIGSTOP)
+    try:
+        with client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            ask(client, (server_pod.addresses[0], 53), "lost.shop.example", "AAAA")
+            record = records(live, client.getsockname()[1])[Role.CLIENT]
+    finally:
+        resolver.send_signal(signal.SIGCONT)
+    assert (record["dns_first_name"], record["dns_first_type"], record["dns_first_code"]) == (
+        "lost.shop.example",
+        28,
+        NO_ANSWER,
+    )
+    assert record["dns_codes"][UNANSWERED] == record["request_waits"] == 1
+
+
+def test_more_pieces_than_there_is_room_for_are_counted(live, pods) -> None:
+    """A burst between two looks: what was lost is known, and what was read adds up with it."""
+    client_pod, server_pod = pods
+    with (
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        server_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+    ):
+        server.bind((server_pod.addresses[0], 5353))
+        for number in range(10_000):
+            question = dns.message.make_query(f"{'x' * 60}.{number}.example", "A", id=number)
+            client.sendto(question.to_wire(), server.getsockname())
+        told = records(live, 5353)
+    counters = live.counters
+    assert counters["pieces_lost_dns"] > 0
+    assert counters["pieces_read"] + counters["pieces_lost_dns"] == sum(record["questions"] for record in told.values())
