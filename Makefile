@@ -8,6 +8,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench clean
+.PHONY: release release-version release-wheels release-chart release-images release-checksums release-publish test-release
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,7 +23,7 @@ run: setup ## show live flows as a table; their spans go to wirespan-spans.jsonl
 	@$(BIN)/wirespan up
 
 test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
-	$(PYTEST) tests/unit tests/integration
+	$(PYTEST) tests/unit tests/integration tests/release
 	$(BIN)/pytest -q tests/kernel
 
 setup-e2e:
@@ -68,6 +69,44 @@ platforms: ## docs/platforms.md: what was run where, of what test-cluster and te
 pictures: ## draw the README's pictures anew, from what a replay gives
 	$(BIN)/python -m tests.support.documents.pictures
 
+# What a release is made of, in dist/. Wheels need no compiler but zig's, which comes with deploy/release/requirements.lock.
+DIST ?= dist
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+RELEASE_VENV := build/release-venv
+REGISTRY ?= ghcr.io/wirespan
+
+release: release-version release-wheels release-chart release-images release-checksums ## everything that a release publishes, in dist/; what cannot be built here is skipped and said
+
+release-version: ## the versions of package and chart agree, with TAG too where it is given
+	@grep -qx 'appVersion: $(VERSION)' deploy/helm/wirespan/Chart.yaml && grep -qx 'version: $(VERSION)' deploy/helm/wirespan/Chart.yaml || { echo "Chart.yaml is not of version $(VERSION)"; exit 1; }
+	@[ -z "$(TAG)" ] || [ "$(TAG)" = "v$(VERSION)" ] || { echo "the tag is $(TAG), the version $(VERSION)"; exit 1; }
+
+$(RELEASE_VENV): deploy/release/requirements.lock
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@
+	@$(BIN)/uv pip sync --quiet --python $@ --require-hashes $<
+
+release-wheels: setup-test $(RELEASE_VENV) ## sdist, manylinux wheels for x86-64 and arm64, and what they bring along (SBOM)
+	$(RELEASE_VENV)/bin/python deploy/release/wheels.py $(DIST)
+	deploy/release/wheel_sbom.sh $(DIST) $(VERSION)
+
+release-chart: setup-test ## the chart as a package (needs Helm, or Go to build it)
+	@mkdir -p $(DIST)
+	$$(command -v helm || $(BIN)/python -c 'from tests.support.tools import tool; print(tool("helm"))') package deploy/helm/wirespan --destination $(DIST)
+
+release-images: ## the images as OCI archives, with their SBOMs (needs Docker and skopeo)
+	deploy/release/images.sh $(DIST) $(VERSION)
+
+release-checksums: $(RELEASE_VENV) ## every SBOM in dist/ is valid; SHA256SUMS of all that is there
+	$(RELEASE_VENV)/bin/python deploy/release/check_sboms.py $(DIST)/*.cdx.json
+	cd $(DIST) && find . -maxdepth 1 -type f ! -name SHA256SUMS ! -name SKIPPED -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
+	@cat $(DIST)/SKIPPED 2>/dev/null || true
+
+test-release: setup-test ## the wheel where there is no compiler, and the workflow that publishes it
+	$(BIN)/pytest -q tests/release
+
+release-publish: ## images and chart of dist/ to REGISTRY, which docker and helm are logged in to
+	deploy/release/publish.sh $(DIST) $(VERSION) $(REGISTRY)
+
 FUZZ_RUNS ?= 10000000
 FUZZ := $(HOME)/.cache/wirespan-fuzz
 
@@ -86,4 +125,4 @@ bench: setup-test ## benchmarks, as ratios to a baseline of the same run
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; done
 
 clean: ## remove what was built or installed here
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bpf/*.so
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bpf/*.so

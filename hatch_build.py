@@ -32,8 +32,9 @@ class ReplayBuildHook(BuildHookInterface):
         compile_replay(root / SOURCE, root / LIBRARY)
         build_data["artifacts"].append(str(LIBRARY))
         build_data["pure_python"] = False
-        # Loaded by ctypes, it serves every CPython; only the platform matters.
-        build_data["tag"] = "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
+        # Loaded by ctypes, it serves every CPython; only the platform matters. Who compiles for another one (CC) names it.
+        platform = os.environ.get("WIRESPAN_WHEEL_PLATFORM") or sysconfig.get_platform()
+        build_data["tag"] = "py3-none-" + re.sub(r"[-.]", "_", platform)
 
 
 def compile_replay(source: Path, library: Path) -> None:

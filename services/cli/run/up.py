@@ -35,7 +35,9 @@ from services.cli.tap.filters import FlowFilter
 from services.cli.views.flow_view import printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
-_DATA: Final = Path(__file__).parents[3] / "tests" / "data"
+_INSTALLED: Final = Path(__file__).parent / "demo"
+_DATA: Final = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[3] / "tests" / "data"
+"""A wheel has the bundled capture inside; a checkout has it among the tests' data."""
 BUNDLED_CAPTURE: Final = _DATA / "cluster.pcapng"
 BUNDLED_SNAPSHOT: Final = _DATA / "cluster.json"
 
@@ -165,7 +167,7 @@ def choose_source(
     reason = "; ".join(filter(None, [missing.found, missing.fix])) if missing else ""
     snapshot = kube_snapshot or BUNDLED_SNAPSHOT
     if not BUNDLED_CAPTURE.exists() or not snapshot.exists():
-        lacking = "the bundled capture comes with the source checkout only; name one with --capture FILE"
+        lacking = "the bundled capture is not installed here; name one with --capture FILE"
         raise UsageError(f"no live capture: {reason}. And {lacking}" if reason else lacking)
     check_capture(BUNDLED_CAPTURE)
     return Source(f"{_BUNDLED}: {reason}" if reason else f"{_BUNDLED} in a loop", BUNDLED_CAPTURE, snapshot)

@@ -32,7 +32,8 @@ class Chart:
 
     def __init__(self, cluster: Cluster, folder: Path, **values: Any) -> None:
         self._cluster, self._folder = cluster, folder
-        self.values = {"cluster": {"name": "test"}, "otlp": {"endpoint": cluster.endpoint}, **values}
+        own_images: Tree = {"registry": ""}
+        self.values = {"cluster": {"name": "test"}, "image": own_images, "otlp": {"endpoint": cluster.endpoint}, **values}
 
     def install(self) -> None:
         """Install it, and return when all its pods are ready."""

@@ -47,9 +47,9 @@ def test_what_is_asked_for_needs_no_check(tmp_path) -> None:
 def test_without_either_it_says_both_reasons(tmp_path, monkeypatch) -> None:
     """An installed package has no bundled capture: why live is not possible is said all the same."""
     monkeypatch.setattr(command, "BUNDLED_CAPTURE", tmp_path / "none")
-    with pytest.raises(UsageError, match=r"no live capture: no bcc; install it\. And the bundled capture comes with"):
+    with pytest.raises(UsageError, match=r"no live capture: no bcc; install it\. And the bundled capture is not"):
         choose_source(None, None, demo=False, why_not=lambda: fail("no bcc", "install it"))
-    with pytest.raises(UsageError, match=r"^the bundled capture comes with"):
+    with pytest.raises(UsageError, match=r"^the bundled capture is not"):
         choose_source(None, None, demo=True, why_not=never)
 
 

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The images as OCI archives, one for each image and architecture, with a list of what is in each (CycloneDX).
+#   images.sh DIST VERSION        ARCHITECTURES="amd64 arm64" says which
+# What cannot be built here is skipped with the reason, in DIST/SKIPPED; with RELEASE_STRICT=1 that is an error.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+dist=$1 version=$2
+python=${PYTHON:-python3}
+base=${BASE_IMAGE:-debian:bookworm-slim}
+declare -A images=([capture]=wirespan-capture [enricher]=wirespan-enricher [exporter]=wirespan-exporter [cli]=wirespan)
+revision=$(git rev-parse HEAD 2>/dev/null || true)
+mkdir -p "$dist"
+rm -f "$dist"/wirespan*.oci.tar "$dist"/wirespan*.oci.cdx.json "$dist/SKIPPED"
+
+skipped() {
+  echo "skipped: $*" | tee -a "$dist/SKIPPED"
+  [ "${RELEASE_STRICT:-0}" = 0 ] || exit 1
+}
+if ! docker version >/dev/null 2>&1; then skipped "images: no Docker engine answers"; exit 0; fi
+if ! command -v skopeo >/dev/null; then skipped "images: no skopeo, which writes OCI archives (apt install skopeo)"; exit 0; fi
+
+for architecture in ${ARCHITECTURES:-amd64 arm64}; do
+  platform=linux/$architecture
+  if ! reason=$(docker run --rm --platform "$platform" "$base" true 2>&1); then
+    skipped "images for $architecture: $base does not run here: $(tail -n 1 <<<"$reason")"
+    continue
+  fi
+  for target in capture enricher exporter cli; do
+    name=${images[$target]} tag=${images[$target]}:$version-$architecture
+    archive=$dist/$name-$version-$architecture.oci.tar
+    docker build --quiet --platform "$platform" --file deploy/docker/Dockerfile --target "$target" --build-arg "BASE_IMAGE=$base" \
+      --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --tag "$tag" . >/dev/null
+    docker run --rm --interactive --platform "$platform" --entrypoint /opt/wirespan/bin/python "$tag" - <deploy/release/contents.py |
+      "$python" deploy/release/sbom.py "$name" "$version" >"${archive%.tar}.cdx.json"
+    skopeo copy --quiet "docker-daemon:$tag" "oci-archive:$archive:$version"
+    echo "$archive"
+  done
+done

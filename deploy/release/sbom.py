@@ -1,0 +1,46 @@
+"""A CycloneDX bill of materials, of what `contents.py` printed: `contents.py | sbom.py NAME VERSION`.
+
+The same contents give the same bytes: there is no time and no serial number in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+
+def bill(name: str, version: str, contents: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the bill of an artifact that holds these packages."""
+    components = {component["purl"]: component for component in map(_component, contents) if component["name"] != name}
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {"type": "application", "name": name, "version": version, "bom-ref": "it"}},
+        "components": [components[purl] for purl in sorted(components)],
+    }
+
+
+def _component(package: dict[str, Any]) -> dict[str, Any]:
+    name, version = package["name"], package["version"]
+    if package["type"] == "deb":
+        purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={package['architecture']}"
+    else:
+        purl = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version)}"
+    component = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
+    return component | ({"licenses": [{"expression": package["license"]}]} if package.get("license") else {})
+
+
+def main() -> None:
+    """Read lines from standard input, write the bill to standard output."""
+    name, version = sys.argv[1:]
+    made = bill(name, version, map(json.loads, sys.stdin))
+    print(json.dumps(made, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The sdist, and from it a wheel for each platform: `wheels.py DIST`. `make release-wheels` runs it where its packages are.
+
+The wheels are built of the unpacked sdist, not of the checkout: so the sdist is known to be whole, and the checkout keeps the
+library of its own machine. One compiler, zig's, builds the library for every platform against the oldest C library that the
+wheel's tag allows; auditwheel reads the result and says whether that is so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+PLATFORMS = {"manylinux_2_28_x86_64": "x86_64-linux-gnu.2.28", "manylinux_2_28_aarch64": "aarch64-linux-gnu.2.28"}
+"""The tag of each wheel, and what zig compiles its library for. numpy's wheels ask for the same C library."""
+ROOT = Path(__file__).parents[2]
+LIBRARY = "bpf/_replay.so"
+
+
+def main(dist: Path) -> None:
+    """Build all of them into `dist`, in the place of any that are there."""
+    dist.mkdir(exist_ok=True)
+    for old in (*dist.glob("wirespan-*.whl"), *dist.glob("wirespan-*.tar.gz")):
+        old.unlink()
+    build(ROOT, "sdist", dist)
+    (sdist,) = dist.glob("wirespan-*.tar.gz")
+    for platform, target in PLATFORMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            with tarfile.open(sdist) as archive:
+                archive.extractall(folder, filter="data")
+            (source,) = Path(folder).iterdir()
+            compiler = f"{shlex.quote(sys.executable)} -m ziglang cc -target {target}"
+            build(source, "wheel", dist, CC=compiler, CFLAGS="-g0", WIRESPAN_WHEEL_PLATFORM=platform)
+        (wheel,) = dist.glob(f"wirespan-*-{platform}.whl")
+        check(wheel, platform)
+        print(f"{wheel.name}: {wheel.stat().st_size:,} bytes")
+    print(f"{sdist.name}: {sdist.stat().st_size:,} bytes")
+
+
+def build(source: Path, kind: str, dist: Path, **environment: str) -> None:
+    """Build one thing with the hatchling that this runs beside."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", kind, "--directory", str(dist.absolute())]
+    subprocess.run(command, cwd=source, env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
+
+
+def check(wheel: Path, platform: str) -> None:
+    """Exit where the wheel lacks its library, or needs more than its tag says."""
+    with zipfile.ZipFile(wheel) as archive:
+        machine = archive.read(LIBRARY)[18]  # e_machine, of which no value here needs its second byte
+    if machine != {"x86_64": 62, "aarch64": 183}[platform.removeprefix("manylinux_2_28_")]:
+        sys.exit(f"{wheel.name}: {LIBRARY} is for another machine ({machine})")
+    command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r'platform\s+tag:\s+"manylinux_2_(\d+)_', " ".join(shown.split()))
+    if found is None or int(found[1]) > int(platform.split("_")[2]):
+        sys.exit(f"{wheel.name} does not keep what its tag says:\n{shown}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

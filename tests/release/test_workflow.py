@@ -1,0 +1,68 @@
+"""What publishes a release: a workflow of well-known actions and of `make` targets that run anywhere, and what those write."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.tools import ToolUnavailableError, tool
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.timeout(1800)  # the first to ask builds the linter
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_the_linter_finds_nothing(workflow: Path) -> None:
+    """Actionlint has nothing to say against a workflow."""
+    try:
+        linter = tool("actionlint")
+    except ToolUnavailableError as error:
+        pytest.skip(f"actionlint is not available: {error}")
+    done = subprocess.run([linter, "-no-color", workflow], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_steps_are_targets_of_the_makefile(workflow: Path) -> None:
+    """Every `make` of a workflow names a target that there is, so a release can be tried without the forge."""
+    steps = [step for job in yaml.safe_load(workflow.read_text())["jobs"].values() for step in job["steps"]]
+    wanted = {name for step in steps for name in re.findall(r"^make ([a-z-]+)", step.get("run", ""), re.MULTILINE)}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert wanted
+    assert wanted <= targets
+
+
+def test_a_tag_of_another_version_is_refused() -> None:
+    """A release is of the version that package and chart have; a tag that says otherwise stops it."""
+    command = ["make", "--no-print-directory", "release-version"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    refused = subprocess.run([*command, "TAG=v99.0.0"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "v99.0.0" in refused.stdout
+
+
+def test_a_bill_of_materials_names_each_package_once() -> None:
+    """What is installed becomes components with package URLs, the artifact itself apart, the same every time."""
+    contents = [
+        {"type": "pypi", "name": "Typing_Extensions", "version": "4.1", "license": "PSF-2.0"},
+        {"type": "pypi", "name": "typing-extensions", "version": "4.1", "license": None},
+        {"type": "pypi", "name": "wirespan", "version": "1.0"},
+        {"type": "deb", "name": "libstdc++6", "version": "1:12.2", "architecture": "arm64"},
+    ]
+    command = [sys.executable, ROOT / "deploy" / "release" / "sbom.py", "wirespan", "1.0"]
+    lines = "\n".join(map(json.dumps, contents))
+    bills = [subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert bills[0] == bills[1]
+    bill = json.loads(bills[0])
+    assert [component["purl"] for component in bill["components"]] == [
+        "pkg:deb/debian/libstdc%2B%2B6@1%3A12.2?arch=arm64",
+        "pkg:pypi/typing-extensions@4.1",
+    ]
+    assert bill["metadata"]["component"]["name"] == "wirespan"
