@@ -104,7 +104,7 @@ release-checksums: $(RELEASE_VENV) ## every SBOM in dist/ is valid; SHA256SUMS o
 test-release: setup-test ## the wheel where there is no compiler, and the workflow that publishes it
 	$(BIN)/pytest -q tests/release
 
-release-publish: ## images and chart of dist/ to REGISTRY, which docker and helm are logged in to
+release-publish: ## images and chart of dist/ to REGISTRY, which skopeo and helm are logged in to
 	deploy/release/publish.sh $(DIST) $(VERSION) $(REGISTRY)
 
 FUZZ_RUNS ?= 10000000

@@ -294,6 +294,7 @@ TOOLS: Final = {
         # Without being told it takes clusters that it does not ask for ancient ones.
         Tool("helm", "3.22.0", _go_install("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0", f"-ldflags={_HELM_FLAGS}")),
         Tool("actionlint", "1.7.12", _go_install("actionlint", "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12")),
+        Tool("crane", "0.20.6", _go_install("crane", "github.com/google/go-containerregistry/cmd/crane@v0.20.6")),
         Tool("nats", "0.5.1", _go_install("nats", "github.com/nats-io/natscli/nats@v0.5.1")),
         Tool("builder", _COLLECTOR, _go_install("builder", f"go.opentelemetry.io/collector/cmd/builder@v{_COLLECTOR}")),
         Tool(
