@@ -152,8 +152,8 @@ def draw(name: str, rendered: RenderableType) -> None:
 def live_table(content: bytes) -> RenderableType:
     """What `wirespan up` shows."""
     conversations = Conversations()
-    for batch in InputLines(io.BytesIO(content)).batches():
-        for view in flow_views(batch):
+    for held in InputLines(io.BytesIO(content)).held():
+        for view in flow_views(held.batch):
             conversations.add(0.0, view)
     return conversation_table(conversations.current(0.0), width=_TABLE_WIDTH, height=_TABLE_ROWS, notes=())
 
