@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import COLUMNS, Role
+from services.capture.live.container_names import with_name
 from services.capture.live.processes import Flow
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def finish(
 def _with_programs(
     columns: dict[str, Array], containers: Sequence[dict[str, str]], cgroup_ids: Array, processes: Processes
 ) -> tuple[Array, list[dict[str, str]]]:
-    """Return `local_container` and its table with a row of its own for each program."""
+    """Return `local_container` and its table with a row of its own for each program, and the names of containers."""
     owners = columns["local_container"]
     bare = np.array([*(not (row.get("pod_uid") or row.get("container_id")) for row in containers), False])
     which = np.flatnonzero(bare[np.minimum(owners, len(containers))])
@@ -120,7 +121,7 @@ def _with_programs(
     servers = (columns["role"][which] == Role.SERVER).tolist()
     flows = map(Flow, ids, transports, local, local_port, remote, remote_port, servers, cgroup_ids[which].tolist())
     names = processes.names(flows)
-    rows, owners, places = list(containers), owners.copy(), dict[tuple[int, str], int]()
+    rows, owners, places = list(map(with_name, containers)), owners.copy(), dict[tuple[int, str], int]()
     for row, flow in zip(which.tolist(), ids, strict=True):
         if flow in names:
             place = places.setdefault((int(owners[row]), names[flow]), len(rows))

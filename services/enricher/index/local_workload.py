@@ -92,7 +92,12 @@ def _workload(identity: tuple[tuple[str, str], ...], host: str, node: tuple[tupl
     process = row.get("process", "")
     if row.get("container_id"):
         kind, name = "container", row.get("container_name") or row["container_id"][:_SHORT_ID]
-        more = {"container.id": row["container_id"], "container.runtime.name": row.get("container_runtime", "")}
+        more = {
+            "container.id": row["container_id"],
+            "container.name": row.get("container_name", ""),
+            "container.image.name": row.get("container_image", ""),
+            "container.runtime.name": row.get("container_runtime", ""),
+        }
     elif unit:
         # A scope holds what somebody started: a login's, say, which is none of the programs in it.
         name = process if process and unit.endswith(".scope") else _unit_name(unit)

@@ -20,6 +20,7 @@ CONTAINER = "c0ffee" + "0" * 58
         ({"cgroup": "/x", "systemd_unit": "session-3.scope", "process": "curl"}, "systemd.unit", "curl"),
         ({"cgroup": "/x", "systemd_unit": "session-3.scope"}, "systemd.unit", "session-3"),
         ({"cgroup": "/", "process": "curl"}, "host", "curl"),
+        ({"cgroup": "/x", "container_id": "ab" * 32, "container_name": "web", "container_image": "nginx"}, "container", "web"),
         ({"cgroup": "/x", "systemd_unit": "postgresql@15-main.service"}, "systemd.unit", "postgresql"),
         ({"cgroup": "/x", "systemd_unit": "user@7.service", "systemd_user_unit": "web.service"}, "systemd.unit", "web"),
         ({"cgroup": "/x", "container_id": CONTAINER, "container_runtime": "docker"}, "container", CONTAINER[:12]),
