@@ -27,6 +27,7 @@ EndTest: TypeAlias = Callable[[FlowBatch, str], Mask]
 """What a filter accepts of one end, `local` or `remote`."""
 
 _ICMP: Final = (1, 58)
+_TCP: Final = 6
 _UDP: Final = 17
 _DNS: Final = 53
 """Its port."""
@@ -128,7 +129,7 @@ def address(text: str) -> EndTest:
 def port(text: str) -> EndTest:
     """A port, or a range `FIRST-LAST`. Raises ValueError."""
     first, dash, last = text.partition("-")
-    low, high = int(first), int(last if dash else first)
+    low, high = _number(first), _number(last if dash else first)
     if not 0 <= low <= high <= 0xFFFF:
         raise ValueError("a port is a number from 0 to 65535, a range two of them, the lower first")
 
@@ -171,7 +172,7 @@ def failed(batch: FlowBatch) -> Mask:
 def unanswered(batch: FlowBatch) -> Mask:
     """A connection attempt, a request or a question that never had an answer."""
     attempts = batch.column("outcome") == Outcome.TIMEOUT
-    requests = (batch.column("request_waits") != 0) & _over(batch)
+    requests = (batch.column("request_waits") != 0) & _over(batch) & ~_may_be_farewell(batch)
     exchanges = (batch.column("reason") == Reason.EXCHANGE) & (batch.column("response_first_unix_ns") == 0)
     return np.asarray(attempts | requests | exchanges)
 
@@ -224,7 +225,9 @@ def min_connect_time(text: str) -> RecordTest:
 
 def min_retransmits(text: str) -> RecordTest:
     """At least so many segments and SYNs were sent again. Raises ValueError."""
-    least = int(text)
+    least = _number(text)
+    if least < 0:
+        raise ValueError("a number of segments, from 0")
 
     def accepts(batch: FlowBatch) -> Mask:
         again = sum(batch.column(name).astype(np.uint64) for name in ("tx_retransmits", "rx_retransmits", "syn_repeats"))
@@ -241,6 +244,11 @@ def between(since_unix_ns: int | None, until_unix_ns: int | None) -> Iterator[Co
         yield Condition("until", lambda batch: batch.column("end_unix_ns") <= until_unix_ns)
 
 
+def _number(text: str) -> int:
+    """Return a number that is written in digits, -1 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+
+
 def _outcome(wanted: Outcome) -> RecordTest:
     return lambda batch: batch.column("outcome") == wanted
 
@@ -255,6 +263,14 @@ def _questions_wait(batch: FlowBatch) -> Mask:
     dns = (batch.column("transport") == _UDP) & ((batch.column("local_port") == _DNS) | (batch.column("remote_port") == _DNS))
     asks = dns | np.isin(batch.column("transport"), _ICMP) | (batch.column("questions") != 0)
     return np.asarray(asks & (batch.column("request_waits") != 0))
+
+
+def _may_be_farewell(batch: FlowBatch) -> Mask:
+    """Where a connection's server has sent something, so that what its client sent last may be no request: TLS says goodbye."""
+    of_server = np.where(
+        batch.column("role") == Role.SERVER, batch.column("tx_payload_bytes"), batch.column("rx_payload_bytes")
+    )
+    return np.asarray((batch.column("transport") == _TCP) & ((batch.column("record") != 0) | (of_server != 0)))
 
 
 def _mapped(parsed: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:

@@ -117,7 +117,8 @@ class FlowView:
     local_retransmits: int
     """Those that the local end sent again, which its socket sees all of."""
     waiting: int
-    """Requests that have no response yet; of a flow that is over, that never had one."""
+    """Questions that have no answer yet; of a flow that is over, that never had one. Of TCP a request on a connection over
+    which the server has never sent anything: what a client sends last on others may be a farewell, as TLS has it."""
     over: bool
     """This is the flow's last record."""
 
@@ -171,7 +172,7 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         response_max_ns=row["response_time_max_ns"],
         retransmits=_retransmits(row, exchange),
         local_retransmits=row["tx_retransmits"],
-        waiting=row["request_waits"],
+        waiting=row["request_waits"] if _asks(row) or _never_answered(row, source) else 0,
         over=row["reason"] in _OVER,
         exchange=exchange,
     )
@@ -203,6 +204,12 @@ def _asks(row: Mapping[str, Any]) -> bool:
     if row["questions"] or row["transport"] in _NUMBERED:
         return True
     return row["transport"] == "udp" and _DNS_PORT in (row["local_port"], row["remote_port"])
+
+
+def _never_answered(row: Mapping[str, Any], source: str) -> bool:
+    """Whether the server of a connection that has this one record has sent nothing over it."""
+    of_server = row["rx_payload_bytes"] if source == "local" else row["tx_payload_bytes"]
+    return bool(row["transport"] == "tcp" and row["record"] == 0 and of_server == 0)
 
 
 def _retransmits(row: Mapping[str, Any], exchange: ExchangeView | None) -> int:

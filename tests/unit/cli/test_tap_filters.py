@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.cli.tap.filter_options import FilterCommand, conditions
-from services.cli.tap.filters import FlowFilter, between
+from services.cli.tap.filters import FlowFilter, between, unanswered
 
 WEB = Entity("k8s.pod", {"k8s.pod.name": "web-5d9-x7k", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
 REDIS = Entity("k8s.pod", {"k8s.pod.name": "redis-0", "k8s.statefulset.name": "redis", "k8s.namespace.name": "shop"})
@@ -180,3 +181,28 @@ def test_times_are_those_of_the_last_packet() -> None:
     """Both bounds belong to the range."""
     wanted = FlowFilter([*between(20, 30)])
     assert wanted(BATCH).column("flow_id").tolist() == [1, 2]
+
+
+def test_unanswered_is_what_nobody_answered() -> None:
+    """A server that was asked and never said anything; not what may have been a farewell, nor what still waits."""
+    zeros = np.zeros(4, "<u8")
+    batch = replace(
+        BATCH,
+        columns={
+            **BATCH.columns,
+            "transport": np.full(4, 6, "|u1"),
+            "request_waits": np.ones(4, "|u1"),
+            "reason": np.array([Reason.END_OF_FLOW] * 3 + [Reason.ACTIVE_TIMEOUT], "|u1"),
+            "role": np.array([Role.CLIENT, Role.SERVER, Role.CLIENT, Role.CLIENT], "|u1"),
+            "rx_payload_bytes": np.array([0, 9, 9, 0], "<u8"),
+            "tx_payload_bytes": zeros,
+        },
+    )
+    assert unanswered(batch).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("arguments", ["--port http", "--port 1-x", "--port 70000", "--min-retransmits many"])
+def test_a_number_that_is_none_is_said_in_words(arguments: str) -> None:
+    """With the option and what it takes."""
+    with pytest.raises(ValueError, match=rf"Invalid value for '{arguments.split(maxsplit=1)[0]}'.* a (port is a )?number"):
+        asked(*arguments.split())

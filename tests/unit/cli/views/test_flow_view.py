@@ -214,6 +214,15 @@ def test_a_question_without_an_answer_is_an_outcome_and_a_failure():
     assert "without" not in flow_line(waiting).plain
 
 
+def test_a_farewell_is_no_request():
+    """TLS ends with a message of its own; a server that never said anything was asked in vain."""
+    closed = {"request_waits": 1, "reason": Reason.END_OF_FLOW, "responses": 0}
+    assert "without" not in flow_line(view(**closed, rx_payload_bytes=100)).plain
+    assert "1 request without a response" in flow_line(view(**closed)).plain
+    assert "without" not in flow_line(view(**closed, record=1)).plain
+    assert "1 request without" in flow_line(view(**closed, role=Role.SERVER, rx_payload_bytes=7)).plain
+
+
 def test_slowness_is_a_trouble():
     """What somebody waited for comes behind what failed, and before what was merely sent again or is merely busy."""
     conversations = Conversations()
