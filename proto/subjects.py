@@ -13,6 +13,8 @@ RECENT_STREAM: Final = "FLOWS_RECENT"
 CACHE_STREAM: Final = "KUBE_CACHE"
 
 RAW_SUBJECTS: Final = "flows.raw.>"
+RAW_SEEN_SUBJECTS: Final = "flows.seen.>"
+"""What FLOWS_RAW has stored, said again by the server: who listens in another account does not hear the first."""
 ENRICHED_SUBJECTS: Final = "flows.enriched.>"
 DEAD_SUBJECTS: Final = "flows.dead.>"
 RECENT_SUBJECTS: Final = "flows.recent.>"

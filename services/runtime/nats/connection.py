@@ -47,6 +47,7 @@ _MOST_REASONS: Final = 16
 _DETAIL_CHARACTERS: Final = 500
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 _STATUS: Final = re.compile(r"[1-9][0-9]{2}", re.ASCII)
+_MAPPED_API: Final = re.compile(r"^\$js\.[^.]+\.api\.")
 _NO_PERMISSION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 
@@ -317,8 +318,8 @@ class Connection:
         """Say each different reason once until there is a connection. A refused publish fails whoever waits for its answer."""
         refused = _NO_PERMISSION.search(str(error))
         if refused:
-            # nats-py gives the server's words in lower case.
-            waiting = [each for each in self._answers.values() if each[0].lower() == refused[1].lower() and not each[1].done()]
+            subject = _as_refused(refused[1])
+            waiting = [each for each in self._answers.values() if _as_refused(each[0]) == subject and not each[1].done()]
             for subject, answer in waiting:
                 answer.set_exception(PermissionDeniedError(subject))
             if waiting:
@@ -360,6 +361,11 @@ class Connection:
         if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
             options["tls"] = _tls_context(settings)
         return options
+
+
+def _as_refused(subject: str) -> str:
+    """A subject as a refusal names it: in lower case, by nats-py, and of JetStream's API what the server maps it to."""
+    return _MAPPED_API.sub("$js.api.", subject.lower())
 
 
 def headers_size(headers: Mapping[str, str] | None) -> int:

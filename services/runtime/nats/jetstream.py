@@ -65,7 +65,13 @@ def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dic
     queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
     recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
     streams = [
-        queue | {"name": subjects.RAW_STREAM, "subjects": [subjects.RAW_SUBJECTS], "max_bytes": settings.raw_bytes},
+        queue
+        | {
+            "name": subjects.RAW_STREAM,
+            "subjects": [subjects.RAW_SUBJECTS],
+            "max_bytes": settings.raw_bytes,
+            "republish": {"src": subjects.RAW_SUBJECTS, "dest": subjects.RAW_SEEN_SUBJECTS},
+        },
         queue
         | {
             "name": subjects.ENRICHED_STREAM,

@@ -20,7 +20,6 @@ from typing import Any
 import nats
 import nats.errors
 import pytest
-from nats.aio.client import Client
 
 from proto.subjects import (
     CACHE_BELL_SUBJECTS,
@@ -33,10 +32,9 @@ from proto.subjects import (
     RAW_STREAM,
 )
 from services.runtime.nats.bus import Bus, connect
-from services.runtime.settings import NatsSettings
 from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT, WIRESPAN
 from tests.support.kubernetes.helm_chart import MATRIX, merged, render
-from tests.support.kubernetes.helm_nats import NODE, RenderedNats, running
+from tests.support.kubernetes.helm_nats import NODE, RenderedNats, plain_client, running
 from tests.support.pipeline.otlp_receiver import OtlpReceiver
 from tests.support.ports import free_ports
 
@@ -175,23 +173,6 @@ MAY_NOT_HEAR = {
 }
 
 
-@contextlib.asynccontextmanager
-async def client(settings: NatsSettings, refusals: list[str]) -> Any:
-    """A plain client of NATS as the user of a service; what the server refuses it is written down."""
-
-    async def refused(error: Exception) -> None:
-        refusals.append(str(error).lower())
-
-    context = ssl.create_default_context(cafile=settings.tls_ca)
-    connected: Client = await nats.connect(
-        settings.url, user=settings.user, password=settings.password, tls=context, error_cb=refused, allow_reconnect=False
-    )
-    try:
-        yield connected
-    finally:
-        await connected.close()
-
-
 async def test_enrichers_may_share_what_they_know_of_the_cluster(nats_of_one: RenderedNats) -> None:
     """The enricher's user makes the cache's stream, appends to it, hears of it, reads and trims it."""
     async with connect(nats_of_one.settings("enricher"), name="test") as bus:
@@ -210,7 +191,7 @@ async def test_enrichers_may_share_what_they_know_of_the_cluster(nats_of_one: Re
 async def test_a_user_may_not_do_anything_else(nats_of_one: RenderedNats, user: str) -> None:
     """The server refuses each service what is another's: reading or writing others' flows, and power over streams."""
     refusals: list[str] = []
-    async with client(nats_of_one.settings(user), refusals) as connected:
+    async with plain_client(nats_of_one.settings(user), refusals) as connected:
         for subject in MAY_NOT_PUBLISH[user]:
             await connected.publish(subject, b"{}")
         for subject in MAY_NOT_HEAR[user]:
@@ -225,7 +206,7 @@ async def test_a_user_may_not_do_anything_else(nats_of_one: RenderedNats, user: 
 async def test_a_node_with_a_user_speaks_for_itself_only(nats_of_nodes: RenderedNats) -> None:
     """With `nats.auth.nodes` a node publishes its own subject, not another's, and hears its own answers, not another's."""
     refusals: list[str] = []
-    async with client(nats_of_nodes.settings("capture", NODE), refusals) as connected:
+    async with plain_client(nats_of_nodes.settings("capture", NODE), refusals) as connected:
         await connected.publish("flows.raw.ip-10-0-0-7-eu-west-1-compute-internal", b"own")
         await connected.subscribe(f"_INBOX_capture.{NODE}.x")
         await connected.flush()

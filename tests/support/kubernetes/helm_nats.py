@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+
+import nats
+from nats.aio.client import Client
 
 from services.cli.settings import BusSettings
 from services.runtime.settings import NatsSettings, load
@@ -64,7 +68,14 @@ class RenderedNats:
 
     def settings(self, component: str, node: str = NODE) -> NatsSettings:
         """The settings of a service's connection, as it reads them itself."""
-        environ = self.environment(component, node)
+        return self._settings(self.environment(component, node))
+
+    def settings_of(self, user: str) -> NatsSettings:
+        """The settings of the toolbox's connection, had it been told to be this user."""
+        return self._settings(self.environment_of(user))
+
+    @staticmethod
+    def _settings(environ: dict[str, str]) -> NatsSettings:
         bus = {name: value for name, value in environ.items() if "_NATS_" in name or name == "WIRESPAN_CONFIG"}
         return load(BusSettings, prefix="WIRESPAN_CLI_", environ=bus).nats
 
@@ -78,3 +89,20 @@ def running(rendered: Rendered, folder: Path) -> Iterator[RenderedNats]:
         for server in bus.servers:
             stack.enter_context(server)
         yield bus
+
+
+@contextlib.asynccontextmanager
+async def plain_client(settings: NatsSettings, refusals: list[str]) -> AsyncIterator[Client]:
+    """A plain client of NATS as the user of a service; what the server refuses it is written down."""
+
+    async def refused(error: Exception) -> None:
+        refusals.append(str(error).lower())
+
+    context = ssl.create_default_context(cafile=settings.tls_ca)
+    connected: Client = await nats.connect(
+        settings.url, user=settings.user, password=settings.password, tls=context, error_cb=refused, allow_reconnect=False
+    )
+    try:
+        yield connected
+    finally:
+        await connected.close()

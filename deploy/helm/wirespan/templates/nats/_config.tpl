@@ -2,6 +2,7 @@
 {{- define "wirespan.natsConfig" -}}
 {{- $nats := .root.Values.nats -}}
 {{- $nodesKey := .nodesKey -}}
+{{- $root := .root -}}
 {{- $permissions := include "wirespan.natsPermissions" .root | fromYaml -}}
 server_name: $SERVER_NAME
 listen: "0.0.0.0:4222"
@@ -56,23 +57,24 @@ system_account: SYS
 accounts {
   {{ $nats.account }} {
     jetstream: enabled
-    users: [
-      {{- range $user := list "capture" "enricher" "exporter" "reader" "operator" }}
-      {{- if not (and (eq $user "capture") $nats.auth.nodes) }}
-      {
-        user: {{ (index $nats.auth $user).user | quote }}, password: ${{ upper $user }}_PASSWORD
-        permissions { publish: {{ (index $permissions $user).publish | toRawJson }}, subscribe: {{ (index $permissions $user).subscribe | toRawJson }} }
-      }
-      {{- end }}
-      {{- end }}
-      {{- range $node := $nats.auth.nodes }}
-      {
-        user: {{ $node | quote }}, password: {{ include "wirespan.nodePassword" (dict "key" $nodesKey "node" $node) | quote }}
-        permissions { publish: {{ printf "flows.raw.%s" (include "wirespan.subjectToken" $node) | quote }}, subscribe: {{ printf "_INBOX_capture.%s.>" $node | quote }} }
-      }
-      {{- end }}
+    users: [ {{ include "wirespan.natsUser" (dict "name" $nats.auth.enricher.user "password" "$ENRICHER_PASSWORD" "may" $permissions.enricher) }} ]
+    exports: [
+      {{- include "wirespan.natsExports" $permissions | trim | nindent 6 }}
     ]
   }
+  {{- range $user := list "capture" "exporter" "reader" "operator" }}
+  {{- if not (and (eq $user "capture") $nats.auth.nodes) }}
+  {{ $nats.account }}_{{ upper $user }} {
+    {{- include "wirespan.natsImporter" (dict "root" $root "name" (index $nats.auth $user).user "password" (printf "$%s_PASSWORD" (upper $user)) "may" (index $permissions $user)) | nindent 4 }}
+  }
+  {{- end }}
+  {{- end }}
+  {{- range $node := $nats.auth.nodes }}
+  {{- $may := dict "publish" (list (printf "flows.raw.%s" (include "wirespan.subjectToken" $node))) "subscribe" (list (printf "_INBOX_capture.%s.>" $node)) }}
+  {{ printf "%s_NODE_%s" $nats.account $node | quote }} {
+    {{- include "wirespan.natsImporter" (dict "root" $root "name" $node "password" (include "wirespan.nodePassword" (dict "key" $nodesKey "node" $node) | quote) "may" $may) | nindent 4 }}
+  }
+  {{- end }}
   SYS { users: [ { user: {{ $nats.auth.system.user | quote }}, password: $SYSTEM_PASSWORD } ] }
 }
 {{- with $nats.extraConfig }}

@@ -1,9 +1,10 @@
 {{/*
 Who may do what on the bus. The API of JetStream is subjects too, so each service has exactly those that it uses
 (services/runtime/nats/jetstream.py, consuming.py); tests/e2e/kubernetes/test_helm_nats.py runs the services under these and tries what they may not.
+The server maps the API of a domain to $JS.API before it looks at permissions.
 */}}
 {{- define "wirespan.natsPermissions" -}}
-{{- $api := ternary "$JS.API" (printf "$JS.%s.API" .Values.nats.domain) (empty .Values.nats.domain) -}}
+{{- $api := "$JS.API" -}}
 {{- $streams := list "FLOWS_RAW" "FLOWS_ENRICHED" "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE" -}}
 {{- $enricher := list "flows.enriched.*" "flows.dead.enricher" "kube.cache.*" (printf "%s.DIRECT.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api) -}}
 {{- range $stream := $streams -}}
@@ -33,6 +34,65 @@ operator: {publish: {{ toRawJson $operator }}, subscribe: ["_INBOX_operator.>", 
 - $JS.ACK.{{ .stream }}.{{ .durable }}.>
 # As servers write it that put domain and account in front (NATS ADR-15).
 - $JS.ACK.*.*.{{ .stream }}.{{ .durable }}.>
+{{- end -}}
+
+{{- define "wirespan.natsUser" -}}
+{ user: {{ .name | quote }}, password: {{ .password }}, permissions { publish: {{ .may.publish | toRawJson }}, subscribe: {{ .may.subscribe | toRawJson }} } }
+{{- end -}}
+
+{{/*
+A server checks where a user publishes, not where he has the answer sent: JetStream's word that a message is stored would be a
+message on any subject of the account, that of a stream too. So streams and enricher have an account of their own, and every
+other user has one, a node's too, which imports what he may publish: answers reach nothing but that account.
+*/}}
+{{- define "wirespan.natsExports" -}}
+{{- $subjects := list -}}
+{{- range $user := list "capture" "exporter" "reader" "operator" -}}
+{{- $subjects = concat $subjects (index $ $user).publish -}}
+{{- end -}}
+{{- range uniq $subjects }}
+{ service: {{ . | quote }}{{ if contains ".MSG.NEXT." . }}, response_type: stream{{ end }} }
+{{- end }}
+{ stream: "flows.>" }
+{{- end -}}
+
+{{/*
+The users of an account, and its imports (dict "root" $ "name" user "password" word "may" permissions). A server answers $JS.API
+itself, as of the account that asks: what may be asked is mapped to an import, and a mapped subject is what permissions are about.
+*/}}
+{{- define "wirespan.natsImporter" -}}
+{{- $nats := .root.Values.nats -}}
+{{- $api := ternary "$JS.API." (printf "$JS.%s.API." $nats.domain) (empty $nats.domain) -}}
+{{- $publish := list -}}
+{{- $mappings := list -}}
+{{- $imports := list -}}
+{{- range .may.publish -}}
+{{- $local := . -}}
+{{- if hasPrefix "$JS.API." . -}}
+{{- $operation := trimPrefix "$JS.API." . -}}
+{{- $local = printf "$JS.imported.API.%s" $operation -}}
+{{- $to := $local | replace "*.*" "$1.$2" | replace "*" "$1" -}}
+{{- $mappings = append $mappings (printf "%s: %s" (printf "%s%s" $api $operation | quote) (quote $to)) -}}
+{{- end -}}
+{{- $publish = append $publish $local -}}
+{{- $imports = append $imports (printf "{ service: { account: %s, subject: %s }, to: %s }" $nats.account (quote .) (quote $local)) -}}
+{{- end -}}
+{{- if has "flows.>" .may.subscribe -}}
+{{- $imports = append $imports (printf "{ stream: { account: %s, subject: \"flows.>\" } }" $nats.account) -}}
+{{- end -}}
+users: [ {{ include "wirespan.natsUser" (dict "name" .name "password" .password "may" (dict "publish" $publish "subscribe" .may.subscribe)) }} ]
+{{- if $mappings }}
+mappings: {
+  {{- range $mappings }}
+  {{ . }}
+  {{- end }}
+}
+{{- end }}
+imports: [
+  {{- range $imports }}
+  {{ . }}
+  {{- end }}
+]
 {{- end -}}
 
 {{/* As proto/subjects.py makes a token of a node's name. */}}
