@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 from services.cli.doctor import load_child
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.vm.debian import ArchiveUnavailableError
-from tests.support.vm.flags import flag_sets
+from tests.support.vm.flags import compiled_sets
 from tests.support.vm.guest import Guest, emulator
 from tests.support.vm.kernels import KERNELS, Kernel, KernelFiles, kernel_files
 from tests.support.vm.programs import compile_tap, compile_text
@@ -54,7 +54,7 @@ def files(request: pytest.FixtureRequest) -> KernelFiles:
 def guest(files: KernelFiles, told: Told) -> Iterator[Guest]:
     """The guest, with the programs that its tests load."""
     texts = (load_child.SMALLEST, load_child.FEATURES)
-    programs = compile_tap(flag_sets(files).values()) | dict(compile_text(text) for text in texts)
+    programs = compile_tap(compiled_sets(files)) | dict(compile_text(text) for text in texts)
     with Guest(files, programs) as machine:
         yield machine
     told.write()
@@ -71,6 +71,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Note each test's promise with the kernel that it was held, or not held, on."""
     report = yield
     found = item.config.stash.get(TOLD, {}).get(item.callspec.params["files"].name)
-    if found and (call.when == "call" or report.failed):
+    if found and not report.skipped and (call.when == "call" or report.failed):
         found.note(item.obj.__doc__, passed=report.passed)
     return report

@@ -13,7 +13,7 @@ from bpf.tap.loader import EXCHANGE_PROGRAMS, PROGRAMS
 from proto.columns import ExchangeEnd, Outcome, Role
 from services.cli.doctor.kernel import MEMORY_CGROUP_ACCOUNTING
 from tests.support.node.bpf_info import VERIFIER_BOUND
-from tests.support.vm.flags import ATTACHED, loaded_sets
+from tests.support.vm.flags import ATTACHED, LEAST, flag_sets
 from tests.support.vm.guest import Guest
 from tests.support.vm.inside.scenes import TRACE_ID, http_request
 from tests.support.vm.kernels import KernelFiles
@@ -28,8 +28,6 @@ SYN_OPTIONS = 8
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 SHOWS_IPV6_SYN_ACKS = (6, 6)
 """Since this kernel (commit 223f5f79f2ce) programs at the cgroup's egress see what a request socket sends over IPv6."""
-SOCKET_RELEASE = (5, 12)
-"""Since this kernel the tap's program for a socket's end loads."""
 TCP_SYN = 2
 DEFAULT_LIMIT = 64 * 1024
 """RLIMIT_MEMLOCK as Linux before 5.16 sets it."""
@@ -51,17 +49,14 @@ def test_it_is_the_kernel_it_should_be(guest: Guest, files: KernelFiles) -> None
 
 def test_every_set_of_flags_loads(guest: Guest, files: KernelFiles, told: Told) -> None:
     """Both programs, and those of exchanges where they are asked for, pass the verifier well within its bound."""
-    for name, defines in loaded_sets(files).items():
-        if name == "default":  # the next test's
+    for name, defines in flag_sets(files).items():
+        if name == LEAST:  # test_it_attaches_under_the_default_limit_of_locked_memory
             continue
         verified = guest.call("attached") if name == ATTACHED else guest.call("load", defines=defines)
         told.walked[name] = verified["walked"]
-        left_out = set() if "TRACE_CONTEXT" in defines else set(EXCHANGE_PROGRAMS)
-        if files.version < SOCKET_RELEASE:
-            left_out.add("tap_release")
-        refused = "".join(f"\n{program}: {words}" for program, words in verified["refused"].items() if program not in left_out)
+        refused = "".join(f"\n{program}: {words}" for program, words in verified["refused"].items())
         assert not refused, f"{name}:{refused}"
-        assert verified["walked"].keys() == PROGRAMS.keys() - left_out, name
+        assert verified["walked"].keys() == PROGRAMS.keys(), name
         assert max(verified["walked"].values()) < VERIFIER_BOUND, name
 
 
@@ -75,7 +70,8 @@ def test_it_attaches_under_the_default_limit_of_locked_memory(guest: Guest, file
     # Where the limit counts, root may raise it; where it does not, nobody needs to.
     tried = guest.call("attach", locked_memory_bytes=DEFAULT_LIMIT, may_raise=files.version < MEMORY_CGROUP_ACCOUNTING)
     assert (tried["doctor"], tried["error"]) == ("ok", ""), tried
-    told.walked["default"] = tried["walked"]
+    told.walked[LEAST] = tried["walked"]
+    assert tried["walked"].keys() == PROGRAMS.keys() - set(EXCHANGE_PROGRAMS)
     assert max(tried["walked"].values()) < VERIFIER_BOUND
 
 

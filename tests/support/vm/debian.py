@@ -60,6 +60,7 @@ class Archive:
             "APT::Architecture": self.architecture,
             "APT::Architectures::": self.architecture,
             "APT::Update::Post-Invoke-Success": "",
+            "APT::Update::Error-Mode": "any",
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled": "false",

@@ -108,7 +108,10 @@ class Guest:
 
     def _command(self) -> list[str]:
         architecture = self._files.kernel.architecture
-        arguments = f"console={_CONSOLES[architecture]} quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on rdinit=/init"
+        arguments = (
+            f"console={_CONSOLES[architecture]} quiet panic=-1 mitigations=off init_on_alloc=0 nokaslr random.trust_cpu=on "
+            "rdinit=/init"
+        )
         return [
             *_EMULATORS[architecture], "-accel", "tcg,tb-size=256", "-icount", "shift=0,sleep=off", "-m", "1G",
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",

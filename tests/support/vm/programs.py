@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -14,17 +15,17 @@ from services.capture.live.tap_loader import SYSTEM_PYTHON
 from tests.support.vm.inside.stand_in_bcc import known_outside, program_key
 
 _DUMP: Final = Path(__file__).with_name("dump_programs.py")
-Defines = Sequence[str]
 
 
-def compile_tap(sets: Iterable[Defines]) -> dict[str, bytes]:
+def compile_tap(sets: Iterable[Sequence[str]]) -> dict[str, bytes]:
     """Compile the socket tap with each of these sets of defines; return the compiled programs by key."""
     text = with_includes(bpf.SOURCE_DIRECTORY / "tap" / "socket_tap.c")
-    return dict(compile_text(text, defines) for defines in sets)
+    return dict(compile_text(text, tuple(defines)) for defines in sets)
 
 
-def compile_text(text: str, defines: Defines = ()) -> tuple[str, bytes]:
-    """Compile a source; return its key and what it became."""
+@functools.cache
+def compile_text(text: str, defines: tuple[str, ...] = ()) -> tuple[str, bytes]:
+    """Compile a source, once for all kernels that it is compiled for in the same way; return its key and what it became."""
     flags = [known_outside(f"-D{define}") for define in defines]
     done = subprocess.run(
         [SYSTEM_PYTHON, "-I", _DUMP, *flags],

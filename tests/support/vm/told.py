@@ -1,12 +1,20 @@
-"""What a run found of a kernel: a fragment of docs/platforms.md, and what its verifier walked, for docs/performance.md."""
+"""What a run found of a kernel: a fragment of docs/platforms.md, and what its verifier walked, for docs/performance.md.
+
+`python -m tests.support.vm.told` prints the second as a table: of each kernel, and of the two directions the greater number.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 from tests.support import platforms
 from tests.support.vm.cache import cache_folder
-from tests.support.vm.kernels import KernelFiles
+from tests.support.vm.kernels import KERNELS, KernelFiles
+
+_LOOKS = ("", "_question", "_request", "_line", "_response")
+"""What the names of the tap's programs have behind the direction."""
 
 
 class Told:
@@ -36,5 +44,26 @@ class Told:
             checks=[promise for promise, held in self._held.items() if held],
             result=f"not held: {' '.join(failed)}" if failed else platforms.PASSED,
         )
-        counts = cache_folder() / f"verifier-{kernel.name}.json"
-        counts.write_text(json.dumps({"release": self._files.release, "walked": self.walked}, indent=2) + "\n")
+        counts = {"release": self._files.release, "walked": self.walked}
+        _counts(kernel.name).write_text(json.dumps(counts, indent=2) + "\n")
+
+
+def table() -> str:
+    """What the last runs' verifiers walked, in Markdown."""
+    lines = ["| kernel | flags | every packet | question | request | its line | response |", "|---|---|---|---|---|---|---|"]
+    for name in KERNELS:
+        counts = _counts(name)
+        if counts.exists():
+            found = json.loads(counts.read_text())
+            for flags, walked in sorted(found["walked"].items()):
+                cells = [max(walked.get(f"tap_{way}{look}", 0) for way in ("ingress", "egress")) for look in _LOOKS]
+                lines.append(f"| {name} | {flags} | {' | '.join(f'{cell:,}' if cell else '' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _counts(kernel: str) -> Path:
+    return cache_folder() / f"verifier-{kernel}.json"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

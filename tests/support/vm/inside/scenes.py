@@ -22,7 +22,7 @@ from proto.columns import Observer, Outcome, Reason
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.records import LiveClock, finish, finish_exchanges, monotonic_ns
-from services.capture.live.socket_tap import SocketTap, tick_ns
+from services.capture.live.socket_tap import SocketTap, TapRules, tick_ns
 from services.capture.live.tap_loader import LoadedTap, load_tap
 from services.capture.names.pieces import PieceKind
 from services.cli.doctor.loading import check_load
@@ -36,6 +36,7 @@ CAP_SYS_RESOURCE = 24
 SERVICE_PORT = 201
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TRACE_ID = bytes(range(1, 17))
+NO_RULE = TapRules(loopback=True)
 
 
 class Stage:
@@ -117,7 +118,7 @@ def attach(*, locked_memory_bytes: int, may_raise: bool) -> dict[str, Any]:
         said = {"doctor": finding.status.value, "doctor_detail": finding.found}
         try:
             VERIFIER.write_text("")
-            with SocketTap() as tap:
+            with SocketTap(rules=NO_RULE) as tap:
                 return {**said, "error": "", **_verified(tap.loaded)}
         except Exception as error:  # noqa: BLE001 - its words are the answer
             return {**said, "error": f"{type(error).__name__}: {error}"}
