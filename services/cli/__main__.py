@@ -82,10 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         wirespan.main(arguments, prog_name="wirespan")
     except CliError as error:
+        from services.cli.views.flow_view import printable  # noqa: PLC0415 - only who fails needs it
+
         if str(error):
-            print(f"wirespan: {error}", file=sys.stderr)
+            print(f"wirespan: {printable(str(error))}", file=sys.stderr)
         for line in error.notes:
-            print(f"  {line}", file=sys.stderr)
+            print(f"  {printable(line)}", file=sys.stderr)
         sys.exit(error.exit_status)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -22,6 +21,7 @@ from services.cli.errors import CliError
 from services.cli.options import quiet_logs
 from services.cli.settings import bus_settings
 from services.cli.views import units
+from services.cli.views.json_line import json_line
 from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
 from services.runtime.errors import ApiError, BusError, PublishRefusedError, StreamFullError
 from services.runtime.nats import bus as runtime_bus
@@ -101,7 +101,7 @@ def show(nats_url: str | None, timeout_seconds: float | None, *, sequence: int, 
             return 0
         try:
             for row in rows(decode(message.data)):
-                click.echo(json.dumps(row, ensure_ascii=False, separators=(",", ":")))
+                click.echo(json_line(row))
         except DecodeError as error:
             raise CliError(f"not a FlowBatch: {error}; --raw prints its {len(message.data)} bytes") from error
         return 0

@@ -14,6 +14,7 @@ from proto.errors import DecodeError
 from proto.exchange_phases import span_count
 from proto.flow_batch import FlowBatch, decode
 from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, SPANS_HEADER, subject_token
+from services.cli.views.flow_view import printable
 
 PARTIAL_SUCCESS: Final = "partial_success"
 """Reason of a dead letter whose request the backend took, without some of its spans (OTLP partial success)."""
@@ -168,4 +169,4 @@ def _fault(key: tuple[str, str], letters: list[DeadLetter]) -> str:
     amounts += [f"{unknown} messages of unknown content"] if unknown else []
     details = Counter(letter.detail for letter in letters if letter.detail)
     detail = f": {details.most_common(1)[0][0]}" if details else ""
-    return f"{service}, {reason.replace('_', ' ')}: {' and '.join(amounts)}{detail}"
+    return printable(f"{service}, {reason.replace('_', ' ')}: {' and '.join(amounts)}{detail}")

@@ -125,3 +125,11 @@ def test_a_variable_that_nothing_reads_is_refused() -> None:
     )
     known = {"WIRESPAN_PCAPS": "a", "WIRESPAN_CAPTURE_LOOPBACK": "1", "WIRESPAN_CONFIG": "", "WIRESPAN_TAG": "1"}
     assert wirespan("decode", input=encode(fixed_batch()), env=environ | known).returncode == 0
+
+
+def test_an_error_commands_no_terminal(tmp_path: Path) -> None:
+    """Whatever a name on the command line or in the environment holds."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WIRESPAN_")}
+    result = wirespan("plan", "--nodes", "3", env=environ | {"WIRESPAN_NATS_\x1b[2J": "1"})
+    assert result.returncode == 2
+    assert result.stderr.decode().rstrip("\n").isprintable()

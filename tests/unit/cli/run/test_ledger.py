@@ -128,3 +128,10 @@ def test_progress_is_read_whether_there_is_any_or_not(tmp_path) -> None:
     assert read_progress(path) == CaptureProgress()
     path.write_text('{"packets": 3, "finished": true, "error": null, "counters": {"arp_packets": 1}, "new": []}')
     assert read_progress(path) == CaptureProgress(packets=3, finished=True, counters={"arp_packets": 1})
+
+
+def test_what_a_letter_says_commands_no_terminal() -> None:
+    """Details come from whoever may write to the bus."""
+    letter = DeadLetter(service="exporter", reason="x\x1b[2J", detail="y\x9b31m", records=1)
+    (fault,) = Ledger(CaptureProgress(), (letter,)).faults()
+    assert fault.isprintable()
