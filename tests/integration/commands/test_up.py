@@ -22,9 +22,13 @@ from typing import Any
 import pytest
 
 from services.cli.doctor.checks import why_not_live
+from tests.support.kubernetes.hostile_kube_api import HostileKubeApi
+from tests.support.kubernetes.pods_api import PodsApi
 from tests.support.node.namespaces import Network
+from tests.unit.enricher.objects_as_json import pod
 
 ROOT = Path(__file__).parents[3]
+CAPTURE = ROOT / "tests" / "data" / "cluster.pcapng"
 COMMAND = [sys.executable, "-m", "services.cli", "up"]
 WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--ambient-caps", "-all")
 PATIENCE_SECONDS = 60
@@ -271,6 +275,26 @@ def test_printed_commands_work_as_printed(tmp_path: Path) -> None:
     after = typed(f"{tap} --last 1 --timeout 1", plain)
     assert after.returncode == 1
     assert "127.0.0.1:4222" in after.stderr
+
+
+def test_workloads_are_named_from_a_live_cluster(tmp_path: Path) -> None:
+    """That of the kubeconfig that is given, whatever the environment knows; not beside a snapshot of another time."""
+    pods = PodsApi()
+    pods.put(pod("frontend-7", "10.42.0.10"))
+    with HostileKubeApi(pods) as api:
+        arguments = "--capture", CAPTURE, "--speed", "50", "--kubeconfig", api.kubeconfig(tmp_path), "--output", "spans.jsonl"
+        with running(tmp_path, *arguments) as up:
+            up.wait_for(lambda: "frontend-7:" in up.stdout)
+        pods.close()
+        refused = subprocess.run(
+            [*COMMAND, *arguments, "--kube-snapshot", CAPTURE],
+            cwd=tmp_path,
+            env=environ(tmp_path),
+            capture_output=True,
+            check=False,
+        )
+    assert refused.returncode == 2
+    assert b"give one of them" in refused.stderr
 
 
 def test_the_demo_is_replayed_wherever_it_runs(tmp_path: Path) -> None:
