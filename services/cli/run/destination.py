@@ -24,7 +24,6 @@ _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_P
 Existing: TypeAlias = Literal["refuse", "append", "overwrite"]
 
 _CREDENTIALS: Final = re.compile(r"//[^/@]*@")
-_HOW_MUCH: Final = ("WIRESPAN_EXPORTER_ATTRIBUTES", "WIRESPAN_EXPORTER_PRESET")
 _OUTPUT_FILE: Final = "WIRESPAN_EXPORTER_OUTPUT_FILE"
 
 
@@ -84,9 +83,8 @@ class FileDestination:
         return str(self.path)
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Name the file, whatever endpoint the environment names. Unless it is said how much is wanted, it gets everything."""
-        chosen = any(environ.get(name) for name in _HOW_MUCH)
-        return {**environ, **({} if chosen else {_HOW_MUCH[0]: "full"}), _OUTPUT_FILE: str(self.path.absolute())}
+        """Name the file, whatever endpoint the environment names."""
+        return {**environ, _OUTPUT_FILE: str(self.path.absolute())}
 
     def prepare(self) -> None:
         """Make the file, which the exporter appends to, ready for this run's spans; none of another run goes unasked.

@@ -35,6 +35,8 @@ NOT_A_CAPTURE: Final = 3
 NOT_TAPPED: Final = 4
 """Exit status of capture where this node's sockets cannot be tapped."""
 
+_HOW_MUCH: Final = ("WIRESPAN_EXPORTER_ATTRIBUTES", "WIRESPAN_EXPORTER_PRESET", "WIRESPAN_CONFIG")
+"""Where somebody may have said how much spans are to carry."""
 _POLL_SECONDS: Final = 0.25
 _LEDGER_SECONDS: Final = 60.0
 _ACK_WAIT_SECONDS: Final = "5"
@@ -239,6 +241,9 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
         enricher = {"WIRESPAN_KUBE_API": "kubeconfig", "WIRESPAN_KUBE_KUBECONFIG": str(plan.kubeconfig.absolute())}
     # A run that ends says what was refused; waiting for better credentials would keep it from ending.
     exporter = {} if plan.loop or plan.live else {"WIRESPAN_EXPORTER_UNAUTHORIZED": "dead_letter"}
+    if not any(environ.get(name) for name in _HOW_MUCH):
+        # One machine's spans, or one file's, are looked at closely and cost little.
+        exporter["WIRESPAN_EXPORTER_ATTRIBUTES"] = "full"
     return [
         _command(EXPORTER, folder, exporter | plan.destination.environ(environ)),
         # A capture is not of the cluster that this environment happens to know, unless that is said.

@@ -39,7 +39,7 @@ _TARGETS: Final = {
     "cli": "wirespan",
 }
 _SOURCES: Final = ("requirements.lock", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "bpf", "proto", "services")
-_OURS: Final = (*_SOURCES, "tests/data/cluster.json", "tests/data/cluster.pcapng")
+_OURS: Final = (*_SOURCES, "deploy/shell", "tests/data/cluster.json", "tests/data/cluster.pcapng")
 _STAND_INS: Final = ROOT / "deploy" / "development" / "stand-in-images.sh"
 _CHART: Final = ROOT / "deploy" / "helm" / "wirespan"
 _KEPT: Final = 2
