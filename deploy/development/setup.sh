@@ -33,6 +33,7 @@ if wants e2e; then
   need docker.io command -v dockerd
   need docker-compose sh -c 'command -v docker-compose || docker compose version'
   need debootstrap command -v debootstrap
+  need skopeo command -v skopeo
 fi
 if wants kernels; then
   need qemu-system-x86 command -v qemu-system-x86_64
