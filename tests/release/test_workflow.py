@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -66,3 +67,14 @@ def test_a_bill_of_materials_names_each_package_once() -> None:
         "pkg:pypi/typing-extensions@4.1",
     ]
     assert bill["metadata"]["component"]["name"] == "wirespan"
+
+
+def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
+    """Without a Docker engine there are no images: the reason is printed and kept, and is an error where all is wanted."""
+    command = [ROOT / "deploy" / "release" / "images.sh", tmp_path, "1.0"]
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "SKIPPED").read_text() == "skipped: images: no Docker engine answers\n"
+    strict = subprocess.run(command, env={**environment, "RELEASE_STRICT": "1"}, capture_output=True, check=False)
+    assert strict.returncode != 0
