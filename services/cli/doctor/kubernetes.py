@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from services.cli.doctor.finding import Finding, Status, ok, one_line, skipped
+from services.runtime.redaction import hide
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -26,6 +28,10 @@ RESOURCES: Final = (
 VERBS: Final = ("list", "watch")
 
 _SECONDS: Final = 2.0
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
+_HARMLESS: Final = re.compile(
+    r"Service |Invalid kube-config(\.| file\. No| file\. Expected object with name)|File does not exist"
+)
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
@@ -92,8 +98,22 @@ def _client(source: str, context: str | None) -> ApiClient:
                 config_file=source, context=context, client_configuration=settings, persist_config=False
             )
     except Exception as error:  # what a file of any content and a credential plugin of any kind may lead to
-        raise _AccessError(str(error) or type(error).__name__) from error
+        raise _AccessError(_without_content(error)) from error
+    # As the enricher: white space around a token is no part of it. Nothing here lives long enough for it to be renewed.
+    settings.refresh_api_key_hook = None
+    settings.api_key = {name: value.strip() for name, value in settings.api_key.items()}
+    hide(*settings.api_key.values())
+    if any(not _HEADER_VALUE.fullmatch(value) for value in settings.api_key.values()):
+        raise _AccessError("the token is none: it has characters that no header may have")
     return client.ApiClient(settings)
+
+
+def _without_content(error: Exception) -> str:
+    """What went wrong with a file or a plugin, without what it holds or printed: errors of the package quote both."""
+    if isinstance(error, OSError):
+        return str(error)
+    line = str(error).partition("\n")[0]
+    return line if _HARMLESS.match(line) else type(error).__name__
 
 
 def _look(client: ApiClient, source: str, bad: Status) -> Finding:

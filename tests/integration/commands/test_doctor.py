@@ -414,6 +414,25 @@ def test_kubernetes_is_not_to_be_had(tmp_path: Path) -> None:
     assert "elsewhere" in no_context.found
 
 
+def test_kubernetes_with_a_token_in_a_file(tmp_path: Path) -> None:
+    """Its line end is no part of it. What no header may carry, or is in a wrong place, is said without what it is."""
+    token = tmp_path / "token"
+    token.write_text("t\n")
+    with KubernetesApi(set()).serving() as api:
+        kubeconfig = api.kubeconfig(tmp_path)
+        content = json.loads(kubeconfig.read_text())
+        content["users"][0]["user"] = {"tokenFile": str(token)}
+        kubeconfig.write_text(json.dumps(content))
+        taken = check_kubernetes(KubernetesAccess(kubeconfig))
+        token.write_text("secret-token\nsecret-token\n")
+        broken = check_kubernetes(KubernetesAccess(kubeconfig))
+        content["users"][0] = {"name": content["users"][0]["name"], "token": "secret-token"}
+        kubeconfig.write_text(json.dumps(content))
+        misplaced = check_kubernetes(KubernetesAccess(kubeconfig))
+    assert [finding.status for finding in (taken, broken, misplaced)] == [Status.OK, Status.FAIL, Status.FAIL]
+    assert "secret" not in f"{broken}{misplaced}"
+
+
 @pytest.mark.parametrize("arguments", [("--otlp-endpoint", "no url"), ("--kubeconfig", "/no/such/file"), ("--what",)])
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Is told apart from a machine that lacks something."""
