@@ -151,7 +151,7 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
             )
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             readiness.check("moving", lambda: worker.moving)
-            await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
+            bus.expect_streams(settings.streams)
             await worker.run(lifecycle.stopping)
 
 

@@ -63,7 +63,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
     reader = LiveReader(node=settings.node_name, epoch=settings.epoch, options=options, table=settings.flow_table)
     with Telemetry("capture", settings.telemetry) as telemetry:
         async with connect(settings.nats, name=f"wirespan-capture {settings.node_name}") as bus:
-            await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
+            bus.expect_streams(settings.streams)
             async with _attached(reader):
                 publisher = LivePublisher(reader, bus, raw_subject(settings.node_name), report.progress)
                 health = Health(lifecycle)

@@ -60,7 +60,7 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
             _show(telemetry, report.progress, report)
             async with serve(settings.health, health, telemetry):
                 lifecycle.start("progress", report.keep_writing())
-                await lifecycle.unless_stopping(bus.ensure_streams(settings.streams))
+                bus.expect_streams(settings.streams)
                 report.progress.capturing = True
                 logger.info("replay.started", files=len(settings.replay_files), loop=settings.replay_loop)
                 batches = _read(reader, lifecycle.stopping, report.progress, cut_off=is_repeatable(settings))

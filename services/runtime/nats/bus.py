@@ -196,6 +196,13 @@ class Bus:
             except (PermissionDeniedError, StreamConfigError) as error:
                 logger.warning("streams.nothing_to_look_back_at", error=str(error))
 
+    def expect_streams(self, settings: StreamSettings | None = None) -> None:
+        """Count on somebody else to make the streams; make them where one turns out to be missing, if this user may.
+
+        For users who may do nothing but publish or consume: the server writes down whatever they ask for and may not.
+        """
+        self._streams = settings or StreamSettings()
+
     def journal(self, stream: str, bell: str) -> Journal:
         """Return the stream as a log with one writer at a time. It republishes what it stores to the subjects `bell`."""
         journal = Journal(self._connection, self._jetstream, self._publisher, stream=stream, bell=bell)
@@ -334,9 +341,12 @@ class Bus:
 
     async def _restore_streams(self) -> None:
         """A stream that was there is gone, with a store that was not kept: make it again, if this process had made it."""
-        if self._streams is None or self._restoring.locked():
+        if self._streams is None:
             return
+        under_way = self._restoring.locked()
         async with self._restoring:
+            if under_way:  # somebody else has just done so
+                return
             try:
                 await self.ensure_streams(self._streams, cache=self._cache)
             except StreamConfigError as error:

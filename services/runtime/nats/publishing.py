@@ -58,7 +58,8 @@ class Publisher:
         self._connection = connection
         self._timeout_seconds = timeout_seconds
         self._on_no_stream = on_no_stream
-        self._without_stream: set[str] = set()
+        self._without_stream: dict[str, bool] = {}
+        """Subjects that no stream took though one was to be made, and whether that was said."""
         self.resent = 0
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
@@ -90,14 +91,15 @@ class Publisher:
     async def _settled(self, subject: str, answer: Message, size: int) -> int:
         """Return the sequence under which the message is stored; 0 asks for another attempt."""
         if answer.status == NO_RESPONDERS:
-            if subject not in self._without_stream:
-                self._without_stream.add(subject)
+            if self._without_stream.get(subject) is False:  # making it did not help
+                self._without_stream[subject] = True
                 logger.warning("publish.no_stream", subject=subject)
             await self._on_no_stream()
+            self._without_stream.setdefault(subject, False)
             return 0
         ack = _decode(answer.data)
         if ack.error is None:
-            self._without_stream.discard(subject)
+            self._without_stream.pop(subject, None)
             self.duplicates += ack.duplicate
             return ack.seq
         code, description = ack.error.err_code, ack.error.description
