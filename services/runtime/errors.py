@@ -13,7 +13,8 @@ RuntimeFault
       ├── JournalMovedError      somebody else has written to the journal meanwhile
       ├── StreamFullError        the stream holds all it may; room comes when its messages are consumed
       └── ApiError               JetStream refused an administrative request
-           └── StreamConfigError    a stream exists and cannot be changed to what the settings ask for
+           ├── StreamConfigError    a stream exists and cannot be changed to what the settings ask for
+           └── ConsumerConfigError  so does a consumer
 """
 
 from __future__ import annotations
@@ -112,3 +113,18 @@ class StreamConfigError(ApiError):
 
     def __str__(self) -> str:
         return f"stream {self.stream} cannot be made what the settings ask for: {self.description} ({self.code})"
+
+
+class ConsumerConfigError(ApiError):
+    """A consumer cannot be made what this service needs: somebody else made it."""
+
+    def __init__(self, stream: str, durable: str, code: int, description: str) -> None:
+        super().__init__(code, description)
+        self.stream = stream
+        self.durable = durable
+
+    def __str__(self) -> str:
+        return (
+            f"consumer {self.durable} of stream {self.stream} is not as we make it, and cannot be changed: {self.description}"
+            f" ({self.code}); deleted, it is made anew"
+        )

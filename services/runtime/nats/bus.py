@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 
 from proto import subjects
 from services.runtime.errors import (
+    ApiError,
     BusError,
     JournalMovedError,
     MessageTooLargeError,
@@ -59,6 +61,8 @@ logger = structlog.get_logger()
 _DETAIL_CHARACTERS: Final = 500
 _CUT_CHARACTERS: Final = 64
 """What is added to the detail of a dead letter that is cut."""
+_CHECK_SECONDS: Final = 60.0
+"""How often the streams are looked at, about."""
 _WATCH_MESSAGES: Final = 1000
 _OWN_HEADERS: Final = frozenset({"Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Stream", "Nats-Num-Pending"})
 
@@ -136,6 +140,7 @@ class Bus:
         self._streams: StreamSettings | None = None
         self._cache = False
         self._restoring = asyncio.Lock()
+        self._said: set[tuple[str, ...]] = set()
         self._consumptions: list[Consumption] = []
         self._watches: list[Watch] = []
         self._journals: list[Journal] = []
@@ -183,18 +188,37 @@ class Bus:
         """
         settings = settings or StreamSettings()
         try:
-            for config in stream_configs(settings, cache=cache):
-                await self._jetstream.ensure_stream(config)
+            await self._ensure(stream_configs(settings, cache=cache))
         except PermissionDeniedError as error:
             logger.info("streams.not_permitted", error=str(error))
             return
         self._streams, self._cache = settings, cache
+        await self._ensure_recent(settings)
+
+    async def _ensure_recent(self, settings: StreamSettings) -> None:
         recent = recent_config(settings)
-        if recent is not None:
-            try:
-                await self._jetstream.ensure_stream(recent)
-            except (PermissionDeniedError, StreamConfigError) as error:
-                logger.warning("streams.nothing_to_look_back_at", error=str(error))
+        try:
+            if recent is not None:
+                await self._ensure([recent])
+            elif await self._jetstream.exists(subjects.RECENT_STREAM):
+                self._say("stream.left_over", stream=subjects.RECENT_STREAM, hint="no settings ask for it: delete it")
+        except (PermissionDeniedError, StreamConfigError) as error:
+            self._say("streams.nothing_to_look_back_at", error=str(error))
+
+    async def _ensure(self, configs: Iterable[Mapping[str, Any]]) -> None:
+        for config in configs:
+            done = await self._jetstream.ensure_stream(config)
+            if done:
+                logger.info(
+                    "stream.restored" if self._restoring.locked() else "stream.ensured", stream=config["name"], done=done
+                )
+
+    def _say(self, event: str, **words: str) -> None:
+        """Warn, once of each."""
+        said = (event, *words.values())
+        if said not in self._said:
+            self._said.add(said)
+            logger.warning(event, **words)
 
     def expect_streams(self, settings: StreamSettings | None = None) -> None:
         """Count on somebody else to make the streams; make them where one turns out to be missing, if this user may.
@@ -327,8 +351,22 @@ class Bus:
         return await self._jetstream.delete_message(stream, sequence)
 
     async def run(self) -> None:
-        """Keep the connection until cancelled; `connect` runs this."""
-        await self._connection.run()
+        """Keep the connection until cancelled, and the streams that this process had made; `connect` runs this."""
+        keeping = asyncio.create_task(self._keep_streams(), name="keep the streams")
+        try:
+            await self._connection.run()
+        finally:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+
+    async def _keep_streams(self) -> None:
+        """Look at the streams with every new connection, and now and then: a server's memory is lost, people change things."""
+        while True:
+            self._connection.opened.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_SECONDS * random.uniform(0.5, 1.5)):  # noqa: S311 - only spreads clients out
+                    await self._connection.opened.wait()
+            await self._restore_streams()
 
     async def close(self) -> None:
         """Give back what was delivered and not taken, and end every iterator."""
@@ -340,7 +378,7 @@ class Bus:
             await journal.aclose()
 
     async def _restore_streams(self) -> None:
-        """A stream that was there is gone, with a store that was not kept: make it again, if this process had made it."""
+        """Make again, or change back, what this process had made and finds otherwise."""
         if self._streams is None:
             return
         under_way = self._restoring.locked()
@@ -349,8 +387,8 @@ class Bus:
                 return
             try:
                 await self.ensure_streams(self._streams, cache=self._cache)
-            except StreamConfigError as error:
-                logger.warning("streams.not_restored", error=str(error))
+            except ApiError as error:
+                self._say("streams.not_restored", error=str(error))
 
 
 def _stored(message: Message) -> StoredMessage:

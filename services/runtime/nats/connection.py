@@ -171,6 +171,8 @@ class Connection:
         self._tokens = itertools.count()
         self._inbox = self.new_inbox()
         self._said: set[str] = set()
+        self.opened = asyncio.Event()
+        """Set with each new socket; who waits for the next clears it."""
         self.trouble = ""
         """Why there is no connection, as far as it is known; empty while there is one."""
         self.generation = 0
@@ -279,6 +281,7 @@ class Connection:
         self._said.clear()
         self.trouble = ""
         self._connected.set()
+        self.opened.set()
         url = client.connected_url
         logger.info("bus.connected", server=f"{url.hostname}:{url.port}" if url else None, connection=self.generation)
 

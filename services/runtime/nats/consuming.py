@@ -27,6 +27,8 @@ _HEARTBEAT_SECONDS: Final = 2.0
 _ACK_SECONDS: Final = 2.0
 _MISSED_SECONDS: Final = 3 * _HEARTBEAT_SECONDS
 _RETRY_SECONDS: Final = 0.5
+_CHECK_SECONDS: Final = 30.0
+"""How often the consumer is looked at: somebody may have changed it by hand."""
 _NS: Final = 1_000_000_000
 _IDLE_HEARTBEAT: Final = 100
 _SIGNS_OF_LIFE: Final = 3
@@ -148,6 +150,8 @@ class Consumption:
         self._warned_generation = -1
         self._ready = False
         self._heard_at = 0.0
+        self._looked_at = 0.0
+        self._said: set[str] = set()
         self._inbox = connection.new_inbox()
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
@@ -255,7 +259,7 @@ class Consumption:
             self._outstanding = 0
             self._ready = False
         try:
-            if not self._ready:
+            if not self._ready or now - self._looked_at > _CHECK_SECONDS:
                 await self._ensure_consumer()
             wanted = self._batch - self._outstanding - len(self._buffer)
             if wanted > 0 and self._outstanding + len(self._buffer) <= self._batch // 2:
@@ -270,7 +274,7 @@ class Consumption:
     async def _ensure_consumer(self) -> None:
         while True:
             try:
-                await self._jetstream.ensure_consumer(
+                done = await self._jetstream.ensure_consumer(
                     self.stream,
                     self.durable,
                     max_ack_pending=self._max_ack_pending,
@@ -283,6 +287,10 @@ class Consumption:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._ready = True
+                self._looked_at = asyncio.get_running_loop().time()
+                if done and done not in self._said:
+                    self._said.add(done)
+                    logger.info("consumer.restored", stream=self.stream, consumer=self.durable, done=done)
                 return
 
     async def _ask(self, count: int) -> None:

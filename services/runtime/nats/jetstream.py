@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from proto import subjects
-from services.runtime.errors import ApiError, DisconnectedError, RequestTimeoutError, StreamConfigError
+from services.runtime.errors import ApiError, ConsumerConfigError, DisconnectedError, RequestTimeoutError, StreamConfigError
 from services.runtime.nats.connection import NO_RESPONDERS, Connection, Message
 from services.runtime.settings import StreamSettings
 
@@ -19,6 +19,10 @@ logger = structlog.get_logger()
 
 STREAM_NOT_FOUND: Final = 10059
 CONSUMER_NOT_FOUND: Final = 10014
+_NOT_OURS: Final[Mapping[str, Any]] = dict.fromkeys(
+    ("filter_subject", "filter_subjects", "headers_only", "backoff", "inactive_threshold", "rate_limit_bps", "max_bytes")
+)
+"""Of a consumer: what somebody else set keeps messages, or their content, from us."""
 _STREAM_IN_USE: Final = 10058
 _NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
 """Message not found, sequence not found, and the failed deletion of what is not there."""
@@ -61,6 +65,8 @@ def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dic
         "max_msgs": -1,
         "max_consumers": -1,
         "max_msg_size": -1,
+        "max_msgs_per_subject": -1,
+        "no_ack": False,
     }
     queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
     recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
@@ -114,6 +120,11 @@ def recent_config(settings: StreamSettings) -> dict[str, Any] | None:
     }
 
 
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that are not as they should be. A server leaves out what is 0, false or empty."""
+    return sorted(name for name, value in wanted.items() if (found.get(name) or None) != (value or None))
+
+
 class JetStream:
     """Administrative requests over one connection. Every method waits for the server and asks again until it answers."""
 
@@ -122,19 +133,41 @@ class JetStream:
         self.prefix = f"$JS.{domain}.API" if domain else "$JS.API"
         self._unavailable = False
 
-    async def ensure_stream(self, config: Mapping[str, Any]) -> None:
-        """Make the stream, or change it to what `config` says. Raises StreamConfigError where that cannot be."""
+    async def ensure_stream(self, config: Mapping[str, Any]) -> str:
+        """Make the stream, or change it to what `config` says; return what was done, empty for nothing.
+
+        Our fields alone: the operator's (placement, mirrors, descriptions) stay as they are. Raises StreamConfigError where the
+        stream cannot be that.
+        """
         name = config["name"]
         try:
-            await self._ask(f"STREAM.CREATE.{name}", config)
+            found = await self._found(f"STREAM.INFO.{name}", STREAM_NOT_FOUND)
+            if found is None:
+                await self._ask(f"STREAM.CREATE.{name}", config)
+                return "made"
         except ApiError as error:
             if error.code != _STREAM_IN_USE:
                 raise StreamConfigError(name, error.code, error.description) from error
-            await self._update_stream(name, config)
+            found = await self._ask(f"STREAM.INFO.{name}")
+        changed = _differences(found["config"], config)
+        if not changed:
+            return ""
+        try:
+            await self._ask(f"STREAM.UPDATE.{name}", {**found["config"], **config})
+        except ApiError as error:
+            raise StreamConfigError(name, error.code, error.description) from error
+        return f"changed: {', '.join(changed)}"
 
-    async def ensure_consumer(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float) -> None:
-        """Make the durable pull consumer, or change it to these values. Raises ApiError (STREAM_NOT_FOUND among others)."""
-        config = {
+    async def exists(self, stream: str) -> bool:
+        """Whether there is a stream of that name."""
+        return await self._found(f"STREAM.INFO.{stream}", STREAM_NOT_FOUND) is not None
+
+    async def ensure_consumer(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float) -> str:
+        """Make the durable pull consumer, or change it to these values; return what was done, empty for nothing.
+
+        Raises ConsumerConfigError where there is another that cannot be changed, ApiError (STREAM_NOT_FOUND among others).
+        """
+        config: dict[str, Any] = {
             "name": durable,
             "durable_name": durable,
             "deliver_policy": "all",
@@ -144,7 +177,18 @@ class JetStream:
             "max_deliver": -1,
             "replay_policy": "instant",
         }
-        await self._ask(f"CONSUMER.CREATE.{stream}.{durable}", {"stream_name": stream, "config": config})
+        operation = f"{stream}.{durable}"
+        found = await self._found(f"CONSUMER.INFO.{operation}", CONSUMER_NOT_FOUND)
+        changed = [] if found is None else _differences(found["config"], {**config, **_NOT_OURS})
+        if found is not None and not changed:
+            return ""
+        try:
+            await self._ask(f"CONSUMER.CREATE.{operation}", {"stream_name": stream, "config": config})
+        except ApiError as error:
+            if found is None:
+                raise
+            raise ConsumerConfigError(stream, durable, error.code, f"{error.description}; {', '.join(changed)}") from error
+        return f"changed: {', '.join(changed)}" if found is not None else "made"
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return what the stream holds. Raises ApiError where there is none."""
@@ -192,16 +236,13 @@ class JetStream:
         """Delete the stream's messages before a sequence."""
         await self._ask(f"STREAM.PURGE.{stream}", {"seq": before})
 
-    async def _update_stream(self, name: str, config: Mapping[str, Any]) -> None:
-        """Change our fields and leave the operator's (placement, mirrors, descriptions) as they are."""
-        info = await self._ask(f"STREAM.INFO.{name}")
-        if all(info["config"].get(key) == value for key, value in config.items()):
-            return
+    async def _found(self, operation: str, absent: int) -> dict[str, Any] | None:
         try:
-            await self._ask(f"STREAM.UPDATE.{name}", {**info["config"], **config})
+            return await self._ask(operation)
         except ApiError as error:
-            raise StreamConfigError(name, error.code, error.description) from error
-        logger.info("stream.updated", stream=name)
+            if error.code != absent:
+                raise
+            return None
 
     async def _ask(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         payload = msgspec.json.encode(body) if body is not None else b""
