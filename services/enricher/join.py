@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -29,12 +30,16 @@ def join(
     *,
     complete_until_unix_ns: int = FOREVER,
     networks: ExternalNetworks | None = None,
+    on_foreign: Callable[[int], None] | None = None,
 ) -> FlowBatch:
     """Return the batch with the entities at both ends; its other columns are the same arrays.
 
     A record is resolved for the time at which it starts. Without an index every end is unresolved. After
     `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of. What nobody holds
     is outside where its address says so, or where `networks` names it; where there is no index, what they name is outside.
+
+    A node speaks for itself: whoever is on another one, as the index knows, is not named for its sockets. `on_foreign` is told
+    how many records say otherwise.
     """
     if index is None:
         unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
@@ -48,6 +53,14 @@ def join(
     backends = _backends(batch, keys)
     holders = _holders(keys, backends, times, index)
     contradicted = _name_local(holders[:count], batch, index)
+    # What a capture file has on the path of packets is nobody's socket; a control group is one's own in any case.
+    of_the_node = (batch.column("observer") == Observer.SOCKET) | (batch.column("local_container") != NO_INDEX)
+    foreign = index.are_elsewhere(holders[:count], batch.node) & of_the_node
+    if foreign.any():
+        holders[:count][foreign] = NOBODY
+        contradicted |= foreign
+        if on_foreign is not None:
+            on_foreign(int(foreign.sum()))
     _name_loopback(holders, backends, index)
     rows = _responders(batch)
     services = np.full(2 * count, NOBODY, np.int32)

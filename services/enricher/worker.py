@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -62,6 +63,13 @@ class Worker:
             "{message}",
             series=by_reason("undecodable", "foreign_subject", "failed", "refused", "too_large", "dead_letter_refused"),
         )
+        self._foreign = telemetry.counter(
+            "wirespan.enricher.foreign",
+            "Records whose local end is on another node than the one that tells it",
+            "{record}",
+            series=(),
+        )
+        self._foreign_nodes: set[str] = set()
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
         self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
@@ -132,7 +140,13 @@ class Worker:
             return
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
-        batch = join(raw, view.index, complete_until_unix_ns=view.complete_until_unix_ns, networks=self._networks)
+        batch = join(
+            raw,
+            view.index,
+            complete_until_unix_ns=view.complete_until_unix_ns,
+            networks=self._networks,
+            on_foreign=partial(self._note_foreign, delivery.subject),
+        )
         stored, parts = 0, deque(encode_parts(batch))
         try:
             while parts:
@@ -152,6 +166,13 @@ class Worker:
             return
         await delivery.ack()
         self._count(batch)
+
+    def _note_foreign(self, subject: str, records: int) -> None:
+        node = subject.rpartition(".")[2]
+        self._foreign.add(records, {"node": node})
+        if node not in self._foreign_nodes:
+            self._foreign_nodes.add(node)
+            logger.warning("records.of_another_node", node=node, records=records, hint="their local ends stay unresolved")
 
     async def _store(self, subject: str, part: Part, delivery: Delivery) -> None:
         """Store a part; wait while the stream is full. Raises Stopping where the service is to end first."""

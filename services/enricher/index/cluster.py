@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from proto.flow_batch import Entity
+from proto.subjects import subject_token
 from services.enricher.index.claims import (
     SECOND_NS,
     Claim,
@@ -208,6 +210,7 @@ class Cluster:
             tables={table: IntervalTable(rows.pop(table)) for table in Table},
             targets=targets.listed,
             kinds=kinds,
+            homes=[self._home(target) for target in targets.listed],
             wholes=[targets.number(Target(target.key)) for target in targets.listed],
             stand_ins=[stand_ins.get(number, number) for number in range(len(targets.listed))],
             hiding=hiding,
@@ -287,6 +290,15 @@ class Cluster:
         if isinstance(obj, Node):
             return Index.NODE
         return Index.SERVICE
+
+    def _home(self, target: Target) -> str:
+        """The node that a target is on, as subjects have it; empty where it is on none, or nobody knows."""
+        obj = self._objects.get(target.key)
+        name = obj.spec.node_name if isinstance(obj, Pod) else obj.metadata.name if isinstance(obj, Node) else ""
+        return _token(name) if name else ""
+
+
+_token = lru_cache(maxsize=16_384)(subject_token)
 
 
 class _Targets:

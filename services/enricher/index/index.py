@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from proto.flow_batch import Entity
+from proto.subjects import subject_token
 from services.enricher.index.claims import Table, Target
 from services.enricher.index.interval_table import NOBODY, Bits, IntervalTable, Keys, Numbers, Words
 from services.enricher.index.possible_networks import PossibleNetworks
@@ -44,6 +45,7 @@ class Index:
         tables: Mapping[Table, IntervalTable],
         targets: Sequence[Target],
         kinds: Sequence[int],
+        homes: Sequence[str],
         wholes: Sequence[int],
         stand_ins: Sequence[int],
         hiding: Sequence[int],
@@ -60,6 +62,10 @@ class Index:
         self._entities: list[Entity | None] = [None] * len(targets)
         self._kinds = np.array([*kinds, self.POD], np.uint8)
         """Kind of each target; one more at the end, where NOBODY points."""
+        self._places = {home: number for number, home in enumerate(dict.fromkeys(homes)) if home}
+        """Numbers of nodes by what subjects have of their names: that is what a node cannot choose."""
+        self._homes = np.array([*(self._places.get(home, NOBODY) for home in homes), NOBODY], np.int32)
+        """The node that each target is on."""
         self._wholes = np.array([*wholes, NOBODY], np.int32)
         """The pod that each container belongs to, and what is no container itself."""
         self._stand_ins = np.array([*stand_ins, NOBODY], np.int32)
@@ -88,6 +94,12 @@ class Index:
         """Return which targets are of a kind; NOBODY is of none but POD."""
         matches: Bits = self._kinds[numbers] == kind
         return matches
+
+    def are_elsewhere(self, numbers: Numbers, node: str) -> Bits:
+        """Return which targets are on another node than this one; none where it is a node that nobody here has heard of."""
+        place, homes = self._places.get(subject_token(node)), self._homes[numbers]
+        elsewhere: Bits = (homes != place) & (homes != NOBODY) if place is not None else np.zeros(len(numbers), np.bool_)
+        return elsewhere
 
     def hides_clients(self, services: Numbers) -> Bits:
         """Return of which services the clients may be outside though they come from the address of a node."""

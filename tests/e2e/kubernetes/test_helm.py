@@ -312,6 +312,7 @@ REFUSED = {
     "a setting that does not exist": ({"capture": {"settings": {"linger": 1}}}, "linger"),
     "a setting out of range": ({"capture": {"settings": {"max_flows": 3}}}, "max_flows"),
     "a password among the settings": ({"settings": {"nats": {"password": "x"}}}, "password"),
+    "two nodes of one subject": ({"nats": {"auth": {"nodes": ["a.b", "a-b"]}}}, "nats.auth.nodes"),
     "two servers": ({"nats": {"replicas": 2}}, "nats/replicas"),
     "a NATS of one's own beside the chart's": ({"nats": {"url": "nats://a"}}, "nats.enabled must be false"),
     "no NATS at all": ({"nats": {"enabled": False}}, "nats.url"),

@@ -179,3 +179,47 @@ def test_a_client_that_its_own_node_translates_for_reaches_the_backend_that_was_
     assert container is not None
     assert container.attributes["k8s.container.name"] == "app"
     assert [name_at(enriched, "local_entity", row) for row in range(4)] == ["node-a"] * 4
+
+
+TWO_NODES = (
+    node("node-a", "192.168.0.1"),
+    node("node-b", "192.168.0.2"),
+    pod("mine", "10.0.1.1", spec={"nodeName": "node-a"}),
+    pod("theirs", "10.0.2.1", spec={"nodeName": "node-b"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "local", "container"),
+    [
+        pytest.param("node-a", "10.0.1.1", {"pod_uid": "uid-theirs"}, id="a pod by its uid"),
+        pytest.param("node-a", "10.0.2.1", {"pod_uid": "uid-theirs"}, id="a pod by uid and address"),
+        pytest.param("node-a", "10.0.2.1", None, id="a pod by its address"),
+        pytest.param("node-a", "192.168.0.2", None, id="a node by its address"),
+        pytest.param("node.a", "10.0.2.1", {"pod_uid": "uid-theirs"}, id="under another spelling of its name"),
+    ],
+)
+@pytest.mark.parametrize("observer", [Observer.SOCKET, Observer.CAPTURE])
+def test_a_node_does_not_speak_for_another(told: str, local: str, container: dict[str, str] | None, observer: Observer) -> None:
+    """What it says is a socket of its own, and belongs to another node: that end is not named, and it is counted."""
+    if container is None and observer == Observer.CAPTURE:
+        pytest.skip("an address on the path of a capture file is nobody's claim")
+    rows = [flow(f"{local}:40000", "10.0.1.1:80", local_container=0 if container else NO_INDEX, observer=observer)] * 3
+    rows.append(flow("10.0.1.1:40000", "10.0.2.1:80", local_container=NO_INDEX, observer=observer))
+    counted: list[int] = []
+    batch = batch_of(*rows, containers=[container] if container else [], node_name=told)
+    joined = join(batch, cluster_of(*TWO_NODES).compile(), on_foreign=counted.append)
+    assert counted == [3]
+    assert {name_at(joined, "local_entity", row) for row in range(3)} <= {"", told}  # whatever else its socket is, it is here
+    assert {name_at(joined, "remote_entity", row) for row in range(3)} == {"mine"}
+    assert (name_at(joined, "local_entity", 3), name_at(joined, "remote_entity", 3)) == ("mine", "theirs")
+
+
+@pytest.mark.parametrize("told", ["node-b", "laptop"])
+def test_a_node_speaks_for_itself_and_one_that_nobody_knows_is_believed(told: str) -> None:
+    """The pod's own node names it; so does capture under a name that is no node's, which cannot be checked."""
+    counted: list[int] = []
+    rows = [flow("10.0.2.1:1", "10.0.1.1:80", local_container=0, observer=Observer.SOCKET)]
+    batch = batch_of(*rows, containers=[{"pod_uid": "uid-theirs"}], node_name=told)
+    joined = join(batch, cluster_of(*TWO_NODES).compile(), on_foreign=counted.append)
+    assert (name_at(joined, "local_entity", 0), counted) == ("theirs", [])

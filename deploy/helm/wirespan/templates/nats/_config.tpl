@@ -115,6 +115,14 @@ key_file: "/etc/nats/tls/tls.key"
 {{- if $nats.url -}}
 {{- fail "nats.url: names a NATS of your own, so nats.enabled must be false" -}}
 {{- end -}}
+{{- $tokens := dict -}}
+{{- range $node := $nats.auth.nodes -}}
+{{- $token := include "wirespan.subjectToken" $node -}}
+{{- if hasKey $tokens $token -}}
+{{- fail (printf "nats.auth.nodes: %s and %s have one subject, flows.raw.%s: each could speak for the other" (index $tokens $token) $node $token) -}}
+{{- end -}}
+{{- $_ := set $tokens $token $node -}}
+{{- end -}}
 {{- if ne $nats.auth.method "password" -}}
 {{- fail (printf "nats.auth.method=%s: the NATS of the chart knows its users by password" $nats.auth.method) -}}
 {{- end -}}
