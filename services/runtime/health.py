@@ -7,8 +7,10 @@ answers, in a thread for each request: a framework would be 14 MiB on every node
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import socketserver
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler
@@ -24,6 +26,9 @@ logger = structlog.get_logger()
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _REQUEST_SECONDS: Final = 5
+_MOST_AT_ONCE: Final = 16
+"""Connections that are answered at one time. One more closes the oldest: nobody makes threads for ever, or keeps others out."""
+_BACKLOG: Final = 16
 
 
 class Health:
@@ -77,12 +82,32 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
     timeout = 0
+    request_queue_size = _BACKLOG
 
     def __init__(self, host: str, port: int, answer: Callable[[str], tuple[int, str, bytes]]) -> None:
         self.answer = answer
+        self._open: dict[socket.socket, None] = {}
+        self._opening = threading.Lock()
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self.address_family = family
         super().__init__(address, _Request)  # type: ignore[arg-type]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own."""
+        with self._opening:
+            self._open[request] = None
+            if len(self._open) > _MOST_AT_ONCE:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # its end was under way
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the connection, and make room for the next."""
+        with self._opening:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
         """Whoever asked has gone."""

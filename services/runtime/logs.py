@@ -13,7 +13,27 @@ from services.runtime.settings import LogSettings
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
+_MOST_CHARACTERS: Final = 2000
+_MOST_OF_EXCEPTION: Final = 16_000
 _QUIET_LIBRARIES: Final = ("nats", "aiohttp.access", "grpc", "urllib3", "kubernetes", "asyncio")
+
+
+def printable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return `text` cut to `most` characters, with what commands a terminal or turns its text around shown, not done."""
+    cut = f"{text[:most]}... ({len(text)} characters)" if len(text) > most else text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in cut)
+
+
+def _bound(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make each value fit for a line: much of what is said comes from others, who may say anything, at any length."""
+    for name, value in event.items():
+        if isinstance(value, (int, float)) or value is None:
+            continue
+        text = value if isinstance(value, str) else repr(value)
+        most = _MOST_OF_EXCEPTION if name == "exception" else _MOST_CHARACTERS
+        if isinstance(value, str) or len(text) > most:
+            event[name] = printable(text, most)
+    return event
 
 
 def configure(settings: LogSettings, *, service: str) -> None:
@@ -31,11 +51,13 @@ def configure(settings: LogSettings, *, service: str) -> None:
         add_service,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    last: list[Processor] = [
+        structlog.processors.format_exc_info,
+        _bound,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+        else structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

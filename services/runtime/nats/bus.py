@@ -139,6 +139,8 @@ class Bus:
         )
         self._streams: StreamSettings | None = None
         self._cache = False
+        self._keeps_streams = False
+        """Whether this user may make streams, and this process has."""
         self._restoring = asyncio.Lock()
         self._said: set[tuple[str, ...]] = set()
         self._consumptions: list[Consumption] = []
@@ -192,7 +194,7 @@ class Bus:
         except PermissionDeniedError as error:
             logger.info("streams.not_permitted", error=str(error))
             return
-        self._streams, self._cache = settings, cache
+        self._streams, self._cache, self._keeps_streams = settings, cache, True
         await self._ensure_recent(settings)
 
     async def _ensure_recent(self, settings: StreamSettings) -> None:
@@ -366,7 +368,8 @@ class Bus:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_SECONDS * random.uniform(0.5, 1.5)):  # noqa: S311 - only spreads clients out
                     await self._connection.opened.wait()
-            await self._restore_streams()
+            if self._keeps_streams:
+                await self._restore_streams()
 
     async def close(self) -> None:
         """Give back what was delivered and not taken, and end every iterator."""

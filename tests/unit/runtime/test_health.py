@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 
 import aiohttp
 import pytest
@@ -123,3 +125,21 @@ async def test_a_port_that_is_taken_is_an_error(settings: HealthSettings) -> Non
     with socket.create_server((settings.host, settings.port)), pytest.raises(OSError, match="in use"):
         async with serve(settings, Health()):
             pass
+
+
+async def test_who_says_nothing_keeps_nobody_out(settings: HealthSettings) -> None:
+    """Of a thousand connections that ask for nothing few are kept, each with its thread; a probe is answered all the while."""
+    before = threading.active_count()
+    async with serve(settings, Health()):
+        idle = []
+        for _ in range(1000):
+            idle.append(await asyncio.open_connection(settings.host, settings.port))
+            idle[-1][1].write(b"GET /healthz HTTP/1.1\r\n")
+        assert await get(settings, "/healthz") == (200, "ok\n")
+        for reader, _ in idle[:500]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        assert threading.active_count() - before < 100
+        assert await get(settings, "/readyz") == (200, "ok\n")
+        for _, writer in idle:
+            writer.close()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 PROGRAM = """
@@ -54,3 +56,29 @@ def test_without_a_terminal_auto_is_json_and_console_has_no_colours() -> None:
     console = logged("console")
     assert "bus.connected" in console
     assert "\x1b[" not in console
+
+
+HOSTILE = """
+import structlog
+from services.runtime import logs
+from services.runtime.settings import LogSettings
+logs.configure(LogSettings(format={format!r}), service="sample")
+log = structlog.get_logger()
+log.warning("backend.refused", detail="x" * 4_000_000)
+log.warning("backend.refused", escape="\\x1b]0;owned\\x07\\x9b2J\\u202etxt\\x7f", many=["y" * 9] * 100_000)
+try:
+    raise ValueError("z" * 4_000_000 + "\\x1b[2J")
+except ValueError as error:
+    log.error("batch.failed", exc_info=error)
+"""
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_what_others_say_is_cut_and_commands_nothing(format: str) -> None:  # noqa: A002 - the setting's name
+    """Texts of megabytes take a few kilobytes, an exception's too; escapes, C1, DEL and overrides of direction are shown."""
+    program = [sys.executable, "-c", HOSTILE.format(format=format)]
+    logged = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    assert len(logged) < 30_000
+    assert "(4000000 characters)" in logged
+    assert all(c.isprintable() or c in "\n\t" for c in logged)
+    assert "owned" in logged
