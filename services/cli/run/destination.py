@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from services.cli.errors import UsageError
 from services.cli.views.flow_view import printable
 from services.runtime.otlp_protocol import suggested_protocol
+from services.runtime.private_files import refuse_planted_link
 
 DEFAULT_OUTPUT: Final = Path("wirespan-spans.jsonl")
 _TRACES_PATH: Final = "/v1/traces"
@@ -93,7 +94,8 @@ class FileDestination:
         exporter is writing to it.
         """
         try:
-            file_descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            refuse_planted_link(self.path)
+            file_descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:

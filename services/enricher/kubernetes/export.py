@@ -24,6 +24,7 @@ from services.enricher.kubernetes.resources import Resource, followed, object_de
 from services.enricher.kubernetes.selection import Selection
 from services.enricher.settings import KubeSettings
 from services.runtime.redaction import guard_standard_error
+from services.runtime.private_files import write_private
 from services.runtime.settings import SettingsError, load
 
 _SILENCE_SECONDS = 60.0
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if pseudonyms is not None:
             items = [pseudonyms.replaced(item) for item in items]
             if asked.pseudonym_map:
-                asked.pseudonym_map.write_text(json.dumps(pseudonyms.given, indent=1, sort_keys=True) + "\n")
+                write_private(asked.pseudonym_map, json.dumps(pseudonyms.given, indent=1, sort_keys=True) + "\n")
         _write(asked.output, items)
     except (ApiRefusedError, ApiUnreachableError) as error:
         sys.stderr.write(f"wirespan: the API server could not be asked: {error}\n")
@@ -117,9 +118,7 @@ def _write(output: Path | None, items: Sequence[dict[str, Any]]) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    scratch = output.with_name(f".{output.name}.part")
-    scratch.write_text(text)
-    scratch.replace(output)
+    write_private(output, text)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.exporter.delivery.sink import Accepted, Outcome, Rejected, Retry
 from services.exporter.errors import OutputFileError
+from services.runtime.private_files import refuse_planted_link
 
 _ID_FIELDS: Final = ("traceId", "spanId", "parentSpanId")
 _SCAN_BYTES: Final = 64 * 1024
@@ -166,7 +167,8 @@ class FileSink:
 def _open(path: Path) -> int:
     """Open for appending and hold the file for this process alone: two would cut each other's lines."""
     try:
-        file_descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        refuse_planted_link(path)
+        file_descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise OutputFileError(f"{path}: cannot be opened for writing: {error.strerror}") from error
     try:
