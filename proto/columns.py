@@ -370,6 +370,14 @@ NAMES: Final = (
         "DNS questions that were answered, by response code: 0 to 5 in their places, all others in place 6; in place 7 those "
         "that never were",
     ),
+    Column(
+        "remote_name",
+        "<u4",
+        _CONSTANT,
+        "",
+        "index into `names`: the name that local, a client, had looked up for remote's address before the flow began",
+        default=NO_INDEX,
+    ),
 )
 """Columns that capture adds where it reads names."""
 

@@ -50,7 +50,7 @@ _ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
     "files": ("file",),
-    "names": ("dns_first_name", "dns_slowest_name"),
+    "names": ("dns_first_name", "dns_slowest_name", "remote_name"),
     "entities": ("local_entity", "remote_entity", "local_service", "remote_service"),
 }
 

@@ -141,8 +141,10 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
                 yield self._batch(exchanges, records, now_unix_ns, counters)
         for emission in self._table.drain(now_ns, final):
-            records = finish(emission, self.tap.rows(emission.slots), self._clock, self._cgroups, self._processes)
-            yield self._batch(emission, records, now_unix_ns, counters, self._names.tell(emission))
+            slots = self.tap.rows(emission.slots)
+            records = finish(emission, slots, self._clock, self._cgroups, self._processes)
+            told = self._names.tell(emission, slots["cgroup_id"])
+            yield self._batch(emission, records, now_unix_ns, counters, told)
         self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
 
     def accept(self, batch: LiveBatch) -> None:

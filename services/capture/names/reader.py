@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+import numpy as np
+
+from proto.columns import NO_INDEX, Role
 from proto.flow_batch import Array
 from services.capture.flows.table import Emission
 from services.capture.names.dns_message import read_message
+from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns
 
@@ -35,6 +39,7 @@ class NameReader:
         self.kinds: tuple[PieceKind, ...] = _KINDS[names]
         """Of which pieces are asked for."""
         self._questions = QuestionTable()
+        self._peers = PeerNames()
         self._read = 0
         self._unreadable = 0
 
@@ -47,13 +52,30 @@ class NameReader:
                 continue
             self._read += 1
             self._questions.add(piece, message)
+            self._peers.learn(piece, message)
 
-    def tell(self, emission: Emission) -> NamesTold:
-        """Return what the records of an emission say of names."""
+    def tell(self, emission: Emission, owners: Array | None = None) -> NamesTold:
+        """Return what the records of an emission say of names.
+
+        `owners` are whose sockets the flows are, as pieces have it; None: those of the local addresses, as in a capture file.
+        """
         columns, names = emission.columns, NameList()
         waits = columns["request_waits"] != 0
         questions = self._questions.take(columns["flow_id"], emission.final, waits, emission.now_unix_ns)
-        return NamesTold(question_columns(questions, len(emission), names), names.names, questions)
+        told = question_columns(questions, len(emission), names) | self._peer_column(emission, owners, names)
+        return NamesTold(told, names.names, questions)
+
+    def _peer_column(self, emission: Emission, owners: Array | None, names: NameList) -> dict[str, Array]:
+        """Return `remote_name`, where a client's flow has one."""
+        if not len(self._peers):
+            return {}
+        columns = emission.columns
+        whose = _owners_by_address(columns["local_address"]) if owners is None else owners
+        named = np.full(len(emission), NO_INDEX, np.uint32)
+        for row in np.flatnonzero(columns["role"] == Role.CLIENT).tolist():
+            begun_ns = int(columns["flow_start_unix_ns"][row])
+            named[row] = names.place(self._peers.name(int(whose[row]), columns["remote_address"][row].tobytes(), begun_ns))
+        return {"remote_name": named}
 
     def put_back(self, emission: Emission, told: NamesTold) -> None:
         """The records are stored nowhere and never will be: what they said is due again."""
@@ -66,4 +88,12 @@ class NameReader:
             "pieces_read": self._read,
             "pieces_unreadable": self._unreadable,
             "pieces_forgotten": self._questions.forgotten,
+            "pieces_address_forgotten": self._peers.forgotten,
         }
+
+
+def _owners_by_address(addresses: Array) -> Array:
+    """Return addresses as numbers, as bpf/replay/pieces.h makes them of who asks."""
+    halves = np.ascontiguousarray(addresses).view("<u8").reshape(-1, 2)
+    owners: Array = halves[:, 0] ^ halves[:, 1]
+    return owners

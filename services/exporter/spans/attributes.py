@@ -471,6 +471,9 @@ PEER: Final = (
     Attribute("peer.service", DEPRECATED, "service.peer.name, under the name that Tempo's service graph reads; `external` "
               "for an address outside the cluster, so that the edge is drawn and no address becomes a series",
               "kind CLIENT, where there is a name or the address is external"),
+    Attribute("server.address", STABLE, "the domain name that the source had looked up for the destination's address before "
+              "the flow began; if only others on the node had, and several names, there is none",
+              "the index knows nobody at the destination, and a name is known"),
 )  # fmt: skip
 
 RESOURCE: Final = (

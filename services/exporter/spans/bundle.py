@@ -48,7 +48,7 @@ class Bundle:
             yield number, rows[source == number] - self.first_rows[number]
 
 
-_NAME_COLUMNS: Final = ("dns_first_name", "dns_slowest_name")
+_NAME_COLUMNS: Final = ("dns_first_name", "dns_slowest_name", "remote_name")
 
 
 def bundle(batches: Sequence[FlowBatch]) -> Bundle:

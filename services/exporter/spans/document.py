@@ -19,8 +19,8 @@ end that answered it, whoever saw the packets; what has no `reverse` in its name
 is the workload at the end whose span it is. Times are nanoseconds, as integers.
 
 The conventions: OpenTelemetry's [semantic conventions](https://opentelemetry.io/docs/specs/semconv/) 1.44.0; the `flow.*` and
-`source.k8s.*` vocabulary that Mermin published; Wirespan's own. `client.*` and `server.*` are left out: they would say again
-what `source.*` and `destination.*` say. So is a zero or an unknown where absence says the same.
+`source.k8s.*` vocabulary that Mermin published; Wirespan's own. `client.*` and `server.*` are left out where they would say
+again what `source.*` and `destination.*` say. So is a zero or an unknown where absence says the same.
 
 Not all of them have to be sent. `WIRESPAN_EXPORTER_ATTRIBUTES` is `full` (every attribute), `standard` (the default: without
 what can be worked out from the rest, ids of objects and histograms) or `lean` (a map of services with rates, errors and

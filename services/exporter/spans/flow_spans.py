@@ -15,7 +15,7 @@ from services.exporter.spans.attributes import Integer, Integers
 from services.exporter.spans.identity import TRACE_RECORDS, IdMixer, Mask, Perspective, SpanIds
 from services.exporter.spans.links import link_rows
 from services.exporter.spans.pieces import Backends, Ends, Files, Tunnels, Words
-from services.exporter.spans.questions import Questions
+from services.exporter.spans.questions import Questions, ServerNames
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 
@@ -58,6 +58,7 @@ class FlowSpans:
         self._backends = Backends(selection)
         self._files = Files(selection)
         self._questions = Questions(selection)
+        self._server_names = ServerNames(selection)
         self.ends = Ends(selection)
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
@@ -73,6 +74,7 @@ class FlowSpans:
         pieces.extend(self._backends.columns(records))
         pieces.extend(self._files.columns(records))
         pieces.extend(self._questions.columns(records))
+        pieces.extend(self._server_names.columns(records))
         head, parts = _fixed(records, ids, self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)
         blocks = [Block(as_void(head), None, 0)]

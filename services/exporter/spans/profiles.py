@@ -50,6 +50,7 @@ IN_LEAN: Final = (
     r"flow\.response\.(count|time|time_max)",
     r"flow\.request\.unanswered",
     r"flow\.summary\..*",
+    r"server\.address",
     r"dns\.(question\.name|response_code)",
     r"flow\.(request|response)\.(bytes|retransmits)",
 )

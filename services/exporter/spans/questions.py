@@ -1,12 +1,13 @@
-"""What was looked up: a record's first and slowest DNS question, and the status of one whose lookups failed."""
+"""What was looked up: a record's first and slowest DNS question, whether lookups failed, and which name led to a peer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from proto.columns import NO_ANSWER, UNANSWERED, Outcome
+from proto.columns import NO_ANSWER, NO_INDEX, UNANSWERED, Outcome
 from proto.dns import record_type, response_code
 from proto.flow_batch import Array, AttributeValue
 from services.exporter.otlp.piece_table import Column, Table
@@ -44,14 +45,59 @@ def failed_lookups(records: Records) -> Array:
     return found
 
 
+class NameNumbers:
+    """Names by number; 0 is none."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._names = [""]
+
+    def __getitem__(self, number: int) -> str:
+        return self._names[number]
+
+    def of(self, names: Sequence[str], indexes: Array) -> Array:
+        """Return the number of each name that an index column points at."""
+        known = np.array([*map(self._number, names), 0], np.uint64)
+        numbers: Array = known[np.minimum(indexes, len(names))]
+        return numbers
+
+    def _number(self, name: str) -> int:
+        number = self._numbers.setdefault(name, len(self._names)) if name else 0
+        if number == len(self._names):
+            self._names.append(name)
+        return number
+
+
+class ServerNames:
+    """`server.address`: the name that the client had looked up for a destination that nobody else knows."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._carried = selection.has("server.address")
+        self._table = Table(self._make)
+        self._names = NameNumbers()
+
+    def columns(self, records: Records) -> tuple[Column, ...]:
+        """Return the piece of each record's name; none where no record of the batch has one."""
+        if not self._carried or not records.has("remote_name"):
+            return ()
+        if self._table.full:
+            self._table.clear()
+            self._names = NameNumbers()
+        unknown = (records.destination("entity") == NO_INDEX) & (records.destination("service") == NO_INDEX)
+        named = unknown & records.has_initiator() & records.remote_is_destination
+        return (self._table.column(self._names.of(records.batch.names, records.column("remote_name")) * named),)
+
+    def _make(self, key: tuple[int, ...]) -> bytes:
+        return attribute("server.address", self._names[key[0]]) if key[0] else b""
+
+
 class Questions:
     """`dns.*`, `flow.dns.slowest.*` and the status of failed lookups."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._table = Table(self._make, words=2)
-        self._numbers: dict[str, int] = {}
-        self._names = [""]
+        self._names = NameNumbers()
 
     def columns(self, records: Records) -> tuple[Column, ...]:
         """Return the pieces of each record's questions; none where no record of the batch has one."""
@@ -59,26 +105,19 @@ class Questions:
             return ()
         if self._table.full:
             self._table.clear()
-            self._numbers, self._names = {}, [""]
-        known = np.array([*(self._number(name) for name in records.batch.names), 0], np.uint64)
+            self._names = NameNumbers()
         told = (records.column("dns_codes") != 0).any(axis=1)
-        first = self._column(records, "first", known, told, failed_lookups(records) << np.uint64(_ERROR))
+        first = self._column(records, "first", told, failed_lookups(records) << np.uint64(_ERROR))
         slowest = told & records.has_slowest
-        return first, self._column(records, "slowest", known, slowest, np.full(records.count, _OF_SLOWEST, np.uint64))
+        return first, self._column(records, "slowest", slowest, np.full(records.count, _OF_SLOWEST, np.uint64))
 
-    def _column(self, records: Records, which: str, known: Array, told: Array, flags: Array) -> Column:
-        numbers = known[np.minimum(records.column(f"dns_{which}_name"), len(known) - 1)]
+    def _column(self, records: Records, which: str, told: Array, flags: Array) -> Column:
+        numbers = self._names.of(records.batch.names, records.column(f"dns_{which}_name"))
         kind, code = (records.column(f"dns_{which}_{what}").astype(np.uint64) for what in ("type", "code"))
         answers = records.column(f"dns_{which}_answers").astype(np.uint64)
         question = numbers << np.uint64(_NAME) | kind << np.uint64(_TYPE) | code
         rest = answers << np.uint64(_ANSWERS) | flags | np.uint64(_TOLD)
         return self._table.column(np.where(told, question, 0).astype(np.uint64), np.where(told, rest, 0).astype(np.uint64))
-
-    def _number(self, name: str) -> int:
-        number = self._numbers.setdefault(name, len(self._names)) if name else 0
-        if number == len(self._names):
-            self._names.append(name)
-        return number
 
     def _make(self, key: tuple[int, ...]) -> bytes:
         question, rest = key

@@ -115,6 +115,11 @@ class Records:
             other |= self.column(f"dns_slowest_{what}") != self.column(f"dns_first_{what}")
         return other
 
+    @property
+    def remote_is_destination(self) -> Mask:
+        """Where local is the source."""
+        return self._pick(self.seen.source_is_local)
+
     def either(self, name: str) -> Mask:
         """Where `tx_<name>` or `rx_<name>` is not 0."""
         return self.nonzero(f"tx_{name}", f"rx_{name}")

@@ -101,5 +101,5 @@ def fixed_batch(filled: Sequence[Column] = RAW + ENRICHED) -> FlowBatch:
         counters={"arp": 3, "unattributed_tcp_packets": 0},
         entities=[Entity("k8s.pod", attributes), Entity("k8s.service", {"k8s.service.name": "redis"})],
         files=({"name": "a.pcap"}, {"name": "b.pcap"}) if "file" in columns else (),
-        names=("api.stripe.com", "redis.shop.svc.cluster.local") if "dns_first_name" in columns else (),
+        names=("api.stripe.com", "redis.shop.svc.cluster.local") if "remote_name" in columns else (),
     )

@@ -337,6 +337,9 @@ class Row:
 
     def _lookups(self) -> dict[str, Any]:
         out: dict[str, Any] = {}
+        known = self.entity(f"{self.destination}_entity"), self.entity(f"{self.destination}_service")
+        if self["remote_name"] != NO_INDEX and self.destination == "remote" and self.initiator_known and known == (None, None):
+            out["server.address"] = self.batch.names[self["remote_name"]] or None
         counted = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "other")
         for at, name in enumerate(counted):
             out[f"flow.dns.responses.{name}"] = self["dns_codes"][at] or None

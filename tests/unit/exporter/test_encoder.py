@@ -100,7 +100,11 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
         if column.name in left_out:
             continue
         dtype = column.numpy_dtype
-        tables = {"local_container": containers, "file": files, **dict.fromkeys(("dns_first_name", "dns_slowest_name"), names)}
+        tables = {
+            "local_container": containers,
+            "file": files,
+            **dict.fromkeys(("dns_first_name", "dns_slowest_name", "remote_name"), names),
+        }
         pointed_at = len(tables.get(column.name, entities or ()))
         if column.default == NO_INDEX:
             values = st.just(NO_INDEX) | (st.integers(0, pointed_at - 1) if pointed_at else st.nothing())
