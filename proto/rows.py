@@ -180,7 +180,7 @@ def _batch(node: str, epoch: str, sequence: int, run: Sequence[Mapping[str, Any]
         columns=columns,
         containers=tables.containers,
         entities=tables.entities if enriched else None,
-        names=tables.names,
+        names=tuple(tables.names),
     )
 
 

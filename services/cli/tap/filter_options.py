@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import click
 
-from services.cli.tap import filters
+from services.cli.tap import filters, name_filters
 from services.cli.tap.filters import Condition, EndTest, RecordTest, Where, at
 
 
@@ -53,6 +53,11 @@ _FILTERS: Final = (
     _Filter("min-connect-time", "DURATION", "connecting took at least this", filters.min_connect_time, of_end=False),
     _Filter("min-retransmits", "NUMBER", "at least so many segments and SYNs were sent again", filters.min_retransmits,
             of_end=False),
+    _Filter("to-name", "GLOB", "the destination's address was looked up under this name: '*.stripe.com'", name_filters.to_name,
+            of_end=False),
+    _Filter("dns-name", "GLOB", "this name was looked up", name_filters.dns_name, of_end=False),
+    _Filter("dns-code", "CODE", "a lookup was answered so: nxdomain, servfail, noerror ...; `none`: not at all",
+            name_filters.dns_code, of_end=False),
 )  # fmt: skip
 
 _NOT: Final = "--not"

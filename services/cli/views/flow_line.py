@@ -47,6 +47,8 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
         line.append(f"  response {_response(view)}")
     if view.waiting and view.over:
         line.append(f"  {units.counted(view.waiting, 'request')} without a response", style="yellow")
+    for lookup in view.lookups:
+        line.append(f"  {lookup.type} {lookup.name} {lookup.code}", style="red" if lookup.failed else "")
     if view.syn_repeats:
         line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
     if view.retransmits:

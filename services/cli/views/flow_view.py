@@ -9,6 +9,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proto.columns import NO_ANSWER
+from proto.dns import record_type, response_code
 from proto.flow_batch import FlowBatch
 from proto.rows import rows
 
@@ -80,6 +82,17 @@ class ExchangeView:
 
 
 @dataclass(frozen=True, slots=True)
+class LookupView:
+    """A name that was looked up."""
+
+    name: str
+    type: str
+    code: str
+    """Of its answer, such as `NXDOMAIN`; `no answer` where there was none."""
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FlowView:
     """What people look at of one record. Times are nanoseconds; None is "not seen". `out` is source to destination."""
 
@@ -124,6 +137,9 @@ class FlowView:
 
     exchange: ExchangeView | None = None
     """The record tells of one request and not of the flow: bytes and retransmissions are the request's and its response's."""
+
+    lookups: tuple[LookupView, ...] = ()
+    """The record's first DNS question, and the slowest where it is another."""
 
     @property
     def local(self) -> Peer:
@@ -175,7 +191,19 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         waiting=row["request_waits"] if _asks(row) or _never_answered(row, source) else 0,
         over=row["reason"] in _OVER,
         exchange=exchange,
+        lookups=tuple(_lookups(row)),
     )
+
+
+def _lookups(row: Mapping[str, Any]) -> Iterator[LookupView]:
+    if not any(row.get("dns_codes", ())):
+        return
+    told = ("name", "type", "code", "time_ns")
+    questions = [tuple(row[f"dns_{which}_{what}"] for what in told) for which in ("first", "slowest")]
+    for name, kind, code, _ in dict.fromkeys(questions):
+        answered = code != NO_ANSWER
+        text = response_code(code) if answered else "no answer"
+        yield LookupView(printable(name or "?"), record_type(kind), text, failed=not answered or text == "SERVFAIL")
 
 
 def _exchange(row: Mapping[str, Any]) -> ExchangeView | None:
@@ -234,6 +262,8 @@ def _connection(row: Mapping[str, Any]) -> Hashable:
 def _peer(row: Mapping[str, Any], end: str, *, numeric: bool) -> Peer:
     port = 0 if row["transport"] in {"icmp", "icmpv6"} else row[f"{end}_port"]
     name = "" if numeric else _workload(row.get(f"{end}_entity")) or _workload(row.get(f"{end}_service"))
+    if not name and not numeric and end == "remote":
+        name = printable(row.get("remote_name") or "")
     return Peer(name, is_address=False, port=port) if name else Peer(row[f"{end}_address"], is_address=True, port=port)
 
 

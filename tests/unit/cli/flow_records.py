@@ -35,5 +35,5 @@ def record_batch(*, entities: list[Entity] | None = None, **changes: Any) -> Flo
         "response_time_max_ns": 3_000_000,
         **changes,
     }
-    columns = {name: np.array([value], COLUMNS[name].numpy_dtype) for name, value in values.items()}
+    columns = {name: np.array([value], COLUMNS[name].numpy_dtype.base) for name, value in values.items()}
     return FlowBatch("node-a", "e", 0, 1, (START, START + 1), columns, entities=entities)

@@ -1,0 +1,112 @@
+"""Names that were looked up, as people ask for them and see them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from proto.columns import NO_ANSWER, NO_INDEX, Role
+from proto.flow_batch import Entity, FlowBatch
+from proto.rows import batches, rows
+from services.cli.tap.filter_options import FilterCommand, conditions
+from services.cli.tap.filters import FlowFilter
+from services.cli.views.flow_line import flow_line
+from services.cli.views.flow_view import flow_views
+from tests.unit.cli.flow_records import record_batch
+
+# 0: looks up the shop, A and AAAA, of which one is not there; 1: a lookup without answer; 2: connects to what it looked up
+BATCH = FlowBatch(
+    node="worker-a",
+    epoch="e",
+    sequence=0,
+    count=3,
+    interval=(0, 0),
+    columns={
+        "flow_id": np.arange(3, dtype="<u8"),
+        "dns_first_name": np.array([0, 2, NO_INDEX], "<u4"),
+        "dns_slowest_name": np.array([1, 2, NO_INDEX], "<u4"),
+        "dns_codes": np.array([[1, 0, 0, 1, 0, 0, 0, 0], [0] * 7 + [1], [0] * 8], "<u4"),
+        "remote_name": np.array([NO_INDEX, NO_INDEX, 0], "<u4"),
+    },
+    names=("api.shop.example", "www.shop.example", "lost.example"),
+)
+
+
+def asked(*arguments: str) -> list[int]:
+    """The flow ids that pass filters."""
+    found: list[int] = []
+
+    @click.command(cls=FilterCommand)
+    @click.pass_context
+    def command(ctx: click.Context, **_: object) -> None:
+        found.extend(FlowFilter(conditions(ctx, enriched=True))(BATCH).column("flow_id").tolist())
+
+    result = CliRunner().invoke(command, arguments)
+    if result.exit_code:
+        raise click.UsageError(result.output)
+    return found
+
+
+@pytest.mark.parametrize(("arguments", "flows"), [
+    (["--dns-name", "api.shop.example"], [0]),
+    (["--dns-name", "*.Shop.example."], [0]),
+    (["--dns-name", "*"], [0, 1]),
+    (["--dns-name", "shop"], []),
+    (["--not", "--dns-name", "*.shop.example"], [1, 2]),
+    (["--to-name", "*.shop.example"], [2]),
+    (["--dns-code", "nxdomain"], [0]),
+    (["--dns-code", "NOERROR", "--dns-code", "none"], [0, 1]),
+    (["--dns-code", "servfail"], []),
+])  # fmt: skip
+def test_records_are_found_by_name_and_code(arguments, flows):
+    """Patterns in any case, of either question that a record tells, and of the name of the destination."""
+    assert asked(*arguments) == flows
+
+
+def test_a_code_that_nobody_knows_is_refused():
+    """With those that there are."""
+    with pytest.raises(click.UsageError, match=r"one of noerror, .*, other, none"):
+        asked("--dns-code", "nxdomian")
+
+
+def lookup_batch(**changes):
+    """A batch of one record that tells two questions."""
+    told = {
+        "dns_first_name": 0, "dns_first_type": 1, "dns_slowest_name": 1, "dns_slowest_type": 28, "dns_slowest_code": NO_ANSWER,
+        "dns_codes": [1, 0, 0, 0, 0, 0, 0, 1],
+    }  # fmt: skip
+    return replace(record_batch(transport=17, remote_port=53, **told | changes), names=("api.shop.example", "evil\x1b[2J.org"))
+
+
+def test_a_line_says_what_was_looked_up():
+    """Type, name and code of both questions; what would command the terminal is escaped."""
+    (view,) = flow_views(lookup_batch())
+    assert str(flow_line(view)).endswith(r"A api.shop.example NOERROR  AAAA evil\x1b[2J.org no answer")
+
+
+def test_one_question_is_said_once():
+    """The first is the slowest too."""
+    (view,) = flow_views(lookup_batch(dns_slowest_name=0, dns_slowest_type=1, dns_slowest_code=0))
+    assert str(flow_line(view)).count("api.shop.example") == 1
+
+
+def test_a_peer_that_nobody_knows_has_the_name_that_was_looked_up():
+    """Where the index knows it, its workload's name stays; with numeric views, the address."""
+    batch = replace(record_batch(remote_name=0), names=("api.shop.example",))
+    assert [str(view.destination) for view in flow_views(batch)] == ["api.shop.example:6379"]
+    assert [str(view.destination) for view in flow_views(batch, numeric=True)] == ["[2001:db8::1]:6379"]
+    redis = Entity("k8s.pod", {"k8s.pod.name": "redis-0", "k8s.namespace.name": "shop"})
+    known = replace(record_batch(remote_name=0, remote_entity=0, entities=[redis]), names=("api.shop.example",))
+    assert [str(view.destination) for view in flow_views(known)] == ["shop/redis-0:6379"]
+
+
+def test_names_come_back_from_rows():
+    """What `wirespan decode` shows can be read again."""
+    batch = replace(lookup_batch(role=Role.CLIENT), names=("api.shop.example", "lost.example"))
+    (again,) = batches(list(rows(batch)))
+    assert list(rows(again)) == list(rows(batch))
+    assert again.names == ("api.shop.example", "lost.example")
