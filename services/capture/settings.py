@@ -90,6 +90,10 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             "is the same so far; `off` for nothing (docs/security.md)"
         ),
     ] = "all"
+    hidden_names: Annotated[
+        tuple[str, ...],
+        Meta(description="domains: of a name in one of them only the domain is kept: of `db.corp.example` `corp.example`"),
+    ] = ()
     allow_networks: Annotated[
         tuple[str, ...], Meta(description="live: keep only flows whose remote address is in one of these (CIDR)")
     ] = ()
@@ -151,6 +155,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             process_names=self.process_names,
             datagrams=self.datagrams,
             names=self.names,
+            hidden_names=self.hidden_names,
         )
 
     @property

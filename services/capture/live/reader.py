@@ -51,6 +51,8 @@ class LiveOptions:
     """Whether sockets outside pods and containers are told with the program that holds them."""
     names: Names = "off"
     """What is read of names."""
+    hidden_names: tuple[str, ...] = ()
+    """Domains of which nothing but themselves is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self._epoch = epoch or uuid.uuid4().hex
         self._options = options
         self._table_settings = table or FlowTableSettings(max_rows=_LARGEST_ROWS)
-        self._names = NameReader(options.names)
+        self._names = NameReader(options.names, options.hidden_names)
         self._sequence = 0
         self._stack = ExitStack()
         self.refused_batches = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from proto.columns import NO_INDEX, Role
 from proto.flow_batch import Array
 from services.capture.flows.table import Emission
-from services.capture.names.dns_message import read_message
+from services.capture.names.dns_message import DnsMessage, read_message
 from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns
@@ -35,9 +35,11 @@ class NamesTold:
 class NameReader:
     """Reads pieces and keeps what they say until it is told. Not for two threads at once."""
 
-    def __init__(self, names: Names = "all") -> None:
+    def __init__(self, names: Names = "all", hidden: Sequence[str] = ()) -> None:
+        """`hidden` are domains: of a name in one of them nothing is kept but the domain."""
         self.kinds: tuple[PieceKind, ...] = _KINDS[names]
         """Of which pieces are asked for."""
+        self._hidden = tuple(f".{domain.strip('.').lower()}" for domain in hidden)
         self._questions = QuestionTable()
         self._peers = PeerNames()
         self._read = 0
@@ -51,8 +53,15 @@ class NameReader:
                 self._unreadable += 1
                 continue
             self._read += 1
+            message = self._without_hidden(message)
             self._questions.add(piece, message)
             self._peers.learn(piece, message)
+
+    def _without_hidden(self, message: DnsMessage) -> DnsMessage:
+        for domain in self._hidden if message.name is not None else ():
+            if f".{message.name}".endswith(domain):
+                return replace(message, name=domain[1:])
+        return message
 
     def tell(self, emission: Emission, owners: Array | None = None) -> NamesTold:
         """Return what the records of an emission say of names.

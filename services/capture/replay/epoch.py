@@ -33,6 +33,7 @@ def replay_epoch(settings: CaptureSettings) -> str:
         str(settings.datagrams),
         str(settings.replay_capacity),
         settings.names,
+        str(settings.hidden_names),
     ]
     for path in settings.replay_files:
         parts.append(str(path))

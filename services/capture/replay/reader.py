@@ -101,7 +101,7 @@ class ReplayReader:
 
     def _begin_pass(self) -> None:
         settings = self._settings
-        self._names = NameReader(settings.names)
+        self._names = NameReader(settings.names, settings.hidden_names)
         self._source = ReplaySource(
             settings.replay_files,
             settings.replay_capacity,

@@ -98,6 +98,18 @@ def test_nothing_is_read_where_nothing_is_asked_for(tmp_path):
     assert not any(names.counters.values())
 
 
+@pytest.mark.parametrize(("asked", "kept"), [
+    ("db.secret.corp.example", "corp.example"), ("corp.example", "corp.example"), ("DB.Corp.Example", "corp.example"),
+    ("notcorp.example", "notcorp.example"), ("example", "example"),
+])  # fmt: skip
+def test_of_a_name_in_a_hidden_domain_the_domain_is_kept(tmp_path, asked, kept):
+    """Of the name itself and of all below it, in any case, however the setting writes it; its codes and times are told."""
+    talk = talk_with_a_resolver().udp(0, "client", dns.question(1, asked)).udp(0.5, "server", dns.answer(1, asked, code=3))
+    names = NameReader("all", (".CORP.example.",))
+    (record,) = replay_frames(tmp_path, talk.frames, names=names).records
+    assert (record["dns_first_name"], record["dns_slowest_name"], record["dns_first_code"]) == (kept, kept, 3)
+
+
 def test_a_refused_record_is_told_with_the_next(tmp_path):
     """What the bus refused merges: the first stays the first, counts add up."""
     names = NameReader()
