@@ -19,10 +19,12 @@ skipped() {
 if ! docker version >/dev/null 2>&1; then skipped "images: no Docker engine answers"; exit 0; fi
 if ! command -v skopeo >/dev/null; then skipped "images: no skopeo, which writes OCI archives (apt install skopeo)"; exit 0; fi
 
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 for architecture in ${ARCHITECTURES:-amd64 arm64}; do
   platform=linux/$architecture
   if ! reason=$(docker run --rm --platform "$platform" "$base" true 2>&1); then
-    skipped "images for $architecture: $base does not run here: $(tail -n 1 <<<"$reason")"
+    skipped "images for $architecture: $base does not run here: $(grep -v "See 'docker" <<<"$reason" | tail -n 1)"
     continue
   fi
   for target in capture enricher exporter cli; do
@@ -32,7 +34,9 @@ for architecture in ${ARCHITECTURES:-amd64 arm64}; do
       --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --tag "$tag" . >/dev/null
     docker run --rm --interactive --platform "$platform" --entrypoint /opt/wirespan/bin/python "$tag" - <deploy/release/contents.py |
       "$python" deploy/release/sbom.py "$name" "$version" >"${archive%.tar}.cdx.json"
-    skopeo copy --quiet "docker-daemon:$tag" "oci-archive:$archive:$version"
+    # Not docker-daemon:, which looks for the engine by other rules than docker does.
+    docker save --output "$work/image.tar" "$tag"
+    skopeo copy --quiet "docker-archive:$work/image.tar" "oci-archive:$archive:$version"
     echo "$archive"
   done
 done

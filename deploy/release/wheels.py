@@ -12,7 +12,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -32,8 +31,7 @@ def main(dist: Path) -> None:
     (sdist,) = dist.glob("wirespan-*.tar.gz")
     for platform, target in PLATFORMS.items():
         with tempfile.TemporaryDirectory() as folder:
-            with tarfile.open(sdist) as archive:
-                archive.extractall(folder, filter="data")
+            subprocess.run(["tar", "--extract", "--file", sdist, "--directory", folder], check=True)
             (source,) = Path(folder).iterdir()
             compiler = f"{shlex.quote(sys.executable)} -m ziglang cc -target {target}"
             build(source, "wheel", dist, CC=compiler, CFLAGS="-g0", WIRESPAN_WHEEL_PLATFORM=platform)
