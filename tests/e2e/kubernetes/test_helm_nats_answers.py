@@ -13,6 +13,7 @@ from proto.subjects import (
     DEAD_STREAM,
     ENRICHED_STREAM,
     ENRICHED_SUBJECTS,
+    ENRICHER_DURABLE,
     RAW_SEEN_SUBJECTS,
     RAW_STREAM,
     RECENT_STREAM,
@@ -96,6 +97,37 @@ async def test_a_nodes_answers_reach_nothing_of_other_nodes(nats_of_nodes: Rende
     """The same with a user for each node: nor does a node's answer reach the stream under another node's name."""
     own = "flows.raw.ip-10-0-0-7-eu-west-1-compute-internal"
     await no_answer_reaches_others(nats_of_nodes, nats_of_nodes.settings("capture", NODE), (own,))
+
+
+GARBAGE = (
+    b"HPUB flows.raw.mine 7 8\r\ngarbageX\r\n",
+    b"HPUB flows.raw.mine 29 30\r\nNATS/1.0\r\nStatus: x\r\n\xff: \xfe\r\n\r\nX\r\n",
+    b"HPUB flows.raw.mine kube.cache.log 12 13\r\nNATS/1.0\r\n\r\nX\r\n",
+)
+"""A header block that is none, one with a status that is no number, and one with an answer to a subject of others."""
+
+
+async def test_what_capture_writes_around_its_messages_stops_nobody(nats_of_all: RenderedNats) -> None:
+    """Garbage in the place of headers, from another account: the enricher takes it, and what comes after it, at once."""
+    async with (
+        connect(nats_of_all.settings("enricher"), name="enricher") as enricher,
+        connect(nats_of_all.settings("capture"), name="capture") as capture,
+        plain_client(nats_of_all.settings("capture"), []) as client,
+    ):
+        await enricher.ensure_streams()
+        for command in GARBAGE:
+            await client._send_command(command)
+        await client.flush()
+        await capture.publish("flows.raw.mine", b"good", message_id="after garbage")
+        taken: list[bytes] = []
+        async with enricher.consume(
+            RAW_STREAM, ENRICHER_DURABLE, max_ack_pending=99, ack_wait_seconds=3600, batch=4
+        ) as deliveries:
+            while b"good" not in taken:
+                delivery = await anext(deliveries)
+                taken.append(delivery.data)
+                await delivery.ack()
+        assert taken.count(b"X") == len(GARBAGE)
 
 
 async def test_messages_asked_for_are_delivered_to_who_asks_only(nats_of_all: RenderedNats) -> None:
