@@ -5,6 +5,7 @@ The numbers of every kernel are decided here, outside; what is done in a guest i
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -143,6 +144,26 @@ def test_datagrams_count_to_the_byte(guest: Guest, family: int, *, connected: bo
         if not family:
             assert (end["tx_bytes"], end["rx_bytes"]) == (counts["IpExt.OutOctets"], counts["IpExt.InOctets"])
         assert end["responses"] == number
+
+
+@pytest.mark.parametrize("transport", [6, 17], ids=["tcp", "udp"])
+def test_a_client_through_ipvs_asks_the_service_and_reaches_the_backend(guest: Guest, transport: int) -> None:
+    """kube-proxy's third form, in the node's network: one flow at the client with the Service, both ways and the backend."""
+    told = guest.call("through_ipvs", transport=transport)
+    client, server = sides(told["records"])
+    backend, port = told["backend"]
+    assert client["remote_address"] == mapped("10.96.77.1")
+    assert (client["remote_nat_address"], client["remote_nat_port"]) == (mapped(backend), port)
+    assert (client["tx_payload_bytes"], client["rx_payload_bytes"]) == (server["rx_payload_bytes"], server["tx_payload_bytes"])
+    assert client["rx_payload_bytes"] > 0
+    if transport == 6:
+        assert client["outcome"] == Outcome.CLOSED
+        assert (client["local_isn"], client["remote_isn"]) == (server["remote_isn"], server["local_isn"])
+
+
+def mapped(address: str) -> str:
+    """An IPv4 address as records have it, in hexadecimal."""
+    return (bytes(10) + b"\xff\xff" + ipaddress.IPv4Address(address).packed).hex()
 
 
 def test_a_socket_is_its_pods(guest: Guest) -> None:

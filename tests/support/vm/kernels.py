@@ -18,8 +18,8 @@ from typing import Final
 from tests.support.vm.cache import cached
 from tests.support.vm.debian import Archive, ArchiveUnavailableError
 
-MODULES: Final = ("virtio_pci", "virtio_console", "veth", "bridge")
-"""What a guest needs beyond what is built in: its channel to the outside, and the links of pods."""
+MODULES: Final = ("virtio_pci", "virtio_console", "veth", "bridge", "ip_vs", "ip_vs_rr")
+"""What a guest needs beyond what is built in: its channel to the outside, the links of pods, and IPVS."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import json
 import platform
 import resource
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ from services.capture.names.pieces import PieceKind
 from services.cli.doctor.loading import check_load
 from services.cli.doctor.privileges import check_memlock
 from tests.support.node.live_capture import WAIT_SECONDS, Live, wait_until
-from tests.support.node.namespaces import Network, Pod, hardware_address
+from tests.support.node.namespaces import Namespace, Network, Pod, hardware_address
 from tests.support.vm.inside.processes import in_child, without_capability
 from tests.support.vm.inside.stand_in_bcc import VERIFIER
 
@@ -37,6 +38,8 @@ SERVICE_PORT = 201
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TRACE_ID = bytes(range(1, 17))
 NO_RULE = TapRules(loopback=True)
+IPVS_SERVICE = "10.96.77.1", 80
+IP_VS_SO_SET_ADD, IP_VS_SO_SET_ADDDEST = 1154, 1159
 
 
 class Stage:
@@ -46,6 +49,7 @@ class Stage:
         self._stack = ExitStack()
         network = self._stack.enter_context(Network())
         node = network.node("node", "10.42.0.1/24", "fd42::1/64")
+        self.node = node.namespace
         self.client = node.pod("client", "10.42.0.12/24", "fd42::c/64")
         self.server = node.pod("server", "10.42.0.13/24", "fd42::d/64")
         for pod, other in ((self.client, self.server), (self.server, self.client)):
@@ -62,14 +66,14 @@ class Stage:
         self.clock = LiveClock(self.tap.capacity)
         self.cgroups = self._stack.enter_context(CgroupIndex(find_root()))
 
-    def records(self, port: int) -> list[dict[str, Any]]:
-        """End every flow now; return the records of those with this port, as they would be published."""
+    def records(self, *ports: int) -> list[dict[str, Any]]:
+        """End every flow now; return the records of those with one of these ports, as they would be published."""
         found = []
         for emission in self.live.table.drain(self.clock.begin_drain(), Reason.SHUTDOWN):
             finished = finish(emission, self.tap.rows(emission.slots), self.clock, self.cgroups)
             for row in range(len(emission.slots)):
                 record = _row(finished.columns, row)
-                if port in {record["local_port"], record["remote_port"]}:
+                if {record["local_port"], record["remote_port"]} & set(ports):
                     container = record["local_container"]
                     record["owner"] = finished.containers[container] if container < len(finished.containers) else {}
                     found.append(record)
@@ -182,6 +186,49 @@ def udp(*, family: int, datagrams: int, connected: bool) -> dict[str, Any]:
             server.sendto(bytes(2 * size), sender)
             client.recv(2048)
     return {"records": on.records(SERVICE_PORT), "client": at_client, "server": at_server}
+
+
+def through_ipvs(*, transport: int) -> dict[str, Any]:
+    """A client in the node's network asks a Service that IPVS has on the node; TCP, or datagrams of an unconnected socket."""
+    on = stage()
+    on.node.ip("address", "replace", f"{IPVS_SERVICE[0]}/32", "dev", "lo")
+    stream = transport == socket.IPPROTO_TCP
+    kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+    with on.server.namespace.socket(socket.AF_INET, kind) as server, on.node.socket(socket.AF_INET, kind) as client:
+        server.bind((on.server.addresses[0], 0))
+        for end in (server, client):
+            end.settimeout(WAIT_SECONDS)
+        _add_to_ipvs(on.node, transport, server.getsockname())
+        if stream:
+            server.listen()
+            client.connect(IPVS_SERVICE)
+            accepted, _ = server.accept()
+            with accepted:
+                client.sendall(b"question")
+                _receive(accepted, len(b"question"))
+                accepted.sendall(b"answer")
+                _receive(client, len(b"answer"))
+                client.shutdown(socket.SHUT_WR)
+                assert not accepted.recv(1)
+            assert not client.recv(1)
+        else:
+            for _ in range(2):
+                client.sendto(b"question", IPVS_SERVICE)
+                _, sender = server.recvfrom(100)
+                server.sendto(b"answer", sender)
+                assert client.recv(100) == b"answer"
+        backend = server.getsockname()
+    return {"records": on.records(IPVS_SERVICE[1], backend[1]), "backend": backend}
+
+
+def _add_to_ipvs(node: Namespace, transport: int, backend: tuple[str, int]) -> None:
+    """Have the Service's connections go to the backend, as `ipvsadm -A -s rr` and `ipvsadm -a -m` do (linux/ip_vs.h)."""
+    port = socket.htons(IPVS_SERVICE[1])
+    service = struct.pack("=H2x4sHxxI16sIII", transport, socket.inet_aton(IPVS_SERVICE[0]), port, 0, b"rr", 0, 0, 0xFFFFFFFF)
+    destination = struct.pack("=4sHxxIiII", socket.inet_aton(backend[0]), socket.htons(backend[1]), 0, 1, 0, 0)
+    with node.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as control:
+        control.setsockopt(socket.IPPROTO_IP, IP_VS_SO_SET_ADD, service)
+        control.setsockopt(socket.IPPROTO_IP, IP_VS_SO_SET_ADDDEST, service + destination)
 
 
 def identity(*, cgroup: str) -> list[dict[str, Any]]:
