@@ -132,6 +132,8 @@ def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Ma
         if (resolution := attributes.get(f"flow.{end}.resolution")) is not None:
             row[f"{side}_resolution"] = resolution
         row[f"{side}_entity"], row[f"{side}_service"] = _entities(attributes, f"{end}.")
+    if (name := attributes.get("server.address")) is not None:
+        row["remote_name"] = name
     return row
 
 

@@ -50,6 +50,7 @@ async def test_each_user_can_do_its_work_and_its_answers_reach_nothing_else(serv
             await bus.ensure_streams()
         watch = reader.watch(RAW_SEEN_SUBJECTS)
         await watch.start()
+        await reader.stream_state(ENRICHED_STREAM)  # whoever is answered is heard: the subscription was sent before
         await capture.publish("flows.raw.host", b"raw", message_id="1")
         assert (await anext(watch)).data == b"raw"
         assert await take(enricher, RAW_STREAM, ENRICHER_DURABLE) == b"raw"

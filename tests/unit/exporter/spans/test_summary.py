@@ -46,9 +46,13 @@ def attribute(span, name: str) -> int | None:
 
 
 def moderate(batch: FlowBatch) -> FlowBatch:
-    """The batch with deltas whose sums fit into an int64."""
+    """The batch with deltas whose sums fit into an int64, and with no response time where there is no response."""
     deltas = {column.name for column in RAW if column.kind is Kind.DELTA and column.numpy_dtype.base.itemsize == 8}
     columns = {name: array & 0xFFFFFFFFFF if name in deltas else array for name, array in batch.columns.items()}
+    if "responses" in columns:
+        none = columns["responses"] == 0
+        columns |= {name: np.where(none.reshape(-1, *[1] * (array.ndim - 1)), array.dtype.type(0), array)
+                    for name, array in columns.items() if name.startswith("response_time_")}  # fmt: skip
     return replace(batch, columns=columns)
 
 
