@@ -101,6 +101,9 @@ WORDS: Final = (
          "(a guess: one is a service's, the other ephemeral)", "TCP, where known", value=lambda facts: facts.direction_source),
     Word("flow.observer", OURS, "whose socket saw the packets: `client`, `server`, `unknown`; `capture` for a capture file, "
          "which stands at neither end", value=lambda facts: facts.observer),
+    Word("flow.unseen", OURS, "`source` or `destination`: of whom no packet was seen, though the other end's show that there "
+         "were some; what this end sent, and all times that need it, are missing, not none", "TCP, where a SYN was answered or "
+         "a SYN-ACK acknowledged that was not seen", value=lambda facts: facts.unseen),
     Word("flow.end_reason", MERMIN, "why the record was made: `end_of_flow`, `idle_timeout`, `active_timeout`, `shutdown`, "
          "`table_pressure`", "where known", value=lambda facts: facts.end_reason),
     Word("flow.connection.state", MERMIN, "TCP state at the record's end: `syn_sent`, `syn_received`, `established`, `closed`",

@@ -96,6 +96,13 @@ class Facts:
         return Side(self.side).name.lower()
 
     @property
+    def unseen(self) -> str | None:
+        """`flow.unseen`; None for neither end."""
+        if self.transport == TCP and not self.forward and self.reverse & _SYN_ACK == _SYN_ACK:
+            return "source"
+        return "destination" if self.transport == TCP and not self.reverse and self.forward & _SYN_ACK == _SYN_ACK else None
+
+    @property
     def end_reason(self) -> str | None:
         """`flow.end_reason`; None for a reason that this version does not know."""
         return _REASONS.get(self.reason)
@@ -157,6 +164,7 @@ class Facts:
         return [name for bit, name in enumerate(_FLAGS) if value >> bit & 1] or None if self.transport == TCP else None
 
 
+_SYN_ACK: Final = 0x12
 _SIDE, _DIRECTION, _SYN_ACK_SEEN, _CLOSED_BY = 1, 3, 5, 6
 """Where in the second byte of a key; bit 0 is whether it is IPv4."""
 

@@ -43,7 +43,7 @@ IN_LEAN: Final = (
     r"(source|destination)\..*\.label\..*",
     r"peer\.service",
     r"error\.type",
-    r"flow\.(direction|observer|connection\.outcome|record)",
+    r"flow\.(direction|observer|unseen|connection\.outcome|record)",
     r"flow\.(reverse\.)?(bytes|packets)\.delta",
     r"flow\.(reverse\.)?tcp\.retransmits",
     r"flow\.tcp\.(connect\.time|handshake\.latency)",

@@ -301,6 +301,10 @@ class Row:
             "flow.tcp.closed_by": {self.source: "source", self.destination: "destination"}.get(self.closer()),
         }
         if self.tcp:
+            ends = ("source", self.forward, self.reverse), ("destination", self.reverse, self.forward)
+            for end, way, other in ends:
+                if not self[f"{way}_tcp_flags"] and self[f"{other}_tcp_flags"] & 2 and self[f"{other}_tcp_flags"] & 16:
+                    out["flow.unseen"] = end
             for prefix, way in (("flow.", self.forward), ("flow.reverse.", self.reverse)):
                 bits = self[f"{way}_tcp_flags"]
                 names = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"]
