@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 PORTS = DatagramRules(dns_ports=(53, 5353), rest_seconds=0)
-SHOP = {"cart.shop.example": "192.0.2.1", "pay.shop.example": "192.0.2.2"}
+SHOP = {"cart.shop.example": "192.0.2.1", "pay.shop.example": "192.0.2.2", "db.shop.example": "10.43.0.13"}
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 
 
@@ -36,6 +36,15 @@ def pods() -> Iterator[tuple[Pod, Pod]]:
     with Network() as network:
         node = network.node("names", "10.43.0.1/24", "fd43::1/64")
         yield node.pod("nclient", "10.43.0.12/24", "fd43::c/64"), node.pod("nserver", "10.43.0.13/24", "fd43::d/64")
+
+
+def names_in(batch):
+    """Local port, role and the peer's name of each record."""
+    for message in batch.messages:
+        decoded = decode(message.message)
+        columns = (decoded.column(name).tolist() for name in ("local_port", "role", "remote_name"))
+        for port, role, at in zip(*columns, strict=True):
+            yield port, role, decoded.names[at] if at != NO_INDEX else None
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,6 +104,28 @@ def records(reader, port):
                     found[values["role"]] = values
         reader.accept(batch)
     return found
+
+
+def test_a_peer_has_the_name_that_was_looked_up_for_it(live, pods) -> None:
+    """The client resolves a name and connects: its record has the name, the server's has none for the client."""
+    client_pod, server_pod = pods
+    with (
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking,
+        server_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as early,
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        listener.bind((server_pod.addresses[0], 0))
+        listener.listen()
+        early.connect(listener.getsockname())
+        asking.settimeout(5)
+        assert answered(asking, (server_pod.addresses[0], 53), "db.shop.example", "A").answer
+        client.connect(listener.getsockname())
+        ports = early.getsockname()[1], client.getsockname()[1]
+        told = [record for batch in live.read(Reason.SHUTDOWN) for record in names_in(batch)]
+    assert {told_at[1:] for told_at in told if told_at[0] in ports} == {(Role.CLIENT, None), (Role.CLIENT, "db.shop.example")}
+    assert (ports[1], Role.CLIENT, "db.shop.example") in told
+    assert {name for port, role, name in told if role == Role.SERVER} <= {None}
 
 
 @FAMILIES
