@@ -1,4 +1,4 @@
-"""What asking for names costs: how long it takes, who waits, what is never answered. Names themselves are never read."""
+"""What asking for names costs: how long it takes, who waits, which names fail, and what search domains cost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ _ASKED: Final = found(_UDP)
 _OVER_TCP: Final = found(f'{_CLIENTS} && span.network.transport = "tcp"')
 _SILENT: Final = found(f"{_UDP} && span.flow.request.unanswered > 0")
 _SLOW: Final = found(f"{_UDP} && span.flow.response.time_max > 150000000")
+_FAILED: Final = found(f"{_UDP} && (span.flow.dns.responses.servfail > 0 || span.flow.dns.unanswered > 0)")
+_NAME: Final = "span.dns.question.name"
 _TIME: Final = "span.flow.response.time"
 _LONGEST: Final = "span.flow.response.time_max"
-_COLUMNS: Final = ("span.source.service.name", "span.destination.service.name", _LONGEST, "span.flow.packets.total")
+_COLUMNS: Final = (
+    "span.source.service.name",
+    "span.destination.service.name",
+    _NAME,
+    "span.flow.dns.slowest.name",
+    _LONGEST,
+    "span.flow.packets.total",
+)
 
 
 def dns() -> Json:
     """The dashboard."""
-    about = "How long names take, who waits, and what is never answered."
+    about = "How long names take, who waits, and which fail."
     return dashboard("wirespan-dns", "Wirespan / DNS", about, [*_numbers(), *_lines(), *_tables()], [WHERE])
 
 
@@ -53,6 +62,16 @@ def _lines() -> list[Json]:
             "Never answered, by client",
             traceql(over_time("count_over_time", _SILENT, by=BY_CLIENT)),
             about=EACH_STEP,
+        ),
+        timeseries(
+            "Failing, by name",
+            traceql(over_time("count_over_time", _FAILED, by=f"by ({_NAME}) | topk(10)")),
+            about=f"Answered by SERVFAIL, or not at all: the first name of each flow. {EACH_STEP}",
+        ),
+        timeseries(
+            "Names that do not exist, by client",
+            traceql(over_time("sum_over_time", _ASKED, "span.flow.dns.responses.nxdomain", f"{BY_CLIENT} | topk(10)")),
+            about=f"Most are search domains that were tried first (ndots). {EACH_STEP}",
         ),
         timeseries(
             "Over TCP, by client",
