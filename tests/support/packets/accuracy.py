@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.support.packets import tshark_names
 from tests.support.packets.tshark import Conversation, Key, of_tshark, of_wirespan
 
 DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "accuracy.md"
@@ -146,12 +147,12 @@ def results() -> list[FileAccuracy]:
     return [found for found in (compare(tshark, path) for path in captures(Path(folder))) if found.conversations]
 
 
-def markdown(found: list[FileAccuracy], version: str) -> str:
-    """Return docs/accuracy.md."""
-    return "".join(_lines(found, version))
+def markdown(found: list[FileAccuracy], version: str, names: str) -> str:
+    """Return docs/accuracy.md; `names` is its section of names that were looked up."""
+    return "".join(_lines(found, version, names))
 
 
-def _lines(found: list[FileAccuracy], version: str) -> Iterator[str]:
+def _lines(found: list[FileAccuracy], version: str, names: str) -> Iterator[str]:
     yield f"""\
 # Accuracy
 
@@ -200,6 +201,7 @@ holds the socket to it).
             classes.setdefault((one.measure, one.reason), []).append(place)
     for (measure, reason), places in sorted(classes.items()):
         yield f"| {measure} | {len(places)} | {reason or 'not known'} | {places[0]} |\n"
+    yield names
     yield "\n## What is not compared\n\n| capture | why |\n|---|---|\n"
     for name, why in OUTSIDE.items():
         yield f"| {name} | {why} |\n"
@@ -208,8 +210,9 @@ holds the socket to it).
 def main() -> None:
     """Write the document."""
     found = results()
+    names = "".join(tshark_names.accuracy(captures(Path(os.environ["WIRESPAN_PCAPS"]))))
     first = subprocess.run(["tshark", "-v"], check=True, capture_output=True, text=True).stdout.split("\n", 1)[0]
-    DOCUMENT.write_text(markdown(found, f"tshark {first.split()[2]}"))
+    DOCUMENT.write_text(markdown(found, f"tshark {first.split()[2]}", names))
     sys.stdout.write(f"{DOCUMENT.name}: {sum(file.conversations for file in found)} conversations\n")
 
 
