@@ -91,9 +91,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Leave a record of each cluster for docs/platforms.md."""
     kernel = os.uname()
+    release = kernel.release.partition("-")[0]  # without the words of whoever built it
     for name, version in _versions.items():
         outcomes = _outcomes.get(name, {})
         broken = sorted(promise for promise, outcome in outcomes.items() if outcome == "failed")
         checks = [promise for promise, outcome in outcomes.items() if outcome == PASSED]
         result = f"failed: {'; '.join(broken)}" if broken else PASSED
-        record("cluster", name, version=version, kernel=kernel.release, arch=kernel.machine, checks=checks, result=result)
+        record("cluster", name, version=version, kernel=release, arch=kernel.machine, checks=checks, result=result)
