@@ -34,9 +34,9 @@ _UDP: Final = 17
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _ANSWER_SECONDS: Final = 0.1
 _MOST_ASKED: Final = 2000
-"""Sockets asked about in a tick."""
+"""Sockets asked about for a batch of records."""
 _MOST_LINKS: Final = 10_000
-"""Open files looked at in a tick."""
+"""Open files looked at for a batch of records."""
 _REMEMBERED: Final = 1 << 16
 
 
