@@ -53,7 +53,19 @@ def hide_userinfo(url: str) -> None:
 
 def redacted(text: str) -> str:
     """Return the text without what is hidden."""
-    return _pattern.sub(_MASK, text) if _pattern is not None else text
+    if _pattern is None:
+        return text
+    masked: list[tuple[int, int]] = []
+    at = 0
+    while (found := _pattern.search(text, at)) is not None:
+        start, end = found.span()
+        if masked and start < masked[-1][1]:  # one begins within another, whose rest is as secret
+            start, end = masked[-1][0], max(end, masked.pop()[1])
+        masked.append((start, end))
+        at = found.start() + 1
+    for start, end in reversed(masked):
+        text = f"{text[:start]}{_MASK}{text[end:]}"
+    return text
 
 
 class _Guarded:

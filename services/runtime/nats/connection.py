@@ -272,11 +272,14 @@ class Connection:
 
     async def _open(self, client: _OneSocketClient) -> None:
         await _cancellable(client.connect(**self._options(client)))
-        for subscription in self._subscriptions:
-            await subscription.renew(client)
+        renewed: set[Subscription] = set()
+        while left := [each for each in self._subscriptions if each not in renewed]:
+            await left[0].renew(client)
+            renewed.add(left[0])
+        # Whoever subscribes from here on does so on this socket itself.
+        self._client = client
         # The server has seen the subscriptions before anybody sends something that is answered there.
         await client.flush(timeout=_FLUSH_SECONDS)
-        self._client = client
         self.generation += 1
         self._said.clear()
         self.trouble = ""

@@ -515,6 +515,43 @@ class admin:  # noqa: N801 - reads as the context manager it is
         await asyncio.wait({self._task})
 
 
+async def test_what_is_subscribed_while_a_socket_opens_is_heard_on_it(nats_server: NatsServer, monkeypatch) -> None:
+    """A consumer that is started before its process is connected gets its messages, whenever in between that was."""
+    opening = Connection(quick(nats_server), name="test")
+    heard = asyncio.Queue[str]()
+    subjects: set[str] = set()
+
+    async def hear(message: connection.Message) -> None:
+        heard.put_nowait(message.subject)
+
+    def subscribing(step: str) -> None:
+        original = getattr(connection._OneSocketClient, step)
+
+        async def stepped(client: connection._OneSocketClient, *args: object, **options: object) -> object:
+            if not opening.connected and not step_done:
+                step_done.append(step)
+                await opening.subscribe(f"while.{step}", hear)
+                subjects.add(f"while.{step}")
+            return await original(client, *args, **options)
+
+        step_done: list[str] = []
+        monkeypatch.setattr(connection._OneSocketClient, step, stepped)
+
+    for step in ("connect", "subscribe", "flush"):
+        subscribing(step)
+    running = asyncio.create_task(opening.run())
+    try:
+        await opening.wait_connected()
+        for subject in subjects:
+            await opening.send(subject)
+        assert sorted([await asyncio.wait_for(heard.get(), 60) for _ in range(3)]) == sorted(subjects)
+        await opening.request("$SYS.REQ.USER.INFO", timeout_seconds=10)
+        assert heard.empty()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
 async def test_a_loop_that_was_held_up_while_the_server_restarted_goes_on(nats_server: NatsServer, monkeypatch) -> None:
     """A late report of a socket's end, with the next one open, is about the old one alone: the loop turns, messages pass."""
     monkeypatch.setattr(connection, "_CLOSED_POLL_SECONDS", 0.05)

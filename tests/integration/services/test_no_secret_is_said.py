@@ -144,6 +144,7 @@ def senders(folder: Path, receiver: OtlpReceiver) -> Iterator[Service]:
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{secret('header')},x-key={secret('key')}",
         "WIRESPAN_EXPORTER_HEADER_FILES": f"x-token=Bearer {header}",
         "WIRESPAN_EXPORTER_UNAUTHORIZED": "dead_letter",
+        "WIRESPAN_EXPORTER_DRAIN_SECONDS": "1",
     }
     proxy = {"HTTP_PROXY": f"http://someone:{secret('proxy')}@127.0.0.1:9", "NO_PROXY": ""}
     grpc_endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc_endpoint}

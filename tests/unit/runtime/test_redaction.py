@@ -25,6 +25,12 @@ def test_a_secret_is_found_in_each_of_its_forms(secret: str) -> None:
         assert redacted(f"before {text} after").startswith("before ")
 
 
+def test_a_secret_that_begins_with_another_is_hidden_to_its_end() -> None:
+    """And one that begins within another: whichever is found first, nothing is left of either."""
+    hide("Bearer overlap", "overlap-and-more", "and-more-of-it")
+    assert redacted("in: overlap-and-more-of-it, Bearer overlap-and-more; overlap.") == "in: ***, ***; ***."
+
+
 def test_what_is_too_short_to_be_told_from_words_stays() -> None:
     """A password of a few letters would take them out of everything."""
     hide("a" * (SHORTEST - 1))
