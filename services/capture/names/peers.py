@@ -26,7 +26,7 @@ _NOERROR: Final = 0
 
 
 class Lookup(NamedTuple):
-    """Somebody looked a name up, and the address was in the answer."""
+    """Somebody looked a name up, or did so again and again, and the address was in the answer."""
 
     owner: int
     name: str
@@ -52,8 +52,12 @@ class PeerNames:
         for address, time_to_live in message.addresses:
             until_ns = piece.time_ns + min(time_to_live, _LONGEST_SECONDS) * _SECOND + GRACE_NS
             lookup = Lookup(piece.owner, message.name or "", piece.time_ns, until_ns)
-            others = [one for one in self._lookups.pop(address, ()) if one[:2] != lookup[:2]]
-            self._lookups[address] = (*others[1 - MOST_LOOKUPS :], lookup)
+            known = list(self._lookups.pop(address, ()))
+            last = next((place for place in reversed(range(len(known))) if known[place].owner == lookup.owner), None)
+            if last is not None and known[last].name == lookup.name and known[last].until_ns >= lookup.at_ns:
+                # Looked up again: whoever connected in between has the name too.
+                lookup = lookup._replace(at_ns=known.pop(last).at_ns)
+            self._lookups[address] = (*known[1 - MOST_LOOKUPS :], lookup)
         while len(self._lookups) > MOST_ADDRESSES:
             del self._lookups[next(iter(self._lookups))]
             self.forgotten += 1

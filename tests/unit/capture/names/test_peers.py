@@ -45,6 +45,16 @@ def test_the_name_is_the_one_that_the_pod_looked_up_last_before_it_connected():
     assert names.name(SHOP, ADDRESS, 9 * SECOND) == "cdn.example.net"
 
 
+def test_a_connection_keeps_its_name_when_it_is_looked_up_again():
+    """By its own pod and by others, while it lasts: it is told when it ends. Names at one address may take turns."""
+    names = PeerNames()
+    turns = ["api.example.com", "api.example.com", "www.example.com", "api.example.com"]
+    for second, name in enumerate(turns):
+        learn(names, CART, name, 10 * second)
+    assert [names.name(CART, ADDRESS, (10 * second + 5) * SECOND) for second in range(4)] == turns
+    assert names.name(SHOP, ADDRESS, 5 * SECOND) == "api.example.com"
+
+
 def test_a_name_that_all_others_looked_up_counts_for_who_looked_up_none():
     """A resolver of the node asks on others' behalf; where pods differ nobody knows."""
     names = PeerNames()
