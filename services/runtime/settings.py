@@ -60,6 +60,15 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     publish_timeout_seconds: Annotated[
         float, Meta(gt=0, description="wait for a message to be stored before it is sent again under the same id")
     ] = 5.0
+    unsynced_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="how long an acknowledged message is kept, to be published again to the next server should this one's"
+            " machine lose it: twice the server's `sync_interval`; 0 keeps none",
+        ),
+    ] = 2.0
+    unsynced_bytes: Annotated[int, Meta(ge=0, description="most bytes that are kept so; the oldest go first")] = 8 << 20
 
     def __post_init__(self) -> None:
         """Refuse combinations that cannot work. Raises ValueError."""

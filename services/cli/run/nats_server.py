@@ -97,7 +97,7 @@ def _write_config(path: Path, folder: RunFolder, *, token: str, port: int, ports
             f"port: {port}",
             f"authorization {{ token: {json.dumps(token)} }}",
             # Said aloud, or the server would take its share of a small disk and refuse the streams.
-            f"jetstream {{ store_dir: {json.dumps(str(folder.store))}, max_file_store: {_STORE_BYTES} }}",
+            f"jetstream {{ store_dir: {json.dumps(str(folder.store))}, max_file_store: {_STORE_BYTES}, sync_interval: 1s }}",
             f"ports_file_dir: {json.dumps(str(ports))}",
         ]
     )

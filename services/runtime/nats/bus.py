@@ -134,9 +134,7 @@ class Bus:
     def __init__(self, settings: NatsSettings, *, name: str) -> None:
         self._connection = Connection(settings, name=name)
         self._jetstream = JetStream(self._connection, domain=settings.jetstream_domain)
-        self._publisher = Publisher(
-            self._connection, timeout_seconds=settings.publish_timeout_seconds, on_no_stream=self._restore_streams
-        )
+        self._publisher = Publisher(self._connection, settings, on_no_stream=self._restore_streams)
         self._streams: StreamSettings | None = None
         self._cache = False
         self._keeps_streams = False
@@ -354,20 +352,24 @@ class Bus:
 
     async def run(self) -> None:
         """Keep the connection until cancelled, and the streams that this process had made; `connect` runs this."""
-        keeping = asyncio.create_task(self._keep_streams(), name="keep the streams")
+        beside = {
+            asyncio.create_task(self._keep_streams(), name="keep the streams"),
+            asyncio.create_task(self._publisher.publish_again(), name="publish again"),
+        }
         try:
             await self._connection.run()
         finally:
-            keeping.cancel()
-            await asyncio.wait({keeping})
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     async def _keep_streams(self) -> None:
         """Look at the streams with every new connection, and now and then: a server's memory is lost, people change things."""
+        generation = 0
         while True:
-            self._connection.opened.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_SECONDS * random.uniform(0.5, 1.5)):  # noqa: S311 - only spreads clients out
-                    await self._connection.opened.wait()
+                    generation = await self._connection.opened(after=generation)
             if self._keeps_streams:
                 await self._restore_streams()
 

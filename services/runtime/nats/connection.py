@@ -114,6 +114,12 @@ class _OneSocketClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.lost = asyncio.Event()
+        self.heard_at = 0.0
+
+    @property
+    def server_id(self) -> str:
+        """The server's process: one that starts again has another."""
+        return str(self._server_info.get("server_id", ""))
 
     async def on_closed(self) -> None:
         """nats-py's callback."""
@@ -138,11 +144,16 @@ class _OneSocketClient(Client):
             return None
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        self.heard_at = asyncio.get_running_loop().time()
         # Nor must a subject that is no UTF-8.
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except UnicodeDecodeError as error:
             await self._error_cb(MalformedHeaderError(f"a message has a malformed subject: {error}"))
+
+    async def _process_pong(self) -> None:
+        self.heard_at = asyncio.get_running_loop().time()
+        await super()._process_pong()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         # What is buffered has waited for a `flush`, or is sent again under its id on the next socket. nats-py would write it
@@ -171,8 +182,8 @@ class Connection:
         self._tokens = itertools.count()
         self._inbox = self.new_inbox()
         self._said: set[str] = set()
-        self.opened = asyncio.Event()
-        """Set with each new socket; who waits for the next clears it."""
+        self._next = asyncio.Event()
+        self._last: _OneSocketClient | None = None
         self.trouble = ""
         """Why there is no connection, as far as it is known; empty while there is one."""
         self.generation = 0
@@ -188,6 +199,16 @@ class Connection:
         """Most bytes of headers and payload that the server takes in one message; 1 MiB before it has said so."""
         return self._client.max_payload if self._client is not None else 1 << 20
 
+    @property
+    def server_id(self) -> str:
+        """Which process of a server there is a socket to, or was last."""
+        return self._last.server_id if self._last is not None else ""
+
+    @property
+    def heard_at(self) -> float:
+        """When a server last said anything, by the event loop's clock."""
+        return self._last.heard_at if self._last is not None else 0.0
+
     def new_inbox(self) -> str:
         """Return a subject that nobody else uses."""
         return f"{self._settings.inbox_prefix}.{NUID().next().decode()}"
@@ -195,6 +216,12 @@ class Connection:
     async def wait_connected(self) -> None:
         """Return once there is a socket."""
         await self._connected.wait()
+
+    async def opened(self, *, after: int) -> int:
+        """Return the generation of the latest socket, once there was one that is later than that."""
+        while self.generation <= after:
+            await self._next.wait()
+        return self.generation
 
     async def send(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
@@ -277,14 +304,15 @@ class Connection:
             await left[0].renew(client)
             renewed.add(left[0])
         # Whoever subscribes from here on does so on this socket itself.
-        self._client = client
+        self._client = self._last = client
         # The server has seen the subscriptions before anybody sends something that is answered there.
         await client.flush(timeout=_FLUSH_SECONDS)
         self.generation += 1
         self._said.clear()
         self.trouble = ""
         self._connected.set()
-        self.opened.set()
+        self._next.set()
+        self._next = asyncio.Event()
         url = client.connected_url
         logger.info("bus.connected", server=f"{url.hostname}:{url.port}" if url else None, connection=self.generation)
 

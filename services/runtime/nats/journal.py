@@ -65,7 +65,7 @@ class Journal:
         headers = {_EXPECTED_LAST: str(after)} | ({_ROLLUP: "sub"} if only else {})
         message_id = f"journal/{NUID().next().decode()}"
         try:
-            return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
+            return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers, keep=False)
         except PublishRefusedError as error:
             if error.code not in _WRONG_LAST_SEQUENCE:
                 raise

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import structlog
@@ -20,6 +21,8 @@ from services.runtime.errors import (
     StreamFullError,
 )
 from services.runtime.nats.connection import NO_RESPONDERS, Connection, Message
+from services.runtime.nats.unsynced import Acknowledged, Unsynced
+from services.runtime.settings import NatsSettings
 
 logger = structlog.get_logger()
 
@@ -33,6 +36,8 @@ _TOO_LARGE: Final = 10054
 """More than `max_msg_size` of the stream, which the answer does not say."""
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 5.0
+"""How often what is surely on the disk is given up, while nothing is published."""
 
 
 class _Error(msgspec.Struct):
@@ -54,9 +59,11 @@ _decoder: Final = msgspec.json.Decoder(_PubAck)
 class Publisher:
     """Publishes over one connection. `on_no_stream` is awaited when no stream takes the subject: it may make it again."""
 
-    def __init__(self, connection: Connection, *, timeout_seconds: float, on_no_stream: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, connection: Connection, settings: NatsSettings, *, on_no_stream: Callable[[], Awaitable[None]]) -> None:
         self._connection = connection
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = settings.publish_timeout_seconds
+        self._unsynced_seconds = settings.unsynced_seconds
+        self._unsynced = Unsynced(settings.unsynced_bytes)
         self._on_no_stream = on_no_stream
         self._without_stream: dict[str, bool] = {}
         """Subjects that no stream took though one was to be made, and whether that was said."""
@@ -64,11 +71,50 @@ class Publisher:
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
         """Messages that the stream had stored before, under the same id, and did not store again."""
+        self.published_again = 0
+        """Messages that a server had acknowledged, published to the next in case they were lost with its machine."""
 
-    async def publish(self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None) -> int:
+    async def publish_again(self) -> NoReturn:
+        """Give each server that comes what the one before it may have lost with its machine, until cancelled."""
+        generation, server_id = 0, ""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    generation = await self._connection.opened(after=generation)
+            self._unsynced.forget(self._synced_before)
+            if server_id not in {"", self._connection.server_id}:
+                messages = self._unsynced.take()
+                if messages:
+                    logger.info("bus.publishing_again", messages=len(messages), seconds=self._unsynced_seconds)
+                for message in messages:
+                    await self._publish_again(message)
+            server_id = self._connection.server_id
+
+    async def _publish_again(self, message: Acknowledged) -> None:
+        while True:
+            try:
+                await self.publish(message.subject, message.payload, message_id=message.message_id, headers=message.headers)
+            except StreamFullError:
+                await asyncio.sleep(_LONGEST_WAIT_SECONDS)
+            except PublishRefusedError as error:
+                logger.warning("bus.not_published_again", subject=message.subject, error=str(error))
+                return
+            else:
+                self.published_again += 1
+                return
+
+    @property
+    def _synced_before(self) -> float:
+        # While no server says anything, none has had the time to sync.
+        return self._connection.heard_at - self._unsynced_seconds
+
+    async def publish(
+        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None, keep: bool = True
+    ) -> int:
         """Return the message's sequence once it is stored, or was already.
 
-        Raises StreamFullError, MessageTooLargeError or PublishRefusedError.
+        With `keep` it is published again to the next server, should it be lost before this one has synced it. Raises
+        StreamFullError, MessageTooLargeError or PublishRefusedError.
         """
         all_headers = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         wait_seconds = _FIRST_WAIT_SECONDS
@@ -79,6 +125,8 @@ class Publisher:
                     subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
                 )
                 if sequence := await self._settled(subject, answer, len(payload)):
+                    if keep and self._unsynced_seconds:
+                        self._keep(subject, payload, message_id, headers)
                     return sequence
             except (DisconnectedError, RequestTimeoutError) as error:
                 logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
@@ -87,6 +135,13 @@ class Publisher:
             self.resent += 1
             await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads clients out
             wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
+
+    def _keep(self, subject: str, payload: bytes, message_id: str, headers: Mapping[str, str] | None) -> None:
+        self._unsynced.forget(self._synced_before)
+        given_up = self._unsynced.given_up
+        self._unsynced.add(Acknowledged(self._connection.heard_at, subject, payload, message_id, headers))
+        if self._unsynced.given_up and not given_up:
+            logger.warning("bus.unsynced_beyond_bound", bytes=self._unsynced.bytes, hint="WIRESPAN_NATS_UNSYNCED_BYTES")
 
     async def _settled(self, subject: str, answer: Message, size: int) -> int:
         """Return the sequence under which the message is stored; 0 asks for another attempt."""

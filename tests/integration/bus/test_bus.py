@@ -39,6 +39,7 @@ from services.runtime.nats.connection import Connection
 from services.runtime.nats.jetstream import JetStream
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.recent import recent_copies
 
 SUBJECT = "flows.raw.node-a"
 
@@ -142,7 +143,7 @@ async def test_enriched_batches_can_be_looked_back_at(bus: Bus) -> None:
     async with bus.consume(ENRICHED_STREAM, "exporter", max_ack_pending=1, ack_wait_seconds=10, batch=1) as deliveries:
         await (await anext(deliveries)).ack()
 
-    copies = [message async for message in bus.peek(RECENT_STREAM)]
+    copies = await recent_copies(bus)
     assert [(copy.subject, copy.data, copy.headers[MESSAGE_ID_HEADER]) for copy in copies] == [
         ("flows.recent.node-a", b"batch", "a")
     ]

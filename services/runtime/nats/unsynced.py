@@ -1,0 +1,58 @@
+"""What a server has acknowledged and may not have on its disk yet.
+
+JetStream acknowledges a message when it has written it, and syncs its files later (`sync_interval`): a machine that loses power
+forgets what its server acknowledged last. Whoever published it still has it, and publishes it again to the next server.
+Message ids are derived from what is in the message, so one that was not lost is a duplicate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Acknowledged(NamedTuple):
+    """A message that a server has acknowledged."""
+
+    at: float
+    """When, by the event loop's clock."""
+    subject: str
+    payload: bytes
+    message_id: str
+    headers: Mapping[str, str] | None
+
+
+class Unsynced:
+    """The latest acknowledged messages, bounded in bytes: beyond them the oldest is given up, and counted."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._messages: deque[Acknowledged] = deque()
+        self.bytes = 0
+        """Of the payloads that are kept."""
+        self.given_up = 0
+        """Messages that were young enough to be kept, and did not fit."""
+
+    def add(self, message: Acknowledged) -> None:
+        """Keep one more."""
+        self._messages.append(message)
+        self.bytes += len(message.payload)
+        while self.bytes > self._most_bytes:
+            self._drop()
+            self.given_up += 1
+
+    def forget(self, before: float) -> None:
+        """Give up what was acknowledged before then: it is on the disk."""
+        while self._messages and self._messages[0].at < before:
+            self._drop()
+
+    def take(self) -> list[Acknowledged]:
+        """Return all that is kept, oldest first, and keep it no longer."""
+        taken = list(self._messages)
+        self._messages.clear()
+        self.bytes = 0
+        return taken
+
+    def _drop(self) -> None:
+        self.bytes -= len(self._messages.popleft().payload)

@@ -1,0 +1,55 @@
+"""A disk for one test that loses power: what was not synced is gone (tests/support/power_cut says what that is)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class Disk:
+    """A folder, `mount`, on a file system of its own. Needs root, and FUSE in the kernel."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self._program = program
+        self._cache, self._disk, self.mount = (folder / name for name in ("cache", "disk", "mount"))
+        self._disk.mkdir(parents=True)
+        self.mount.mkdir()
+        self._process: subprocess.Popen[str] | None = None
+
+    def power_on(self) -> None:
+        """Show what the disk has."""
+        shutil.copytree(self._disk, self._cache)
+        command = [self._program, self._cache, self._disk, self.mount]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "mounted\n":
+            raise RuntimeError("the file system was not mounted")
+
+    def settle(self) -> None:
+        """Have all on the disk that is written by now, as Linux has it after half a minute, synced or not."""
+        for path in filter(Path.is_file, self.mount.rglob("*")):
+            with path.open("rb") as file:
+                os.fsync(file)
+
+    def power_off(self) -> None:
+        """Lose what was not synced. Whoever has files open there is to be killed before, or sees errors."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+        subprocess.run(["umount", "--lazy", self.mount], check=True)
+        shutil.rmtree(self._cache)
+
+    def __enter__(self) -> Self:
+        self.power_on()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.power_off()
