@@ -322,12 +322,12 @@ def _add_pod(pods: PodContainers, pod: Pod, targets: _Targets) -> None:
         pods.by_uid[uid or ""] = number
     running = pod.running_containers
     only = running[0].name if len(running) == 1 else ""
-    names = [container.name for container in (*running, *(pod.spec.init_containers or ())) if container.name != only]
+    names = [container.name for container in pod.containers if container.name != only]
     by_name = {name: targets.number(Target(pod.key, name)) for name in names}
     for name, container in by_name.items():
         pods.by_name[number, name] = container  # one that is not here is found as its pod
     by_name |= {only: number} if only else {}
-    for status in (*(pod.status.container_statuses or ()), *(pod.status.init_container_statuses or ())):
+    for status in pod.statuses:
         ended = [state.terminated for state in (status.state, status.last_state) if state and state.terminated]
         for identity in (status.container_id, *(end.container_id for end in ended)):
             if identity and status.name in by_name:

@@ -5,13 +5,13 @@ docs/kubernetes.md has the table of which field gives which attribute.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from proto.flow_batch import SOURCE_NAT, AttributeValue, Entity
 from services.enricher.index.claims import Target
+from services.enricher.index.image import Image, image_of
 from services.enricher.index.workload import OWNER_ATTRIBUTES, OWNER_KIND, OWNER_NAME, owner_attributes, owners, workload_name
 from services.enricher.kubernetes.network_policy import NetworkPolicy
 from services.enricher.kubernetes.object_meta import RESOURCE_ANNOTATION_PREFIX, KubeObject, object_key
@@ -28,7 +28,6 @@ Endpoints = Callable[[str], Collection[tuple[str, bool]]]
 Policies = Callable[[str], Iterable[NetworkPolicy]]
 """From a namespace to its NetworkPolicies."""
 
-_IMAGE: Final = re.compile(r"(?:[^/@]+/)*[^/:@]+(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>[\w+.-]+:[0-9a-fA-F]{32,}))?")
 _WORKLOAD_ATTRIBUTES: Final = (*OWNER_ATTRIBUTES.values(), OWNER_KIND, OWNER_NAME)
 _POD_ONLY_OWNERS: Final = frozenset(("k8s.replicaset.name", "k8s.job.name"))
 
@@ -99,13 +98,14 @@ class EntityFactory:
         known = {**node_attributes(node), **zone_attributes(node), **self._selection.attributes(node), **self._cluster}
         return {**known, **doubt}
 
-    def _pod(self, pod: Pod, container_name: str) -> dict[str, str]:
+    def _pod(self, pod: Pod, container_name: str) -> dict[str, AttributeValue]:
         """The pod's attributes, those of its container too where one is named or it has but one."""
         metadata, running = pod.metadata, pod.running_containers
         owned = owner_attributes(owners(pod, self._objects))
         node = self._objects.get(f"Node//{pod.spec.node_name}") if pod.spec.node_name else None
         container = _container(pod, container_name) or (running[0] if len(running) == 1 and not container_name else None)
-        attributes = resource_annotations(pod)
+        image = image_of(container.image or "") if container else Image()
+        attributes: dict[str, AttributeValue] = {**resource_annotations(pod)}
         for chosen in (self._objects.get(object_key("Namespace", "", metadata.namespace or "")), node, pod):
             attributes |= self._selection.attributes(chosen)
         attributes |= {
@@ -116,11 +116,12 @@ class EntityFactory:
             "k8s.namespace.name": metadata.namespace or "",
             "k8s.node.name": pod.spec.node_name or "",
             "k8s.container.name": container.name if container else "",
+            **image.attributes,
             **owned,
             **(zone_attributes(node) if isinstance(node, Node) else {}),
             **self._cluster,
         }
-        attributes |= self._service_attributes(pod, owned, container)
+        attributes |= self._service_attributes(pod, owned, container, image)
         return {name: value for name, value in attributes.items() if value}
 
     def _policy_names(self, pod: Pod) -> dict[str, list[str]]:
@@ -133,13 +134,15 @@ class EntityFactory:
         }
         return {name: names for name, names in named.items() if names}
 
-    def _service_attributes(self, pod: Pod, owned: Mapping[str, str], container: Container | None) -> dict[str, str]:
+    def _service_attributes(
+        self, pod: Pod, owned: Mapping[str, str], container: Container | None, image: Image
+    ) -> dict[str, str]:
         """`service.*` in the order of derivation that OpenTelemetry gives for Kubernetes."""
         metadata = pod.metadata
         annotated = resource_annotations(pod)
         labelled = metadata.label if self._from_labels else lambda _: ""
         name = labelled("app.kubernetes.io/instance") or labelled("app.kubernetes.io/name")
-        version = labelled("app.kubernetes.io/version") or image_version(container.image or "" if container else "")
+        version = labelled("app.kubernetes.io/version") or image.version
         instance = f"{metadata.namespace}.{metadata.name}.{container.name}" if container else ""
         return {
             "service.name": annotated.get("service.name") or name or workload_name(owned) or metadata.name,
@@ -148,7 +151,7 @@ class EntityFactory:
             "service.instance.id": annotated.get("service.instance.id") or instance,
         }
 
-    def _service(self, key: str, uid: str | None) -> dict[str, str]:
+    def _service(self, key: str, uid: str | None) -> dict[str, AttributeValue]:
         """The service's attributes, with those of the workload behind it where all its pods agree."""
         _, namespace, name = key.split("/", 2)
         backends = list(self._backends(key))
@@ -165,7 +168,7 @@ class EntityFactory:
         }
         return {name: value for name, value in attributes.items() if value}
 
-    def _backends(self, key: str) -> list[Mapping[str, str]]:
+    def _backends(self, key: str) -> list[Mapping[str, AttributeValue]]:
         """What is said of the pods behind a service: of those that are ready, or else of all."""
         endpoints = [(pod, ready) for each, ready in self._endpoints(key) if isinstance(pod := self._objects.get(each), Pod)]
         ready = [pod for pod, is_ready in endpoints if is_ready] or [pod for pod, _ in endpoints]
@@ -201,18 +204,11 @@ def resource_annotations(pod: Pod) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in annotations if name.startswith(prefix) and name != prefix}
 
 
-def image_version(image: str) -> str:
-    """Return an image reference's `<tag>@<digest>`, or the one of the two that it has, or nothing."""
-    found = _IMAGE.fullmatch(image)
-    return "@".join(part for part in (found["tag"], found["digest"]) if part) if found else ""
-
-
 def _container(pod: Pod, name: str) -> Container | None:
-    containers = (*(pod.spec.containers or ()), *(pod.spec.init_containers or ()))
-    return next((container for container in containers if container.name == name), None) if name else None
+    return next((container for container in pod.containers if container.name == name), None) if name else None
 
 
-def _agreed(backends: list[Mapping[str, str]], names: Collection[str]) -> dict[str, str]:
+def _agreed(backends: list[Mapping[str, AttributeValue]], names: Collection[str]) -> dict[str, AttributeValue]:
     """The attributes of `names` that all backends have with one value, empty where they have several workloads."""
     if not backends:
         return {}

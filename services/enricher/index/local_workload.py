@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import NO_INDEX, Observer, Resolution
-from proto.flow_batch import Entity, FlowBatch
+from proto.flow_batch import AttributeValue, Entity, FlowBatch
+from services.enricher.index.image import image_of
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -90,12 +91,13 @@ def _workload(identity: tuple[tuple[str, str], ...], host: str, node: tuple[tupl
     row = dict(identity)
     unit = row.get("systemd_user_unit") or row.get("systemd_unit", "")
     process = row.get("process", "")
+    more: dict[str, AttributeValue]
     if row.get("container_id"):
         kind, name = "container", row.get("container_name") or row["container_id"][:_SHORT_ID]
         more = {
             "container.id": row["container_id"],
             "container.name": row.get("container_name", ""),
-            "container.image.name": row.get("container_image", ""),
+            **image_of(row.get("container_image", "")).attributes,
             "container.runtime.name": row.get("container_runtime", ""),
         }
     elif unit:

@@ -56,11 +56,14 @@ class PodSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     host_network: bool | None = None
     containers: tuple[Container, ...] | None = None
     init_containers: tuple[Container, ...] | None = None
+    ephemeral_containers: tuple[Container, ...] | None = None
+    """What `kubectl debug` added to the pod while it ran."""
 
     def __post_init__(self) -> None:
         share(self, "node_name")
         msgspec.structs.force_setattr(self, "containers", shared(self.containers))
         msgspec.structs.force_setattr(self, "init_containers", shared(self.init_containers))
+        msgspec.structs.force_setattr(self, "ephemeral_containers", shared(self.ephemeral_containers))
 
 
 class PodIP(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -146,6 +149,7 @@ class PodStatus(
         "start_time": "startTime",
         "container_statuses": "containerStatuses",
         "init_container_statuses": "initContainerStatuses",
+        "ephemeral_container_statuses": "ephemeralContainerStatuses",
     },
 ):
     """What became of the pod."""
@@ -156,6 +160,7 @@ class PodStatus(
     start_time: datetime | None = None
     container_statuses: tuple[ContainerStatus, ...] | None = None
     init_container_statuses: tuple[ContainerStatus, ...] | None = None
+    ephemeral_container_statuses: tuple[ContainerStatus, ...] | None = None
     conditions: tuple[PodCondition, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -188,6 +193,12 @@ class Pod(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
         return [each.ip for each in self.status.pod_ips or ()] or [self.status.pod_ip or ""]
 
     @property
+    def containers(self) -> tuple[Container, ...]:
+        """All its containers, those that ran before the others and those that were added to it included."""
+        spec = self.spec
+        return (*(spec.containers or ()), *(spec.init_containers or ()), *(spec.ephemeral_containers or ()))
+
+    @property
     def running_containers(self) -> list[Container]:
         """The containers that run beside each other for the pod's life: its own and its sidecars."""
         sidecars = [each for each in self.spec.init_containers or () if each.restart_policy == "Always"]
@@ -201,7 +212,9 @@ class Pod(KubeObject, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     @property
     def statuses(self) -> tuple[ContainerStatus, ...]:
         """What became of all its containers."""
-        return (*(self.status.container_statuses or ()), *(self.status.init_container_statuses or ()))
+        status = self.status
+        known = (status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses)
+        return tuple(each for statuses in known for each in statuses or ())
 
     @property
     def finished_at(self) -> datetime | None:

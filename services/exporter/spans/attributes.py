@@ -419,6 +419,10 @@ END: Final = (
     Attribute("{end}.service.namespace", OURS, "its `service.namespace`", _KNOWN),
     Attribute("{end}.k8s.namespace.name", MERMIN, "its namespace", _KNOWN),
     Attribute("{end}.k8s.pod.name, .uid", MERMIN, "the pod", "the end is a pod"),
+    Attribute("{end}.k8s.container.name", OURS, "the pod's container: of the socket's control group, or the pod's only one, or "
+              "the one that says it listens on that port", "the end is a pod, and its container is known"),
+    Attribute("{end}.container.image.name", OURS, "the container's image, without tag and digest", "the container is known"),
+    Attribute("{end}.container.image.tags", OURS, "the tag that it was started by", "one was named", "string[]"),
     Attribute("{end}.k8s.<kind>.name, .uid", MERMIN, "what owns the pod: `deployment`, `statefulset`, `daemonset`, `job` ...",
               "the pod is owned"),
     Attribute("{end}.k8s.node.name, .uid", MERMIN, "the node that the end is or runs on", "the end is a pod or a node"),
@@ -487,6 +491,8 @@ RESOURCE: Final = (
               "a pod's socket"),
     Attribute("k8s.cluster.name", STABLE, "the cluster's name as it is set", "set, and the end is of the cluster"),
     Attribute("container.id", STABLE, "the container that owns the socket", "a container's socket"),
+    Attribute("container.image.name, .tags", DEVELOPMENT, "its image, and the tag that it was started by; `k8s.container.name` "
+              "and `container.name` are the container's", "known"),
     Attribute("host.name", STABLE, "the node that captured", "seen at a socket"),
     Attribute("process.executable.name", DEVELOPMENT, "the program that held the socket",
               "asked for, and known; a socket in no pod and no container"),

@@ -32,6 +32,7 @@ NOT_IN_STANDARD: Final = (
     r"service\.peer\.(name|namespace)",
     r"(source|destination)\..*\.uid",
     r"(source|destination)\.k8s\.replicaset\..*",
+    r"(source|destination)\.container\.image\..*",
 )
 """Patterns of whole names that only `full` carries."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from proto.columns import Role
 from services.enricher.index.cluster import Cluster
-from services.enricher.index.entities import image_version
+from services.enricher.index.image import image_of
 from services.enricher.join import join
 from tests.unit.enricher.objects_as_json import (
     NOW,
@@ -61,6 +61,8 @@ def test_a_pod_says_all_that_is_known_of_it() -> None:
         "k8s.pod.ip": ADDRESS,
         "k8s.pod.start_time": "2026-05-28T07:12:09Z",
         "k8s.container.name": "app",
+        "container.image.name": "registry.example.com:5000/shop/app",
+        "container.image.tags": ["1.4.2"],
         "k8s.replicaset.name": "cart-5d78c9869d",
         "k8s.deployment.name": "cart",
         "cloud.availability_zone": "eu-west-1a",
@@ -160,26 +162,32 @@ def test_annotations_come_first_then_labels_where_they_are_asked_for() -> None:
     assert said["k8s.pod.name"] == "p"
 
 
+DIGEST = f"sha256:{'0' * 64}"
+
+
 @pytest.mark.parametrize(
-    ("image", "version"),
+    ("image", "name", "version"),
     [
-        ("nginx", ""),
-        ("nginx:1.27", "1.27"),
-        ("localhost:5000/nginx", ""),
-        ("localhost:5000/a/nginx:v1", "v1"),
-        (f"a/b@sha256:{'0' * 64}", f"sha256:{'0' * 64}"),
-        (f"a/b:v1@sha256:{'0' * 64}", f"v1@sha256:{'0' * 64}"),
-        ("", ""),
-        ("a:b:c", ""),
+        ("nginx", "nginx", ""),
+        ("nginx:1.27", "nginx", "1.27"),
+        ("localhost:5000/nginx", "localhost:5000/nginx", ""),
+        ("localhost:5000/a/nginx:v1", "localhost:5000/a/nginx", "v1"),
+        (f"a/b@{DIGEST}", "a/b", DIGEST),
+        (f"a/b:v1@{DIGEST}", "a/b", f"v1@{DIGEST}"),
+        (DIGEST, "", DIGEST),
+        ("", "", ""),
+        ("a:b:c", "", ""),
     ],
 )
-def test_the_version_of_an_image(image: str, version: str) -> None:
-    """Tag and digest, or the one that there is; the port of a registry is no tag."""
-    assert image_version(image) == version
+def test_name_and_version_of_an_image(image: str, name: str, version: str) -> None:
+    """The version is tag and digest, or the one that there is; a registry's port is no tag, and an image's id no name."""
+    known = image_of(image)
+    assert (known.name, known.version) == (name, version)
+    assert known.attributes.get("container.image.tags") == ([known.tag] if known.tag else None)
 
 
 def two_containers() -> Tree:
-    """A pod of an application and a sidecar, with an init container that was there before."""
+    """A pod of an application and a sidecar, an init container that was there before, and what debugs it."""
     containers = [
         {"name": "app", "image": "shop/app:1", "ports": [{"containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]},
         {"name": "proxy", "image": "mesh/proxy:2", "ports": [{"containerPort": 15090, "protocol": "TCP"}]},
@@ -188,9 +196,16 @@ def two_containers() -> Tree:
         {"name": "app", "containerID": "containerd://aaa", "lastState": {"terminated": {"containerID": "containerd://old"}}},
         {"name": "proxy", "containerID": "cri-o://bbb"},
     ]
-    before = {"initContainerStatuses": [{"name": "migrate", "containerID": "docker://ccc"}]}
-    spec = {"containers": containers, "initContainers": [{"name": "migrate", "image": "shop/migrate:3"}]}
-    return pod("cart-1", ADDRESS, spec=spec, status={"containerStatuses": statuses, **before})
+    others = {
+        "initContainerStatuses": [{"name": "migrate", "containerID": "docker://ccc"}],
+        "ephemeralContainerStatuses": [{"name": "debugger-x", "containerID": "containerd://ddd"}],
+    }
+    spec = {
+        "containers": containers,
+        "initContainers": [{"name": "migrate", "image": "shop/migrate:3"}],
+        "ephemeralContainers": [{"name": "debugger-x", "image": "busybox", "targetContainerName": "app"}],
+    }
+    return pod("cart-1", ADDRESS, spec=spec, status={"containerStatuses": statuses, **others})
 
 
 @pytest.mark.parametrize(
@@ -212,24 +227,28 @@ def test_a_container_is_known_by_the_port_it_declares(port: int, columns: dict[s
 
 
 @pytest.mark.parametrize(
-    ("identity", "container"),
+    ("identity", "container", "image"),
     [
-        ({"pod_uid": "uid-cart-1", "container_id": "aaa"}, "app"),
-        ({"pod_uid": "uid-cart-1", "container_id": "old"}, "app"),
-        ({"pod_uid": "uid-cart-1", "container_id": "bbb"}, "proxy"),
-        ({"pod_uid": "uid-cart-1", "container_id": "ccc"}, "migrate"),
-        ({"container_id": "bbb"}, "proxy"),
-        ({"pod_uid": "uid-cart-1", "container_name": "proxy"}, "proxy"),
-        ({"pod_uid": "uid-cart-1", "container_id": "restarted-since"}, None),
+        ({"pod_uid": "uid-cart-1", "container_id": "aaa"}, "app", "shop/app"),
+        ({"pod_uid": "uid-cart-1", "container_id": "old"}, "app", "shop/app"),
+        ({"pod_uid": "uid-cart-1", "container_id": "bbb"}, "proxy", "mesh/proxy"),
+        ({"pod_uid": "uid-cart-1", "container_id": "ccc"}, "migrate", "shop/migrate"),
+        ({"pod_uid": "uid-cart-1", "container_id": "ddd"}, "debugger-x", "busybox"),
+        ({"container_id": "bbb"}, "proxy", "mesh/proxy"),
+        ({"pod_uid": "uid-cart-1", "container_name": "proxy"}, "proxy", "mesh/proxy"),
+        ({"pod_uid": "uid-cart-1", "container_id": "restarted-since"}, None, None),
     ],
 )
-def test_a_container_is_known_by_its_id(identity: dict[str, str], container: str | None) -> None:
-    """The cgroup's container id says which container of the pod a socket is of, the one before a restart included."""
+def test_a_container_is_known_by_its_id(identity: dict[str, str], container: str | None, image: str | None) -> None:
+    """The cgroup's container id says which container of the pod a socket is of, and so what runs in it: the one before a
+    restart, those that ran before the others, and those that `kubectl debug` adds included.
+    """
     batch = batch_of(flow(f"{ADDRESS}:40000", "203.0.113.1:443", local_container=0), containers=[identity])
     entity = at(join(batch, cluster_of(two_containers()).compile()), "local_entity")
     assert entity is not None
     assert entity.attributes["k8s.pod.name"] == "cart-1"
     assert entity.attributes.get("k8s.container.name") == container
+    assert entity.attributes.get("container.image.name") == image
 
 
 def test_a_sidecar_makes_two_containers() -> None:

@@ -45,6 +45,14 @@ def test_a_host_that_is_no_node_names_its_units_and_containers(row, entity_type,
     assert enriched.column("remote_resolution").tolist() == [Resolution.UNRESOLVED]
 
 
+def test_a_container_on_a_host_says_what_image_it_runs() -> None:
+    """Name and tag apart, as the semantic conventions and containers of pods have them."""
+    row = {"cgroup": "/x", "container_id": CONTAINER, "container_name": "web", "container_image": "registry:5000/nginx:1.27"}
+    enriched = join(batch_of(flow("192.0.2.1:5000", "192.0.2.2:80", local_container=0, **SOCKET), containers=[row]), None)
+    said = at(enriched, "local_entity").attributes
+    assert (said["container.image.name"], said["container.image.tags"]) == ("registry:5000/nginx", ["1.27"])
+
+
 def test_a_unit_of_a_node_is_named_on_top_of_its_node() -> None:
     """Kubelet's flows are kubelet's, on that node; a node's process without a unit stays the node's."""
     rows = [{"cgroup": "/system.slice/kubelet.service", "systemd_unit": "kubelet.service"}, {"cgroup": "/"}]
