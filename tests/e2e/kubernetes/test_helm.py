@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,18 @@ from services.cli.plan.model import Load, plan
 from services.cli.plan.show import values
 from services.runtime.health import Health, serve
 from services.runtime.settings import HealthSettings, describe
-from tests.support.kubernetes.helm_chart import BACKEND, MATRIX, RELEASE, HelmError, Rendered, helm, merged, render
+from tests.support.kubernetes.helm_chart import (
+    BACKEND,
+    MATRIX,
+    RELEASE,
+    HelmError,
+    Rendered,
+    helm,
+    merged,
+    notes,
+    render,
+    sources,
+)
 from tests.support.kubernetes.helm_values import _SERVICES, CHART, settings_schemas
 from tests.support.ports import free_ports
 
@@ -56,10 +66,7 @@ def references(spec: dict[str, Any]) -> set[tuple[str, str]]:
     """Secrets, ConfigMaps and accounts that a pod refers to."""
     found = {("ServiceAccount", spec["serviceAccountName"])} if "serviceAccountName" in spec else set()
     for volume in spec.get("volumes", ()):
-        if "secret" in volume:
-            found.add(("Secret", volume["secret"]["secretName"]))
-        if "configMap" in volume:
-            found.add(("ConfigMap", volume["configMap"]["name"]))
+        found |= {(kind, source.get("secretName") or source["name"]) for kind, source in sources(volume)}
     for variable in spec["containers"][0].get("env", ()):
         if secret := variable.get("valueFrom", {}).get("secretKeyRef"):
             found.add(("Secret", secret["name"]))
@@ -235,17 +242,9 @@ def test_a_preset_is_one_value(helm_binary: Path, preset: str) -> None:
 )
 def test_the_notes_say_what_is_sent(helm_binary: Path, tmp_path: Path, exporter: dict[str, Any], said: str) -> None:
     """`helm install` prints what each preset costs, which is chosen and what contradicts it; and nothing where nothing does."""
-    # helm shows notes only where it has a cluster, so they are rendered as an object of a copy of the chart.
-    chart = Path(shutil.copytree(CHART, tmp_path / "wirespan"))
-    notes = (chart / "templates" / "NOTES.txt").read_text()
-    text = '{{ define "notes" }}' + notes + '{{ end }}{kind: ConfigMap, text: {{ include "notes" . | quote }}}'
-    (chart / "templates" / "notes.yaml").write_text(text)
-    values_given = merged(BACKEND, {"exporter": exporter})
-    shown = yaml.safe_load(
-        helm(helm_binary, "template", RELEASE, chart, "--show-only", "templates/notes.yaml", values=values_given)
-    )
-    assert said in shown["text"]
-    assert ("contradicts" in shown["text"]) == ("contradicts" in said)
+    shown = notes(helm_binary, tmp_path, {"exporter": exporter})
+    assert said in shown
+    assert ("contradicts" in shown) == ("contradicts" in said)
 
 
 def _environment(rendered: Rendered, component: str) -> dict[str, Any]:
@@ -329,6 +328,11 @@ REFUSED = {
         "nats.monitoringEndpoint",
     ),
     "no backend": ({"otlp": {"endpoint": ""}}, "otlp.endpoint"),
+    "a header's file without its key": ({"otlp": {"headerFiles": [{"name": "a", "secret": "b"}]}}, "key"),
+    "a header's file out of its folder": (
+        {"otlp": {"headerFiles": [{"name": "../a", "secret": "b", "key": "c"}]}},
+        "otlp/headerFiles/0/name",
+    ),
     "a protocol that is none": ({"otlp": {"protocol": "http/json"}}, "otlp/protocol"),
 }
 

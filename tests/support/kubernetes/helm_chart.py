@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,6 +58,10 @@ MATRIX: Final[dict[str, Tree]] = {
         },
         "otlp": {
             "existingSecret": "backend",
+            "headerFiles": [
+                {"name": "Authorization", "scheme": "Bearer", "secret": "backend-token", "key": "token"},
+                {"name": "X-Scope-OrgID", "secret": "backend-token", "key": "tenant"},
+            ],
             "tls": {"existingSecret": "backend-tls", "certKey": "tls.crt", "keyKey": "tls.key"},
         },
         "image": {"pullSecrets": [{"name": "registry"}]},
@@ -204,11 +209,8 @@ class Rendered:
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         written: dict[str, Path] = {}
         for mount in spec["containers"][0]["volumeMounts"]:
-            for kind, key in (("secret", "secretName"), ("configMap", "name")):
-                source = volumes.get(mount["name"], {}).get(kind)
-                if source is None:
-                    continue
-                data = self.data("Secret" if kind == "secret" else "ConfigMap", source[key])
+            for kind, source in sources(volumes.get(mount["name"], {})):
+                data = self.data(kind, source.get("secretName") or source["name"])
                 items = source.get("items") or [{"key": name, "path": name} for name in data]
                 files = {item["path"]: data[item["key"]] for item in items}
                 if "subPathExpr" in mount:
@@ -221,6 +223,14 @@ class Rendered:
                     target.write_bytes(content)
                     written[f"{mount['mountPath']}/{path}"] = target
         return written
+
+
+def sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, Tree]]:
+    """Yield kind and reference of each object that a volume's files come from."""
+    for part in (volume, *volume.get("projected", {}).get("sources", ())):
+        for field, kind in (("secret", "Secret"), ("configMap", "ConfigMap")):
+            if field in part:
+                yield kind, part[field]
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:
@@ -248,3 +258,15 @@ def render(binary: Path, values: Tree, *options: str) -> Rendered:
     arguments = ("template", RELEASE, CHART, "--namespace", NAMESPACE, "--kube-version", "1.32.0", *options)
     text = helm(binary, *arguments, values=with_backend)
     return Rendered([each for each in yaml.safe_load_all(text) if each])
+
+
+def notes(binary: Path, folder: Path, values: Tree) -> str:
+    """What `helm install` would print with these values; `folder` is empty. Raises HelmError."""
+    # helm shows notes only where it has a cluster, so they are rendered as an object of a copy of the chart.
+    chart = Path(shutil.copytree(CHART, folder / "wirespan"))
+    text = (chart / "templates" / "NOTES.txt").read_text()
+    template = '{{ define "notes" }}' + text + '{{ end }}{kind: ConfigMap, text: {{ include "notes" . | quote }}}'
+    (chart / "templates" / "notes.yaml").write_text(template)
+    arguments = ("template", RELEASE, chart, "--show-only", "templates/notes.yaml")
+    shown: str = yaml.safe_load(helm(binary, *arguments, values=merged(BACKEND, values)))["text"]
+    return shown

@@ -77,6 +77,20 @@ SHAPES: Final[dict[str, Schema]] = {
     "otlp.protocol": {"enum": ["grpc", "http/protobuf"]},
     "otlp.compression": {"enum": ["gzip", "none"]},
     "otlp.timeoutMilliseconds": _COUNT,
+    "otlp.headerFiles": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["name", "secret", "key"],
+            "properties": {
+                "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$"},
+                "scheme": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9-]*$"},
+                "secret": _NAME,
+                "key": {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$"},
+            },
+        },
+    },
     "otlp.headers": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
     "health.port": _PORT,
     "*.drainSeconds": _NUMBER,

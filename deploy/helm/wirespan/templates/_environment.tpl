@@ -175,6 +175,10 @@ configMap: {name: {{ include "wirespan.fullname" . }}-nats-ca, {{ $items }}}
 {{- /* Sums are made within what a look of capture finds: fewer looks, fewer sums. `wirespan plan` counts with the same. */}}
 {{- $settings = merge (dict) $settings (dict "drain_interval_seconds" 10) }}
 {{- end }}
+{{- if and (eq .component "exporter") $values.otlp.headerFiles }}
+{{- $files := include "wirespan.headerFiles" .root | fromJsonArray }}
+{{- $settings = merge (dict "header_files" (concat $files (default list $settings.header_files))) $settings }}
+{{- end }}
 {{- include "wirespan.settingsEnv" (dict "prefix" (printf "WIRESPAN_%s_" (upper .component)) "settings" $settings) }}
 {{- end -}}
 

@@ -33,3 +33,24 @@
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* Headers whose values are in files, as WIRESPAN_EXPORTER_HEADER_FILES has them: a list as JSON. */}}
+{{- define "wirespan.headerFiles" -}}
+{{- $files := list -}}
+{{- range .Values.otlp.headerFiles -}}
+{{- $path := printf "/etc/wirespan/otlp-headers/%s" (lower .name) -}}
+{{- $files = append $files (printf "%s=%s" .name (trim (printf "%s %s" (default "" .scheme) $path))) -}}
+{{- end -}}
+{{- $files | toJson -}}
+{{- end -}}
+
+{{/* The files: one volume of all Secrets, mounted as a whole, for only so the kubelet renews what is in it. */}}
+{{- define "wirespan.headerFilesVolume" -}}
+- name: otlp-headers
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range .Values.otlp.headerFiles }}
+      - secret: {name: {{ .secret }}, items: [{key: {{ .key | quote }}, path: {{ lower .name | quote }}}]}
+      {{- end }}
+{{- end -}}
