@@ -69,7 +69,8 @@ class Reason(enum.IntEnum):
     SHUTDOWN = 4
     TABLE_PRESSURE = 5
     EXCHANGE = 6
-    """It tells of one request and its response, not of the flow: all that is summed up over records is 0 in it."""
+    """It tells of one request and its response, not of the flow: all that is summed up over records is 0 in it. With a trace id
+    it is a request of an application's trace; without one, the DNS question of `dns_first_name`."""
 
 
 class ExchangeEnd(enum.IntEnum):
@@ -149,6 +150,10 @@ class Resolution(enum.IntEnum):
 
 FIRST_EXCHANGE: Final = 1 << 31
 """`record` of a flow's first exchange; from here on they are numbered, so that flow id and record stay a record's name."""
+
+MOST_QUESTIONS: Final = 16
+"""DNS questions that have a record of their own beside one record of their flow. The n-th of those beside record r, from 0, has
+the number `FIRST_EXCHANGE + r * MOST_QUESTIONS + n`."""
 
 
 class Kind(enum.Enum):
@@ -356,6 +361,7 @@ def _question(which: str, of: str) -> tuple[Column, ...]:
         Column(f"dns_{which}_code", "<u2", _STATE, "", "its response code (IANA), EDNS's included; 65535: never answered"),
         Column(f"dns_{which}_answers", "<u2", _STATE, "", "how many records answer it, as the answer's header has it"),
         Column(f"dns_{which}_time_ns", "<u8", _STATE, "ns", "from when it was first asked to its answer; 0: there is none"),
+        Column(f"dns_{which}_repeats", "<u2", _STATE, "", "how often it was sent again before its answer came"),
     )
 
 

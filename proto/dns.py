@@ -43,6 +43,13 @@ RECORD_TYPES: Final = {
 }
 
 
+SERVER_FAILURE: Final = 2
+"""The response code SERVFAIL."""
+
+_CODE_NUMBERS: Final = {name: number for number, name in RESPONSE_CODES.items()}
+_TYPE_NUMBERS: Final = {name: number for number, name in RECORD_TYPES.items()}
+
+
 def response_code(number: int) -> str:
     """Return a response code's name, such as `NXDOMAIN`."""
     return RESPONSE_CODES.get(number, f"RCODE{number}")
@@ -51,3 +58,13 @@ def response_code(number: int) -> str:
 def record_type(number: int) -> str:
     """Return a record type's name, such as `AAAA`; `TYPE<n>` for others (RFC 3597)."""
     return RECORD_TYPES.get(number, f"TYPE{number}")
+
+
+def response_code_number(name: str) -> int:
+    """Return the number of what `response_code` gave. Raises ValueError for anything else."""
+    return _CODE_NUMBERS[name] if name in _CODE_NUMBERS else int(name.removeprefix("RCODE"))
+
+
+def record_type_number(name: str) -> int:
+    """Return the number of what `record_type` gave. Raises ValueError for anything else."""
+    return _TYPE_NUMBERS[name] if name in _TYPE_NUMBERS else int(name.removeprefix("TYPE"))

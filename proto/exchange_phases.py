@@ -57,9 +57,18 @@ def phases(batch: FlowBatch) -> Phases:
     )
 
 
+def is_traced(batch: FlowBatch) -> npt.NDArray[np.bool_]:
+    """Where a record is an exchange of an application's trace."""
+    if "trace_id" not in batch.columns:
+        return np.zeros(batch.count, np.bool_)
+    trace = np.ascontiguousarray(batch.column("trace_id")).view("<u8").reshape(-1, 2)
+    traced: npt.NDArray[np.bool_] = (batch.column("reason") == Reason.EXCHANGE) & trace.any(axis=1)
+    return traced
+
+
 def span_count(batch: FlowBatch) -> int:
     """Return how many spans the records of a batch become."""
-    exchanges = np.flatnonzero(batch.column("reason") == Reason.EXCHANGE)
+    exchanges = np.flatnonzero(is_traced(batch))
     if not len(exchanges):
         return batch.count
     return batch.count - len(exchanges) + int(phases(batch.take(exchanges)).present.sum())

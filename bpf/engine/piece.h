@@ -10,7 +10,7 @@
 
 /* What a piece is of. */
 enum piece_kind {
-    PIECE_DNS, /* a question, or the answer to one that waits */
+    PIECE_DNS, /* a question, however often it is sent, or the answer to one that waits */
     PIECE_KINDS,
 };
 
@@ -20,7 +20,7 @@ enum piece_kind {
 struct piece {
     __u64 flow_id;
     __u64 time_ns;
-    __u64 since_ns;      /* DNS: when the question was first asked that this answers; 0: it is a question */
+    __u64 since_ns;      /* DNS: when the question was first asked that this answers or repeats; 0: it is a new one */
     __u64 owner;         /* whose socket, or which address, asks; 0: nobody knows */
     __u16 payload_bytes; /* of the whole message; 65535 for more */
     __u16 held;          /* bytes that follow */

@@ -35,10 +35,10 @@ struct question {
 /* What a packet says of a question. */
 struct question_message {
     __u64 about;
-    __u64 asked_ns; /* when the question was first asked that this answers; 0: it answers none */
+    __u64 asked_ns; /* when the question was first asked that this answers, or asks again; 0: neither */
     __u16 number;
     __u8 answers;
-    __u8 counted; /* as a question or as the answer to one: what a host may want to read on */
+    __u8 counted; /* as a question, for the first time or again, or as the answer to one: what a host may want to read on */
 };
 
 /* The flow's question of this number that waits, or NULL. */
@@ -172,6 +172,8 @@ FLOW_INLINE int question_take(question_host host, frame_source source, __u32 off
         question.about = message->about;
         if (open) {
             FLOW_ADD(flow->question_repeats, 1);
+            message->asked_ns = open->asked_ns;
+            message->counted = 1;
         } else if (question_keep(host, message->number, &question)) {
             FLOW_ADD(flow->questions, 1);
             message->counted = 1;

@@ -14,12 +14,14 @@ from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.reader import LiveOptions
 from services.capture.live.socket_tap import DEFAULT_CAPACITY as LIVE_CAPACITY
 from services.capture.live.socket_tap import TapRules
+from services.capture.names.question_records import QuestionRules, QuestionSpans
 from services.capture.names.reader import Names
 from services.capture.replay.source import DEFAULT_CAPACITY as REPLAY_CAPACITY
 from services.runtime.settings import ServiceSettings
 
 _FLOWS = FlowTableSettings()
 _DATAGRAMS = DatagramRules()
+_QUESTIONS = QuestionRules()
 
 
 class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +96,21 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         tuple[str, ...],
         Meta(description="domains: of a name in one of them only the domain is kept: of `db.corp.example` `corp.example`"),
     ] = ()
+    question_spans: Annotated[
+        QuestionSpans,
+        Meta(
+            description="which DNS questions are spans of their own, beside that of their flow: `failed_or_slow` those "
+            "never answered, answered slowly, or by another code than NOERROR and NXDOMAIN; `all`; `off`"
+        ),
+    ] = _QUESTIONS.spans
+    slow_question_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="a DNS question that takes as long is slow: a resolver that knows the name answers within a few "
+            "milliseconds, one that has to ask others within some ten",
+        ),
+    ] = _QUESTIONS.slow_ns / 1e9
     allow_networks: Annotated[
         tuple[str, ...], Meta(description="live: keep only flows whose remote address is in one of these (CIDR)")
     ] = ()
@@ -156,12 +173,18 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             datagrams=self.datagrams,
             names=self.names,
             hidden_names=self.hidden_names,
+            questions=self.questions,
         )
 
     @property
     def datagrams(self) -> DatagramRules:
         """How datagrams are read."""
         return DatagramRules(dns_ports=self.dns_ports, rest_seconds=self.udp_idle_seconds)
+
+    @property
+    def questions(self) -> QuestionRules:
+        """Which DNS questions are told by themselves."""
+        return QuestionRules(self.question_spans, round(self.slow_question_seconds * 1e9))
 
     @property
     def flow_table(self) -> FlowTableSettings:

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from proto.columns import NO_INDEX, Observer, Reason
+from proto.exchange_phases import is_traced
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Assembly, Scope, SpanSet
@@ -23,8 +24,9 @@ from services.exporter.spans.bundle import MOST_BATCHES, Bundle, bundle
 from services.exporter.spans.entities import Origin
 from services.exporter.spans.exchange_spans import ExchangeSpans
 from services.exporter.spans.flow_spans import FlowSpans
-from services.exporter.spans.identity import TRACE_RECORDS, Mask, Perspective, SpanIds, perspective
+from services.exporter.spans.identity import TRACE_RECORDS, Perspective, SpanIds, perspective
 from services.exporter.spans.profiles import Profile
+from services.exporter.spans.question_spans import QuestionSpans
 from services.exporter.spans.selection import selection
 from services.exporter.spans.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
 
@@ -96,6 +98,7 @@ class SpanEncoder:
         self._thinning = thinning
         self._summaries = FlowSpans(cluster_name, selection(profile, NOT_OF_A_SUMMARY)) if thinning else None
         self._exchange_spans = ExchangeSpans(self._flow_spans.mixer, selection(profile), self._flow_spans.ends)
+        self._question_spans = QuestionSpans(selection(profile), self._flow_spans.ends)
         self._lock = threading.Lock()
         scope = wire.field(1, SCOPE_NAME.encode()) + wire.field(2, self._version.encode())
         self._scope = Scope(wire.field(1, scope), wire.field(3, SCHEMA_URL.encode()))
@@ -139,18 +142,30 @@ class SpanEncoder:
         with self._lock:
             batch = chosen.batch
             entities = self._flow_spans.ends.numbers(batch)
-            traced = _is_exchange(batch)
-            sets: list[SpanSet] = []
-            if traced is None:
-                sets += self._flow_sets(whole, chosen, entities, rows)
+            exchange = batch.column("reason") == Reason.EXCHANGE
+            if not exchange.any():
+                sets = self._flow_sets(whole, chosen, entities, rows)
             else:
-                flows, exchanges = (~traced).nonzero()[0], traced.nonzero()[0]
+                traced = is_traced(batch)
+                flows, exchanges, questions = (mask.nonzero()[0] for mask in (~exchange, traced, exchange & ~traced))
+                sets = []
                 if len(flows):
                     of_whole = flows if rows is None else rows[flows]
                     sets += [_placed(one, flows) for one in self._flow_sets(whole, chosen.take(flows), entities, of_whole)]
-                resources = _resource_keys(chosen, perspective(batch))
-                sets += self._exchange_spans.encode(batch, exchanges, entities, resources)
+                if len(exchanges):
+                    resources = _resource_keys(chosen, perspective(batch))
+                    sets += self._exchange_spans.encode(batch, exchanges, entities, resources)
+                if len(questions):
+                    sets.append(_placed(self._question_set(chosen.take(questions), entities), questions))
             return Assembly(sets, self._scope, partial(self._resource, whole, entities))
+
+    def _question_set(self, chosen: Bundle, entities: Array) -> SpanSet:
+        """The spans of questions. Where flows are summed up, only those of flows that were drawn have a parent that comes."""
+        seen = perspective(chosen.batch)
+        ids = self._flow_spans.mixer.question_ids(chosen.batch, seen)
+        if self._thinning is not None:
+            ids = without_lost_parents(ids, self._thinning.drawn(ids))
+        return self._question_spans.encode(chosen.batch, seen, ids, entities, _resource_keys(chosen, seen))
 
     def _flow_sets(self, whole: Bundle, chosen: Bundle, entities: Array, rows: Array | None) -> list[SpanSet]:
         """The spans of flows: `chosen` are the bundle's `rows`, or all. The sets' rows are those of `chosen`."""
@@ -205,15 +220,6 @@ def _placed(spans: SpanSet, rows: Array) -> SpanSet:
     """The same spans as of rows of something larger, of which `rows` was a part."""
     further = None if spans.further is None else (rows[spans.further[0]], spans.further[1])
     return replace(spans, rows=rows[spans.rows], further=further)
-
-
-def _is_exchange(batch: FlowBatch) -> Mask | None:
-    """Where a record is an exchange of a trace; None where none is."""
-    if "trace_id" not in batch.columns:
-        return None
-    trace = np.ascontiguousarray(batch.column("trace_id")).view("<u8").reshape(-1, 2)
-    traced: Mask = (batch.column("reason") == Reason.EXCHANGE) & trace.any(axis=1)
-    return traced if traced.any() else None
 
 
 def _resource_keys(whole: Bundle, seen: Perspective) -> Array:

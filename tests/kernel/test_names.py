@@ -92,7 +92,12 @@ def answered(client, server, name, kind, **how):
 
 def records(reader, port):
     """The last records of this port's flow by the role that tells them, through the wire, with names as text."""
-    found = {}
+    return told_of(reader, port)[0]
+
+
+def told_of(reader, port):
+    """The same, and likewise the flow's last question that has a record of its own."""
+    found, questions = {}, {}
     for batch in reader.read(Reason.SHUTDOWN):
         for message in batch.messages:
             decoded = decode(message.message)
@@ -101,9 +106,9 @@ def records(reader, port):
                 for name in ("dns_first_name", "dns_slowest_name"):
                     values[name] = decoded.names[values[name]] if values[name] != NO_INDEX else None
                 if port in (values["local_port"], values["remote_port"]):
-                    found[values["role"]] = values
+                    (questions if values["reason"] == Reason.EXCHANGE else found)[values["role"]] = values
         reader.accept(batch)
-    return found
+    return found, questions
 
 
 def test_a_peer_has_the_name_that_was_looked_up_for_it(live, pods) -> None:
@@ -154,13 +159,15 @@ def test_what_the_resolver_answered_is_told_at_both_ends(live, pods, family) -> 
 
 
 def test_what_nobody_answers_is_told_by_name(live, pods, resolver) -> None:
-    """A resolver that hangs: the question was asked, and its flow ended waiting."""
+    """A resolver that hangs: the question was asked, twice, and its flow ended waiting. It has a record of its own as well."""
     client_pod, server_pod = pods
     resolver.send_signal(signal.SIGSTOP)
     try:
         with client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            ask(client, (server_pod.addresses[0], 53), "lost.shop.example", "AAAA")
-            record = records(live, client.getsockname()[1])[Role.CLIENT]
+            server = (server_pod.addresses[0], 53)
+            client.sendto(ask(client, server, "lost.shop.example", "AAAA").to_wire(), server)
+            told, questions = told_of(live, client.getsockname()[1])
+            record, question = told[Role.CLIENT], questions[Role.CLIENT]
     finally:
         resolver.send_signal(signal.SIGCONT)
     assert (record["dns_first_name"], record["dns_first_type"], record["dns_first_code"]) == (
@@ -168,7 +175,10 @@ def test_what_nobody_answers_is_told_by_name(live, pods, resolver) -> None:
         28,
         NO_ANSWER,
     )
-    assert record["dns_codes"][UNANSWERED] == record["request_waits"] == 1
+    assert record["dns_codes"][UNANSWERED] == record["request_waits"] == record["dns_first_repeats"] == 1
+    told_alone = ("dns_first_name", "dns_first_type", "dns_first_code", "dns_first_repeats", "local_address", "start_unix_ns")
+    assert [question[name] for name in told_alone] == [record[name] for name in told_alone]
+    assert question["start_unix_ns"] < question["end_unix_ns"] < question["start_unix_ns"] + 10**10
 
 
 def test_more_pieces_than_there_is_room_for_are_counted(live, pods) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from proto.columns import Observer, Reason
 from proto.exchange_phases import span_count
-from proto.flow_batch import FlowBatch, encode_parts
+from proto.flow_batch import Array, FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
@@ -28,6 +28,7 @@ from services.capture.live.cgroups_v1 import PodsOfVersion1
 from services.capture.live.processes import Processes
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges
 from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
+from services.capture.names.question_records import QuestionRules
 from services.capture.names.reader import NameReader, Names, NamesTold
 
 _LARGEST_ROWS: Final = 950
@@ -53,6 +54,8 @@ class LiveOptions:
     """What is read of names."""
     hidden_names: tuple[str, ...] = ()
     """Domains of which nothing but themselves is told."""
+    questions: QuestionRules = field(default_factory=QuestionRules)
+    """Which DNS questions are told by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,10 @@ class LiveBatch:
     emission: Emission | ExchangeEmission
     spans: int
     """What the records become."""
+    records: int
+    """Those in the messages: the emission's, and of questions."""
     told: NamesTold | None = None
     """What the records of flows say of names."""
-
-    @property
-    def records(self) -> int:
-        """Records in the messages."""
-        return len(self.emission)
 
 
 class LiveReader(AbstractContextManager["LiveReader"]):
@@ -88,7 +88,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self._epoch = epoch or uuid.uuid4().hex
         self._options = options
         self._table_settings = table or FlowTableSettings(max_rows=_LARGEST_ROWS)
-        self._names = NameReader(options.names, options.hidden_names)
+        self._names = NameReader(options.names, options.hidden_names, options.questions)
         self._sequence = 0
         self._stack = ExitStack()
         self.refused_batches = 0
@@ -192,13 +192,16 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         counters: dict[str, int],
         told: NamesTold | None = None,
     ) -> LiveBatch:
+        columns: Mapping[str, Array] = records.columns
+        if told is not None:
+            columns = told.records.behind({**columns, **told.columns}, self._clock.now_offset_ns)
         batch = FlowBatch(
             node=self._node,
             epoch=self._epoch,
             sequence=self._sequence,
-            count=len(emission),
+            count=len(columns["flow_id"]),
             interval=(min(self._last_unix_ns, now_unix_ns), now_unix_ns),
-            columns={**records.columns, **(told.columns if told else {})},
+            columns=columns,
             names=told.names if told else (),
             containers=records.containers,
             counters=counters,
@@ -207,10 +210,10 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         message_id = batch_id(self._node, self._epoch, batch.sequence)
         parts = list(encode_parts(batch))
         if len(parts) == 1:
-            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission, span_count(batch), told)
+            return LiveBatch([LiveMessage(message_id, parts[0].message)], emission, span_count(batch), batch.count, told)
         # Containers with very long names: one batch, several messages.
         messages = [LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts]
-        return LiveBatch(messages, emission, span_count(batch), told)
+        return LiveBatch(messages, emission, span_count(batch), batch.count, told)
 
 
 def own_endpoints() -> set[tuple[str, int]]:

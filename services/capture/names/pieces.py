@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     flow_id: int
     time_ns: int
     since_ns: int
-    """DNS: when the question was first asked that this answers; 0: it is a question."""
+    """DNS: when the question was first asked that this answers or repeats; 0: it is a new one."""
     owner: int
     """Whose socket, or which address, asks; 0: nobody knows."""
     payload_bytes: int

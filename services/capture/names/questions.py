@@ -14,10 +14,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import COLUMNS, DNS_CODES, NO_ANSWER, NO_INDEX, OTHER_CODE, UNANSWERED
+from proto.columns import COLUMNS, DNS_CODES, MOST_QUESTIONS, NO_ANSWER, NO_INDEX, OTHER_CODE, UNANSWERED
 from proto.flow_batch import Array
 from services.capture.names.dns_message import DnsMessage
 from services.capture.names.pieces import Piece
+from services.capture.names.question_records import QuestionRecords, QuestionRules, Told
 
 MOST_FLOWS: Final = 65_536
 """Flows of which something is to be told; beyond it the one that was first is forgotten, and counted."""
@@ -26,29 +27,20 @@ MOST_WAITING: Final = 256
 PATIENCE_NS: Final = 10_000_000_000
 """A question that has waited so long was never answered: resolvers' libraries ask anew after 5 s at most."""
 
-_TOLD: Final = ("name", "type", "code", "answers", "time_ns")
+_TOLD: Final = ("name", "type", "code", "answers", "time_ns", "repeats")
 _LONGEST_TIME_NS: Final = 2**64 - 1
-
-
-class Told(NamedTuple):
-    """What is told of one question."""
-
-    name: str | None
-    type: int
-    code: int
-    answers: int
-    time_ns: int
-
-    @property
-    def rank(self) -> int:
-        """How long it took; one that was never answered took longest."""
-        return _LONGEST_TIME_NS if self.code == NO_ANSWER else self.time_ns
+_MOST_REPEATS: Final = 2**16 - 1
 
 
 class _Waiting(NamedTuple):
     name: str | None
     type: int
     asked_ns: int
+    repeats: int
+
+    def given_up(self, ended_ns: int) -> Told:
+        """What is told where no answer came."""
+        return Told(self.name, self.type, NO_ANSWER, 0, 0, self.repeats, self.asked_ns, ended_ns)
 
 
 @dataclass(slots=True)
@@ -58,39 +50,43 @@ class FlowQuestions:
     first: Told | None = None
     slowest: Told | None = None
     codes: list[int] = field(default_factory=lambda: [0] * DNS_CODES)
+    own: list[Told] = field(default_factory=list)
+    """Those that have records of their own."""
     waiting: dict[int, _Waiting] = field(default_factory=dict)
 
     def tell(self, told: Told) -> None:
         """Add one."""
         self.first = self.first or told
-        if self.slowest is None or told.rank > self.slowest.rank:
+        if self.slowest is None or _rank(told) > _rank(self.slowest):
             self.slowest = told
         code = UNANSWERED if told.code == NO_ANSWER else min(told.code, OTHER_CODE)
         self.codes[code] += 1
 
-    def give_up(self, asked_before_ns: int) -> None:
-        """Tell what was asked before then, and waits, as never answered."""
-        for number, waiting in list(self.waiting.items()):
-            if waiting.asked_ns < asked_before_ns:
-                del self.waiting[number]
-                self.tell(Told(waiting.name, waiting.type, NO_ANSWER, 0, 0))
-
     def put_before(self, later: FlowQuestions) -> None:
         """Merge what was told later; this one's own waiting questions are gone already."""
         self.first = self.first or later.first
-        if later.slowest and (self.slowest is None or later.slowest.rank > self.slowest.rank):
+        if later.slowest and (self.slowest is None or _rank(later.slowest) > _rank(self.slowest)):
             self.slowest = later.slowest
         self.codes = [one + other for one, other in zip(self.codes, later.codes, strict=True)]
+        self.own += later.own
         self.waiting = later.waiting
+
+
+def _rank(told: Told) -> int:
+    """How long it took; one that was never answered took longest."""
+    return _LONGEST_TIME_NS if told.code == NO_ANSWER else told.time_ns
 
 
 class QuestionTable:
     """All flows' questions. Not for two threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: QuestionRules | None = None) -> None:
+        self._rules = rules or QuestionRules()
         self._flows: dict[int, FlowQuestions] = {}
         self.forgotten = 0
         """Flows and questions of which nothing was told, because too many waited."""
+        self.without_record = 0
+        """Questions that have no record of their own, because there were too many beside one record."""
 
     def add(self, piece: Piece, message: DnsMessage) -> None:
         """Add a question, or the answer to one."""
@@ -100,14 +96,36 @@ class QuestionTable:
             asked = (message.name, message.type)
             if message.name is None and waiting is not None:
                 asked = (waiting.name, waiting.type)
-            flow.tell(Told(*asked, message.code, message.answers, max(piece.time_ns - piece.since_ns, 1)))
+            took_ns, repeats = max(piece.time_ns - piece.since_ns, 1), waiting.repeats if waiting else 0
+            times = piece.since_ns, piece.time_ns
+            self._tell(flow, Told(*asked, message.code, message.answers, took_ns, repeats, *times))
+            return
+        if piece.since_ns:
+            if waiting is not None:
+                flow.waiting[message.number] = waiting._replace(repeats=min(waiting.repeats + 1, _MOST_REPEATS))
             return
         if waiting is not None:  # the number is used for another question
-            flow.tell(Told(waiting.name, waiting.type, NO_ANSWER, 0, 0))
+            self._tell(flow, waiting.given_up(piece.time_ns))
         elif len(flow.waiting) == MOST_WAITING:
             del flow.waiting[next(iter(flow.waiting))]
             self.forgotten += 1
-        flow.waiting[message.number] = _Waiting(message.name, message.type, piece.time_ns)
+        flow.waiting[message.number] = _Waiting(message.name, message.type, piece.time_ns, 0)
+
+    def _tell(self, flow: FlowQuestions, told: Told) -> None:
+        flow.tell(told)
+        if not self._rules.has_record(told):
+            return
+        if len(flow.own) < MOST_QUESTIONS:
+            flow.own.append(told)
+        else:
+            self.without_record += 1
+
+    def _give_up(self, flow: FlowQuestions, now_ns: int, patience_ns: int) -> None:
+        """Tell what has waited so long as never answered."""
+        for number, waiting in list(flow.waiting.items()):
+            if waiting.asked_ns < now_ns - patience_ns:
+                del flow.waiting[number]
+                self._tell(flow, waiting.given_up(min(now_ns, waiting.asked_ns + PATIENCE_NS)))
 
     def take(self, flow_ids: Array, final: npt.NDArray[np.bool_], waits: Array, now_ns: int) -> dict[int, FlowQuestions]:
         """Return what the next record of each of these flows tells, by row; it is told no more.
@@ -122,7 +140,7 @@ class QuestionTable:
             if flow is None:
                 continue
             if waits[row]:
-                flow.give_up(now_ns if final[row] else now_ns - PATIENCE_NS)
+                self._give_up(flow, now_ns, 0 if final[row] else PATIENCE_NS)
             if flow.first is not None:
                 taken[row] = flow
             if final[row] or not flow.waiting:
@@ -136,6 +154,8 @@ class QuestionTable:
         for row, told in taken.items():
             told.put_before(self._flow(int(flow_ids[row])))
             self._flows[int(flow_ids[row])] = told
+            self.without_record += len(told.own[MOST_QUESTIONS:])
+            del told.own[MOST_QUESTIONS:]
 
     def _flow(self, flow_id: int) -> FlowQuestions:
         flow = self._flows.get(flow_id)
@@ -180,6 +200,13 @@ def question_columns(taken: Mapping[int, FlowQuestions], count: int, names: Name
     return columns | {"dns_codes": codes}
 
 
+def question_records(taken: Mapping[int, FlowQuestions], names: NameList) -> QuestionRecords:
+    """Return the questions that have records of their own, beside those rows."""
+    found = [(row, number, told) for row, flow in taken.items() for number, told in enumerate(flow.own)]
+    rows, numbers, told = zip(*found, strict=True) if found else ((), (), ())
+    return QuestionRecords(rows, numbers, told, [names.place(one.name) for one in told])
+
+
 def _filled(which: str, count: int) -> dict[str, Array]:
     """Return one question's columns, which hold their defaults."""
     names = [f"dns_{which}_{what}" for what in _TOLD]
@@ -191,5 +218,5 @@ def _write(
 ) -> None:
     for row, told in zip(rows, questions, strict=True):
         if told is not None:
-            for what, value in zip(_TOLD, (names.place(told.name), *told[1:]), strict=True):
+            for what, value in zip(_TOLD, (names.place(told.name), *told[1:]), strict=False):
                 columns[f"dns_{which}_{what}"][row] = value

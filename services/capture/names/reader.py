@@ -14,7 +14,8 @@ from services.capture.flows.table import Emission
 from services.capture.names.dns_message import DnsMessage, read_message
 from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import Piece, PieceKind
-from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns
+from services.capture.names.question_records import QuestionRecords, QuestionRules
+from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
 
 Names: TypeAlias = Literal["off", "dns", "all"]
 
@@ -30,17 +31,21 @@ class NamesTold:
     names: tuple[str, ...]
     """What index columns point at."""
     questions: Mapping[int, FlowQuestions]
+    records: QuestionRecords
+    """Those of the questions that have records of their own."""
 
 
 class NameReader:
     """Reads pieces and keeps what they say until it is told. Not for two threads at once."""
 
-    def __init__(self, names: Names = "all", hidden: Sequence[str] = ()) -> None:
-        """`hidden` are domains: of a name in one of them nothing is kept but the domain."""
+    def __init__(self, names: Names = "all", hidden: Sequence[str] = (), rules: QuestionRules | None = None) -> None:
+        """`hidden` are domains: of a name in one of them nothing is kept but the domain. `rules` say which questions have
+        records of their own.
+        """
         self.kinds: tuple[PieceKind, ...] = _KINDS[names]
         """Of which pieces are asked for."""
         self._hidden = tuple(f".{domain.strip('.').lower()}" for domain in hidden)
-        self._questions = QuestionTable()
+        self._questions = QuestionTable(rules)
         self._peers = PeerNames()
         self._read = 0
         self._unreadable = 0
@@ -72,7 +77,8 @@ class NameReader:
         waits = columns["request_waits"] != 0
         questions = self._questions.take(columns["flow_id"], emission.final, waits, emission.now_unix_ns)
         told = question_columns(questions, len(emission), names) | self._peer_column(emission, owners, names)
-        return NamesTold(told, names.names, questions)
+        records = question_records(questions, names)
+        return NamesTold(told, names.names, questions, records)
 
     def _peer_column(self, emission: Emission, owners: Array | None, names: NameList) -> dict[str, Array]:
         """Return `remote_name`, where a client's flow has one."""
@@ -97,6 +103,7 @@ class NameReader:
             "pieces_read": self._read,
             "pieces_unreadable": self._unreadable,
             "pieces_forgotten": self._questions.forgotten,
+            "pieces_question_without_record": self._questions.without_record,
             "pieces_address_forgotten": self._peers.forgotten,
         }
 

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from proto.columns import COLUMNS, Reason
-from proto.exchange_phases import span_count
+from proto.exchange_phases import is_traced, span_count
 from proto.flow_batch import MAX_BATCH_BYTES, Array, FlowBatch, encode
 from proto.subjects import batch_id
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
@@ -101,7 +101,7 @@ class ReplayReader:
 
     def _begin_pass(self) -> None:
         settings = self._settings
-        self._names = NameReader(settings.names, settings.hidden_names)
+        self._names = NameReader(settings.names, settings.hidden_names, settings.questions)
         self._source = ReplaySource(
             settings.replay_files,
             settings.replay_capacity,
@@ -126,6 +126,7 @@ class ReplayReader:
             names = told.names
             columns = emission.columns | file_columns(self._source.outers[emission.slots])
             columns = dict(columns) | {"file": self._source.files_of(emission.slots), **told.columns}
+            columns = told.records.behind(columns)
         else:
             columns = dict(columns) | {"file": self._source.files_of(emission.exchanges["slot"])}
         if self._settings.replay_loop:
@@ -136,7 +137,7 @@ class ReplayReader:
             node=self._node,
             epoch=self._epoch,
             sequence=0,
-            count=len(emission),
+            count=len(columns["flow_id"]),
             interval=(min(began_unix_ns, now_unix_ns) + self._offset_ns, now_unix_ns + self._offset_ns),
             columns=columns,
             files=[{"name": name} for name in self._source.file_names],
@@ -156,7 +157,7 @@ class ReplayReader:
             message_id=batch_id(self._node, self._epoch, batch.sequence),
             message=encode(batch),
             records=batch.count,
-            exchanges=int((batch.column("reason") == Reason.EXCHANGE).sum()),
+            exchanges=int(is_traced(batch).sum()),
             spans=span_count(batch),
             due_unix_ns=due_unix_ns,
         )

@@ -14,7 +14,9 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
+from proto.columns import NO_ANSWER, NO_INDEX, Observer, Outcome, Reason, Role
+from proto.dns import SERVER_FAILURE
+from proto.exchange_phases import is_traced
 from proto.flow_batch import Array, Entity, FlowBatch
 from proto.rows import TRANSPORTS
 from services.cli.views import units
@@ -164,17 +166,27 @@ def outcome(text: str) -> RecordTest:
 
 
 def failed(batch: FlowBatch) -> Mask:
-    """A connection refused, never answered, or reset while something was under way; a question never answered."""
+    """A connection refused, never answered, or reset while something was under way; a question never answered, or one
+    of DNS by SERVFAIL.
+    """
     connections = np.isin(batch.column("outcome"), (Outcome.REFUSED, Outcome.TIMEOUT)) | (batch.column("cut_short") != 0)
-    return np.asarray(connections | (_questions_wait(batch) & _over(batch)))
+    code = batch.column("dns_first_code")
+    lookups = is_question(batch) & ((code == NO_ANSWER) | (code == SERVER_FAILURE))
+    return np.asarray(connections | lookups | (_questions_wait(batch) & _over(batch)))
+
+
+def is_question(batch: FlowBatch) -> Mask:
+    """Where a record tells of one DNS question."""
+    return np.asarray((batch.column("reason") == Reason.EXCHANGE) & ~is_traced(batch))
 
 
 def unanswered(batch: FlowBatch) -> Mask:
     """A connection attempt, a request or a question that never had an answer."""
     attempts = batch.column("outcome") == Outcome.TIMEOUT
     requests = (batch.column("request_waits") != 0) & _over(batch) & ~_may_be_farewell(batch)
-    exchanges = (batch.column("reason") == Reason.EXCHANGE) & (batch.column("response_first_unix_ns") == 0)
-    return np.asarray(attempts | requests | exchanges)
+    exchanges = is_traced(batch) & (batch.column("response_first_unix_ns") == 0)
+    questions = is_question(batch) & (batch.column("dns_first_code") == NO_ANSWER)
+    return np.asarray(attempts | requests | exchanges | questions)
 
 
 def slower_than(text: str) -> RecordTest:
@@ -184,7 +196,8 @@ def slower_than(text: str) -> RecordTest:
     def accepts(batch: FlowBatch) -> Mask:
         asked, answered = batch.column("request_last_unix_ns"), batch.column("response_first_unix_ns")
         waited = np.where(answered > asked, answered - np.minimum(asked, answered), 0)
-        return np.asarray(response(batch) | connect(batch) | ((asked != 0) & (waited >= least)))
+        looked_up = is_question(batch) & (batch.column("dns_first_time_ns") >= least)
+        return np.asarray(response(batch) | connect(batch) | looked_up | ((asked != 0) & (waited >= least)))
 
     return accepts
 

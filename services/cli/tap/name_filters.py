@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from proto.columns import NO_INDEX, OTHER_CODE, UNANSWERED
+from proto.columns import NO_ANSWER, NO_INDEX, OTHER_CODE, UNANSWERED
 from proto.dns import RESPONSE_CODES
 from proto.flow_batch import FlowBatch
-from services.cli.tap.filters import Mask, RecordTest
+from services.cli.tap.filters import Mask, RecordTest, is_question
 
 _NONE = "none"
 _OTHER = "other"
@@ -34,7 +34,10 @@ def dns_code(text: str) -> RecordTest:
         raise ValueError(f"one of {', '.join(places)}")
 
     def accepts(batch: FlowBatch) -> Mask:
-        found: Mask = batch.column("dns_codes")[:, place] != 0
+        alone = is_question(batch)
+        code = batch.column("dns_first_code")
+        of_question = np.where(code == NO_ANSWER, UNANSWERED, np.minimum(code, OTHER_CODE))
+        found: Mask = np.where(alone, of_question == place, batch.column("dns_codes")[:, place] != 0)
         return found
 
     return accepts

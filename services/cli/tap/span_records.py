@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from proto.columns import FIRST_EXCHANGE
+from proto.columns import DNS_CODES, FIRST_EXCHANGE, NO_ANSWER, OTHER_CODE, UNANSWERED
+from proto.dns import RESPONSE_CODES, record_type_number, response_code_number
 from proto.errors import DecodeError
 
 _DIRECTIONS: Final = {"forward": "client", "reverse": "server", "unknown": "unknown"}
@@ -83,6 +84,13 @@ _EXCHANGE_COLUMNS: Final = {
     "flow.request.retransmits": "request_retransmits",
     "flow.response.retransmits": "response_retransmits",
 }
+_QUESTION = "dns question"
+_FIRST: Final = ("dns.question.name", "dns.question.type", "dns.response_code", "flow.dns.answer.count")
+_SLOWEST: Final = tuple(f"flow.dns.slowest.{name}" for name in ("name", "type", "response_code", "answer.count"))
+_CODES: Final = {f"flow.dns.responses.{RESPONSE_CODES[code].lower()}": code for code in range(OTHER_CODE)} | {
+    "flow.dns.responses.other": OTHER_CODE,
+    "flow.dns.unanswered": UNANSWERED,
+}
 _SINCE_SYN: Final = {"flow.tcp.handshake.latency": "syn_ack_unix_ns", "flow.tcp.connect.time": "handshake_ack_unix_ns"}
 _RESET: Final = "connection_reset"
 _NOT_OF_ENTITY: Final = frozenset({"address", "port"})
@@ -90,7 +98,8 @@ _SERVICE: Final = "k8s.service."
 
 
 def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row as `proto.rows` makes them for every span of a flow or an exchange in an ExportTraceServiceRequest.
+    """Yield a row as `proto.rows` makes them for every span of a flow, an exchange or a question in an
+    ExportTraceServiceRequest.
 
     An exchange's phases are in its own span, so theirs are passed over, as are those of others. Raises DecodeError for what is
     not OTLP/JSON.
@@ -107,6 +116,8 @@ def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                         yield _record(span, attributes, resource) | _of_flow(span, attributes)
                     elif "flow.exchange.end_reason" in attributes:
                         yield _record(span, attributes, resource) | _of_exchange(span, attributes)
+                    elif span.get("name") == _QUESTION:
+                        yield _record(span, attributes, resource) | _of_question(span, attributes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DecodeError(f"no OTLP/JSON: {error!r}") from error
 
@@ -155,7 +166,41 @@ def _of_flow(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str
         dscp, ecn = attributes.get(f"{prefix}ip.dscp.id"), attributes.get(f"{prefix}ip.ecn.id")
         if dscp is not None or ecn is not None:
             row[f"{way}_traffic_class"] = (dscp or 0) << 2 | (ecn or 0)
-    return row | {column: attributes[name] for name, column in _COLUMNS.items() if name in attributes}
+    row |= {column: attributes[name] for name, column in _COLUMNS.items() if name in attributes}
+    return row | _lookups(attributes)
+
+
+def _lookups(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The questions that a flow's span tells. Where it says of none how often it was, of the first."""
+    if not any(name in attributes for name in (*_FIRST, *_CODES)):
+        return {}
+    row = _told(attributes, "first", _FIRST, "flow.dns.")
+    slowest = _told(attributes, "slowest", _SLOWEST, "flow.dns.slowest.") if any(map(attributes.get, _SLOWEST)) else {}
+    same = {name.replace("first", "slowest"): value for name, value in row.items()}
+    code = row["dns_first_code"]
+    counted = {place: attributes[name] for name, place in _CODES.items() if name in attributes}
+    counted = counted or {UNANSWERED if code == NO_ANSWER else min(code, OTHER_CODE): 1}
+    return row | same | slowest | {"dns_codes": [counted.get(place, 0) for place in range(DNS_CODES)]}
+
+
+def _told(attributes: Mapping[str, Any], which: str, names: tuple[str, ...], prefix: str) -> dict[str, Any]:
+    """What is told of one question; where no code is, it was never answered."""
+    name, kind, code, answers = map(attributes.get, names)
+    said = {
+        "name": name,
+        "type": record_type_number(kind) if kind else None,
+        "code": response_code_number(code) if code else NO_ANSWER,
+        "answers": answers,
+        "time_ns": attributes.get(f"{prefix}time"),
+        "repeats": attributes.get(f"{prefix}repeats"),
+    }
+    return {f"dns_{which}_{what}": value for what, value in said.items() if value is not None}
+
+
+def _of_question(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """One question of a flow, in the flow's trace."""
+    row = {"flow_id": int(span["traceId"][16:], 16), "record": FIRST_EXCHANGE, "reason": "exchange"}
+    return row | _told(attributes, "first", _FIRST, "flow.dns.")
 
 
 def _of_exchange(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,8 +109,8 @@ class Conversations:
         self._records: deque[tuple[float, FlowView]] = deque(maxlen=MOST_RECORDS)
 
     def add(self, now_seconds: float, view: FlowView) -> None:
-        """Take in one record; one of an exchange tells nothing that its flow's do not."""
-        if view.exchange is not None:
+        """Take in one record; one of an exchange or a question tells nothing that its flow's do not."""
+        if not view.of_flow:
             return
         self._records.append((now_seconds, view))
 
@@ -134,7 +134,7 @@ class Tellers:
 
     def heard_from_other_end(self, view: FlowView) -> bool:
         """Whether the other end of this connection has told of it before this end did. Exchanges are told by each."""
-        if view.exchange is not None:
+        if not view.of_flow:
             return False
         first = self._first.setdefault(view.connection, view.seen_at)
         self._first.move_to_end(view.connection)
@@ -218,7 +218,7 @@ def summed(views: Iterable[FlowView]) -> list[Conversation]:
         kept.setdefault(flow.key, Conversation(*flow.key)).add(flow)
 
     for view in views:
-        if view.exchange is not None:
+        if not view.of_flow:
             continue
         flow = _flow(flows, view)
         flow.take(view)

@@ -7,7 +7,7 @@ from typing import Final
 from rich.text import Text
 
 from services.cli.views import units
-from services.cli.views.flow_view import ExchangeView, FlowView
+from services.cli.views.flow_view import ExchangeView, FlowView, LookupView
 
 OUTCOME_STYLES: Final = {
     "closed": "green",
@@ -19,6 +19,7 @@ OUTCOME_STYLES: Final = {
     "reset": "red",
     "waiting": "yellow",
     "exchange": "cyan",
+    "question": "cyan",
 }
 """Colours of the outcomes, the same wherever one is shown."""
 
@@ -38,7 +39,8 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
     ends = f"{view.source} {'->' if view.directed else '<>'} {view.destination}"
     line.append(f"{ends:<{_ENDS_WIDTH}}  {view.transport:<4} ")
     line.append(f"{view.outcome:<11}", style=OUTCOME_STYLES.get(view.outcome, ""))
-    line.append(f"  {units.byte_count(view.bytes_out)} out, {units.byte_count(view.bytes_in)} in")
+    if not view.question:
+        line.append(f"  {units.byte_count(view.bytes_out)} out, {units.byte_count(view.bytes_in)} in")
     if view.connect_ns is not None:
         line.append(f"  connect {units.duration(view.connect_ns)}")
     if view.exchange is not None:
@@ -48,7 +50,7 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
     if view.waiting and view.over:
         line.append(f"  {units.counted(view.waiting, 'request')} without a response", style="yellow")
     for lookup in view.lookups:
-        line.append(f"  {lookup.type} {lookup.name} {lookup.code}", style="red" if lookup.failed else "")
+        line.append(_lookup(lookup), style="red" if lookup.failed else "")
     if view.syn_repeats:
         line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
     if view.retransmits:
@@ -57,6 +59,13 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
         line.append(f"  again, as {_teller(view)} saw it", style="dim")
     line.rstrip()
     return line
+
+
+def _lookup(lookup: LookupView) -> str:
+    """What was asked, what it was answered, how long that took, and how often it was asked again."""
+    time = f" in {units.duration(lookup.time_ns)}" if lookup.time_ns else ""
+    repeats = f", {units.counted(lookup.repeats, 'repeat')}" if lookup.repeats else ""
+    return f"  {lookup.type} {lookup.name} {lookup.code}{time}{repeats}"
 
 
 def _exchange(exchange: ExchangeView) -> str:

@@ -90,6 +90,10 @@ class LookupView:
     code: str
     """Of its answer, such as `NXDOMAIN`; `no answer` where there was none."""
     failed: bool
+    time_ns: int
+    """Until its answer; 0 where there was none."""
+    repeats: int
+    """How often it was sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,14 @@ class FlowView:
     lookups: tuple[LookupView, ...] = ()
     """The record's first DNS question, and the slowest where it is another."""
 
+    question: bool = False
+    """The record tells of that one question and not of the flow."""
+
+    @property
+    def of_flow(self) -> bool:
+        """The record tells of the flow."""
+        return self.exchange is None and not self.question
+
     @property
     def local(self) -> Peer:
         """The end that saw this."""
@@ -165,6 +177,8 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
     outcome = _outcome(row)
     if exchange is not None:
         bytes_out, bytes_in, outcome = "request_bytes", "response_bytes", "exchange"
+    question = exchange is None and row["reason"] == "exchange"
+    lookups = tuple(_lookups(row, alone=question))
     return FlowView(
         flow=(row["node"], row["epoch"], row["flow_id"]),
         connection=_connection(row),
@@ -177,8 +191,8 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         local_is_source=source == "local",
         captured=row["observer"] == "capture",
         transport=_transport(row),
-        outcome=outcome,
-        failed=outcome in _FAILURES or bool(row["cut_short"]),
+        outcome="question" if question else outcome,
+        failed=outcome in _FAILURES or bool(row["cut_short"]) or (question and lookups[0].failed),
         bytes_out=row[bytes_out],
         bytes_in=row[bytes_in],
         connect_ns=_connect_ns(row),
@@ -191,23 +205,26 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         waiting=row["request_waits"] if _asks(row) or _never_answered(row, source) else 0,
         over=row["reason"] in _OVER,
         exchange=exchange,
-        lookups=tuple(_lookups(row)),
+        lookups=lookups,
+        question=question,
     )
 
 
-def _lookups(row: Mapping[str, Any]) -> Iterator[LookupView]:
-    if not any(row.get("dns_codes", ())):
+def _lookups(row: Mapping[str, Any], *, alone: bool) -> Iterator[LookupView]:
+    """What a record says of the questions of its flow, or of the one that it is about `alone`."""
+    if not alone and not any(row.get("dns_codes", ())):
         return
-    told = ("name", "type", "code", "time_ns")
-    questions = [tuple(row[f"dns_{which}_{what}"] for what in told) for which in ("first", "slowest")]
-    for name, kind, code, _ in dict.fromkeys(questions):
+    told = ("name", "type", "code", "time_ns", "repeats")
+    questions = [tuple(row.get(f"dns_{which}_{what}") for what in told) for which in ("first", "slowest")[: 2 - alone]]
+    for name, kind, code, time_ns, repeats in dict.fromkeys(questions):
         answered = code != NO_ANSWER
-        text = response_code(code) if answered else "no answer"
-        yield LookupView(printable(name or "?"), record_type(kind), text, failed=not answered or text == "SERVFAIL")
+        text = response_code(code or 0) if answered else "no answer"
+        failed = text in {"no answer", "SERVFAIL"}
+        yield LookupView(printable(name or "?"), record_type(kind or 0), text, failed, time_ns or 0, repeats or 0)
 
 
 def _exchange(row: Mapping[str, Any]) -> ExchangeView | None:
-    if row["reason"] != "exchange" or "trace_id" not in row:
+    if row["reason"] != "exchange" or not row.get("trace_id", "").strip("0"):
         return None
     times = ("request_first", "request_last", "response_first", "response_last")
     first, asked, begun, done = (row[f"{name}_unix_ns"] for name in times)

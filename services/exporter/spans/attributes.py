@@ -368,6 +368,14 @@ INTEGERS: Final = (
         Integer("flow.dns.time", OURS, "how long the answer to dns.question.name took since it was first asked", "ns",
                 _column("dns_first_time_ns")),
     )),
+    Integers("DNS, the first question was sent again", lambda records: records.nonzero("dns_first_repeats"), (
+        Integer("flow.dns.repeats", OURS, "how often dns.question.name was sent again before it was answered", "",
+                _column("dns_first_repeats")),
+    )),
+    Integers("DNS, the slowest question was sent again and is another than the first",
+             lambda records: records.nonzero("dns_slowest_repeats") & records.has_slowest, (
+        Integer("flow.dns.slowest.repeats", OURS, "the same of flow.dns.slowest.name", "", _column("dns_slowest_repeats")),
+    )),
     Integers("DNS, the slowest question was answered and is another than the first",
              lambda records: records.nonzero("dns_slowest_time_ns") & records.has_slowest, (
         Integer("flow.dns.slowest.time", OURS, "the same of flow.dns.slowest.name", "ns", _column("dns_slowest_time_ns")),

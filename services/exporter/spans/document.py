@@ -7,9 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from services.exporter.spans.attributes import DNS, END, FILE, INTEGERS, NAT, PEER, RESOURCE, TUNNEL, WORDS, Attribute, Integer
-from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS
+from services.exporter.spans.attributes import (
+    DNS,
+    END,
+    FILE,
+    INTEGERS,
+    NAT,
+    PEER,
+    RESOURCE,
+    TUNNEL,
+    WORDS,
+    Attribute,
+    Integer,
+    Integers,
+)
+from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS, ExchangeIntegers
 from services.exporter.spans.profiles import least_profile
+from services.exporter.spans.question_spans import QUESTION_INTEGERS, QUESTION_WORDS
 
 _INTRODUCTION: Final = """\
 # Attributes
@@ -51,38 +65,45 @@ it, a child of the span that made the request, with a link to the flow's span; a
 wait` and `response transfer`, those of them that took time. All are INTERNAL, so that no service graph counts the request
 twice. An exchange has the attributes of both ends as the flow's spans have them, and those under *Of an exchange*; its phases
 have `flow.observer` alone.
+
+## The span of a question
+
+A DNS question that was never answered, was answered by another code than NOERROR and NXDOMAIN, or took as long as
+`WIRESPAN_CAPTURE_SLOW_QUESTION_SECONDS` (0.1) has a span of its own, `dns question`, besides that of its flow:
+`WIRESPAN_CAPTURE_QUESTION_SPANS` is `failed_or_slow` (the default), `all` or `off`. It lasts from when the question was first
+asked to its answer, or to when it was given up: 10 s later, or when its flow ended or its number asked something else. It is
+INTERNAL, a child of its flow's first span of that trace; its status is ERROR for SERVFAIL and for no answer. It has the
+attributes of both ends, those of name resolution but for `flow.dns.slowest.*`, and those under *Of a question*. A record of a
+flow has 16 of them at the most; `wirespan_capture_pieces_total{reason="question_without_record"}` counts the others, which the
+flow's span counts by code.
 """
 
 
 def markdown() -> str:
     """Return docs/attributes.md."""
-    integers = [
-        Attribute(row.name, row.convention, row.meaning, block.presence, _type(row), row.unit)
-        for block in INTEGERS
-        for row in block.attributes
-    ]
     ends = [replace(row, name=row.name.format(end="source")) for row in END]
     parts = [_INTRODUCTION]
     for title, rows in (
         ("Of the flow", WORDS),
-        ("Counts and times", integers),
+        ("Counts and times", [*_integers(INTEGERS)]),
         ("Of the ends: `source`, and the same for `destination`", ends),
         ("Of name resolution", DNS),
         ("From the resource's point of view", PEER),
         ("Of the tunnel", TUNNEL),
         ("Of network address translation", NAT),
         ("Of the capture file", FILE),
-        ("Of an exchange", [*EXCHANGE_WORDS, *_exchange_integers()]),
+        ("Of an exchange", [*EXCHANGE_WORDS, *_integers(EXCHANGE_INTEGERS)]),
+        ("Of a question", [*QUESTION_WORDS, *_integers(QUESTION_INTEGERS)]),
         ("The resource", RESOURCE),
     ):
         parts += [f"\n## {title}\n\n", *_table(rows, whole=rows is RESOURCE)]
     return "".join(parts)
 
 
-def _exchange_integers() -> Iterator[Attribute]:
-    for block in EXCHANGE_INTEGERS:
+def _integers(blocks: Sequence[Integers | ExchangeIntegers]) -> Iterator[Attribute]:
+    for block in blocks:
         for row in block.attributes:
-            yield Attribute(row.name, row.convention, row.meaning, block.presence, "int", row.unit)
+            yield Attribute(row.name, row.convention, row.meaning, block.presence, _type(row), row.unit)
 
 
 def _type(attribute: Integer) -> str:

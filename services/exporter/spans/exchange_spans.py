@@ -63,7 +63,7 @@ class ExchangeSpans:
         sets = [self._exchanges(records, ids, times, ends)]
         if part.any():
             sets.append(self._phases(records, ids, times, row[part], phase[part]))
-        return [_placed(one, rows, resources) for one in sets]
+        return [placed(one, rows, resources) for one in sets]
 
     def _exchanges(self, records: Records, ids: ExchangeIds, times: Phases, ends: tuple[Column, ...]) -> SpanSet:
         """Return the spans of the exchanges, one for each record."""
@@ -75,20 +75,20 @@ class ExchangeSpans:
         at = records.column("response_first_unix_ns").nonzero()[0]
         if len(at) and answered:
             few = records.at(at)
-            _add(blocks, room, at, wire.attribute_rows({row.name: row.values(few) for row in answered}))
+            add_part(blocks, room, at, wire.attribute_rows({row.name: row.values(few) for row in answered}))
         at = ids.linked.nonzero()[0]
         if len(at):
             links = link_rows(ids.flow_trace_id_high[at], ids.flow_trace_id_low[at], ids.flow_span_id[at])
-            _add(blocks, room, at, links)
+            add_part(blocks, room, at, links)
         _write(head, records, ids, times, rows, whole)
-        return _sized(head, rows, blocks, room, [self._words.column(_facts_key(records)), *ends])
+        return sized(head, rows, blocks, room, [self._words.column(_facts_key(records)), *ends])
 
     def _phases(self, records: Records, ids: ExchangeIds, times: Phases, row: Array, phase: Array) -> SpanSet:
         """Return the spans of phases, each of the record `row`."""
         head = wire.Template(_HEAD, ()).rows(len(row))
         _write(head, records, ids, times, row, phase)
         words = self._words.column(_facts_key(records)[row] | phase.astype(np.uint64))
-        return _sized(head, row, [Block(as_void(head), None, 0)], np.full(len(row), head.shape[1], np.int64), [words])
+        return sized(head, row, [Block(as_void(head), None, 0)], np.full(len(row), head.shape[1], np.int64), [words])
 
     def _make_words(self, key: tuple[int, ...]) -> bytes:
         (bits,) = key
@@ -141,13 +141,13 @@ def _write(  # noqa: PLR0917 - what a span is made of
     wire.put(head, _AT_PARENT, np.dtype(">u8"), np.where(is_whole, ids.parent_span_id[row], exchange))
 
 
-def _add(blocks: list[Block], room: Array, at: Array, parts: wire.Bytes2D) -> None:
+def add_part(blocks: list[Block], room: Array, at: Array, parts: wire.Bytes2D) -> None:
     """Put one more part of fixed width behind those that some spans have already."""
     blocks.append(Block(as_void(parts), at, room[at]))
     room[at] += parts.shape[1]
 
 
-def _sized(head: wire.Bytes2D, rows: Array, blocks: list[Block], room: Array, pieces: list[Column]) -> SpanSet:
+def sized(head: wire.Bytes2D, rows: Array, blocks: list[Block], room: Array, pieces: list[Column]) -> SpanSet:
     """The spans with their lengths, as if the records were all that there is."""
     lengths = room.copy()
     for column in pieces:
@@ -156,7 +156,7 @@ def _sized(head: wire.Bytes2D, rows: Array, blocks: list[Block], room: Array, pi
     return SpanSet(rows, rows, blocks, room, pieces, lengths)
 
 
-def _placed(spans: SpanSet, rows: Array, resources: Array) -> SpanSet:
+def placed(spans: SpanSet, rows: Array, resources: Array) -> SpanSet:
     """The same spans as of the batch's rows, with the resources of those."""
     of_batch = rows[spans.rows]
     return SpanSet(of_batch, resources[of_batch], spans.blocks, spans.room, spans.pieces, spans.lengths)

@@ -100,7 +100,7 @@ def _fixed(
     head = columns.rows(_names(always), slice(0, len(always)), prefix=HEAD)
     times = records.column("start_unix_ns"), records.column("end_unix_ns")
     write_heads(head, SpanHeads(ids.trace_id_high, ids.trace_id_low, ids.span_id, *times, ids.flags, records.seen.kind))
-    parts, first = _parents(ids), len(always)
+    parts, first = parent_rows(ids), len(always)
     for at, attributes in dense:
         parts.append((at, columns.rows(_names(attributes), slice(first, first + len(attributes)), at)))
         first += len(attributes)
@@ -138,7 +138,7 @@ def write_heads(head: wire.Bytes2D, heads: SpanHeads) -> None:
     wire.put(head, _AT_KIND, _U1, heads.kind)
 
 
-def _parents(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
+def parent_rows(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
     """Which spans have a parent, and its field for each of those."""
     at = ids.parent_span_id.nonzero()[0]
     if not len(at):

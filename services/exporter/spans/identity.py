@@ -26,6 +26,9 @@ seen one connection at several points, before and after a translation or on both
 sequence numbers for many connections at once, so for them each of the words above is mixed in: b(b(...) ^ word). The same file
 gives the same ids, another point others. The trace is one all the same: it is how one connection under two addresses is known.
 
+A DNS question's span has the number of its record in the place of the record number; its parent is its flow's first record in
+the trace of the record beside which it is told.
+
 Exchanges stand in the application's trace, under the span that asked: both ids are those of the wire. Their spans' ids are
 a(b(a(flow ^ (side << 32 | record number)) ^ trace low ^ a(trace high ^ parent)) ^ phase), where flow is b(...) from above.
 """
@@ -41,7 +44,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import Observer, Role
+from proto.columns import FIRST_EXCHANGE, MOST_QUESTIONS, Observer, Role
 from proto.flow_batch import SOURCE_NAT, Array, FlowBatch
 
 Words = npt.NDArray[np.uint64]
@@ -278,6 +281,18 @@ class IdMixer:
         # At a socket, a flow that was joined has its start to itself: what that comes to in nanoseconds is told by its records.
         linked = both_isn | (seen.side == Side.CAPTURE)
         return ExchangeIds(high, low, own, parent, flow[0], flow[1], _last_step(base ^ side), linked)
+
+    def question_ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
+        """Return the ids of a batch all of whose records are DNS questions: in the traces of their flows."""
+        both_isn = (batch.column("isn_seen") & _ISN_BOTH) == _ISN_BOTH
+        trace = self._trace_ids(batch, seen, both_isn)
+        base = self._span_base(batch, seen, trace) ^ seen.side.astype(np.uint64) << np.uint64(32)
+        record = batch.column("record").astype(np.uint64)
+        part = (record - np.uint64(FIRST_EXCHANGE)) // np.uint64(MOST_QUESTIONS) // self._trace_records
+        high, low = _of_part(trace[0], trace[1], part)
+        flags = np.full(batch.count, FLAG_SAMPLED | FLAG_HAS_IS_REMOTE, np.uint32)
+        parent = _last_step(base ^ part * self._trace_records)
+        return SpanIds(high, low, _last_step(base ^ record), parent, flags, trace[1], NOTHING_CONTINUED)
 
     def _span_base(self, batch: FlowBatch, seen: Perspective, trace: Words) -> Words:
         """What all span ids of a flow are made of."""

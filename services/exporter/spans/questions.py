@@ -8,16 +8,13 @@ from typing import Final
 import numpy as np
 
 from proto.columns import NO_ANSWER, NO_INDEX, UNANSWERED, Outcome
-from proto.dns import record_type, response_code
+from proto.dns import SERVER_FAILURE, record_type, response_code
 from proto.flow_batch import Array, AttributeValue
 from services.exporter.otlp.piece_table import Column, Table
 from services.exporter.otlp.protobuf_wire import attribute
 from services.exporter.spans.pieces import status
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
-
-SERVER_FAILURE: Final = 2
-"""The response code SERVFAIL."""
 
 FIRST: Final = ("dns.question.name", "dns.question.type", "dns.response_code", "flow.dns.answer.count")
 SLOWEST: Final = tuple(f"flow.dns.slowest.{name}" for name in ("name", "type", "response_code", "answer.count"))
@@ -110,6 +107,15 @@ class Questions:
         first = self._column(records, "first", told, failed_lookups(records) << np.uint64(_ERROR))
         slowest = told & records.has_slowest
         return first, self._column(records, "slowest", slowest, np.full(records.count, _OF_SLOWEST, np.uint64))
+
+    def own(self, records: Records) -> Column:
+        """Return the piece of each record that is a question of its own."""
+        if self._table.full:
+            self._table.clear()
+            self._names = NameNumbers()
+        code = records.column("dns_first_code")
+        error = np.where(code == SERVER_FAILURE, 1, np.where(code == NO_ANSWER, 2, 0)).astype(np.uint64)
+        return self._column(records, "first", np.ones(records.count, np.bool_), error << np.uint64(_ERROR))
 
     def _column(self, records: Records, which: str, told: Array, flags: Array) -> Column:
         numbers = self._names.of(records.batch.names, records.column(f"dns_{which}_name"))

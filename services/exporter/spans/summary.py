@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 
 from proto.columns import COLUMNS, UNANSWERED, Kind, Outcome, Reason
+from proto.dns import SERVER_FAILURE
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.spans.bundle import Bundle
 from services.exporter.spans.facts import PORTS
 from services.exporter.spans.identity import FLAG_IS_REMOTE, NOTHING_CONTINUED, Mask, Perspective, SpanIds, mixed_again
-from services.exporter.spans.questions import SERVER_FAILURE
 
 MINUTE_NS: Final = np.uint64(60_000_000_000)
 _RANDOM_BITS: Final = 56

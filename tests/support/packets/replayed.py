@@ -35,6 +35,8 @@ class Replayed:
     counters: dict[str, int]
     exchanges: list[dict[str, Any]] = field(default_factory=list)
     """Where trace contexts are looked for."""
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    """DNS questions that have records of their own."""
 
     @property
     def only(self) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     """The records of an emission that is not settled yet; with its source, what only a file knows as well. Names are text."""
     columns = emission.columns | (file_columns(source.outers[emission.slots]) if source else {})
-    columns |= told.columns if told else {}
+    columns = told.records.behind(columns | told.columns) if told else columns
     known = [column.name for column in RAW + NAMES + FILE + EXCHANGE]
     lists = {name: columns[name].tolist() for name in known if name in columns}
     for column in NAMES:
@@ -60,7 +62,7 @@ def rows(
             lists[column.name] = [told.names[at] if at != NO_INDEX else None for at in lists[column.name]]
     return [
         {name: _ENUMS.get(name, lambda value: value)(values[row]) for name, values in lists.items()}
-        for row in range(len(emission))
+        for row in range(len(columns["flow_id"]))
     ]
 
 
@@ -76,19 +78,22 @@ def replay_files(
     """Replay files and accept every record; the totals of records and counters must agree."""
     records: list[dict[str, Any]] = []
     exchanges: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     with ReplaySource(list(files), capacity, trace_context=trace_context, datagrams=datagrams, names=names) as source:
         table = FlowTable(source, settings)
         for emission in replay(source, table, exchanges=ExchangeTable(source, settings) if trace_context else None):
             if isinstance(emission, ExchangeEmission):
                 exchanges += rows(emission)
                 continue
-            records += rows(emission, source, names.tell(emission) if names else None)
+            told = rows(emission, source, names.tell(emission) if names else None)
+            records += told[: len(emission)]
+            questions += told[len(emission) :]
             table.accept(emission)
         counters = source.counters
         assert source.used_slots == 0
         assert source.file_bytes_read == source.file_bytes_total
         assert not len(source.open_exchanges())
-    replayed = Replayed(records, counters, exchanges)
+    replayed = Replayed(records, counters, exchanges, questions)
     check_totals(replayed)
     return replayed
 

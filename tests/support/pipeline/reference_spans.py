@@ -351,16 +351,16 @@ class Row:
         if self.failed_lookup():
             out["error.type"] = self.failed_lookup()
         first, slowest = (
-            [self[f"dns_{which}_{what}"] for what in ("name", "type", "code", "time_ns", "answers")]
+            [self[f"dns_{which}_{what}"] for what in ("name", "type", "code", "time_ns", "answers", "repeats")]
             for which in ("first", "slowest")
         )
-        out["flow.dns.time"] = first[3] or None
+        out["flow.dns.time"], out["flow.dns.repeats"] = first[3] or None, first[5] or None
         prefixes = {"first": ("dns.question.", "dns.", "flow.dns.")}
         if slowest[:4] != first[:4]:
-            out["flow.dns.slowest.time"] = slowest[3] or None
+            out["flow.dns.slowest.time"], out["flow.dns.slowest.repeats"] = slowest[3] or None, slowest[5] or None
             prefixes["slowest"] = ("flow.dns.slowest.",) * 3
         for which, (question, response, answer) in prefixes.items() if any(self["dns_codes"]) else ():
-            name, kind, code, _, answers = first if which == "first" else slowest
+            name, kind, code, _, answers, _ = first if which == "first" else slowest
             out[f"{question}name"] = self.batch.names[name] or None if name != NO_INDEX else None
             out[f"{question}type"] = DNS_TYPES.get(kind, f"TYPE{kind}")
             out[f"{response}response_code"] = DNS_CODES.get(code, f"RCODE{code}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import click
@@ -9,14 +11,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from proto.columns import NO_ANSWER, NO_INDEX, Role
+from proto.columns import FIRST_EXCHANGE, NO_ANSWER, NO_INDEX, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
 from proto.rows import batches, rows
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter
+from services.cli.tap.span_records import records as span_rows
+from services.cli.views.conversations import Conversations
 from services.cli.views.flow_line import flow_line
 from services.cli.views.flow_view import flow_views
-from tests.unit.cli.flow_records import record_batch
+from services.exporter.delivery.file import json_line
+from services.exporter.encoder import SpanEncoder
+from tests.unit.cli.flow_records import START, record_batch
 
 # 0: looks up the shop, A and AAAA, of which one is not there; 1: a lookup without answer; 2: connects to what it looked up
 BATCH = FlowBatch(
@@ -36,19 +42,24 @@ BATCH = FlowBatch(
 )
 
 
-def asked(*arguments: str) -> list[int]:
-    """The flow ids that pass filters."""
-    found: list[int] = []
+def found(batch: FlowBatch, *arguments: str, column: str = "record") -> list[int]:
+    """What of a column passes filters."""
+    passed: list[int] = []
 
     @click.command(cls=FilterCommand)
     @click.pass_context
     def command(ctx: click.Context, **_: object) -> None:
-        found.extend(FlowFilter(conditions(ctx, enriched=True))(BATCH).column("flow_id").tolist())
+        passed.extend(FlowFilter(conditions(ctx, enriched=True))(batch).column(column).tolist())
 
     result = CliRunner().invoke(command, arguments)
     if result.exit_code:
         raise click.UsageError(result.output)
-    return found
+    return passed
+
+
+def asked(*arguments: str) -> list[int]:
+    """The flow ids that pass filters."""
+    return found(BATCH, *arguments, column="flow_id")
 
 
 @pytest.mark.parametrize(("arguments", "flows"), [
@@ -110,3 +121,43 @@ def test_names_come_back_from_rows():
     (again,) = batches(list(rows(batch)))
     assert list(rows(again)) == list(rows(batch))
     assert again.names == ("api.shop.example", "lost.example")
+
+
+NO_CONNECTION = {"outcome": 0, "syn_unix_ns": 0, "start_unix_ns": START, "local_container": NO_INDEX}
+
+
+def question_batch():
+    """A batch of a flow's record and of one question of it, of a quarter of a second, asked twice."""
+    flow = lookup_batch(dns_codes=[1, 0, 1, 0, 0, 0, 0, 0], dns_slowest_code=2, flow_id=1, **NO_CONNECTION)
+    told = {"name": 1, "type": 1, "code": 2, "time_ns": 250_000_000, "repeats": 1}
+    record = {"record": FIRST_EXCHANGE, "reason": Reason.EXCHANGE, "flow_id": 1, "responses": 0, "response_time_max_ns": 0}
+    record |= NO_CONNECTION | {f"dns_first_{name}": value for name, value in told.items()}
+    asked = record_batch(transport=17, remote_port=53, tx_bytes=0, rx_bytes=0, **record)
+    both = flow.columns.keys() | asked.columns.keys()
+    columns = {name: np.concatenate([flow.column(name), asked.column(name)]) for name in both}
+    names = ("api.shop.example", "slow.example")
+    return replace(flow, count=2, columns=columns, names=names)
+
+
+def test_a_question_by_itself_is_a_line_by_itself():
+    """What was asked, the answer, how long it took and how often it was sent; it is no traffic of its own."""
+    flow, asked = flow_views(question_batch())
+    assert re.search(r"udp  question +A slow.example SERVFAIL in 250 ms, 1 repeat$", str(flow_line(asked)))
+    assert (flow.of_flow, asked.of_flow, asked.failed) == (True, False, True)
+    conversations = Conversations()
+    for view in (flow, asked):
+        conversations.add(0, view)
+    (talk,) = conversations.current(0)
+    assert (talk.flows, talk.bytes_out) == (1, 1024)
+
+
+@pytest.mark.parametrize(("arguments", "records"), [
+    (["--dns-name", "slow.*"], [0, FIRST_EXCHANGE]), (["--dns-code", "servfail"], [0, FIRST_EXCHANGE]),
+    (["--dns-code", "noerror"], [0]), (["--failed", "--dns-name", "*"], [FIRST_EXCHANGE]),
+    (["--slower-than", "200ms"], [FIRST_EXCHANGE]),
+])  # fmt: skip
+def test_a_question_is_found_as_its_flow_is(arguments, records):
+    """By name, code, time and failure: as it came over the bus, and as spans in a file say it."""
+    tree = json.loads(json_line(SpanEncoder(cluster_name="c").encode(replace(question_batch(), entities=[]))))
+    (from_spans,) = batches(list(span_rows(tree)))
+    assert found(question_batch(), *arguments) == found(from_spans, *arguments) == records

@@ -77,8 +77,8 @@ var nat = map[string]show{
 // lookups is what was looked up: shown where the batch has any of it.
 var lookups = map[string]show{
 	"dns_first_name": domain, "dns_first_type": plain, "dns_first_code": plain, "dns_first_answers": plain,
-	"dns_first_time_ns": plain, "dns_slowest_name": domain, "dns_slowest_type": plain, "dns_slowest_code": plain,
-	"dns_slowest_answers": plain, "dns_slowest_time_ns": plain, "dns_codes": counts(8),
+	"dns_first_time_ns": plain, "dns_first_repeats": plain, "dns_slowest_name": domain, "dns_slowest_type": plain, "dns_slowest_code": plain,
+	"dns_slowest_answers": plain, "dns_slowest_time_ns": plain, "dns_slowest_repeats": plain, "dns_codes": counts(8),
 	"remote_name": domain,
 }
 
