@@ -76,20 +76,25 @@ class NameReader:
         columns, names = emission.columns, NameList()
         waits = columns["request_waits"] != 0
         questions = self._questions.take(columns["flow_id"], emission.final, waits, emission.now_unix_ns)
-        told = question_columns(questions, len(emission), names) | self._peer_column(emission, owners, names)
+        told = question_columns(questions, len(emission), names) | self._peer_column(columns, owners, names)
         records = question_records(questions, names)
         return NamesTold(told, names.names, questions, records)
 
-    def _peer_column(self, emission: Emission, owners: Array | None, names: NameList) -> dict[str, Array]:
+    def tell_peers(self, columns: Mapping[str, Array], owners: Array | None = None) -> NamesTold:
+        """Return what records that are not of flows, but of their exchanges, say of names: who the peer is."""
+        names = NameList()
+        return NamesTold(self._peer_column(columns, owners, names), names.names, {}, question_records({}, names))
+
+    def _peer_column(self, columns: Mapping[str, Array], owners: Array | None, names: NameList) -> dict[str, Array]:
         """Return `remote_name`, where a client's flow has one."""
         if not len(self._peers):
             return {}
-        columns = emission.columns
+        clients = (columns["role"] == Role.CLIENT).nonzero()[0]
+        addresses = columns["remote_address"][clients]
         whose = _owners_by_address(columns["local_address"]) if owners is None else owners
-        named = np.full(len(emission), NO_INDEX, np.uint32)
-        for row in np.flatnonzero(columns["role"] == Role.CLIENT).tolist():
-            begun_ns = int(columns["flow_start_unix_ns"][row])
-            named[row] = names.place(self._peers.name(int(whose[row]), columns["remote_address"][row].tobytes(), begun_ns))
+        named = np.full(len(columns["role"]), NO_INDEX, np.uint32)
+        for row, name in self._peers.names(whose[clients], addresses, columns["flow_start_unix_ns"][clients]):
+            named[clients[row]] = names.place(name)
         return {"remote_name": named}
 
     def put_back(self, emission: Emission, told: NamesTold) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
 
 from services.capture.names import peers
@@ -34,15 +35,21 @@ def learn(names, owner, name, second, *addresses, direction=1, **how):
     names.learn(piece, read_message(content))
 
 
+def named(names, owner, address, begun_ns):
+    """Whom it talks to."""
+    found = dict(names.names(np.array([owner], "<u8"), np.frombuffer(address, "|V16"), np.array([begun_ns], "<u8")))
+    return found.get(0)
+
+
 def test_the_name_is_the_one_that_the_pod_looked_up_last_before_it_connected():
     """Two names at one address: each connection has the one that led to it, and what is looked up later is no name of it."""
     names = PeerNames()
     learn(names, CART, "api.example.com", 1)
     learn(names, CART, "www.example.com", 5)
     learn(names, SHOP, "cdn.example.net", 6)
-    told = [names.name(CART, ADDRESS, second * SECOND) for second in (0, 1, 3, 5, 9)]
+    told = [named(names, CART, ADDRESS, second * SECOND) for second in (0, 1, 3, 5, 9)]
     assert told == [None, "api.example.com", "api.example.com", "www.example.com", "www.example.com"]
-    assert names.name(SHOP, ADDRESS, 9 * SECOND) == "cdn.example.net"
+    assert named(names, SHOP, ADDRESS, 9 * SECOND) == "cdn.example.net"
 
 
 def test_a_connection_keeps_its_name_when_it_is_looked_up_again():
@@ -51,18 +58,18 @@ def test_a_connection_keeps_its_name_when_it_is_looked_up_again():
     turns = ["api.example.com", "api.example.com", "www.example.com", "api.example.com"]
     for second, name in enumerate(turns):
         learn(names, CART, name, 10 * second)
-    assert [names.name(CART, ADDRESS, (10 * second + 5) * SECOND) for second in range(4)] == turns
-    assert names.name(SHOP, ADDRESS, 5 * SECOND) == "api.example.com"
+    assert [named(names, CART, ADDRESS, (10 * second + 5) * SECOND) for second in range(4)] == turns
+    assert named(names, SHOP, ADDRESS, 5 * SECOND) == "api.example.com"
 
 
 def test_a_name_that_all_others_looked_up_counts_for_who_looked_up_none():
     """A resolver of the node asks on others' behalf; where pods differ nobody knows."""
     names = PeerNames()
     learn(names, CART, "api.example.com", 1)
-    assert names.name(MOON, ADDRESS, 2 * SECOND) == names.name(0, ADDRESS, 2 * SECOND) == "api.example.com"
+    assert named(names, MOON, ADDRESS, 2 * SECOND) == named(names, 0, ADDRESS, 2 * SECOND) == "api.example.com"
     learn(names, SHOP, "cdn.example.net", 3)
-    assert names.name(MOON, ADDRESS, 4 * SECOND) is None
-    assert names.name(CART, ADDRESS, 4 * SECOND) == "api.example.com"
+    assert named(names, MOON, ADDRESS, 4 * SECOND) is None
+    assert named(names, CART, ADDRESS, 4 * SECOND) == "api.example.com"
 
 
 def test_a_name_holds_for_its_time_to_live_and_a_grace():
@@ -70,16 +77,16 @@ def test_a_name_holds_for_its_time_to_live_and_a_grace():
     names = PeerNames()
     learn(names, CART, "api.example.com", 1, time_to_live=30)
     last_ns = 31 * SECOND + GRACE_NS
-    assert (names.name(CART, ADDRESS, last_ns), names.name(CART, ADDRESS, last_ns + 1)) == ("api.example.com", None)
+    assert (named(names, CART, ADDRESS, last_ns), named(names, CART, ADDRESS, last_ns + 1)) == ("api.example.com", None)
     learn(names, CART, "api.example.com", 1000)
-    assert names.name(CART, ADDRESS, 1001 * SECOND) == "api.example.com"
+    assert named(names, CART, ADDRESS, 1001 * SECOND) == "api.example.com"
 
 
 def test_a_time_to_live_is_a_day_at_the_most():
     """An answer that claims 68 years."""
     names = PeerNames()
     learn(names, CART, "api.example.com", 0, time_to_live=2**31 - 1)
-    assert names.name(CART, ADDRESS, 2 * 86_400 * SECOND) is None
+    assert named(names, CART, ADDRESS, 2 * 86_400 * SECOND) is None
 
 
 @pytest.mark.parametrize("how", [{"code": 2}, {"direction": 0}], ids=["no answer", "the server's own"])
@@ -87,7 +94,7 @@ def test_what_names_nobody_is_not_learnt(how):
     """An answer that failed, and what a resolver sent to somebody else."""
     names = PeerNames()
     learn(names, CART, "api.example.com", 1, **how)
-    assert names.name(CART, ADDRESS, 2 * SECOND) is None
+    assert named(names, CART, ADDRESS, 2 * SECOND) is None
 
 
 def test_the_table_is_bounded_the_longest_untouched_goes_first(monkeypatch):
@@ -96,7 +103,7 @@ def test_the_table_is_bounded_the_longest_untouched_goes_first(monkeypatch):
     names = PeerNames()
     for number in (1, 2, 3, 1, 4):
         learn(names, CART, f"host{number}.org", number, MAPPED + bytes([10, 0, 0, number]))
-    known = [names.name(CART, MAPPED + bytes([10, 0, 0, number]), 9 * SECOND) for number in (1, 2, 3, 4)]
+    known = [named(names, CART, MAPPED + bytes([10, 0, 0, number]), 9 * SECOND) for number in (1, 2, 3, 4)]
     assert known == ["host1.org", None, "host3.org", "host4.org"]
     assert (len(names), names.forgotten) == (3, 1)
 
@@ -106,8 +113,8 @@ def test_the_lookups_of_one_address_are_bounded():
     names = PeerNames()
     for number in range(1000):
         learn(names, CART, f"host{number}.org", number + 1)
-    assert names.name(CART, ADDRESS, 1000 * SECOND) == "host999.org"
-    assert names.name(CART, ADDRESS, 500 * SECOND) is None
+    assert named(names, CART, ADDRESS, 1000 * SECOND) == "host999.org"
+    assert named(names, CART, ADDRESS, 500 * SECOND) is None
 
 
 def test_a_connection_of_a_capture_has_the_name_that_led_to_it(tmp_path):
@@ -125,3 +132,16 @@ def test_a_connection_of_a_capture_has_the_name_that_led_to_it(tmp_path):
     names = {record["local_port"]: record["remote_name"] for record in records if record["remote_port"] == 443}
     assert names == {40000: "api.example.com", 40001: "api.example.com", 40002: None, 40003: "cdn.example.net"}
     assert {record.get("remote_name") for record in records if record["remote_port"] == 53} == {None}
+
+
+def test_many_records_at_once_have_the_names_that_each_has_alone():
+    """Addresses with several lookups and with none, owners that looked up and that did not."""
+    names = PeerNames()
+    addresses = [MAPPED + bytes([192, 0, 2, number]) for number in range(6)]
+    for number in range(40):
+        learn(names, number % 3, f"host{number % 5}.org", number, addresses[number % 5])
+    asked = [(owner, address, second * SECOND) for owner in range(4) for address in addresses for second in (2, 17, 60)]
+    owners, whom, begun = (list(column) for column in zip(*asked, strict=True))
+    together = dict(names.names(np.array(owners, "<u8"), np.frombuffer(b"".join(whom), "|V16"), np.array(begun, "<u8")))
+    assert [together.get(row) for row in range(len(asked))] == [named(names, *one) for one in asked]
+    assert 20 < len(together) < len(asked)

@@ -161,7 +161,8 @@ def emitted(*flow_ids):
     """What is needed of an emission that tells these flows."""
     count = len(flow_ids)
     columns = {"flow_id": np.array(flow_ids, np.uint64)} | dict.fromkeys(("request_waits", "role"), np.zeros(count, np.uint8))
-    columns["local_address"] = np.zeros(count, "|V16")
+    columns |= dict.fromkeys(("local_address", "remote_address"), np.zeros(count, "|V16"))
+    columns["flow_start_unix_ns"] = np.zeros(count, "<u8")
     return Emission(np.arange(count, dtype=np.uint32), columns, 10 * SECOND, np.zeros(count, np.bool_))
 
 
