@@ -91,6 +91,14 @@ class ExchangeEnd(enum.IntEnum):
     """Capture ended."""
     SWITCHED = 7
     """The response made another protocol's, or a tunnel, of the connection."""
+    STREAM = 8
+    """Both ends of a stream of HTTP/2 said that they are done."""
+    STREAM_RESET = 9
+    """One of them gave the stream up (RST_STREAM)."""
+
+
+BROKEN_OFF: Final = (ExchangeEnd.RESET, ExchangeEnd.STREAM_RESET)
+"""Ends of exchanges that may come in the middle of a response, which lasted until then."""
 
 
 class Outcome(enum.IntEnum):

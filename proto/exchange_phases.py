@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import ExchangeEnd, Reason
+from proto.columns import BROKEN_OFF, Reason
 from proto.flow_batch import FlowBatch
 
 
@@ -46,8 +46,8 @@ def phases(batch: FlowBatch) -> Phases:
     over = batch.column("end_unix_ns")
     answered = begun != 0
     waited = np.where(answered, begun, over)
-    # A response that was broken off lasted until the connection was.
-    done = np.maximum(np.where(batch.column("exchange_end") == ExchangeEnd.RESET, over, done), begun)
+    # A response that was broken off lasted until then.
+    done = np.maximum(np.where(np.isin(batch.column("exchange_end"), BROKEN_OFF), over, done), begun)
     waits = np.where(answered, waited >= asked, waited > asked)
     everyone = np.ones(batch.count, np.bool_)
     return Phases(

@@ -9,7 +9,7 @@
 
 #define EXCHANGE_STATUS_BYTES 12u /* "HTTP/1.1 200" */
 
-/* Why an exchange is over: proto/columns.py's ExchangeEnd. Here only the first and the last are seen. */
+/* Why an exchange is over: proto/columns.py's ExchangeEnd. Most are the reader's. */
 enum exchange_end {
     EXCHANGE_END_OPEN,
     EXCHANGE_END_NEXT_REQUEST,
@@ -19,6 +19,8 @@ enum exchange_end {
     EXCHANGE_END_ACTIVE_TIMEOUT,
     EXCHANGE_END_SHUTDOWN,
     EXCHANGE_END_SWITCHED,
+    EXCHANGE_END_STREAM,
+    EXCHANGE_END_STREAM_RESET,
 };
 
 /* What a server is to say next. */
@@ -39,7 +41,7 @@ enum request_counter {
     REQUEST_NO_ROOM,                    /* sampled, but there is no place for another exchange */
     REQUEST_UNPAIRED,                   /* sampled, but which response is its own cannot be told */
     CONNECTION_TLS,
-    CONNECTION_HTTP2,
+    CONNECTION_HTTP2, /* whose frames cannot be followed */
     CONNECTION_SWITCHED,  /* by 101 Switching Protocols */
     CONNECTION_TUNNEL,    /* of a CONNECT */
     CONNECTION_PIPELINED, /* requests that do not wait for the response before */
@@ -86,7 +88,9 @@ struct exchange {
     __u8 status_bytes;
     __u8 awaits;
     __u8 is_connect;
-    __u8 pad[3];
+    __u8 is_stream; /* of HTTP/2: its number is the stream's, and its context is not known here */
+    __u8 stream_ended; /* http2/streams.h */
+    __u8 pad;
 };
 
 _Static_assert(

@@ -67,11 +67,12 @@ enum flow_requests {
     FLOW_REQUESTS_TRACED,   /* an exchange of an application's trace is open */
     FLOW_REQUESTS_NUMBERED, /* each has a number, and its answer the same: questions.h */
     FLOW_REQUESTS_NEW,      /* of datagrams, whose first one is to be looked at */
+    FLOW_REQUESTS_STREAMS = 7, /* of HTTP/2: http2/streams.h */
 };
 
 /*
  * flow.requests: one of these, how often in a row the client said what was no request, and how many bytes of a request have come
- * that was too short to be told; of an opaque connection nothing but that.
+ * that was too short to be told; of an opaque connection, and of one of streams, nothing but that.
  */
 #define FLOW_REQUESTS_STATE        0x03
 #define FLOW_REQUESTS_ODD          0x04 /* one more */

@@ -3,7 +3,16 @@
 #ifndef WIRESPAN_EXCHANGES_H
 #define WIRESPAN_EXCHANGES_H
 
-#include "open_exchanges.h"
+#include "streams.h"
+
+static inline void exchange_preface(exchange_host host, struct flow *flow, int from, __u32 sequence)
+{
+    /* What was answered before was HTTP/1, which went over to this: streams have begun by then. */
+    if (flow->responses || http2_begin(host, flow, from, sequence))
+        exchange_give_up(host, flow, CONNECTION_HTTP2);
+    else
+        flow->requests = FLOW_REQUESTS_STREAMS;
+}
 
 #include "../engine/traced_exchange.h"
 
@@ -12,60 +21,108 @@
 #define ENDED_EXCHANGES 65536u
 #endif
 
-/* Add a packet, whose payload lies in its frame, to the exchange of its flow. The packet is in the flow already. */
+/* Add a packet of HTTP/2, likewise. */
+static void exchanges_take_frames(exchange_host host, frame_source frame, __u32 offset, struct flow *flow,
+        const struct packet *packet, int from, struct exchange_moment before)
+{
+    struct streams *streams = host.exchanges->streams_of_slot[host.slot];
+    const struct http2_look look = {host, frame, flow, packet, &streams->connection, from};
+    __u32 place;
+
+    if (packet->tcp_flags & (TCP_FIN | TCP_RST))
+        for (place = 0; place < streams->count; place++)
+            exchange_closes(&streams->open[place], flow, packet, from, &before);
+    if (packet->payload_bytes && !(packet->tcp_flags & (TCP_SYN | TCP_RST)))
+        http2_take(&look, flow, offset);
+}
+
+/* Add a packet, whose payload lies in its frame, to the exchanges of its flow. The packet is in the flow already. */
 static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source frame, struct flow *flow,
         const struct packet *packet, int from, struct exchange_moment before)
 {
     exchange_host host = {exchanges, slot};
+    int has_streams = flow->requests == FLOW_REQUESTS_STREAMS;
     struct exchange_request request;
     __u32 offset;
     __u32 at = 0;
     __u8 words = 0;
 
-    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !exchange_is_touched(flow, packet, &before))
+    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !(has_streams || exchange_is_touched(flow, packet, &before)))
         return;
     if (parse_load(frame, packet->transport_offset + 12, &words, 1))
         return;
     offset = packet->transport_offset + (words >> 4) * 4u;
-    if (flow_from_client(flow, from)) {
+    if (!has_streams && flow_from_client(flow, from)) {
         request = exchange_from_client(host, frame, offset, flow, packet, from, &before);
         if (request.at)
             exchange_from_line(host, frame, offset, flow, packet, from, &request);
-        return;
+        has_streams = flow->requests == FLOW_REQUESTS_STREAMS; /* the preface's own segment has frames too */
+    } else if (!has_streams) {
+        do
+            at = exchange_from_server(host, frame, offset, flow, packet, from, &before, at);
+        while (at);
     }
-    do
-        at = exchange_from_server(host, frame, offset, flow, packet, from, &before, at);
-    while (at);
+    if (has_streams)
+        exchanges_take_frames(host, frame, offset, flow, packet, from, before);
 }
 
-/* End the exchange of a slot, if it has one. */
-static void exchanges_end(struct exchanges *exchanges, __u32 slot, struct flow *flow, enum exchange_end end, __u64 ended_ns)
+/* End an open exchange. */
+static void exchanges_end(
+        struct exchanges *exchanges, struct flow *flow, struct exchange *exchange, enum exchange_end end, __u64 ended_ns)
 {
-    struct exchange *exchange;
+    exchange_host host = {exchanges, exchange->slot};
 
-    if (!exchanges->of_slot || !exchange_is_open(flow))
-        return;
-    exchange = &exchanges->of_slot[slot].exchange;
     exchange->end = (__u8)end;
     exchange->ended_ns = ended_ns;
+    if (exchange->is_stream) {
+        stream_ended(host, exchange);
+        return;
+    }
     flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
-    exchange_ended((exchange_host){exchanges, slot}, exchange);
+    exchange_ended(host, exchange);
+}
+
+/* End the open exchange that this is a copy of, if it still is, as its `end` and `ended_ns` say. */
+static void exchanges_end_copied(struct exchanges *exchanges, struct flow *flow, const struct exchange *copy)
+{
+    exchange_host host = {exchanges, copy->slot};
+    struct exchange *exchange = NULL;
+
+    if (!exchanges->of_slot || flow->id != copy->flow_id)
+        return;
+    if (copy->is_stream)
+        exchange = stream_open(host, copy->number);
+    else if (exchange_is_open(flow))
+        exchange = exchange_open(host);
+    if (exchange)
+        exchanges_end(exchanges, flow, exchange, copy->end, copy->ended_ns);
 }
 
 /* The flow of an open exchange is about to be forgotten: it ended with it, if not before. */
-static void exchanges_forget(struct exchanges *exchanges, __u32 slot, struct flow *flow)
+static void exchanges_forget_one(struct exchanges *exchanges, struct flow *flow, struct exchange *exchange)
 {
     enum exchange_end end = EXCHANGE_END_IDLE_TIMEOUT;
-    __u64 ended_ns;
+    __u64 ended_ns = exchange->ended_ns;
 
-    if (!exchanges->of_slot || !exchange_is_open(flow))
-        return;
-    ended_ns = exchanges->of_slot[slot].exchange.ended_ns;
     if (flow->outcome == FLOW_OUTCOME_RESET)
         end = EXCHANGE_END_RESET;
     else if (flow_ended(flow) || ended_ns)
         end = EXCHANGE_END_CLOSED;
-    exchanges_end(exchanges, slot, flow, end, ended_ns ? ended_ns : flow->last_ns);
+    exchanges_end(exchanges, flow, exchange, end, ended_ns ? ended_ns : flow->last_ns);
+}
+
+/* A flow is about to be forgotten, and so all that it has open. */
+static void exchanges_forget(struct exchanges *exchanges, __u32 slot, struct flow *flow)
+{
+    struct streams *streams = exchanges->of_slot ? exchanges->streams_of_slot[slot] : NULL;
+
+    if (exchanges->of_slot && exchange_is_open(flow))
+        exchanges_forget_one(exchanges, flow, &exchanges->of_slot[slot].exchange);
+    if (!streams)
+        return;
+    while (streams->count)
+        exchanges_forget_one(exchanges, flow, &streams->open[0]);
+    http2_dropped((exchange_host){exchanges, slot}, flow);
 }
 
 #endif

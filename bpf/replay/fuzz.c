@@ -50,6 +50,8 @@ static void begin_again(void)
     replay->seen_ns = 0;
     replay->file_begins = 1;
     memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
+    while (replay->exchanges.connections)
+        streams_free((exchange_host){&replay->exchanges, replay->exchanges.streams[0]->slot});
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
     replay->pieces->used = 0;
@@ -65,10 +67,11 @@ static void check_exchanges(__u64 *taken)
     for (index = 0; index < exchanges->ended_count; index++) {
         each = &exchanges->ended[index];
         if (each->request_last_ns < each->request_first_ns || each->response_first_ns > each->response_last_ns ||
-                each->status_bytes > EXCHANGE_STATUS_BYTES || !(each->trace_flags & 1) || each->end == EXCHANGE_END_OPEN)
+                each->status_bytes > EXCHANGE_STATUS_BYTES || (each->trace_flags & 1) == each->is_stream ||
+                each->end == EXCHANGE_END_OPEN)
             abort();
+        *taken += !each->is_stream;
     }
-    *taken += exchanges->ended_count;
     replay_exchanges_taken(replay);
     /* Of those that began some were dropped; of what could not be paired some never began. */
     told = *taken + exchanges->open_count;
@@ -133,7 +136,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         if (!replay || replay_trace(replay))
             abort();
         replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);
-        replay_pieces(replay)->wanted = 1 << PIECE_DNS;
+        replay_pieces(replay)->wanted = 1 << PIECE_DNS | 1 << PIECE_HTTP2;
     }
     if (!size)
         return 0;

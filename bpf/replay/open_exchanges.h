@@ -16,6 +16,9 @@ struct open_exchange {
     __u32 pad;
 };
 
+struct pieces;
+struct streams;
+
 /* Of a table whose capacity is 0 none is kept. */
 struct exchanges {
     struct open_exchange *of_slot; /* touched where there is one */
@@ -26,6 +29,12 @@ struct exchanges {
     __u64 ended_room;
     __u64 lost; /* no memory was left for them */
     __u64 requests[REQUEST_COUNTERS];
+    __u64 open_streams; /* of HTTP/2, which streams.h keeps */
+    struct pieces *pieces;
+    struct streams **streams_of_slot;
+    struct streams **streams; /* of all connections that have some */
+    __u64 connections;
+    __u64 connections_room;
 };
 
 /* Which flow's exchange traced_exchange.h speaks of. */
@@ -64,13 +73,12 @@ static inline void exchange_dropped(exchange_host host, struct exchange *exchang
     exchanges->of_slot[last].place = place;
 }
 
-static inline void exchange_ended(exchange_host host, struct exchange *exchange)
+/* Keep one that is over until it is taken. */
+static inline void exchanges_keep_ended(struct exchanges *exchanges, const struct exchange *exchange)
 {
-    struct exchanges *exchanges = host.exchanges;
     __u64 room = exchanges->ended_room ? 2 * exchanges->ended_room : 64;
     struct exchange *ended = exchanges->ended;
 
-    exchange_dropped(host, exchange);
     if (exchanges->ended_count == exchanges->ended_room) {
         ended = realloc(ended, room * sizeof(*ended));
         if (!ended) {
@@ -83,24 +91,15 @@ static inline void exchange_ended(exchange_host host, struct exchange *exchange)
     ended[exchanges->ended_count++] = *exchange;
 }
 
+static inline void exchange_ended(exchange_host host, struct exchange *exchange)
+{
+    exchange_dropped(host, exchange);
+    exchanges_keep_ended(host.exchanges, exchange);
+}
+
 static inline void count_request(exchange_host host, __u32 counter)
 {
     host.exchanges->requests[counter]++;
-}
-
-static void exchanges_free(struct exchanges *exchanges)
-{
-    free(exchanges->of_slot);
-    free(exchanges->open);
-    free(exchanges->ended);
-}
-
-/* Returns -1 where memory is missing. */
-static int exchanges_keep(struct exchanges *exchanges, __u32 capacity)
-{
-    exchanges->of_slot = calloc(capacity, sizeof(*exchanges->of_slot));
-    exchanges->open = calloc(capacity, sizeof(*exchanges->open));
-    return exchanges->of_slot && exchanges->open ? 0 : -1;
 }
 
 #endif

@@ -10,7 +10,8 @@
 
 #include <string.h>
 
-#define LARGEST_PIECE (sizeof(struct piece) + PIECE_BYTES)
+/* Of one packet: header blocks of no bytes, one behind the other. */
+#define LARGEST_PIECES (65536u / 9 * (sizeof(struct piece) + 8) + 65536u)
 #ifndef PIECES_BYTES
 #define PIECES_BYTES (1u << 20)
 #endif
@@ -24,7 +25,7 @@ struct pieces {
 
 static inline int pieces_are_full(const struct pieces *pieces)
 {
-    return pieces->used > PIECES_BYTES - LARGEST_PIECE;
+    return pieces->used > PIECES_BYTES - LARGEST_PIECES;
 }
 
 /* An address as a number: whose pieces are whose. services/capture/names/peers.py does the same. */
@@ -36,23 +37,24 @@ static inline __u64 owner_by_address(const __u8 *address)
     return halves[0] ^ halves[1];
 }
 
-/* Hand on what the file holds of the payload at `offset`; `piece` says what it is. */
-static inline void hand_on(
+/* Hand on what the file holds of the payload at `offset`; `piece` says what it is. Returns -1 where that is not wanted, or no room. */
+static inline int hand_on(
         struct pieces *pieces, const struct frame *frame, __u32 offset, __u32 payload_bytes, struct piece piece)
 {
     __u32 there = frame->captured > offset ? frame->captured - offset : 0;
     __u32 held = payload_bytes < there ? payload_bytes : there;
 
-    if (!(pieces->wanted >> piece.kind & 1) || pieces_are_full(pieces))
-        return;
     if (held > PIECE_BYTES)
         held = PIECE_BYTES;
+    if (!(pieces->wanted >> piece.kind & 1) || PIECES_BYTES - pieces->used < sizeof(piece) + held + 7)
+        return -1;
     piece.held = (__u16)held;
     piece.payload_bytes = piece_payload_bytes(payload_bytes);
     memcpy(pieces->bytes + pieces->used, &piece, sizeof(piece));
     if (held)
         memcpy(pieces->bytes + pieces->used + sizeof(piece), frame->bytes + offset, held);
     pieces->used += (sizeof(piece) + held + 7) & ~7ull;
+    return 0;
 }
 
 #endif

@@ -220,7 +220,7 @@ void replay_datagrams(struct replay *replay, const __u16 *dns_ports, size_t coun
 /* From now on, keep the exchanges of requests that carry a sampled trace context. Returns -1 where memory is missing. */
 int replay_trace(struct replay *replay)
 {
-    return exchanges_keep(&replay->exchanges, replay->capacity);
+    return exchanges_keep(&replay->exchanges, replay->pieces, replay->capacity);
 }
 
 /* What is kept of exchanges: `ended` are in the order in which they ended. Valid until the next call. */
@@ -229,7 +229,7 @@ const struct exchanges *replay_exchanges(const struct replay *replay)
     return &replay->exchanges;
 }
 
-/* Copy the open exchanges, exchanges.open_count of them. */
+/* Copy the open exchanges, exchanges.open_count of them, and behind them exchanges.open_streams of HTTP/2. */
 void replay_open_exchanges(const struct replay *replay, struct exchange *copies)
 {
     const struct exchanges *exchanges = &replay->exchanges;
@@ -237,6 +237,7 @@ void replay_open_exchanges(const struct replay *replay, struct exchange *copies)
 
     for (place = 0; place < exchanges->open_count; place++)
         copies[place] = exchanges->of_slot[exchanges->open[place]].exchange;
+    streams_copy(exchanges, copies + exchanges->open_count);
 }
 
 /* End the open exchanges that these are copies of, as their `end` and `ended_ns` say. */
@@ -245,8 +246,8 @@ void replay_end_exchanges(struct replay *replay, const struct exchange *copies, 
     const struct exchange *copy;
 
     for (copy = copies; copy < copies + count; copy++)
-        if (copy->slot < replay->capacity && replay->slots[copy->slot].id == copy->flow_id)
-            exchanges_end(&replay->exchanges, copy->slot, &replay->slots[copy->slot], copy->end, copy->ended_ns);
+        if (copy->slot < replay->capacity)
+            exchanges_end_copied(&replay->exchanges, &replay->slots[copy->slot], copy);
 }
 
 /* The ended exchanges were taken. */

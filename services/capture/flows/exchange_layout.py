@@ -42,6 +42,7 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "trace_flags": (198, "|u1"),
     "end": (199, "|u1"),
     "status": (232, "<u2"),
+    "is_stream": (237, "|u1"),
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
 
@@ -79,6 +80,7 @@ class RequestCounter(enum.IntEnum):
     """It is sampled, and which response is its own cannot be told: its exchange is not."""
     CONNECTION_TLS = 9
     CONNECTION_HTTP2 = 10
+    """Its frames cannot be followed."""
     CONNECTION_SWITCHED = 11
     """By 101 Switching Protocols."""
     CONNECTION_TUNNEL = 12

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason
+from proto.columns import BROKEN_OFF, COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason
 from services.capture.flows.connections import cut_short
 from services.capture.flows.exchange_layout import Exchanges
 from services.capture.flows.layout import Array, State
@@ -156,7 +156,7 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
     """Return the columns of ended exchanges, on the clock that they have."""
     count = len(exchanges)
     answered = exchanges["response_first_ns"] != 0
-    reset = exchanges["end"] == ExchangeEnd.RESET
+    reset = np.isin(exchanges["end"], BROKEN_OFF)
     last = np.where(answered, exchanges["response_last_ns"], np.uint64(0))
     end = np.where(answered & ~reset, last, exchanges["ended_ns"])
     filled: dict[str, Array] = {name: exchanges[name] for name in _AS_THEY_ARE}

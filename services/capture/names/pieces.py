@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-HEADER: Final = struct.Struct("<QQQQHHBB2x")
+HEADER: Final = struct.Struct("<QQQQHHBBBx")
 """A test compiles the C header and compares it."""
 
 _ALIGNMENT: Final = 8
@@ -17,6 +17,8 @@ class PieceKind(enum.IntEnum):
     """What a piece is of (`enum piece_kind`)."""
 
     DNS = 0
+    HTTP2 = 1
+    """Of a header block."""
 
 
 class Piece(NamedTuple):
@@ -25,24 +27,31 @@ class Piece(NamedTuple):
     flow_id: int
     time_ns: int
     since_ns: int
-    """DNS: when the question was first asked that this answers or repeats; 0: it is a new one."""
+    """DNS: when the question was first asked that this answers or repeats; 0: it is a new one. HTTP/2: `stream`."""
     owner: int
-    """Whose socket, or which address, asks; 0: nobody knows."""
+    """DNS: whose socket, or which address, asks; 0: nobody knows."""
     payload_bytes: int
-    """Of the whole message; 65535 for more."""
+    """Of the whole message; 65535 for more. HTTP/2: of the piece."""
     held: int
     kind: int
     direction: int
     """`enum flow_direction`."""
     content: bytes
+    block: int = 0
+    """HTTP/2: `enum piece_block`."""
+
+    @property
+    def stream(self) -> int:
+        """HTTP/2: the stream's id."""
+        return self.since_ns
 
 
 def piece_at(memory: bytes, at: int) -> Piece:
     """Return the piece whose header is at `at`."""
-    flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction = HEADER.unpack_from(memory, at)
+    flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, block = HEADER.unpack_from(memory, at)
     begin = at + HEADER.size
     content = memory[begin : begin + held]
-    return Piece(flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, content)
+    return Piece(flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, content, block)
 
 
 def pieces_in(memory: bytes) -> Iterator[Piece]:

@@ -19,7 +19,7 @@ from services.capture.names.questions import FlowQuestions, NameList, QuestionTa
 
 Names: TypeAlias = Literal["off", "dns", "all"]
 
-_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": (PieceKind.DNS,), "all": tuple(PieceKind)}
+_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": (PieceKind.DNS,), "all": (PieceKind.DNS,)}
 """Which pieces a setting asks for."""
 
 

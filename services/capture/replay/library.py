@@ -52,6 +52,7 @@ class OpenExchanges(ctypes.Structure):
         ("ended_room", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
         ("requests", ctypes.c_uint64 * len(RequestCounter)),
+        ("open_streams", ctypes.c_uint64),
     )
 
 

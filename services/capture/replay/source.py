@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import Reason
+from services.capture.calls.reader import CallReader
 from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
@@ -111,9 +112,9 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         self._exchanges = OpenExchanges.from_address(self._library.replay_exchanges(self._handle))
         self._pieces = Pieces.from_address(self._library.replay_pieces(self._handle))
         self._names = names
-        if names is not None:
-            self._pieces.wanted = sum(1 << kind for kind in names.kinds)
-        self._traces = trace_context
+        self._calls = CallReader() if trace_context else None
+        for reader in (names, self._calls):
+            self._pieces.wanted |= sum(1 << kind for kind in (reader.kinds if reader is not None else ()))
         if trace_context and self._library.replay_trace(self._handle):
             raise CaptureError(f"no memory for the exchanges of {self.capacity} flows")
         self._open: PlainBytes | None = None
@@ -153,11 +154,17 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         stop = Stop(self._library.replay_advance(self._open_handle(), until_unix_ns, limit))
         if stop in {Stop.END_OF_FILE, Stop.CUT} and self._open is not None:
             self._end_file(self._open, stop)
-        if self._names is not None and self._pieces.used:
-            waiting = ctypes.string_at(ctypes.addressof(self._pieces) + ctypes.sizeof(Pieces), self._pieces.used)
-            self._pieces.used = 0
-            self._names.read(pieces_in(waiting))
+        if self._pieces.used:
+            self._read_pieces()
         return Advance(stop, self._counters.next_ns or None)
+
+    def _read_pieces(self) -> None:
+        waiting = ctypes.string_at(ctypes.addressof(self._pieces) + ctypes.sizeof(Pieces), self._pieces.used)
+        self._pieces.used = 0
+        pieces = list(pieces_in(waiting))
+        for reader in (self._names, self._calls):
+            if reader is not None:
+                reader.read(piece for piece in pieces if piece.kind in reader.kinds)
 
     def _end_file(self, file: PlainBytes, stop: Stop) -> None:
         self._open = None
@@ -202,10 +209,13 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
 
     def open_exchanges(self) -> Exchanges:
         """Return copies of the traced exchanges that are not over."""
-        if not self._exchanges.open_count:
+        count = int(self._exchanges.open_count + self._exchanges.open_streams)
+        if not count:
             return NO_EXCHANGES
-        found = np.zeros(int(self._exchanges.open_count), EXCHANGE)
+        found = np.zeros(count, EXCHANGE)
         self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
+        if self._calls is not None:
+            self._calls.time_responses(found)
         return found
 
     def end_exchanges(self, exchanges: Exchanges) -> None:
@@ -221,7 +231,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         taken = np.zeros(int(kept.ended_count), EXCHANGE)
         ctypes.memmove(taken.ctypes.data, kept.ended, taken.nbytes)
         self._library.replay_exchanges_taken(self._open_handle())
-        return taken
+        return taken if self._calls is None else self._calls.of_traces(taken)
 
     def retire(self, slots: npt.NDArray[np.uint32]) -> None:
         """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""
@@ -288,8 +298,9 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
             counters[f"{kind.name.lower()}_packets"] = int(seen.disposition_packets[kind])
             counters[f"{kind.name.lower()}_bytes"] = int(seen.disposition_bytes[kind])
         counters["truncated_file"] = self._cut
-        if self._traces:
-            counters |= request_counters(self._exchanges.requests)
+        if self._calls is not None:
+            counters |= request_counters([*map(int.__add__, self._exchanges.requests, self._calls.requests.values())])
+            counters |= self._calls.counters
             counters["exchanges_lost"] = int(self._exchanges.lost)
         return counters
 

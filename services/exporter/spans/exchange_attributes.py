@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from proto.columns import ExchangeEnd
+from proto.columns import BROKEN_OFF, ExchangeEnd
 from proto.exchange_phases import Phase
 from proto.flow_batch import AttributeValue
 from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE, Attribute, Integer
@@ -18,7 +18,10 @@ _ERRORS: Final = {
     ExchangeEnd.CLOSED: ("no_response", "connection closed without a response"),
     ExchangeEnd.IDLE_TIMEOUT: ("timeout", "no response came"),
 }
-_RESET: Final = ("connection_reset", "connection reset")
+_BROKEN_OFF: Final = {
+    ExchangeEnd.RESET: ("connection_reset", "connection reset"),
+    ExchangeEnd.STREAM_RESET: ("stream_reset", "stream reset"),
+}
 _ENDS: Final[dict[int, str]] = {end: end.name.lower() for end in ExchangeEnd if end}
 
 
@@ -53,8 +56,8 @@ class ExchangeFacts:
         """`error.type` and the status message of an exchange that failed."""
         if self.phase != Phase.EXCHANGE:
             return None
-        if self.end == ExchangeEnd.RESET:
-            return _RESET
+        if self.end in BROKEN_OFF:
+            return _BROKEN_OFF[ExchangeEnd(self.end)]
         return _ERRORS.get(ExchangeEnd(self.end)) if self.silent and self.end in _ENDS else None
 
     def words(self) -> dict[str, AttributeValue]:
@@ -117,7 +120,8 @@ EXCHANGE_WORDS: Final = (
               "it too"),
     Attribute("flow.exchange.end_reason", OURS, "`next_request`, `closed` or `reset` (the connection), `idle_timeout` (the "
               "response paused), `active_timeout` (it went on), `shutdown` (capture ended), `switched` (the response made "
-              "another protocol's, or a tunnel, of the connection)"),
-    Attribute("error.type", STABLE, "`connection_reset`; `no_response` where the connection was closed without one, `timeout` "
-              "where none came; the span's status is then ERROR", "the exchange failed"),
+              "another protocol's, or a tunnel, of the connection), `stream` (both ends said that they are done: HTTP/2), "
+              "`stream_reset` (one of them gave the stream up)"),
+    Attribute("error.type", STABLE, "`connection_reset`, `stream_reset`; `no_response` where the connection was closed without "
+              "one, `timeout` where none came; the span's status is then ERROR", "the exchange failed"),
 )  # fmt: skip

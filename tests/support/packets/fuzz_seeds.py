@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.support.packets import dns, pcap
+from tests.support.packets import http2_talk as http2
 from tests.support.packets.http_talk import Talk, reply, request
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
 
@@ -81,7 +82,7 @@ def seeds() -> Iterator[bytes]:
         yield fuzz_input([Frame(0, link(link_type, frame.data[14:])) for frame in frames], index)
     for frame in [*frames, *tunnelled()]:
         yield fuzz_input([frame])
-    for talk in http_talks():
+    for talk in (*http_talks(), http2_streams()):
         yield fuzz_input(talk.frames)
     yield fuzz_input(tunnelled())
     yield fuzz_input(reversed(list(tunnelled())))
@@ -121,6 +122,23 @@ def http_talks() -> Iterator[Talk]:
         .answer(0, b"?")
         .ask(0, b"PRI * HTTP/2.0\r\n")
     )
+
+
+def http2_streams() -> Talk:
+    """Streams that are open at once, every kind of frame, fields and padding, and blocks and heads in pieces."""
+    coder = http2.Coder()
+    ends, whole = http2.END_STREAM, http2.END_HEADERS
+    padded = b"\3" + bytes(4) + b"\x10" + coder.asks(1) + bytes(3)
+    asked = http2.frame(http2.HEADERS, 1, coder.asks(0), whole)
+    asked += http2.frame(http2.HEADERS, 3, padded, http2.PADDED | http2.HAS_PRIORITY | whole | ends)
+    more = coder.asks(2)
+    cut = http2.frame(http2.HEADERS, 5, more[:9], ends) + http2.frame(http2.CONTINUATION, 5, more[9:], whole)
+    talk = Talk().ask(0, http2.HELLO + asked).answer(0, http2.WELCOME).ask(0, cut[:5]).ask(0, cut[5:20]).ask(0, cut[20:])
+    answered = http2.frame(http2.HEADERS, 1, coder.answers(100), whole) + http2.frame(http2.HEADERS, 3, coder.answers(), whole)
+    answered += http2.frame(http2.PUSH_PROMISE, 1, b"\0\0\0\2" + coder.answers(), whole)
+    talk.answer(0, answered + http2.frame(http2.DATA, 3, bytes(99))).answer(0, http2.frame(http2.DATA, 3, b"\1??", 9))
+    talk.ask(0, http2.frame(http2.DATA, 1, bytes(9))[:12]).ask(0, bytes(6)).ask(0, http2.frame(http2.RST_STREAM, 1, bytes(4)))
+    return talk.answer(0, http2.frame(http2.PING, 0, bytes(8)) + http2.frame(http2.GOAWAY, 0, bytes(8))).end(1, "server", RST)
 
 
 def tunnelled() -> Iterator[Frame]:

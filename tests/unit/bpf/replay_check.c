@@ -27,6 +27,7 @@ static int check(const char *path)
 
     if (!slots || !outers || !replay || replay_trace(replay))
         abort();
+    replay_pieces(replay)->wanted = 1 << PIECE_DNS | 1 << PIECE_HTTP2;
     if (replay_check_file(open(path, O_RDONLY), &first_ns, error, sizeof(error)) ||
             replay_open_file(replay, open(path, O_RDONLY), 0, error, sizeof(error))) {
         replay_close(replay);
@@ -38,6 +39,8 @@ static int check(const char *path)
         stop = replay_advance(replay, until, 1000);
         if (stop == REPLAY_UNTIL)
             until = replay->counters.next_ns;
+        if (stop == REPLAY_PIECES)
+            replay_pieces(replay)->used = 0;
         if (stop == REPLAY_EXCHANGES)
             replay_exchanges_taken(replay);
         if (stop == REPLAY_TABLE_FULL) {

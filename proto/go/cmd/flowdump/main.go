@@ -97,7 +97,7 @@ var exchange = map[string]show{
 	"trace_id": bytesOf(16), "parent_span_id": bytesOf(8), "trace_flags": plain,
 	"exchange_end": names{
 		0: "none", 1: "next_request", 2: "closed", 3: "reset", 4: "idle_timeout", 5: "active_timeout", 6: "shutdown",
-		7: "switched",
+		7: "switched", 8: "stream", 9: "stream_reset",
 	}.show,
 	"request_first_unix_ns": plain, "request_last_unix_ns": plain,
 	"response_first_unix_ns": plain, "response_last_unix_ns": plain,

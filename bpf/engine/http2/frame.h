@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Frames of HTTP/2 (RFC 9113 4.1), as far as where they end has to be known: what one direction of a connection keeps between its
+ * segments. A frame's payload is passed over by its length, but for what streams.h reads of it.
+ */
+#ifndef WIRESPAN_HTTP2_FRAME_H
+#define WIRESPAN_HTTP2_FRAME_H
+
+#include "../packet.h"
+
+#define HTTP2_PREFACE_BYTES 24u /* "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" */
+#define HTTP2_HEAD_BYTES    9u
+
+enum http2_type {
+    HTTP2_DATA = 0,
+    HTTP2_HEADERS = 1,
+    HTTP2_PRIORITY = 2,
+    HTTP2_RST_STREAM = 3,
+    HTTP2_SETTINGS = 4,
+    HTTP2_PUSH_PROMISE = 5,
+    HTTP2_PING = 6,
+    HTTP2_WINDOW_UPDATE = 8,
+    HTTP2_CONTINUATION = 9,
+};
+
+enum http2_flag {
+    HTTP2_END_STREAM = 0x01,
+    HTTP2_END_HEADERS = 0x04,
+    HTTP2_PADDED = 0x08,
+    HTTP2_HAS_PRIORITY = 0x20,
+};
+
+enum http2_side_state {
+    HTTP2_IS_PLACED = 1, /* `next` is known */
+    HTTP2_HAS_BLOCKS = 2, /* header blocks were handed on */
+    HTTP2_OPENS = 4,     /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
+};
+
+/* One direction. */
+struct http2_side {
+    __u64 begun_ns;  /* first byte of the frame; of a header block in several frames, of the first */
+    __u32 next;      /* sequence number of the first byte that was not passed yet */
+    __u32 left;      /* of the frame behind what is in `head`, padding and all */
+    __u32 stream;
+    __u32 block_bytes; /* of the header block so far */
+    __u8 head[16];   /* of the frame, and the fields that may stand in front of a header block */
+    __u8 have;       /* bytes in it */
+    __u8 want;
+    __u8 type;
+    __u8 flags;
+    __u8 padding;
+    __u8 block;       /* the type of the frame that began a header block, until that is over */
+    __u8 ends_stream; /* the block's HEADERS said so */
+    __u8 state;       /* bits of http2_side_state */
+};
+
+FLOW_INLINE int http2_is_block(const struct http2_side *side)
+{
+    return side->type == HTTP2_HEADERS || side->type == HTTP2_PUSH_PROMISE || side->type == HTTP2_CONTINUATION;
+}
+
+/* Whether the next bytes to come are a frame's payload, and none that is read. */
+FLOW_INLINE int http2_is_passing(const struct http2_side *side)
+{
+    return side->have == side->want && (!http2_is_block(side) || side->left <= side->padding);
+}
+
+/* A frame comes next. */
+FLOW_INLINE void http2_expect_head(struct http2_side *side)
+{
+    side->have = 0;
+    side->want = HTTP2_HEAD_BYTES;
+    side->left = 0;
+    side->padding = 0;
+}
+
+/*
+ * The nine bytes of a frame's head have come: take them. Returns -1 for one that nobody sends who speaks HTTP/2. Where fields stand in
+ * front of a header block, more is wanted.
+ */
+FLOW_INLINE int http2_take_head(struct http2_side *side)
+{
+    __u32 length = (__u32)side->head[0] << 16 | (__u32)side->head[1] << 8 | side->head[2];
+    __u32 stream =
+            ((__u32)side->head[5] << 24 | (__u32)side->head[6] << 16 | (__u32)side->head[7] << 8 | side->head[8]) & 0x7fffffff;
+    __u32 fields = 0;
+
+    side->type = side->head[3];
+    side->flags = side->head[4];
+    if (side->state & HTTP2_OPENS && side->type != HTTP2_SETTINGS)
+        return -1;
+    side->state &= (__u8)~HTTP2_OPENS;
+    if ((side->block != 0) != (side->type == HTTP2_CONTINUATION) || (side->block && stream != side->stream))
+        return -1;
+    side->stream = stream;
+    side->left = length;
+    switch (side->type) {
+    case HTTP2_SETTINGS:
+        return stream || length % 6 ? -1 : 0;
+    case HTTP2_PING:
+        return stream || length != 8 ? -1 : 0;
+    case HTTP2_WINDOW_UPDATE:
+        return length != 4 ? -1 : 0;
+    case HTTP2_PRIORITY:
+        return !stream || length != 5 ? -1 : 0;
+    case HTTP2_RST_STREAM:
+        return !stream || length != 4 ? -1 : 0;
+    case HTTP2_DATA:
+        return stream ? 0 : -1;
+    case HTTP2_HEADERS:
+    case HTTP2_PUSH_PROMISE:
+        fields = side->flags & HTTP2_PADDED ? 1 : 0;
+        if (side->type == HTTP2_PUSH_PROMISE)
+            fields += 4;
+        else if (side->flags & HTTP2_HAS_PRIORITY)
+            fields += 5;
+        if (!stream || fields > length)
+            return -1;
+        side->want = (__u8)(HTTP2_HEAD_BYTES + fields);
+        side->left = length - fields;
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* So have the fields behind the head. Returns as http2_take_head. */
+FLOW_INLINE int http2_take_fields(struct http2_side *side)
+{
+    if (side->type != HTTP2_HEADERS && side->type != HTTP2_PUSH_PROMISE)
+        return 0;
+    if (side->flags & HTTP2_PADDED)
+        side->padding = side->head[HTTP2_HEAD_BYTES];
+    side->block = side->type;
+    side->block_bytes = 0;
+    side->ends_stream = side->type == HTTP2_HEADERS && side->flags & HTTP2_END_STREAM;
+    return side->padding > side->left ? -1 : 0;
+}
+
+#endif
