@@ -66,6 +66,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
         Path | None,
         Meta(description="live: where the host's cgroup2 tree is mounted, there or below; empty: found in /proc/mounts"),
     ] = None
+    succession: Annotated[
+        str,
+        Meta(
+            description="live: what captures have in common that replace each other on a node (the chart: its release). While "
+            "two of them see the node, each connection is told by one; empty: this one tells whatever it sees"
+        ),
+    ] = ""
     loopback: Annotated[bool, Meta(description="live: keep connections of 127.0.0.0/8 and ::1 too")] = False
     process_names: Annotated[
         bool,
@@ -168,6 +175,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             drain_interval_seconds=self.drain_interval_seconds,
             rules=rules,
             cgroup_root=self.cgroup_root,
+            succession=self.succession,
             trace_context=self.trace_context,
             process_names=self.process_names,
             datagrams=self.datagrams,

@@ -25,6 +25,7 @@ from proto.columns import BROKEN_OFF, COLUMNS, FIRST_EXCHANGE, NO_INDEX, Exchang
 from services.capture.flows.connections import cut_short
 from services.capture.flows.exchange_layout import Exchanges
 from services.capture.flows.layout import Array, State
+from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings
 
 if TYPE_CHECKING:
@@ -92,13 +93,15 @@ class ExchangeTable:
         self.dropped = 0
         """Exchanges that were given up because too many waited for the bus."""
 
-    def drain(self, now_unix_ns: int, *, final: bool = False) -> Iterator[ExchangeEmission]:
-        """Yield the exchanges that are over; with `final`, all.
+    def drain(self, now_unix_ns: int, *, final: bool = False, share: Share = EVERYTHING) -> Iterator[ExchangeEmission]:
+        """Yield the exchanges of the share that are over; with `final`, all.
 
         To be called before the flows are drained, whose slots tell why an exchange is over.
         """
         self._end(now_unix_ns, final=final)
         taken = self._host.take_exchanges()
+        begun = taken["isn_seen"] != 0
+        taken = taken[~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])]
         if not len(taken) and not any(map(len, self._waiting)):
             return
         idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT

@@ -13,6 +13,9 @@ The last record of a flow is taken after its slot was retired, when no packet ca
 always the final outcome: even where no packet came since the last record, one without counts is emitted if outcome or
 `closed_by` changed since (a connection attempt that is given up, say), or where a question waited and now never had its answer.
 Where nothing changed, the flow leaves without one.
+
+What another capture of the node tells (share.py) is *left*: the watermark moves, no record is given, and the flow's first own
+record counts from there.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import numpy.typing as npt
 from proto.columns import NO_INDEX, RAW, Observer, Reason
 from services.capture.flows import connections
 from services.capture.flows.layout import KNOWN_ISN, Array, Requests, State, hot_part
+from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings, time_limits
 from services.capture.flows.watermarks import DELTAS, Watermarks
 
@@ -165,6 +169,7 @@ class FlowTable:
         self._carried_max_ns = np.zeros(capacity, np.uint64)
         self._final_reason = np.zeros(capacity, np.uint8)
         self._pending = np.zeros(capacity, np.bool_)
+        self._left = np.zeros(capacity, np.bool_)
         self._without_role = 0
 
     @property
@@ -172,8 +177,8 @@ class FlowTable:
         """What no record says: flows that have ended, by what was not known of them."""
         return {WITHOUT_ROLE: self._without_role}
 
-    def drain(self, now_unix_ns: int, final: Reason | None = None) -> Iterator[Emission]:
-        """Yield the records that are due at `now_unix_ns`; with `final`, of every flow, as its last.
+    def drain(self, now_unix_ns: int, final: Reason | None = None, share: Share = EVERYTHING) -> Iterator[Emission]:
+        """Yield the records of the share that are due at `now_unix_ns`; with `final`, of every flow, as its last.
 
         Reads each flow when its emission is asked for. Now must not go backwards, unless the table was drained finally before.
         """
@@ -185,7 +190,7 @@ class FlowTable:
         for first in range(0, len(due.slots), self._settings.max_rows):
             part = slice(first, first + self._settings.max_rows)
             order = np.argsort(due.ids[part], kind="stable")
-            emission = self._emit(due.slots[part][order], due.reasons[part][order], now_unix_ns)
+            emission = self._emit(due.slots[part][order], due.reasons[part][order], now_unix_ns, share)
             if len(emission):
                 yield emission
 
@@ -200,6 +205,7 @@ class FlowTable:
         self._reported[kept] = _state_word(emission.columns)[~final]
         self._drop_carried(kept)
         self._pending[kept] = False
+        self._left[kept] = False
         self._forget(slots[final])
 
     def refuse(self, emission: Emission) -> None:
@@ -209,6 +215,21 @@ class FlowTable:
         self._carried_start_ns[slots[counted]] = columns["start_unix_ns"][counted]
         self._carried_max_ns[slots] = columns["response_time_max_ns"]
         self._pending[slots] = False
+
+    def leave(self, share: Share, before_ns: int, now_unix_ns: int) -> None:
+        """Leave what began before then and is not of the share to who told it so far: from now on it is told here."""
+        for first, rows in self._host.windows():
+            which = (rows["state"] != State.FREE) & share.untold(rows) & (rows["first_ns"] < np.uint64(before_ns))
+            slots = (np.flatnonzero(which & ~self._pending[first : first + len(rows)]) + first).astype(np.uint32)
+            del rows
+            self._leave(slots, self._host.rows(slots), now_unix_ns)
+
+    def _leave(self, slots: Indexes, rows: Slots, now_ns: int) -> None:
+        self._watermarks.advance(slots, self._watermarks.deltas(slots, rows))
+        self._last_record_ns[slots] = now_ns
+        self._reported[slots] = _state_word({name: rows[name] for name in ("outcome", "closed_by")})
+        self._left[slots] = True
+        self._host.mark_taken(slots)
 
     def _due(self, now_ns: int, final: Reason | None) -> _Due:
         """Return the slots that are due, in order."""
@@ -285,13 +306,19 @@ class FlowTable:
         both = _Due.joined([due.take(~np.isin(due.slots, evicted.slots)), evicted])
         return both.take(np.argsort(both.slots))
 
-    def _emit(self, due: Indexes, reasons: Array, now_ns: int) -> Emission:
+    def _emit(self, due: Indexes, reasons: Array, now_ns: int, share: Share) -> Emission:
         final = reasons != Reason.ACTIVE_TIMEOUT
         rows = self._host.rows(due)
+        untold = share.untold(rows)
+        if untold.any():
+            self._leave(due[untold & ~final], rows[untold & ~final], now_ns)
+            self._forget(due[untold & final])
+            due, reasons, final, rows = due[~untold], reasons[~untold], final[~untold], rows[~untold]
         columns = self._columns(due, rows, reasons, now_ns)
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
-        told = counted | (self._records[due] == 0) | (_state_word(columns) != self._reported[due])
-        told |= final & (columns["request_waits"] != 0) & (rows["requests"] == Requests.NUMBERED)
+        left = self._left[due]
+        told = counted | ((self._records[due] == 0) & ~left) | (_state_word(columns) != self._reported[due])
+        told |= final & (columns["request_waits"] != 0) & (rows["requests"] == Requests.NUMBERED) & ~left
         if not told.all():
             self._forget(due[~told & final])
             due, final = due[told], final[told]
@@ -332,8 +359,8 @@ class FlowTable:
     def _forget(self, slots: Indexes) -> None:
         """Clear what is kept of these slots and give them back."""
         self._drop_carried(slots)
-        told = slots[self._records[slots] != 0]
-        for kept in (self._records, self._last_record_ns, self._reported):
+        told = slots[(self._records[slots] != 0) | self._left[slots]]
+        for kept in (self._records, self._last_record_ns, self._reported, self._left):
             kept[told] = 0
         self._final_reason[slots] = 0
         self._pending[slots] = False

@@ -26,8 +26,9 @@ from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.cgroups_v1 import PodsOfVersion1
 from services.capture.live.processes import Processes
-from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges
+from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges, monotonic_ns
 from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
+from services.capture.live.succession import Succession
 from services.capture.names.question_records import QuestionRules
 from services.capture.names.reader import NameReader, Names, NamesTold
 
@@ -56,6 +57,8 @@ class LiveOptions:
     """Domains of which nothing but themselves is told."""
     questions: QuestionRules = field(default_factory=QuestionRules)
     """Which DNS questions are told by themselves."""
+    succession: str = ""
+    """What captures have in common that take over from each other on a node; empty: this one knows of no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     pieces=self._names.kinds,
                 )
             )
+            self.succession = self._stack.enter_context(Succession(root, self._options.succession, monotonic_ns()))
+            self._share = self.succession.share
             self._clock = LiveClock(self._options.capacity)
             self._table = FlowTable(self.tap, self._table_settings, Observer.SOCKET)
             exchanges = self.tap.exchanges
@@ -129,20 +134,28 @@ class LiveReader(AbstractContextManager["LiveReader"]):
 
         May be left before its end: what was not asked for is due again.
         """
+        waited, share = self._share, self.succession.look()
+        self._share = share
         if final is not None:
+            until_ns = monotonic_ns()
             self.tap.detach()
+            self.succession.leave(until_ns)
         self.tap.exclude(own_endpoints())
         self._pods_of_version_1.look(self._cgroups.pods)
         now_ns = self._clock.begin_drain()
         now_unix_ns = now_ns + self._clock.now_offset_ns
         if self.tap.pieces is not None:
             self._names.read(self.tap.pieces.take())
+        if waited.waits:
+            self._names.leave()
+            if not share.waits:
+                self._table.leave(waited, share.rest_since_ns, now_ns)
         counters = self.counters
         if self._exchanges is not None:
-            for exchanges in self._exchanges.drain(now_ns, final=final is not None):
+            for exchanges in self._exchanges.drain(now_ns, final=final is not None, share=share):
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
                 yield self._batch(exchanges, records, now_unix_ns, counters)
-        for emission in self._table.drain(now_ns, final):
+        for emission in self._table.drain(now_ns, final, share):
             slots = self.tap.rows(emission.slots)
             records = finish(emission, slots, self._clock, self._cgroups, self._processes)
             told = self._names.tell(emission, slots["cgroup_id"])

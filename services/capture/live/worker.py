@@ -37,6 +37,8 @@ logger = structlog.get_logger()
 _WINDOW: Final = 2
 """Batches that are sent and not settled, of about a megabyte each in memory: a bus that takes 50 ms for each still takes 38,000
 records a second."""
+_LOOK_SECONDS: Final = 0.02
+"""Between two looks whether the capture that this one replaces is gone."""
 _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
 
@@ -72,7 +74,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                 async with serve(settings.health, health, telemetry):
                     lifecycle.start("progress", report.keep_writing())
                     report.progress.capturing = True
-                    logger.info("capture.started", capacity=options.capacity)
+                    logger.info("capture.started", capacity=options.capacity, takes_over=reader.succession.share.waits)
                     if options.trace_context and reader.tap.exchanges is None:
                         logger.warning("trace_context.unavailable", advice="this kernel does not take its program")
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
@@ -124,8 +126,7 @@ class LivePublisher:
             async with asyncio.TaskGroup() as group:
                 while not stopping.is_set():
                     await self._publish_due(group, None, interval_seconds)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(stopping.wait(), interval_seconds)
+                    await self._pause(interval_seconds, stopping)
             while await self._publish_last():  # noqa: ASYNC110 - a full stream tells nobody when it has room
                 await asyncio.sleep(_RETRY_SECONDS)
             left = False
@@ -134,6 +135,16 @@ class LivePublisher:
         finally:
             if left:
                 logger.error("flows.abandoned", flows=self._reader.tap.used_slots)
+
+    async def _pause(self, seconds: float, stopping: asyncio.Event) -> None:
+        """Wait for the next tick, or until there is something to take over."""
+        succession, now = self._reader.succession, asyncio.get_running_loop().time
+        end, waiting = now() + seconds, succession.share.waits
+        while not stopping.is_set() and now() < end and waiting == succession.share.waits:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), min(_LOOK_SECONDS, end - now()) if waiting else end - now())
+            if waiting:
+                succession.look()
 
     async def _publish_last(self) -> bool:
         """Publish every flow's last record; return whether some were refused."""

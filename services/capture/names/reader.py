@@ -97,6 +97,10 @@ class NameReader:
             named[clients[row]] = names.place(name)
         return {"remote_name": named}
 
+    def leave(self) -> None:
+        """Tell nothing of the questions so far: another capture does. Whose names they were is known all the same."""
+        self._questions = QuestionTable()
+
     def put_back(self, emission: Emission, told: NamesTold) -> None:
         """The records are stored nowhere and never will be: what they said is due again."""
         self._questions.put_back(emission.columns["flow_id"], told.questions)

@@ -8,6 +8,7 @@ import pytest
 
 from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
 from proto.flow_batch import MAX_BATCH_BYTES, FlowBatch, encode
+from services.capture.flows.share import behind
 from services.capture.flows.table import FlowTable, FlowTableSettings
 from services.capture.replay.source import ReplaySource
 from tests.support.packets.dns import question
@@ -334,3 +335,31 @@ def test_a_full_emission_fits_a_message(table_of):
         column.view("u1")[:] = 0xA5
     batch = FlowBatch(node="n" * 63, epoch="e" * 36, sequence=0, count=count, interval=(0, 1), columns=columns)
     assert len(encode(batch)) < MAX_BATCH_BYTES - 4096
+
+
+def test_what_another_capture_tells_is_left_to_it(table_of):
+    """No record of it, and when it is told here, the first record counts what came since; over without more, it leaves none."""
+    quiet = Conversation(client_port=50000).udp(0, "client", b"q").frames
+    table = table_of(steady(40) + quiet)
+    elsewhere = behind(0)
+    table.source.advance(START + 35 * SECOND)
+    assert list(table.table.drain(START + 35 * SECOND, None, elsewhere)) == []
+    table.table.leave(elsewhere, START + 36 * SECOND, START + 35 * SECOND)
+    records = table.accepted(200, Reason.SHUTDOWN)
+    assert [(record["record"], record["tx_packets"], record["tx_packets_total"]) for record in records] == [(0, 4, 40)]
+
+
+def test_what_ends_while_another_capture_tells_it_is_gone(table_of):
+    """Its slot is free for others, and the next flow in it begins from nothing."""
+    table = table_of(Conversation(client_port=50000).udp(0, "client", b"q").udp(300, "client", b"q").frames, capacity=2)
+    table.source.advance(START + 100 * SECOND)
+    assert list(table.table.drain(START + 100 * SECOND, None, behind(0))) == []
+    assert [record["tx_packets_total"] for record in table.accepted(400, Reason.SHUTDOWN)] == [1]
+
+
+def test_what_began_since_is_not_left(table_of):
+    """It is told whole by whoever takes over."""
+    table = table_of(Conversation(client_port=50000).udp(10, "client", b"q").frames)
+    table.source.advance(START + 20 * SECOND)
+    table.table.leave(behind(0), START + 10 * SECOND, START + 20 * SECOND)
+    assert [record["tx_packets"] for record in table.accepted(400, Reason.SHUTDOWN)] == [1]
