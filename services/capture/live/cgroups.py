@@ -20,7 +20,6 @@ holds dozens of control files.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -37,8 +36,9 @@ import numpy.typing as npt
 import structlog
 
 from proto.columns import NO_INDEX
-from services.capture.live.identity import Identity, identify
 from services.runtime.host.cgroup2 import MOUNTS, look_at_tree
+from services.runtime.host.identity import Identity, identify
+from services.runtime.host.pods import directories
 
 logger = structlog.get_logger()
 
@@ -53,7 +53,6 @@ _REFUSALS: Final = (errno.ENOSPC, errno.ENOMEM)
 _READ_BYTES: Final = 64 * 1024
 _MAX_READS: Final = 32  # of one refresh: about what the kernel queues at the most, so that no storm of cgroups can hold it
 _MAX_MISSING: Final = 65_536
-_LEAF_LINKS: Final = 2
 
 
 class NoCgroup2Error(OSError):
@@ -314,15 +313,6 @@ class CgroupIndex:
                 return
             del self._gone[cgroup]
             del self._owners[cgroup]
-
-
-def directories(path: str, status: os.stat_result | None = None) -> list[str]:
-    """Return the paths of the directories in `path`; none where we may not read it. Raises OSError where it is gone."""
-    if (status or os.lstat(path)).st_nlink == _LEAF_LINKS:
-        return []
-    with contextlib.suppress(PermissionError), os.scandir(path) as entries:
-        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return []
 
 
 class _WatchesUsedUpError(OSError):

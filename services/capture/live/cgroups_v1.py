@@ -6,24 +6,20 @@ its pods in one of version 2 that is somebody else's, the container runtime's as
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from services.capture.live.cgroups import directories
-from services.capture.live.identity import identify
-from services.runtime.host.cgroup2 import MOUNTS, mounts_of
+from services.runtime.host.cgroup2 import MOUNTS
+from services.runtime.host.pods import VERSION_2_FIX, hierarchies_of_version_1, pods_of
 
 logger = structlog.get_logger()
 
 _SECOND_LOOK_SECONDS: Final = 2.0
-_MOST_DIRECTORIES: Final = 65_536
 
 
 class PodsOfVersion1:
@@ -38,7 +34,7 @@ class PodsOfVersion1:
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """`root` is version 2's; the hierarchies of version 1 beside it are looked at."""
-        self._hierarchies = [each.path for each in mounts_of("cgroup", mounts=mounts) if each.path.parent == root.parent]
+        self._hierarchies = hierarchies_of_version_1(root, mounts)
         self._interval_seconds = interval_seconds
         self._now = monotonic_seconds
         self._looked_at = -interval_seconds
@@ -59,7 +55,7 @@ class PodsOfVersion1:
         self._looked_at = self._now()
         self._wait_seconds = _SECOND_LOOK_SECONDS if not self._has_looked else self._interval_seconds
         self._has_looked = True
-        missing = self._pods() - known()
+        missing = pods_of(self._hierarchies) - known()
         unidentified, before = len(missing & self._suspected), self.unidentified
         self._suspected, self.unidentified = missing, unidentified
         if unidentified and not before:
@@ -67,25 +63,7 @@ class PodsOfVersion1:
                 "cgroups.pods_of_version_1",
                 pods=unidentified,
                 example=min(missing),
-                hint="their connections have no pod; use the kubelet's systemd cgroup driver, or boot with cgroup v2 alone",
+                hint=f"their connections have no pod; {VERSION_2_FIX}",
             )
         elif before and not unidentified:
             logger.info("cgroups.pods_identified")
-
-    def _pods(self) -> frozenset[str]:
-        """Uids of the pods of the hierarchy that has the most."""
-        return max((frozenset(_pods_below(path)) for path in self._hierarchies), key=len)
-
-
-def _pods_below(root: Path) -> Iterator[str]:
-    waiting = [os.fspath(root)]
-    for _ in range(_MOST_DIRECTORIES):
-        if not waiting:
-            return
-        path = waiting.pop()
-        pod = identify(path[len(os.fspath(root)) :]).pod_uid
-        if pod:
-            yield pod
-            continue
-        with contextlib.suppress(OSError):  # it is gone
-            waiting.extend(directories(path))

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from services.capture.live.identity import plain_text
+from services.runtime.host.identity import plain_text
 
 ROOT: Final = Path("/")
 _DOCKER: Final = "var/lib/docker/containers"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from services.capture.live.identity import plain_text
+from services.runtime.host.identity import plain_text
 
 _SOCK_DIAG: Final = 4
 _BY_FAMILY: Final = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -11,10 +12,14 @@ from typing import Final
 from services.cli.doctor.finding import Finding, fail, ok, warn
 from services.cli.views import units
 from services.runtime.host.cgroup2 import ROOT_SETTING, Mount, hook_trouble, look_at_tree, mounts_of
+from services.runtime.host.pods import VERSION_2_FIX, hierarchies_of_version_1, pods_of
 
 CAPTURE_BYTES: Final = 96 << 20
 """What capture and, for half a second, its compiler ask for."""
 
+_SECOND_LOOK_SECONDS: Final = 0.5
+_SHOWN: Final = 3
+"""Pods that are named."""
 _NO_LIMIT: Final = 1 << 60
 """Version 1 says "no limit" with a number near 2^63."""
 
@@ -29,8 +34,23 @@ def check_cgroup2(process: Path = Path("/proc"), environ: Mapping[str, str] = os
     held = hook_trouble(tree.root) if tree.root is not None else None
     if held is not None:
         return fail(*held)
+    unseen = _pods_of_version_1_alone(tree.root, process / "mounts") if tree.root is not None and tree.hybrid else frozenset()
+    if unseen:
+        shown = ", ".join([*sorted(unseen)[:_SHOWN], *(["..."] if len(unseen) > _SHOWN else [])])
+        found = f"{tree.root}, but {units.counted(len(unseen), 'pod')} have control groups of version 1 alone ({shown})"
+        return warn(f"{found}: their connections are told without a pod", VERSION_2_FIX)
     what = "the root of what this machine, a container, has of its host's tree" if tree.is_part else "the root of the tree"
     return ok(f"{tree.root}, {what}{', beside version 1 (hybrid)' if tree.hybrid else ''}")
+
+
+def _pods_of_version_1_alone(root: Path, mounts: Path) -> frozenset[str]:
+    """Return the uids of those that have none of version 2 at a second look either: groups are made one after another."""
+    beside = hierarchies_of_version_1(root, mounts)
+    missing = pods_of(beside) - pods_of([root])
+    if missing:
+        time.sleep(_SECOND_LOOK_SECONDS)
+        missing &= pods_of(beside) - pods_of([root])
+    return missing
 
 
 def check_memory(process: Path = Path("/proc")) -> Finding:

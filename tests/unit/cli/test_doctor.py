@@ -194,6 +194,23 @@ def test_hybrid_cgroup2(tmp_path: Path) -> None:
     assert "hybrid" in finding.found
 
 
+def test_pods_of_version_1_alone(tmp_path: Path) -> None:
+    """On a hybrid host, pods without a group of version 2 are named: capture sees their connections and not whose they are."""
+    root, memory = cgroup_root(tmp_path / "unified"), tmp_path / "memory"
+    uids = [f"1e6a2f34-90ab-4cde-8f01-23456789abc{number}" for number in range(5)]
+    for uid in uids:
+        (memory / "kubepods" / "burstable" / f"pod{uid}" / "c0ffee").mkdir(parents=True)
+    process = mounts(tmp_path / "proc", f"cgroup {memory} cgroup rw,memory", f"cgroup2 {root} cgroup2 rw")
+    (root / "kubepods" / f"pod{uids[0]}").mkdir(parents=True)
+    finding = check_cgroup2(process, {})
+    assert finding.status is Status.WARN
+    assert f"4 pods have control groups of version 1 alone ({uids[1]}, {uids[2]}, {uids[3]}, ...)" in finding.found
+    assert "systemd cgroup driver" in finding.fix
+    for uid in uids[1:]:
+        (root / "kubepods" / f"pod{uid}").mkdir()
+    assert check_cgroup2(process, {}).status is Status.OK
+
+
 def test_version_1_only(tmp_path: Path) -> None:
     """Is not enough, and the fix is a mount."""
     finding = check_cgroup2(mounts(tmp_path, "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu"), {})

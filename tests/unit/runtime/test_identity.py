@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.capture.live.identity import MAX_TEXT, Identity, identify
+from services.runtime.host.identity import MAX_TEXT, Identity, identify
 
 UID = "1e6a2f34-90ab-4cde-8f01-23456789abcd"
 SYSTEMD_UID = UID.replace("-", "_")
