@@ -148,6 +148,7 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
                 profile=choice.attributes,
                 thinning=settings.thinning,
                 trace_records=settings.trace_records,
+                looked_up_peers=settings.looked_up_peers,
             )
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
             readiness.check("moving", lambda: worker.moving)

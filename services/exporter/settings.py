@@ -42,6 +42,13 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
         Profile | None,
         Meta(description="how much a span carries; docs/attributes.md says which attributes that are; empty: the preset's"),
     ] = None
+    looked_up_peers: Annotated[
+        bool,
+        Meta(
+            description="`peer.service` and `service.peer.name` are the name that was looked up, in the place of `external`, "
+            "where nobody knows the destination: a service graph then has a node for each name"
+        ),
+    ] = False
     trace_records: Annotated[
         int,
         Meta(

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from proto.columns import Observer, Reason
 from proto.exchange_phases import span_count
-from proto.flow_batch import Array, FlowBatch, encode_parts
+from proto.flow_batch import FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
@@ -79,8 +79,8 @@ class LiveBatch:
     """What the records become."""
     records: int
     """Those in the messages: the emission's, and of questions."""
-    told: NamesTold | None = None
-    """What the records of flows say of names."""
+    told: NamesTold
+    """What the records say of names."""
 
 
 class LiveReader(AbstractContextManager["LiveReader"]):
@@ -154,7 +154,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         if self._exchanges is not None:
             for exchanges in self._exchanges.drain(now_ns, final=final is not None, share=share):
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
-                yield self._batch(exchanges, records, now_unix_ns, counters)
+                told = self._names.tell_peers(exchanges.columns, exchanges.exchanges["owner"])
+                yield self._batch(exchanges, records, now_unix_ns, counters, told)
         for emission in self._table.drain(now_ns, final, share):
             slots = self.tap.rows(emission.slots)
             records = finish(emission, slots, self._clock, self._cgroups, self._processes)
@@ -171,8 +172,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         """The batch is stored nowhere and never will be."""
         if isinstance(batch.emission, Emission):
             self._table.refuse(batch.emission)
-            if batch.told is not None:
-                self._names.put_back(batch.emission, batch.told)
+            self._names.put_back(batch.emission, batch.told)
         elif self._exchanges is not None:
             self._exchanges.refuse(batch.emission)
         self.refused_batches += 1
@@ -203,11 +203,9 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         records: LiveRecords,
         now_unix_ns: int,
         counters: dict[str, int],
-        told: NamesTold | None = None,
+        told: NamesTold,
     ) -> LiveBatch:
-        columns: Mapping[str, Array] = records.columns
-        if told is not None:
-            columns = told.records.behind({**columns, **told.columns}, self._clock.now_offset_ns)
+        columns = told.records.behind({**records.columns, **told.columns}, self._clock.now_offset_ns)
         batch = FlowBatch(
             node=self._node,
             epoch=self._epoch,
@@ -215,7 +213,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             count=len(columns["flow_id"]),
             interval=(min(self._last_unix_ns, now_unix_ns), now_unix_ns),
             columns=columns,
-            names=told.names if told else (),
+            names=told.names,
             containers=records.containers,
             counters=counters,
         )

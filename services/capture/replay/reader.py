@@ -119,16 +119,14 @@ class ReplayReader:
     def _ready(self, emission: Emission | ExchangeEmission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns
         began_unix_ns = self._last_now_unix_ns or int(emission.columns["flow_start_unix_ns"].min())
-        columns: Mapping[str, Array] = emission.columns
-        names: tuple[str, ...] = ()
         if isinstance(emission, Emission):
             told = self._names.tell(emission)
-            names = told.names
-            columns = emission.columns | file_columns(self._source.outers[emission.slots])
-            columns = dict(columns) | {"file": self._source.files_of(emission.slots), **told.columns}
-            columns = told.records.behind(columns)
+            said = emission.columns | file_columns(self._source.outers[emission.slots])
+            said |= {"file": self._source.files_of(emission.slots), **told.columns}
         else:
-            columns = dict(columns) | {"file": self._source.files_of(emission.exchanges["slot"])}
+            told = self._names.tell_peers(emission.columns)
+            said = emission.columns | {"file": self._source.files_of(emission.exchanges["slot"]), **told.columns}
+        columns: Mapping[str, Array] = told.records.behind(said)
         if self._settings.replay_loop:
             self._keep_pace(now_unix_ns)
             columns = self._moved(columns)
@@ -141,7 +139,7 @@ class ReplayReader:
             interval=(min(began_unix_ns, now_unix_ns) + self._offset_ns, now_unix_ns + self._offset_ns),
             columns=columns,
             files=[{"name": name} for name in self._source.file_names],
-            names=names,
+            names=told.names,
             counters=self._report.counters,
         )
         due_unix_ns = now_unix_ns + self._offset_ns if self._settings.replay_loop else 0

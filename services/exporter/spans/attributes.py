@@ -481,7 +481,7 @@ PEER: Final = (
     Attribute("network.local.address", STABLE, "IP address of the resource's end"),
     Attribute("network.peer.address", STABLE, "IP address of the other end"),
     Attribute("service.peer.name", DEVELOPMENT, "`service.name` of the destination: its workload's or its Service's, or its "
-              "`external.name`", _NAMED),
+              "`external.name`; with WIRESPAN_EXPORTER_LOOKED_UP_PEERS, else server.address", _NAMED),
     Attribute("service.peer.namespace", DEVELOPMENT, "its `service.namespace`, else its Kubernetes namespace", _NAMED),
     Attribute("peer.service", DEPRECATED, "service.peer.name, under the name that Tempo's service graph reads; `external` "
               "for an address outside the cluster, so that the edge is drawn and no address becomes a series",

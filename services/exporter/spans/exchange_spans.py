@@ -30,6 +30,7 @@ from services.exporter.spans.identity import (
 )
 from services.exporter.spans.links import link_rows
 from services.exporter.spans.pieces import SPAN_NAME, Ends, status
+from services.exporter.spans.questions import ServerNames
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 
@@ -45,6 +46,7 @@ class ExchangeSpans:
         self._mixer = mixer
         self._selection = selection
         self._ends = ends
+        self._server_names = ServerNames(selection)
         self._words = Table(self._make_words)
 
     def encode(self, batch: FlowBatch, rows: Array, entities: Array, resources: Array) -> list[SpanSet]:
@@ -81,7 +83,8 @@ class ExchangeSpans:
             links = link_rows(ids.flow_trace_id_high[at], ids.flow_trace_id_low[at], ids.flow_span_id[at])
             add_part(blocks, room, at, links)
         _write(head, records, ids, times, rows, whole)
-        return sized(head, rows, blocks, room, [self._words.column(_facts_key(records)), *ends])
+        pieces = [self._words.column(_facts_key(records)), *ends, *self._server_names.columns(records)]
+        return sized(head, rows, blocks, room, pieces)
 
     def _phases(self, records: Records, ids: ExchangeIds, times: Phases, row: Array, phase: Array) -> SpanSet:
         """Return the spans of phases, each of the record `row`."""

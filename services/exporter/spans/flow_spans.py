@@ -49,8 +49,17 @@ class SpanHeads:
 class FlowSpans:
     """Encodes records as spans. What is kept between batches are bytes for values seen before."""
 
-    def __init__(self, cluster_name: str, selection: Selection, trace_records: int = TRACE_RECORDS) -> None:
-        """`trace_records`: after so many records a flow goes on in another trace."""
+    def __init__(
+        self,
+        cluster_name: str,
+        selection: Selection,
+        trace_records: int = TRACE_RECORDS,
+        *,
+        looked_up_peers: bool = False,
+    ) -> None:
+        """`trace_records`: after so many records a flow goes on in another trace. `looked_up_peers`: a name that was looked up
+        for a destination that nobody knows is the peer's.
+        """
         self.mixer = IdMixer(cluster_name, trace_records)
         self._selection = selection
         self._words = Words(selection)
@@ -58,7 +67,7 @@ class FlowSpans:
         self._backends = Backends(selection)
         self._files = Files(selection)
         self._questions = Questions(selection)
-        self._server_names = ServerNames(selection)
+        self._server_names = ServerNames(selection, as_peers=looked_up_peers)
         self.ends = Ends(selection)
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
@@ -70,7 +79,8 @@ class FlowSpans:
         key of each span's resource.
         """
         records = Records(batch, seen)
-        pieces = [self._words.column(records), *self.ends.columns(records, entities), *self._tunnels.columns(records)]
+        ends = self.ends.columns(records, entities, other_peers=self._server_names.peers(records))
+        pieces = [self._words.column(records), *ends, *self._tunnels.columns(records)]
         pieces.extend(self._backends.columns(records))
         pieces.extend(self._files.columns(records))
         pieces.extend(self._questions.columns(records))

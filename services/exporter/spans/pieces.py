@@ -13,7 +13,7 @@ from services.exporter.otlp.piece_table import CACHE_LIMIT, Column, Table
 from services.exporter.otlp.protobuf_wire import RESOURCE_ATTRIBUTES, attribute, field
 from services.exporter.spans.entities import EXTERNAL_PEER, Origin, end_attributes, resource_attributes, service_name
 from services.exporter.spans.facts import facts, facts_key, transport_name
-from services.exporter.spans.identity import Kind
+from services.exporter.spans.identity import Kind, Mask
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 
@@ -187,8 +187,12 @@ class Ends:
             self._entities.append(entity)
         return number
 
-    def columns(self, records: Records, numbers: Array, *, named: bool = True) -> tuple[Column, Column]:
-        """Return the pieces of each record's source and of its destination; the second has the span's name where `named`."""
+    def columns(
+        self, records: Records, numbers: Array, *, named: bool = True, other_peers: Mask | None = None
+    ) -> tuple[Column, Column]:
+        """Return the pieces of each record's source and of its destination; the second has the span's name where `named`, and
+        says of no peer where that is said elsewhere: `other_peers`.
+        """
         count, nothing = records.count, len(numbers) - 1
         entity, service = (numbers.take(np.minimum(records.ends(name), nothing)) for name in ("entity", "service"))
         key = entity << _ENTITY | service << _SERVICE
@@ -196,7 +200,7 @@ class Ends:
         key[:count] |= records.told_by_source() * np.int64(_OWN)
         key[count:] |= (
             records.column("transport")
-            | (records.seen.kind == Kind.CLIENT) * np.int64(_CLIENT)
+            | (records.seen.kind == Kind.CLIENT) * (True if other_peers is None else ~other_peers) * np.int64(_CLIENT)
             | records.has_initiator() * np.int64(_NAMED)
             | np.where(records.told_by_source(), _DESTINATION, _DESTINATION | _OWN)
         )

@@ -12,6 +12,7 @@ from proto.dns import SERVER_FAILURE, record_type, response_code
 from proto.flow_batch import Array, AttributeValue
 from services.exporter.otlp.piece_table import Column, Table
 from services.exporter.otlp.protobuf_wire import attribute
+from services.exporter.spans.identity import Kind, Mask
 from services.exporter.spans.pieces import status
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
@@ -68,24 +69,43 @@ class NameNumbers:
 class ServerNames:
     """`server.address`: the name that the client had looked up for a destination that nobody else knows."""
 
-    def __init__(self, selection: Selection) -> None:
-        self._carried = selection.has("server.address")
+    def __init__(self, selection: Selection, *, as_peers: bool = False) -> None:
+        """`as_peers`: they are `peer.service` and `service.peer.name` of CLIENT spans too."""
+        self._names_of = ["server.address"]
+        self._names_of_client = [*self._names_of, *(["peer.service", "service.peer.name"] if as_peers else [])]
+        self._selection = selection
+        self._as_peers = as_peers
         self._table = Table(self._make)
         self._names = NameNumbers()
 
     def columns(self, records: Records) -> tuple[Column, ...]:
         """Return the piece of each record's name; none where no record of the batch has one."""
-        if not self._carried or not records.has("remote_name"):
+        if not records.has("remote_name"):
             return ()
         if self._table.full:
             self._table.clear()
             self._names = NameNumbers()
-        unknown = (records.destination("entity") == NO_INDEX) & (records.destination("service") == NO_INDEX)
-        named = unknown & records.has_initiator() & records.remote_is_destination
-        return (self._table.column(self._names.of(records.batch.names, records.column("remote_name")) * named),)
+        number = self._names.of(records.batch.names, records.column("remote_name")) * _nobody_else_knows(records)
+        client = (records.seen.kind == Kind.CLIENT).astype(np.uint64)
+        return (self._table.column(number << np.uint64(1) | client),)
+
+    def peers(self, records: Records) -> Mask | None:
+        """Where they are peers; None for nowhere."""
+        if not self._as_peers or not records.has("remote_name"):
+            return None
+        return _nobody_else_knows(records) & (records.column("remote_name") < len(records.batch.names))
 
     def _make(self, key: tuple[int, ...]) -> bytes:
-        return attribute("server.address", self._names[key[0]]) if key[0] else b""
+        name = self._names[key[0] >> 1]
+        attributes = self._names_of_client if key[0] & 1 else self._names_of
+        return b"".join(attribute(each, name) for each in attributes if name and self._selection.has(each))
+
+
+def _nobody_else_knows(records: Records) -> Mask:
+    """Where remote is the destination, and neither the index nor a user's networks say who that is."""
+    unknown = (records.destination("entity") == NO_INDEX) & (records.destination("service") == NO_INDEX)
+    nobody: Mask = unknown & records.has_initiator() & records.remote_is_destination
+    return nobody
 
 
 class Questions:

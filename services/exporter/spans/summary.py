@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, UNANSWERED, Kind, Outcome, Reason
+from proto.columns import COLUMNS, NO_INDEX, UNANSWERED, Kind, Outcome, Reason
 from proto.dns import SERVER_FAILURE
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.spans.bundle import Bundle
@@ -30,7 +30,7 @@ _HAVE_ERRORS: Final = np.isin(np.arange(256), [Outcome.REFUSED, Outcome.TIMEOUT]
 _ENTITY_COLUMNS: Final = ("local_entity", "remote_entity", "local_service", "remote_service")
 _SAME: Final = ("observer", "role", "transport", "local_resolution", "remote_resolution")
 """Columns that are the same for all records of a summary."""
-_SIGNS: Final = ("local_address", "local_container", *_ENTITY_COLUMNS, *_SAME)
+_SIGNS: Final = ("local_address", "local_container", "remote_name", *_ENTITY_COLUMNS, *_SAME)
 """Columns that a summary has from its first record."""
 
 _NO_REMOTE_PARENT: Final = np.uint32(~FLAG_IS_REMOTE & 0xFFFFFFFF)
@@ -162,8 +162,15 @@ def _key(batch: FlowBatch, source: Array, seen: Perspective, entities: Array) ->
         seen.told_by_local,
         np.maximum(*_responders_port(batch, seen)),
         _failure(batch),
+        _name_alone(batch),
         *(batch.column(name) for name in _SAME),
     ]
+
+
+def _name_alone(batch: FlowBatch) -> Array:
+    """The name that was looked up for a destination of which nothing else is known: nothing for all others."""
+    known = (batch.column("remote_entity") != NO_INDEX) | (batch.column("remote_service") != NO_INDEX)
+    return np.where(known, NO_INDEX, batch.column("remote_name"))
 
 
 def _responders_port(batch: FlowBatch, seen: Perspective) -> tuple[Array, Array]:

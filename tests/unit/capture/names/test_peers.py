@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 
+from proto.columns import NO_INDEX
 from services.capture.names import peers
 from services.capture.names.dns_message import MAPPED, read_message
 from services.capture.names.peers import GRACE_NS, PeerNames
@@ -145,3 +146,16 @@ def test_many_records_at_once_have_the_names_that_each_has_alone():
     together = dict(names.names(np.array(owners, "<u8"), np.frombuffer(b"".join(whom), "|V16"), np.array(begun, "<u8")))
     assert [together.get(row) for row in range(len(asked))] == [named(names, *one) for one in asked]
     assert 20 < len(together) < len(asked)
+
+
+def test_a_request_of_a_trace_has_the_name_that_its_connection_has():
+    """Its record is told by itself, with names of its own."""
+    names = NameReader()
+    content = answer("api.example.com", ADDRESS)
+    names.read([Piece(1, SECOND, 1, CART, len(content), len(content), PieceKind.DNS, 1, content)])
+    columns = {
+        "role": np.array([1, 2, 1], "|u1"), "remote_address": np.frombuffer(ADDRESS * 2 + bytes(16), "|V16"),
+        "flow_start_unix_ns": np.full(3, 2 * SECOND, "<u8"),
+    }  # fmt: skip
+    told = names.tell_peers(columns, np.full(3, CART, "<u8"))
+    assert (told.names, told.columns["remote_name"].tolist()) == (("api.example.com",), [0, NO_INDEX, NO_INDEX])
