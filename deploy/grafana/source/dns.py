@@ -13,7 +13,9 @@ _ASKED: Final = found(_UDP)
 _OVER_TCP: Final = found(f'{_CLIENTS} && span.network.transport = "tcp"')
 _SILENT: Final = found(f"{_UDP} && span.flow.request.unanswered > 0")
 _SLOW: Final = found(f"{_UDP} && span.flow.response.time_max > 150000000")
-_FAILED: Final = found(f"{_UDP} && (span.flow.dns.responses.servfail > 0 || span.flow.dns.unanswered > 0)")
+_QUESTION: Final = 'name = "dns question" && span.flow.direction != "reverse"'
+_FAILED_QUESTION: Final = found(f"{_QUESTION} && status = error")
+_SLOW_QUESTION: Final = found(f"{_QUESTION} && span.flow.dns.time > 100000000")
 _NAME: Final = "span.dns.question.name"
 _TIME: Final = "span.flow.response.time"
 _LONGEST: Final = "span.flow.response.time_max"
@@ -24,6 +26,15 @@ _COLUMNS: Final = (
     "span.flow.dns.slowest.name",
     _LONGEST,
     "span.flow.packets.total",
+)
+_OF_QUESTION: Final = (
+    "span.source.service.name",
+    "span.destination.service.name",
+    _NAME,
+    "span.dns.question.type",
+    "span.dns.response_code",
+    "span.flow.dns.time",
+    "span.flow.dns.repeats",
 )
 
 
@@ -65,8 +76,14 @@ def _lines() -> list[Json]:
         ),
         timeseries(
             "Failing, by name",
-            traceql(over_time("count_over_time", _FAILED, by=f"by ({_NAME}) | topk(10)")),
-            about=f"Answered by SERVFAIL, or not at all: the first name of each flow. {EACH_STEP}",
+            traceql(over_time("count_over_time", _FAILED_QUESTION, by=f"by ({_NAME}) | topk(10)")),
+            about=f"Answered by SERVFAIL, or not at all. {EACH_STEP}",
+        ),
+        timeseries(
+            "Slow, by name",
+            traceql(over_time("max_over_time", _SLOW_QUESTION, "span.flow.dns.time", f"by ({_NAME}) | topk(10)")),
+            unit="ns",
+            about="The longest of those over 100 ms.",
         ),
         timeseries(
             "Names that do not exist, by client",
@@ -92,4 +109,6 @@ def _tables() -> list[Json]:
     return [
         spans("Never answered", selected(_SILENT, *_COLUMNS)),
         spans("Slow", selected(_SLOW, *_COLUMNS), about="Over 150 ms."),
+        spans("Questions that failed", selected(_FAILED_QUESTION, *_OF_QUESTION)),
+        spans("Slow questions", selected(_SLOW_QUESTION, *_OF_QUESTION), about="Over 100 ms."),
     ]

@@ -23,6 +23,15 @@ from deploy.grafana.source.selections import (
 
 _TOLD_ONCE: Final = found('span.flow.observer != "server"')
 _SLOW: Final = found('span.flow.response.time_max > 100000000 && span.flow.observer != "server"')
+_ACROSS_ZONES: Final = found(
+    'span.flow.observer != "server" && span.source.cloud.availability_zone != span.destination.cloud.availability_zone'
+)
+_OUTWARDS: Final = found(
+    'span.flow.observer != "server" && (span.flow.destination.resolution = "external" || span.destination.external.name != nil)'
+)
+_ZONES: Final = f"{EDGE[:-1]}, span.source.cloud.availability_zone, span.destination.cloud.availability_zone)"
+_OUTSIDE: Final = "by (span.source.service.name, span.server.address, span.destination.external.name)"
+_BYTES: Final = ("span.flow.bytes.delta", "span.flow.reverse.bytes.delta")
 _PAIR: Final = "/d/wirespan-pair?var-client=${__data.fields.Client}&var-server=${__data.fields.Server}&${__url_time_range}"
 _FAILED_SHARE: Final = f"{rate(**FAILED)} / {rate(**BEGUN)}"
 
@@ -81,10 +90,21 @@ def _lines() -> list[Json]:
         ),
         timeseries(
             "Bytes by pair",
-            traceql(over_time("sum_over_time", _TOLD_ONCE, "span.flow.bytes.delta", f"{EDGE} | topk(10)")),
-            traceql(over_time("sum_over_time", _TOLD_ONCE, "span.flow.reverse.bytes.delta", f"{EDGE} | topk(10)")),
+            *(traceql(over_time("sum_over_time", _TOLD_ONCE, way, f"{EDGE} | topk(10)")) for way in _BYTES),
             unit="bytes",
             about=BOTH_WAYS,
+        ),
+        timeseries(
+            "Bytes across zones",
+            *(traceql(over_time("sum_over_time", _ACROSS_ZONES, way, f"{_ZONES} | topk(10)")) for way in _BYTES),
+            unit="bytes",
+            about=f"Between workloads whose nodes are in different zones. {BOTH_WAYS}",
+        ),
+        timeseries(
+            "Bytes to the outside, by workload and name",
+            *(traceql(over_time("sum_over_time", _OUTWARDS, way, f"{_OUTSIDE} | topk(10)")) for way in _BYTES),
+            unit="bytes",
+            about=f"The name is the one that was looked up, or that of the network. {BOTH_WAYS}",
         ),
     ]
 

@@ -117,7 +117,7 @@ def records(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     elif "flow.exchange.end_reason" in attributes:
                         yield _record(span, attributes, resource) | _of_exchange(span, attributes)
                     elif span.get("name") == _QUESTION:
-                        yield _record(span, attributes, resource) | _of_question(span, attributes)
+                        yield _record(span, attributes, resource) | _of_question(span, attributes, resource)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DecodeError(f"no OTLP/JSON: {error!r}") from error
 
@@ -180,7 +180,7 @@ def _lookups(attributes: Mapping[str, Any]) -> dict[str, Any]:
     code = row["dns_first_code"]
     counted = {place: attributes[name] for name, place in _CODES.items() if name in attributes}
     counted = counted or {UNANSWERED if code == NO_ANSWER else min(code, OTHER_CODE): 1}
-    return row | same | slowest | {"dns_codes": [counted.get(place, 0) for place in range(DNS_CODES)]}
+    return row | (slowest or same) | {"dns_codes": [counted.get(place, 0) for place in range(DNS_CODES)]}
 
 
 def _told(attributes: Mapping[str, Any], which: str, names: tuple[str, ...], prefix: str) -> dict[str, Any]:
@@ -197,9 +197,10 @@ def _told(attributes: Mapping[str, Any], which: str, names: tuple[str, ...], pre
     return {f"dns_{which}_{what}": value for what, value in said.items() if value is not None}
 
 
-def _of_question(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """One question of a flow, in the flow's trace."""
-    row = {"flow_id": int(span["traceId"][16:], 16), "record": FIRST_EXCHANGE, "reason": "exchange"}
+def _of_question(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> dict[str, Any]:
+    """One question of a flow, in the flow's trace. Only what was seen at a socket has a host."""
+    row: dict[str, Any] = {"flow_id": int(span["traceId"][16:], 16), "record": FIRST_EXCHANGE, "reason": "exchange"}
+    row["observer"] = "socket" if "host.name" in resource else "capture"
     return row | _told(attributes, "first", _FIRST, "flow.dns.")
 
 

@@ -436,6 +436,8 @@ END: Final = (
     Attribute("{end}.k8s.node.name, .uid", MERMIN, "the node that the end is or runs on", "the end is a pod or a node"),
     Attribute("{end}.k8s.node.source_nat", OURS, "the client is this node, or somebody outside whose connection it handed on "
               "under its own address: no parent is assumed", "the Service that answers takes connections from outside", "bool"),
+    Attribute("{end}.cloud.availability_zone", OURS, "the zone of the node that the end is or runs on, as its labels have it",
+              "the node has one"),
     Attribute("{end}.k8s.service.name, .uid", MERMIN, "the Service that the end serves on that port", "there is one"),
     Attribute("{end}.external.name", OURS, "the name that users gave to the network that the address lies in",
               "the address is outside and in such a network"),

@@ -73,9 +73,9 @@ A DNS question that was never answered, was answered by another code than NOERRO
 `WIRESPAN_CAPTURE_QUESTION_SPANS` is `failed_or_slow` (the default), `all` or `off`. It lasts from when the question was first
 asked to its answer, or to when it was given up: 10 s later, or when its flow ended or its number asked something else. It is
 INTERNAL, a child of its flow's first span of that trace; its status is ERROR for SERVFAIL and for no answer. It has the
-attributes of both ends, those of name resolution but for `flow.dns.slowest.*`, and those under *Of a question*. A record of a
-flow has 16 of them at the most; `wirespan_capture_pieces_total{reason="question_without_record"}` counts the others, which the
-flow's span counts by code.
+attributes of both ends, those of name resolution but for `flow.dns.slowest.*`, and those under *Of a question*; it has no
+`flow.observer`, so that what counts flows by it does not count the question twice. A record of a flow has 16 of them at the
+most; `wirespan_capture_pieces_total{reason="question_without_record"}` counts the others, which the flow's span counts by code.
 """
 
 

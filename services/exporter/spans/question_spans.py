@@ -1,6 +1,7 @@
 """DNS questions that have records of their own, as spans of their flows' traces: those that failed or were slow.
 
-None is CLIENT or SERVER: the flow's span draws the edge of a service graph, and what is said here again must not be counted.
+None is CLIENT or SERVER, and none has `flow.observer`: service graphs and what counts flows go by these, and a question is
+counted by its flow's span already.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE
 from services.exporter.spans.exchange_spans import add_part, sized
 from services.exporter.spans.facts import is_ipv4, transport_name
 from services.exporter.spans.flow_spans import HEAD, SpanHeads, parent_rows, write_heads
-from services.exporter.spans.identity import Perspective, Side, SpanIds
+from services.exporter.spans.identity import Perspective, SpanIds
 from services.exporter.spans.pieces import SPAN_NAME, Backends, Ends
 from services.exporter.spans.questions import Questions
 from services.exporter.spans.records import Records
@@ -47,10 +48,9 @@ QUESTION_WORDS: Final = (
     Attribute("network.transport", STABLE, "`udp`"),
     Attribute("network.type", STABLE, "`ipv4` or `ipv6`"),
     Attribute("flow.direction", MERMIN, "whether the resource is the client (`forward`) or the resolver (`reverse`)"),
-    Attribute("flow.observer", OURS, "whose socket saw it: `client` or `server`; `capture` for a capture file"),
 )  # fmt: skip
 
-_SIDE, _DIRECTION, _IPV4, _TRANSPORT = 0, 2, 4, 8
+_DIRECTION, _IPV4, _TRANSPORT = 0, 2, 8
 _DIRECTIONS: Final = ("unknown", "forward", "reverse")
 
 
@@ -94,7 +94,6 @@ class QuestionSpans:
             "network.transport": transport_name(bits >> _TRANSPORT & 0xFF),
             "network.type": "ipv4" if bits >> _IPV4 & 1 else "ipv6",
             "flow.direction": _DIRECTIONS[bits >> _DIRECTION & 3],
-            "flow.observer": Side(bits >> _SIDE & 3).name.lower(),
         }
         chosen = (item for item in words.items() if self._selection.has(item[0]))
         return field(SPAN_NAME, QUESTION_NAME.encode()) + b"".join(attribute(*item) for item in chosen)
@@ -103,7 +102,7 @@ class QuestionSpans:
 def _key(records: Records) -> Array:
     """The small facts of each question in a word."""
     direction = np.where(records.has_initiator(), np.where(records.told_by_source(), 1, 2), 0)
-    key: Array = records.seen.side.astype(np.uint64) << np.uint64(_SIDE)
+    key: Array = np.zeros(records.count, np.uint64)
     for value, shift in (
         (direction, _DIRECTION),
         (is_ipv4(records.column("local_address")), _IPV4),

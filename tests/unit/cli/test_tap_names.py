@@ -161,3 +161,11 @@ def test_a_question_is_found_as_its_flow_is(arguments, records):
     tree = json.loads(json_line(SpanEncoder(cluster_name="c").encode(replace(question_batch(), entities=[]))))
     (from_spans,) = batches(list(span_rows(tree)))
     assert found(question_batch(), *arguments) == found(from_spans, *arguments) == records
+
+
+def test_spans_say_of_lookups_what_records_say():
+    """Of the first question, of the slowest where it is another, and of one by itself."""
+    batch = replace(question_batch(), entities=[])
+    tree = json.loads(json_line(SpanEncoder(cluster_name="c", profile="full").encode(batch)))
+    (from_spans,) = batches(list(span_rows(tree)))
+    assert [view.lookups for view in flow_views(from_spans)] == [view.lookups for view in flow_views(batch)]

@@ -75,7 +75,11 @@ def test_it_is_a_child_of_its_flow_with_a_name_that_is_nobodys():
     )
     assert (said["flow.dns.time"], said["flow.dns.answer.count"], said["destination.port"]) == (200 * MS, 2, 53)
     assert (said["source.service.name"], said["destination.service.name"]) == ("cart", "kube-dns")
-    assert not [name for name in said if "bytes" in name or name.startswith(("flow.record", "peer.", "flow.dns.slowest"))]
+    assert not [
+        name
+        for name in said
+        if "bytes" in name or name.startswith(("flow.record", "flow.observer", "peer.", "flow.dns.slowest"))
+    ]
 
 
 @pytest.mark.parametrize(
