@@ -27,6 +27,8 @@ if wants test; then
   need iptables command -v iptables
   need nftables command -v nft
   need clang command -v clang
+  need nghttp2-client command -v h2load
+  need nghttp2-server command -v nghttpd
   need libclang-rt-dev compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*'
 fi
 if wants e2e; then

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
     from tests.support.packets.pcap import Frame
 
+_MOST = 60_000
 _OTHER = {"client": "server", "server": "client"}
 
 
 class Relay:
-    """Listens on `port` of the loopback and passes on to `target` there. Pieces have `largest` bytes at the most, at random."""
+    """Listens on `port` of the loopback and passes on to `target` there. What is there is a piece, or at random
+    a part of it of up to `largest` bytes.
+    """
 
-    def __init__(self, target: int, largest: int = 1448) -> None:
+    def __init__(self, target: int, largest: int | None = None) -> None:
         self._target = target
         self._largest = largest
         self._random = random.Random(largest)
@@ -62,11 +65,12 @@ class Relay:
                 self._start(self._pass_on, talk, at, "server", far, near)
 
     def _pass_on(self, talk: Conversation, at: dict[str, int], sender: str, source: socket.socket, to: socket.socket) -> None:
-        content = b"?"
+        content, is_first = b"?", True
         with contextlib.suppress(OSError):
             while content:
-                # Of HTTP/2's preface no client sends a part.
-                content = source.recv(max(self._random.randint(1, self._largest), 24 if at[sender] == 1001 else 0))
+                # What either end of HTTP/2 says first no program sends in parts.
+                content = source.recv(_MOST if is_first or not self._largest else self._random.randint(1, self._largest))
+                is_first = False
                 with self._lock:
                     fields = {"seq": at[sender], "ack": at[_OTHER[sender]], "payload": content}
                     talk.tcp(self._seconds(), sender, PSH | ACK if content else FIN | ACK, **fields)
@@ -93,7 +97,7 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relay(target: int, largest: int = 1448) -> Iterator[Relay]:
+def relay(target: int, largest: int | None = None) -> Iterator[Relay]:
     """Return a relay that is open."""
     made = Relay(target, largest)
     made.open()

@@ -1,0 +1,147 @@
+"""Real clients and servers of HTTP/2 without TLS that talk through a relay: each gives the packets of its talk."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from concurrent import futures
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from tests.support.packets.http2_talk import context
+from tests.support.packets.relay import relay
+from tests.support.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.packets.pcap import Frame
+
+NODE: Final = """
+const http2 = require("http2"), [table, padding, count] = process.argv.slice(1).map(Number);
+const options = {settings: {headerTableSize: table}, paddingStrategy: padding, maxDeflateDynamicTableSize: table};
+const server = http2.createServer(options);
+server.on("stream", (stream, headers) => {
+  stream.on("error", () => {});
+  if (headers[":path"] === "/hints") stream.additionalHeaders({":status": 103, link: "</x>"});
+  if (headers[":path"] === "/push") stream.pushStream({":path": "/y"}, (error, push) => {
+    push.respond({":status": 200});
+    push.end("y");
+  });
+  if (headers[":path"] === "/refused") return stream.close(http2.constants.NGHTTP2_REFUSED_STREAM);
+  stream.on("data", () => {});
+  stream.on("end", () => setTimeout(() => {
+    stream.respond({":status": 200, "x-long": "v".repeat(headers[":path"].length * 9)}, {waitForTrailers: true});
+    stream.on("wantTrailers", () => stream.sendTrailers({"grpc-status": "0"}));
+    stream.end("b".repeat(999));
+  }, 5));
+});
+server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+process.stdin.once("data", (line) => {
+  const client = http2.connect("http://127.0.0.1:" + String(line).trim(), options);
+  const hex = (n, size) => n.toString(16).padStart(size, "0");
+  client.on("stream", (push) => push.resume());
+  let left = count;
+  for (let n = 0; n < count; n++) {
+    const path = ["/", "/hints", "/push", "/refused"][n % 4], traceparent = `00-${hex(n + 1, 32)}-${hex(n + 1, 16)}-01`;
+    const headers = {":method": "POST", ":path": path, traceparent, cookie: "c".repeat(n * 20)};
+    if (n % 3 === 0) headers[http2.sensitiveHeaders] = ["traceparent", "cookie"];
+    const request = client.request(headers);
+    request.on("error", () => {}).on("close", () => { if (!--left) client.close(() => process.exit()); }).resume();
+    request.end("u".repeat(n * 50));
+  }
+});
+"""
+
+
+def grpc_python(_folder: Path, largest: int | None) -> Iterator[Frame]:
+    """The C core of gRPC: calls one by one, a hundred at once, streaming both ways, one cancelled and one that fails."""
+    server = grpc.server(futures.ThreadPoolExecutor(16))
+    handlers = {
+        "Unary": grpc.unary_unary_rpc_method_handler(lambda asked, _context: asked),
+        "Fails": grpc.unary_unary_rpc_method_handler(lambda _, call: call.abort(grpc.StatusCode.NOT_FOUND, "no")),
+        "Stream": grpc.stream_stream_rpc_method_handler(lambda messages, _context: iter(messages)),
+        "Waits": grpc.unary_stream_rpc_method_handler(lambda _, call: (b"." for _ in range(100) if not time.sleep(0.1))),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with relay(port, largest) as between, grpc.insecure_channel(f"127.0.0.1:{between.port}") as channel:
+        unary, stream = channel.unary_unary("/t.T/Unary"), channel.stream_stream("/t.T/Stream")
+        for number in range(10):
+            unary(b"x" * number * 500, metadata=[("traceparent", context(number))])
+        at_once = [unary.future(b"y", metadata=[("traceparent", context(number))]) for number in range(10, 110)]
+        assert all(call.result() == b"y" for call in at_once)
+        assert list(stream(iter([b"a", b"b"]), metadata=[("traceparent", context(110))])) == [b"a", b"b"]
+        waits = channel.unary_stream("/t.T/Waits")(b"", metadata=[("traceparent", context(111))])
+        assert next(waits) == b"."
+        waits.cancel()
+        failed = channel.unary_unary("/t.T/Fails").future(b"", metadata=[("traceparent", context(112))])
+        assert failed.exception().code() == grpc.StatusCode.NOT_FOUND
+        unary(b"", metadata=[("traceparent", context(113, "00"))])
+        unary(b"")
+        channel.close()
+        server.stop(0).wait()
+    yield from between.frames
+
+
+def node(table: int, padding: int) -> Callable[[Path, int | None], Iterator[Frame]]:
+    """Node's http2 with interim responses, pushes, refused streams, never-indexed fields, and tables of this size."""
+
+    def talk(_folder: Path, largest: int | None) -> Iterator[Frame]:
+        command = ["node", "-e", NODE, str(table), str(padding), "40"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            with relay(int(process.stdout.readline()), largest) as between:
+                process.stdin.write(f"{between.port}\n")
+                process.stdin.flush()
+                assert process.wait() == 0
+            yield from between.frames
+
+    return talk
+
+
+def nghttp2(*command: str) -> Callable[[Path, int | None], Iterator[Frame]]:
+    """nghttpd, and a client of which `{}` is the server's port."""
+
+    def talk(folder: Path, largest: int | None) -> Iterator[Frame]:
+        (folder / "page").write_bytes(b"p" * 300)
+        port = free_port()
+        command_line = ["nghttpd", "--no-tls", "-v", "-a127.0.0.1", f"-d{folder}", "-b7", str(port)]
+        server = subprocess.Popen(["stdbuf", "-oL", *command_line], stdout=subprocess.PIPE)
+        said = threading.Thread(target=server.stdout.read)
+        try:
+            assert b"listen" in server.stdout.readline()
+            said.start()
+            with relay(port, largest) as between:
+                subprocess.run([word.format(between.port) for word in command], check=True, capture_output=True)
+            yield from between.frames
+        finally:
+            server.terminate()
+            server.wait()
+            said.join()
+            server.stdout.close()
+
+    return talk
+
+
+_TRACED: Final = f"traceparent: {context(0)}"
+STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[Frame]]]]] = {
+    "grpcio": (None, grpc_python),
+    "node": ("node", node(4096, 0)),
+    "node-no-table": ("node", node(0, 1)),
+    "node-large-table": ("node", node(65_536, 1)),
+    "h2load": ("h2load", nghttp2("h2load", "-n60", "-c2", "-m100", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
+    "nghttp": ("nghttp", nghttp2("nghttp", "-nv", "-b9", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
+    "curl": ("curl", nghttp2("curl", "--http2-prior-knowledge", f"-H{_TRACED}", "-dx", "http://127.0.0.1:{}/page")),
+}
+"""By name: a program that is needed, and the talk."""
+
+
+def is_missing(name: str) -> bool:
+    """Whether what a stack needs is not installed."""
+    needed = [STACKS[name][0], "nghttpd" if STACKS[name][0] in {"h2load", "nghttp", "curl"} else None]
+    return any(each is not None and shutil.which(each) is None for each in needed)
