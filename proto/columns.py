@@ -395,6 +395,38 @@ NAMES: Final = (
 )
 """Columns that capture adds where it reads names."""
 
+
+def _tls_name(name: str, description: str) -> Column:
+    return Column(f"tls_{name}", "<u4", _STATE, "", f"index into `names`: {description}", default=NO_INDEX)
+
+
+TLS: Final = (
+    Column("tls_version", "<u2", _STATE, "", "the version that the server chose: 0x0303 TLS 1.2, 0x0304 TLS 1.3; 0: none"),
+    Column("tls_cipher", "<u2", _STATE, "", "the cipher suite that it chose (IANA); 0: none"),
+    Column(
+        "tls_flags",
+        "|u1",
+        _STATE,
+        "bits",
+        "bit 0: a session was resumed, known where bit 1 is set; bit 2: the client offered an encrypted ClientHello, or "
+        "pretended to; in the record that holds it, bit 3: an alert ended the handshake; bit 4: the server's; bit 5: the "
+        "client's, encrypted",
+    ),
+    Column("tls_alert", "|u1", _STATE, "", "which alert that was (IANA), where it was not encrypted"),
+    Column(
+        "tls_handshake_time_ns",
+        "<u8",
+        _STATE,
+        "ns",
+        "from the ClientHello's first byte to the client's first record of application data, in the record that holds it; in "
+        "TLS 1.3 that is what ends its handshake, in TLS 1.2 what it has to say first; 0: not seen",
+    ),
+    _tls_name("server_name", "the server that the client asked for (SNI); with bit 2 of tls_flags it may be the outer one"),
+    _tls_name("protocol", "the application's protocol that the server chose (ALPN); from TLS 1.3 on nobody sees it"),
+    _tls_name("offered_protocols", "those that the client offered, the one it likes best first, with commas between"),
+)
+"""Columns that capture adds where it reads TLS handshakes, in every record of a flow from then on."""
+
 FILE: Final = (
     Column("file", "<u4", _CONSTANT, "", "index into `files`: where the record's first packet is", default=NO_INDEX),
     Column("tunnel", "|u1", _CONSTANT, "", "the innermost tunnel that the flow's packets travel in", enum=Tunnel),
@@ -470,5 +502,5 @@ ENRICHED: Final = (
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + NAMES + FILE + EXCHANGE + ENRICHED}
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + NAMES + TLS + FILE + EXCHANGE + ENRICHED}
 """Every column of schema v1 by name."""

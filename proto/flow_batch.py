@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import COLUMNS, NO_INDEX
+from proto.columns import COLUMNS, NAMES, NO_INDEX, TLS
 from proto.errors import DecodeError, ProtoError
 
 SCHEMA: Final = "wirespan.flow.v1"
@@ -50,7 +50,7 @@ _ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
     "files": ("file",),
-    "names": ("dns_first_name", "dns_slowest_name", "remote_name"),
+    "names": tuple(column.name for column in NAMES + TLS if column.default == NO_INDEX),
     "entities": ("local_entity", "remote_entity", "local_service", "remote_service"),
 }
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SOCKET, Column
+from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SOCKET, TLS, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -44,7 +44,7 @@ _BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
 _ADDRESSES: Final = frozenset(
     {"local_address", "remote_address", "local_tunnel_address", "remote_tunnel_address", "remote_nat_address"}
 )
-_NAME_INDEXES: Final = frozenset(column.name for column in NAMES if column.default == NO_INDEX)
+_NAME_INDEXES: Final = frozenset(column.name for column in NAMES + TLS if column.default == NO_INDEX)
 _ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
 
 
@@ -54,11 +54,11 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
     a map of strings for a container, `{"type": ..., **attributes}` for an entity, text for a name. What only a socket or only a
-    file knows, or only DNS or an exchange has, is there where the batch has it. Columns that the schema does not know come last
-    and as they are; raw bytes are in hexadecimal.
+    file knows, or only DNS, TLS or an exchange has, is there where the batch has it. Columns that the schema does not know come
+    last and as they are; raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
-    for some in (SOCKET, NAT, NAMES, FILE, EXCHANGE):
+    for some in (SOCKET, NAT, NAMES, TLS, FILE, EXCHANGE):
         if any(column.name in batch.columns for column in some):
             known += some
     if batch.entities is not None:

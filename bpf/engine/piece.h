@@ -12,6 +12,7 @@
 enum piece_kind {
     PIECE_DNS, /* a question, however often it is sent, or the answer to one that waits */
     PIECE_HTTP2, /* of a header block: http2/streams.h */
+    PIECE_TLS, /* of a hello, or the record that ends a handshake: tls.h */
     PIECE_KINDS,
 };
 
@@ -28,22 +29,27 @@ enum piece_block {
 };
 
 #define PIECE_BYTES 512u /* of payload; a power of two */
+/* Of a hello: those with key shares of post-quantum algorithms and a ticket have some 2,000. A power of two. */
+#define TLS_HELLO_BYTES 4096u
 
 /* What is in front of a piece's bytes. services/capture/names/pieces.py has the same. */
 struct piece {
     __u64 flow_id;
     __u64 time_ns;
     union {
-        __u64 since_ns;  /* DNS: when the question was first asked that this answers or repeats; 0: it is a new one */
+        __u64 since_ns;  /* DNS: when the question was first asked that this answers or repeats; 0: it is a new one.
+                            TLS: when the handshake began that this ends; 0: it is of a hello */
         __u64 stream;    /* HTTP/2 */
     };
     __u64 owner;         /* DNS: whose socket, or which address, asks; 0: nobody knows */
-    __u16 payload_bytes; /* of the whole message; 65535 for more. HTTP/2: of the piece, which more was of than is held */
-    __u16 held;          /* bytes that follow */
+    __u16 payload_bytes; /* of the whole message, or hello; 65535 for more. HTTP/2: of the piece, which more was of than is held */
+    __u16 held; /* bytes that follow */
     __u8 kind;
     __u8 from; /* enum flow_direction */
-    __u8 block; /* HTTP/2: enum piece_block */
-    __u8 pad;
+    union {
+        __u16 block; /* HTTP/2: enum piece_block */
+        __u16 place; /* TLS: where in the hello these bytes are */
+    };
 };
 
 _Static_assert(sizeof(struct piece) == 40, "struct piece has no hole; services/capture/names/pieces.py mirrors it");

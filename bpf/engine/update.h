@@ -127,8 +127,12 @@ FLOW_INLINE void flow_open(struct flow *flow, const struct packet *packet, int f
     flow->last_ns = packet->time_ns;
     flow->first_ns = packet->time_ns;
     flow->interval_first_ns = packet->time_ns;
-    if (packet->transport != TRANSPORT_TCP)
+    if (packet->transport != TRANSPORT_TCP) {
         flow->requests = FLOW_REQUESTS_NEW;
+    } else {
+        flow->sides[FLOW_TX].known |= FLOW_OF_INTEREST;
+        flow->sides[FLOW_RX].known |= FLOW_OF_INTEREST;
+    }
 }
 
 /* As flow_open, and add the packet. */

@@ -9,7 +9,7 @@
  */
 #define DATAGRAMS       16u
 #define ENDED_EXCHANGES 16u
-#define PIECES_BYTES    2048u
+#define PIECES_BYTES    16384u
 #define QUESTION_PLACES 16u
 #define SEEN_PACKETS    16u
 #include "replay.c"
@@ -46,6 +46,7 @@ static void begin_again(void)
     replay->open_block = 0;
     block_used = 0;
     memset(replay->questions, 0, sizeof(*replay->questions));
+    memset(replay->handshakes, 0, CAPACITY * sizeof(*replay->handshakes));
     replay->begin_ns = 0;
     replay->seen_ns = 0;
     replay->file_begins = 1;
@@ -88,7 +89,9 @@ static void check_pieces(void)
 
     for (at = 0; at < pieces->used; at += (sizeof(*piece) + piece->held + 7) & ~7ull) {
         piece = (const struct piece *)(pieces->bytes + at);
-        if (piece->held > PIECE_BYTES || piece->held > piece->payload_bytes || piece->kind >= PIECE_KINDS)
+        if (piece->held > TLS_HELLO_BYTES || piece->held > piece->payload_bytes || piece->kind >= PIECE_KINDS)
+            abort();
+        if (piece->kind == PIECE_TLS && piece->place + piece->held > piece->payload_bytes)
             abort();
     }
     if (at != pieces->used || at > PIECES_BYTES)
@@ -136,7 +139,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         if (!replay || replay_trace(replay))
             abort();
         replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);
-        replay_pieces(replay)->wanted = 1 << PIECE_DNS | 1 << PIECE_HTTP2;
+        replay_pieces(replay)->wanted = 1 << PIECE_DNS | 1 << PIECE_HTTP2 | 1 << PIECE_TLS;
     }
     if (!size)
         return 0;

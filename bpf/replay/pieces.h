@@ -37,15 +37,15 @@ static inline __u64 owner_by_address(const __u8 *address)
     return halves[0] ^ halves[1];
 }
 
-/* Hand on what the file holds of the payload at `offset`; `piece` says what it is. Returns -1 where that is not wanted, or no room. */
-static inline int hand_on(
-        struct pieces *pieces, const struct frame *frame, __u32 offset, __u32 payload_bytes, struct piece piece)
+/* Hand on what the file holds of `held` bytes at `offset`; `piece` says what they are, and are of `payload_bytes`. Returns -1 where
+ * that is not wanted, or no room. */
+static inline int hand_on_part(
+        struct pieces *pieces, const struct frame *frame, __u32 offset, __u32 held, __u32 payload_bytes, struct piece piece)
 {
     __u32 there = frame->captured > offset ? frame->captured - offset : 0;
-    __u32 held = payload_bytes < there ? payload_bytes : there;
 
-    if (held > PIECE_BYTES)
-        held = PIECE_BYTES;
+    if (held > there)
+        held = there;
     if (!(pieces->wanted >> piece.kind & 1) || PIECES_BYTES - pieces->used < sizeof(piece) + held + 7)
         return -1;
     piece.held = (__u16)held;
@@ -55,6 +55,13 @@ static inline int hand_on(
         memcpy(pieces->bytes + pieces->used + sizeof(piece), frame->bytes + offset, held);
     pieces->used += (sizeof(piece) + held + 7) & ~7ull;
     return 0;
+}
+
+/* Likewise of a whole message, from its beginning. */
+static inline int hand_on(
+        struct pieces *pieces, const struct frame *frame, __u32 offset, __u32 payload_bytes, struct piece piece)
+{
+    return hand_on_part(pieces, frame, offset, payload_bytes < PIECE_BYTES ? payload_bytes : PIECE_BYTES, payload_bytes, piece);
 }
 
 #endif

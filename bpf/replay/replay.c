@@ -39,6 +39,7 @@ void replay_close(struct replay *replay)
     free(replay->blocks);
     free(replay->questions);
     free(replay->pieces);
+    free(replay->handshakes);
     free(replay->seen);
     free(replay);
 }
@@ -71,8 +72,9 @@ struct replay *replay_new(struct flow *slots, struct flow_outer *outers, __u32 *
     replay->traces = calloc(capacity, sizeof(*replay->traces));
     replay->questions = calloc(1, sizeof(*replay->questions));
     replay->pieces = calloc(1, sizeof(*replay->pieces));
+    replay->handshakes = calloc(capacity, sizeof(*replay->handshakes));
     if (!replay->blocks || !replay->seen || !replay->links || !replay->traces || !replay->buckets || !replay->datagrams ||
-            !replay->outer_used || !replay->questions || !replay->pieces ||
+            !replay->outer_used || !replay->questions || !replay->pieces || !replay->handshakes ||
             getrandom(replay->seeds, sizeof(replay->seeds), 0) != (ssize_t)sizeof(replay->seeds)) {
         replay_close(replay);
         return NULL;

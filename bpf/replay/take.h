@@ -8,6 +8,7 @@
 
 #include "copies.h"
 #include "datagrams.h"
+#include "handshakes.h"
 #include "icmp_error.h"
 #include "pieces.h"
 #include "questions.h"
@@ -41,9 +42,12 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
     tell_role(&arrival->frame, flow, packet, from);
     flow_deepen(flow, &replay->traces[slot], packet, from);
     flow_add(flow, packet, from);
-    /* Exchanges are told of the older flow. */
-    if (!replay->outers[slot].translated)
-        exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
+    /* Exchanges and handshakes are told of the older flow. */
+    if (replay->outers[slot].translated)
+        return;
+    exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
+    if (flow->transport == TRANSPORT_TCP)
+        handshakes_take(&replay->handshakes[slot], replay->pieces, &arrival->frame, flow, packet, from);
 }
 
 /* Whether the packet is one of DNS by its ports. */

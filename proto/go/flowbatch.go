@@ -167,7 +167,7 @@ func (b *Batch) Addresses(name string) ([]netip.Addr, error) {
 
 func isIndex(name string) bool {
 	switch name {
-	case "local_container", "file", "dns_first_name", "dns_slowest_name", "remote_name", "local_entity", "remote_entity", "local_service", "remote_service":
+	case "local_container", "file", "dns_first_name", "dns_slowest_name", "remote_name", "tls_server_name", "tls_protocol", "tls_offered_protocols", "local_entity", "remote_entity", "local_service", "remote_service":
 		return true
 	}
 	return false

@@ -95,13 +95,17 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     names: Annotated[
         Names,
         Meta(
-            description="what is read of names: `dns` for those that are looked up, with their response codes; `all` "
-            "is the same so far; `off` for nothing (docs/security.md)"
+            description="what is read of names: `dns` for those that are looked up, with their response codes; `tls` for "
+            "the hellos of TLS handshakes: the server's name, version and cipher; `all`, or `off` for nothing "
+            "(docs/security.md)"
         ),
     ] = "all"
     hidden_names: Annotated[
         tuple[str, ...],
-        Meta(description="domains: of a name in one of them only the domain is kept: of `db.corp.example` `corp.example`"),
+        Meta(
+            description="domains: of a name in one of them, looked up or asked for, only the domain is kept: of "
+            "`db.corp.example` `corp.example`"
+        ),
     ] = ()
     question_spans: Annotated[
         QuestionSpans,

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-HEADER: Final = struct.Struct("<QQQQHHBBBx")
+HEADER: Final = struct.Struct("<QQQQHHBBH")
 """A test compiles the C header and compares it."""
 
 _ALIGNMENT: Final = 8
@@ -19,6 +19,8 @@ class PieceKind(enum.IntEnum):
     DNS = 0
     HTTP2 = 1
     """Of a header block."""
+    TLS = 2
+    """Of a hello, or the record that ends a handshake."""
 
 
 class Piece(NamedTuple):
@@ -27,31 +29,37 @@ class Piece(NamedTuple):
     flow_id: int
     time_ns: int
     since_ns: int
-    """DNS: when the question was first asked that this answers or repeats; 0: it is a new one. HTTP/2: `stream`."""
+    """DNS: when the question was first asked that this answers or repeats; 0: it is a new one. TLS: when the handshake
+    began that this ends; 0: it is of a hello. HTTP/2: `stream`."""
     owner: int
     """DNS: whose socket, or which address, asks; 0: nobody knows."""
     payload_bytes: int
-    """Of the whole message; 65535 for more. HTTP/2: of the piece."""
+    """Of the whole message, or hello; 65535 for more. HTTP/2: of the piece."""
     held: int
     kind: int
     direction: int
     """`enum flow_direction`."""
     content: bytes
-    block: int = 0
-    """HTTP/2: `enum piece_block`."""
+    place: int = 0
+    """TLS: where in the hello the content is. HTTP/2: `block`."""
 
     @property
     def stream(self) -> int:
         """HTTP/2: the stream's id."""
         return self.since_ns
 
+    @property
+    def block(self) -> int:
+        """HTTP/2: `enum piece_block`."""
+        return self.place
+
 
 def piece_at(memory: bytes, at: int) -> Piece:
     """Return the piece whose header is at `at`."""
-    flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, block = HEADER.unpack_from(memory, at)
+    flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, place = HEADER.unpack_from(memory, at)
     begin = at + HEADER.size
     content = memory[begin : begin + held]
-    return Piece(flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, content, block)
+    return Piece(flow_id, time_ns, since_ns, owner, payload_bytes, held, kind, direction, content, place)
 
 
 def pieces_in(memory: bytes) -> Iterator[Piece]:

@@ -11,15 +11,21 @@ import numpy as np
 from proto.columns import NO_INDEX, Role
 from proto.flow_batch import Array
 from services.capture.flows.table import Emission
-from services.capture.names.dns_message import DnsMessage, read_message
+from services.capture.names.dns_message import read_message
+from services.capture.names.handshakes import Handshake, HandshakeTable, handshake_columns
 from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.question_records import QuestionRecords, QuestionRules
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
 
-Names: TypeAlias = Literal["off", "dns", "all"]
+Names: TypeAlias = Literal["off", "dns", "tls", "all"]
 
-_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": (PieceKind.DNS,), "all": (PieceKind.DNS,)}
+_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {
+    "off": (),
+    "dns": (PieceKind.DNS,),
+    "tls": (PieceKind.TLS,),
+    "all": (PieceKind.DNS, PieceKind.TLS),
+}
 """Which pieces a setting asks for."""
 
 
@@ -33,6 +39,7 @@ class NamesTold:
     questions: Mapping[int, FlowQuestions]
     records: QuestionRecords
     """Those of the questions that have records of their own."""
+    handshakes: Mapping[int, Handshake]
 
 
 class NameReader:
@@ -45,7 +52,9 @@ class NameReader:
         self.kinds: tuple[PieceKind, ...] = _KINDS[names]
         """Of which pieces are asked for."""
         self._hidden = tuple(f".{domain.strip('.').lower()}" for domain in hidden)
+        self._rules = rules
         self._questions = QuestionTable(rules)
+        self._handshakes = HandshakeTable(self._without_hidden)
         self._peers = PeerNames()
         self._read = 0
         self._unreadable = 0
@@ -53,20 +62,25 @@ class NameReader:
     def read(self, pieces: Iterable[Piece]) -> None:
         """Take over what pieces say."""
         for piece in pieces:
-            message = read_message(piece.content) if piece.kind == PieceKind.DNS else None
-            if message is None:
-                self._unreadable += 1
-                continue
-            self._read += 1
-            message = self._without_hidden(message)
-            self._questions.add(piece, message)
-            self._peers.learn(piece, message)
+            read = self._handshakes.add(piece) if piece.kind == PieceKind.TLS else self._read_message(piece)
+            self._read += read
+            self._unreadable += not read
 
-    def _without_hidden(self, message: DnsMessage) -> DnsMessage:
-        for domain in self._hidden if message.name is not None else ():
-            if f".{message.name}".endswith(domain):
-                return replace(message, name=domain[1:])
-        return message
+    def _read_message(self, piece: Piece) -> bool:
+        message = read_message(piece.content) if piece.kind == PieceKind.DNS else None
+        if message is None:
+            return False
+        if message.name is not None:
+            message = replace(message, name=self._without_hidden(message.name))
+        self._questions.add(piece, message)
+        self._peers.learn(piece, message)
+        return True
+
+    def _without_hidden(self, name: str) -> str:
+        for domain in self._hidden:
+            if f".{name}".endswith(domain):
+                return domain[1:]
+        return name
 
     def tell(self, emission: Emission, owners: Array | None = None) -> NamesTold:
         """Return what the records of an emission say of names.
@@ -77,13 +91,16 @@ class NameReader:
         waits = columns["request_waits"] != 0
         questions = self._questions.take(columns["flow_id"], emission.final, waits, emission.now_unix_ns)
         told = question_columns(questions, len(emission), names) | self._peer_column(columns, owners, names)
+        handshakes = self._handshakes.take(columns["flow_id"], emission.final)
+        if handshakes:
+            told |= handshake_columns(handshakes, columns["cut_short"], names)
         records = question_records(questions, names)
-        return NamesTold(told, names.names, questions, records)
+        return NamesTold(told, names.names, questions, records, handshakes)
 
     def tell_peers(self, columns: Mapping[str, Array], owners: Array | None = None) -> NamesTold:
         """Return what records that are not of flows, but of their exchanges, say of names: who the peer is."""
         names = NameList()
-        return NamesTold(self._peer_column(columns, owners, names), names.names, {}, question_records({}, names))
+        return NamesTold(self._peer_column(columns, owners, names), names.names, {}, question_records({}, names), {})
 
     def _peer_column(self, columns: Mapping[str, Array], owners: Array | None, names: NameList) -> dict[str, Array]:
         """Return `remote_name`, where a client's flow has one."""
@@ -99,11 +116,12 @@ class NameReader:
 
     def leave(self) -> None:
         """Tell nothing of the questions so far: another capture does. Whose names they were is known all the same."""
-        self._questions = QuestionTable()
+        self._questions = QuestionTable(self._rules)
 
     def put_back(self, emission: Emission, told: NamesTold) -> None:
         """The records are stored nowhere and never will be: what they said is due again."""
         self._questions.put_back(emission.columns["flow_id"], told.questions)
+        self._handshakes.put_back(emission.columns["flow_id"], told.handshakes)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -111,7 +129,7 @@ class NameReader:
         return {
             "pieces_read": self._read,
             "pieces_unreadable": self._unreadable,
-            "pieces_forgotten": self._questions.forgotten,
+            "pieces_forgotten": self._questions.forgotten + self._handshakes.forgotten,
             "pieces_question_without_record": self._questions.without_record,
             "pieces_address_forgotten": self._peers.forgotten,
         }

@@ -22,8 +22,8 @@ def dns_name(text: str) -> RecordTest:
 
 
 def to_name(text: str) -> RecordTest:
-    """A pattern of the name that was looked up for the destination."""
-    return _named(text, ("remote_name",))
+    """A pattern of the name that was looked up for the destination, or that its client asked for by TLS."""
+    return _named(text, ("remote_name", "tls_server_name"))
 
 
 def dns_code(text: str) -> RecordTest:

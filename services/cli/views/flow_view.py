@@ -279,8 +279,10 @@ def _connection(row: Mapping[str, Any]) -> Hashable:
 def _peer(row: Mapping[str, Any], end: str, *, numeric: bool) -> Peer:
     port = 0 if row["transport"] in {"icmp", "icmpv6"} else row[f"{end}_port"]
     name = "" if numeric else _workload(row.get(f"{end}_entity")) or _workload(row.get(f"{end}_service"))
-    if not name and not numeric and end == "remote":
-        name = printable(row.get("remote_name") or "")
+    if not name and not numeric:
+        asked_for = row.get("tls_server_name") if end == ("local" if row["role"] == "server" else "remote") else None
+        looked_up = row.get("remote_name") if end == "remote" else None
+        name = printable(asked_for or looked_up or "")
     return Peer(name, is_address=False, port=port) if name else Peer(row[f"{end}_address"], is_address=True, port=port)
 
 

@@ -384,6 +384,11 @@ INTEGERS: Final = (
       for code in range(OTHER_CODE)),
     _lookups(OTHER_CODE, "were answered by another code", "flow.dns.responses.other"),
     _lookups(UNANSWERED, "were never answered", "flow.dns.unanswered"),
+    Integers("TLS, the record that holds it", lambda records: records.nonzero("tls_handshake_time_ns"), (
+        Integer("flow.tls.handshake.time", OURS, "from the ClientHello's first byte to the client's first record of "
+                "application data: in TLS 1.3 what ends its handshake, in TLS 1.2 what it says first, however long it waits "
+                "with that", "ns", _column("tls_handshake_time_ns")),
+    )),
     Integers("a capture file, where either is not 0",
              lambda records: records.nonzero("request_transfer_sum_ns", "response_transfer_sum_ns"), (
         Integer("flow.request.transfer_time", OURS, "sum over this record's requests of first byte to last", "ns",
@@ -479,6 +484,28 @@ DNS: Final = (
               "was. The span's status is then ERROR. NXDOMAIN is none: resolvers try search domains", "DNS, a lookup failed"),
 )  # fmt: skip
 
+_SHAKEN: Final = "a TLS handshake was seen, in this record or before it"
+
+TLS: Final = (
+    Attribute("tls.protocol.name", DEVELOPMENT, "`tls`, or `ssl`", "TLS, answered"),
+    Attribute("tls.protocol.version", DEVELOPMENT, "`1.2`, `1.3`: the version that the server chose", "TLS, answered"),
+    Attribute("tls.cipher", DEVELOPMENT, "the cipher suite that it chose, as IANA names it, such as "
+              "`TLS_AES_128_GCM_SHA256`; `0x<number>`", "TLS, answered"),
+    Attribute("tls.next_protocol", DEVELOPMENT, "the application's protocol that it chose (ALPN), such as `h2`",
+              "TLS 1.2 and before; in 1.3 it is encrypted"),
+    Attribute("tls.resumed", DEVELOPMENT, "whether an earlier session goes on, so that no certificate was sent",
+              "TLS, answered, known", "bool"),
+    Attribute("flow.tls.offered_protocols", OURS, "the application's protocols that the client offered, the one that it likes "
+              "best first: `h2,http/1.1`", _SHAKEN),
+    Attribute("flow.tls.ech_offered", OURS, "the client offered an encrypted ClientHello, or pretended to: `server.address` "
+              "may be the outer name, which many servers share", "TLS, it did", "bool"),
+    Attribute("flow.tls.alert", OURS, "the alert that ended the handshake: `unknown_ca`, `handshake_failure` ...; "
+              "`encrypted` for a client's of TLS 1.3, which is known by its length alone", "TLS, the record that holds it"),
+    Attribute("flow.tls.alert_by", OURS, "who sent it: `source` or `destination`", "TLS, the record that holds it"),
+    Attribute("error.type", STABLE, "`tls_alert`; the span's status is then ERROR. `close_notify` and `user_canceled` are none",
+              "TLS, an alert ended the handshake"),
+)  # fmt: skip
+
 PEER: Final = (
     Attribute("network.local.address", STABLE, "IP address of the resource's end"),
     Attribute("network.peer.address", STABLE, "IP address of the other end"),
@@ -488,9 +515,10 @@ PEER: Final = (
     Attribute("peer.service", DEPRECATED, "service.peer.name, under the name that Tempo's service graph reads; `external` "
               "for an address outside the cluster, so that the edge is drawn and no address becomes a series",
               "kind CLIENT, where there is a name or the address is external"),
-    Attribute("server.address", STABLE, "the domain name that the source had looked up for the destination's address before "
-              "the flow began; if only others on the node had, and several names, there is none",
-              "the index knows nobody at the destination, and a name is known"),
+    Attribute("server.address", STABLE, "the name that the client asked for by TLS (SNI); else the domain name that the source "
+              "had looked up for the destination's address before the flow began, unless the index knows the destination; if "
+              "only others on the node had, and several names, there is none",
+              "a name is known, and the destination has no `external.name`"),
 )  # fmt: skip
 
 RESOURCE: Final = (

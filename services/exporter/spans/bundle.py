@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from proto.columns import COLUMNS, NO_INDEX
+from proto.columns import COLUMNS, NAMES, NO_INDEX, TLS
 from proto.flow_batch import Array, FlowBatch
 
 MOST_BATCHES: Final = 1 << 12
@@ -48,7 +48,7 @@ class Bundle:
             yield number, rows[source == number] - self.first_rows[number]
 
 
-_NAME_COLUMNS: Final = ("dns_first_name", "dns_slowest_name", "remote_name")
+_NAME_COLUMNS: Final = tuple(column.name for column in NAMES + TLS if column.default == NO_INDEX)
 
 
 def bundle(batches: Sequence[FlowBatch]) -> Bundle:

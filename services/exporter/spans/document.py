@@ -15,6 +15,7 @@ from services.exporter.spans.attributes import (
     NAT,
     PEER,
     RESOURCE,
+    TLS,
     TUNNEL,
     WORDS,
     Attribute,
@@ -51,8 +52,8 @@ resources are whole in each. [performance.md](performance.md) has the bytes.
   ([correlation.md](correlation.md#connections-that-live-long)), whose first record is the parent of the others. A server's
   first record's is the client's span of the connection, where the handshake was seen at a socket and the client is a pod or
   node of the cluster, or on the same host.
-- **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset, or a DNS question was
-  answered by SERVFAIL or not at all; else unset.
+- **Status**: ERROR, with `error.type`, where the connection was refused, was never answered or was reset, a DNS question was
+  answered by SERVFAIL or not at all, or an alert ended a TLS handshake; else unset.
 - **Ids** are derived from the record and the cluster's name, never drawn by lot: a span sent again overwrites itself.
 - **Point of view**: a socket's own end. A capture file stands at neither end: its spans are told by the end that is a workload
   of the cluster; where both are or neither is, by the source.
@@ -88,6 +89,7 @@ def markdown() -> str:
         ("Counts and times", [*_integers(INTEGERS)]),
         ("Of the ends: `source`, and the same for `destination`", ends),
         ("Of name resolution", DNS),
+        ("Of TLS", TLS),
         ("From the resource's point of view", PEER),
         ("Of the tunnel", TUNNEL),
         ("Of network address translation", NAT),

@@ -12,6 +12,7 @@ from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.protobuf_wire import as_void
 from services.exporter.spans.attributes import Integer, Integers
+from services.exporter.spans.handshakes import Handshakes
 from services.exporter.spans.identity import TRACE_RECORDS, IdMixer, Mask, Perspective, SpanIds
 from services.exporter.spans.links import link_rows
 from services.exporter.spans.pieces import Backends, Ends, Files, Tunnels, Words
@@ -67,6 +68,7 @@ class FlowSpans:
         self._backends = Backends(selection)
         self._files = Files(selection)
         self._questions = Questions(selection)
+        self._handshakes = Handshakes(selection)
         self._server_names = ServerNames(selection, as_peers=looked_up_peers)
         self.ends = Ends(selection)
 
@@ -84,6 +86,7 @@ class FlowSpans:
         pieces.extend(self._backends.columns(records))
         pieces.extend(self._files.columns(records))
         pieces.extend(self._questions.columns(records))
+        pieces.extend(self._handshakes.columns(records))
         pieces.extend(self._server_names.columns(records))
         head, parts = _fixed(records, ids, self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)

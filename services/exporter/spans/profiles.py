@@ -29,6 +29,7 @@ NOT_IN_STANDARD: Final = (
     r"flow\.(request|response)\.transfer_time_max",
     r"flow\.response\.(time_sum|time_histogram)",
     r"network\.(local|peer)\.(address|port)",
+    r"tls\.protocol\.name",
     r"service\.peer\.(name|namespace)",
     r"(source|destination)\..*\.uid",
     r"(source|destination)\.k8s\.replicaset\..*",
@@ -53,6 +54,7 @@ IN_LEAN: Final = (
     r"flow\.summary\..*",
     r"server\.address",
     r"dns\.(question\.name|response_code)",
+    r"flow\.tls\.(alert|handshake\.time)",
     r"flow\.(request|response)\.(bytes|retransmits)",
 )
 """Patterns of whole names that `lean` carries."""

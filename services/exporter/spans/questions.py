@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import NO_ANSWER, NO_INDEX, UNANSWERED, Outcome
+from proto.columns import NO_ANSWER, NO_INDEX, UNANSWERED, Outcome, Resolution
 from proto.dns import SERVER_FAILURE, record_type, response_code
 from proto.flow_batch import Array, AttributeValue
 from services.exporter.otlp.piece_table import Column, Table
@@ -67,7 +67,9 @@ class NameNumbers:
 
 
 class ServerNames:
-    """`server.address`: the name that the client had looked up for a destination that nobody else knows."""
+    """`server.address`: the name that the client asked its server for by TLS, else the one that it had looked up for a
+    destination that nobody else knows. Where users named the destination's network, that is its name.
+    """
 
     def __init__(self, selection: Selection, *, as_peers: bool = False) -> None:
         """`as_peers`: they are `peer.service` and `service.peer.name` of CLIENT spans too."""
@@ -80,20 +82,30 @@ class ServerNames:
 
     def columns(self, records: Records) -> tuple[Column, ...]:
         """Return the piece of each record's name; none where no record of the batch has one."""
-        if not records.has("remote_name"):
+        if not records.has("remote_name", "tls_server_name"):
             return ()
         if self._table.full:
             self._table.clear()
             self._names = NameNumbers()
-        number = self._names.of(records.batch.names, records.column("remote_name")) * _nobody_else_knows(records)
-        client = (records.seen.kind == Kind.CLIENT).astype(np.uint64)
-        return (self._table.column(number << np.uint64(1) | client),)
+        number = self._numbers(records)
+        as_peer = (records.seen.kind == Kind.CLIENT) & _nobody_else_knows(records) & self._as_peers
+        return (self._table.column(number << np.uint64(1) | as_peer.astype(np.uint64)),)
 
     def peers(self, records: Records) -> Mask | None:
         """Where they are peers; None for nowhere."""
-        if not self._as_peers or not records.has("remote_name"):
+        if not self._as_peers or not records.has("remote_name", "tls_server_name"):
             return None
-        return _nobody_else_knows(records) & (records.column("remote_name") < len(records.batch.names))
+        peers: Mask = _nobody_else_knows(records) & (self._numbers(records) != 0)
+        return peers
+
+    def _numbers(self, records: Records) -> Array:
+        """Return the number of each record's name, 0 for none."""
+        asked_for = _unknown(records) | (records.destination("resolution") != Resolution.EXTERNAL)
+        names = [
+            self._names.of(records.batch.names, records.column(name)) * known
+            for name, known in (("tls_server_name", asked_for), ("remote_name", _nobody_else_knows(records)))
+        ]
+        return np.where(names[0] != 0, *names)
 
     def _make(self, key: tuple[int, ...]) -> bytes:
         name = self._names[key[0] >> 1]
@@ -101,10 +113,15 @@ class ServerNames:
         return b"".join(attribute(each, name) for each in attributes if name and self._selection.has(each))
 
 
+def _unknown(records: Records) -> Mask:
+    """Where neither the index nor a user's networks say who the destination is."""
+    unknown: Mask = (records.destination("entity") == NO_INDEX) & (records.destination("service") == NO_INDEX)
+    return unknown
+
+
 def _nobody_else_knows(records: Records) -> Mask:
-    """Where remote is the destination, and neither the index nor a user's networks say who that is."""
-    unknown = (records.destination("entity") == NO_INDEX) & (records.destination("service") == NO_INDEX)
-    nobody: Mask = unknown & records.has_initiator() & records.remote_is_destination
+    """Likewise where remote is the destination."""
+    nobody: Mask = _unknown(records) & records.has_initiator() & records.remote_is_destination
     return nobody
 
 

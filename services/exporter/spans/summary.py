@@ -20,6 +20,7 @@ from proto.dns import SERVER_FAILURE
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.spans.bundle import Bundle
 from services.exporter.spans.facts import PORTS
+from services.exporter.spans.handshakes import failed_handshakes
 from services.exporter.spans.identity import FLAG_IS_REMOTE, NOTHING_CONTINUED, Mask, Perspective, SpanIds, mixed_again
 
 MINUTE_NS: Final = np.uint64(60_000_000_000)
@@ -72,9 +73,11 @@ class Thinning:
         syn, acknowledged = column("syn_unix_ns"), column("handshake_ack_unix_ns")
         shaken = (syn != 0) & (acknowledged >= np.maximum(column("start_unix_ns"), syn))
         slow: Mask = column("response_time_max_ns") >= self.slow_ns
+        slow |= column("tls_handshake_time_ns") >= self.slow_ns
         slow |= shaken & (acknowledged - np.minimum(syn, acknowledged) >= self.slow_ns)
         failed = _FAILED.take(column("outcome")) | (column("cut_short") != 0) | (_never_answered(batch) != 0)
         failed |= column("dns_codes")[:, [SERVER_FAILURE, UNANSWERED]].any(axis=1)
+        failed |= failed_handshakes(column("tls_flags"), column("tls_alert"))
         found: Mask = slow | failed | (column("icmp_errors") != 0) | _lossy(batch)
         return found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
-from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, TLS, Column
 from services.capture.settings import CaptureSettings
 from services.cli.plan.figures import FIGURES
 from services.cli.plan.model import Load, plan
@@ -115,7 +115,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "raw columns"): lambda: column_table(RAW),
     ("proto/README.md", "socket columns"): lambda: column_table(SOCKET),
     ("proto/README.md", "nat columns"): lambda: column_table(NAT),
-    ("proto/README.md", "name columns"): lambda: column_table(NAMES),
+    ("proto/README.md", "name columns"): lambda: column_table(NAMES + TLS),
     ("proto/README.md", "file columns"): lambda: column_table(FILE),
     ("proto/README.md", "exchange columns"): lambda: column_table(EXCHANGE),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),

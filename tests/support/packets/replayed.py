@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from proto.columns import EXCHANGE, FILE, NAMES, NO_INDEX, RAW, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
+from proto.columns import EXCHANGE, FILE, NAMES, NO_INDEX, RAW, TLS, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import FlowTable
 from services.capture.flows.timing import FlowTableSettings
@@ -55,9 +55,9 @@ def rows(
     """The records of an emission that is not settled yet; with its source, what only a file knows as well. Names are text."""
     columns = emission.columns | (file_columns(source.outers[emission.slots]) if source else {})
     columns = told.records.behind(columns | told.columns) if told else columns
-    known = [column.name for column in RAW + NAMES + FILE + EXCHANGE]
+    known = [column.name for column in RAW + NAMES + TLS + FILE + EXCHANGE]
     lists = {name: columns[name].tolist() for name in known if name in columns}
-    for column in NAMES:
+    for column in NAMES + TLS:
         if told and column.default == NO_INDEX and column.name in lists:
             lists[column.name] = [told.names[at] if at != NO_INDEX else None for at in lists[column.name]]
     return [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NO_INDEX, RAW, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NO_INDEX, RAW, TLS, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 _names = st.text(max_size=12)
@@ -49,11 +49,13 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     files = draw(st.lists(st.dictionaries(_names, _names, max_size=3), max_size=3).map(tuple))
     names = tuple(draw(st.lists(_names, max_size=3)))
     present = draw(
-        st.lists(st.sampled_from(RAW + NAMES + FILE + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12)
+        st.lists(
+            st.sampled_from(RAW + NAMES + TLS + FILE + EXCHANGE + (ENRICHED if enriched else ())), unique=True, max_size=12
+        )
     )
     columns = {}
     for column in present:
-        of_names = column in NAMES and column.default == NO_INDEX
+        of_names = column in NAMES + TLS and column.default == NO_INDEX
         table = names if of_names else {"local_container": containers, "file": files}.get(column.name, entities or ())
         if not table and (of_names or column.name == "file"):
             continue  # where there is no table, readers leave the column out

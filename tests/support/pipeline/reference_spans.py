@@ -17,6 +17,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from proto.columns import COLUMNS, NO_INDEX, Outcome, Reason
 from proto.flow_batch import Entity, FlowBatch
+from proto.tls import ALERTS, CIPHERS
 from services.exporter.spans.identity import TRACE_RECORDS
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -226,6 +227,7 @@ class Row:
         message = f"connection reset{by}" if self["cut_short"] else messages.get(self["outcome"])
         lookup = {"dns_server_failure": "answered by SERVFAIL", "dns_no_answer": "never answered"}.get(self.failed_lookup())
         message = f"a DNS question was {lookup}" if lookup else message
+        message = f"a TLS handshake was ended by the alert {self.alert()}" if self.failed_handshake() else message
         return Status(StatusCode.ERROR, message) if message else Status()
 
     def failed_lookup(self) -> str | None:
@@ -233,6 +235,19 @@ class Row:
         if self["cut_short"] or self["outcome"] in (3, 4):
             return None
         return "dns_server_failure" if self["dns_codes"][2] else "dns_no_answer" if self["dns_codes"][7] else None
+
+    def alert(self) -> str | None:
+        """The alert that ended a handshake."""
+        number, flags = self["tls_alert"], self["tls_flags"]
+        if not flags & 8:
+            return None
+        return "encrypted" if flags & 32 else ALERTS.get(number, f"alert_{number}")
+
+    def failed_handshake(self) -> bool:
+        """Whether that is the span's error."""
+        if self["cut_short"] or self["outcome"] in (3, 4) or self.failed_lookup():
+            return False
+        return self.alert() not in {None, "close_notify", "user_canceled"}
 
     def closer(self) -> str:
         """Which end closed."""
@@ -247,6 +262,7 @@ class Row:
             **self._backend(),
             **self._file(),
             **self._lookups(),
+            **self._tls(),
             **self._counts(),
             **self._requests(),
             **self._handshake(),
@@ -344,6 +360,9 @@ class Row:
         known = self.entity(f"{self.destination}_entity"), self.entity(f"{self.destination}_service")
         if self["remote_name"] != NO_INDEX and self.destination == "remote" and self.initiator_known and known == (None, None):
             out["server.address"] = self.batch.names[self["remote_name"]] or None
+        named_outside = self[f"{self.destination}_resolution"] == 2 and known != (None, None)
+        if self["tls_server_name"] != NO_INDEX and self.batch.names[self["tls_server_name"]] and not named_outside:
+            out["server.address"] = self.batch.names[self["tls_server_name"]]
         counted = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "other")
         for at, name in enumerate(counted):
             out[f"flow.dns.responses.{name}"] = self["dns_codes"][at] or None
@@ -365,6 +384,26 @@ class Row:
             out[f"{question}type"] = DNS_TYPES.get(kind, f"TYPE{kind}")
             out[f"{response}response_code"] = DNS_CODES.get(code, f"RCODE{code}")
             out[f"{answer}answer.count"] = None if code == 65535 else answers
+        return out
+
+    def _tls(self) -> dict[str, Any]:
+        flags, version = self["tls_flags"], self["tls_version"]
+        out: dict[str, Any] = {"flow.tls.handshake.time": self["tls_handshake_time_ns"] or None}
+        if version:
+            versions = {0x300: "3.0", 0x301: "1.0", 0x302: "1.1", 0x303: "1.2", 0x304: "1.3"}
+            out["tls.protocol.name"] = "ssl" if version == 0x300 else "tls"
+            out["tls.protocol.version"] = versions.get(version, f"0x{version:04X}")
+            out["tls.cipher"] = CIPHERS.get(self["tls_cipher"], f"0x{self['tls_cipher']:04X}")
+        out["tls.resumed"] = bool(flags & 1) if flags & 2 else None
+        out["flow.tls.ech_offered"] = True if flags & 4 else None
+        out["flow.tls.alert"] = self.alert()
+        if self.alert():
+            out["flow.tls.alert_by"] = "destination" if flags & 16 else "source"
+        if self.failed_handshake():
+            out["error.type"] = "tls_alert"
+        for name, at in (("tls.next_protocol", "protocol"), ("flow.tls.offered_protocols", "offered_protocols")):
+            index = self[f"tls_{at}"]
+            out[name] = self.batch.names[index] or None if index != NO_INDEX else None
         return out
 
     def _backend(self) -> dict[str, Any]:

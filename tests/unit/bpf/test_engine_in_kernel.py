@@ -18,6 +18,7 @@ from tests.support.packets.pcap import ACK, FIN, RST, SYN, Conversation, Frame, 
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 HOSTS = {"id", "generation", "state"}
+OF_INTEREST = 0x80
 """Members that the host fills."""
 DEEP = {
     *(
@@ -117,7 +118,10 @@ def test_kernel_and_replay_agree_on_every_member(tmp_path):
     library, library_dispositions = in_replay(frames, tmp_path / "frames.pcap")
     assert len(kernel) == len(library) == len(talks)
     for member in set(FLOW.names) - HOSTS - DEEP:
-        assert kernel[member].tolist() == library[member].tolist(), member
+        # Replay has looked at the first payload of each end; the program here looks for no handshake.
+        mask = ~OF_INTEREST & 0xFF if member.endswith("_known") else None
+        told = [host[member] if mask is None else host[member] & mask for host in (kernel, library)]
+        assert told[0].tolist() == told[1].tolist(), member
     assert not any(kernel[member].any() for member in DEEP)
     assert library["rx_rtt_samples"].sum() > 0
     assert (library["questions"].max(), library["question_repeats"].max()) == (4, 1)

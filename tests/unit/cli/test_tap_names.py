@@ -37,6 +37,7 @@ BATCH = FlowBatch(
         "dns_slowest_name": np.array([1, 2, NO_INDEX], "<u4"),
         "dns_codes": np.array([[1, 0, 0, 1, 0, 0, 0, 0], [0] * 7 + [1], [0] * 8], "<u4"),
         "remote_name": np.array([NO_INDEX, NO_INDEX, 0], "<u4"),
+        "tls_server_name": np.array([NO_INDEX, NO_INDEX, 2], "<u4"),
     },
     names=("api.shop.example", "www.shop.example", "lost.example"),
 )
@@ -69,6 +70,7 @@ def asked(*arguments: str) -> list[int]:
     (["--dns-name", "shop"], []),
     (["--not", "--dns-name", "*.shop.example"], [1, 2]),
     (["--to-name", "*.shop.example"], [2]),
+    (["--to-name", "lost.example"], [2]),
     (["--dns-code", "nxdomain"], [0]),
     (["--dns-code", "NOERROR", "--dns-code", "none"], [0, 1]),
     (["--dns-code", "servfail"], []),
@@ -113,6 +115,21 @@ def test_a_peer_that_nobody_knows_has_the_name_that_was_looked_up():
     redis = Entity("k8s.pod", {"k8s.pod.name": "redis-0", "k8s.namespace.name": "shop"})
     known = replace(record_batch(remote_name=0, remote_entity=0, entities=[redis]), names=("api.shop.example",))
     assert [str(view.destination) for view in flow_views(known)] == ["shop/redis-0:6379"]
+
+
+@pytest.mark.parametrize(("role", "expected"), [
+    (Role.CLIENT, ["[2001:db8::1]:6379", "shop.example:6379"]),
+    (Role.SERVER, ["10.0.0.5:48112", "shop.example:48112"]),
+])  # fmt: skip
+def test_the_name_that_was_asked_for_by_tls_is_the_servers(role, expected):
+    """At either end, and before the one that was looked up."""
+    names = ("looked-up.example", "shop.example")
+    plain, asked_for = (
+        str(view.destination)
+        for changes in ({}, {"remote_name": 0, "tls_server_name": 1})
+        for view in flow_views(replace(record_batch(role=role, **changes), names=names))
+    )
+    assert [plain, asked_for] == expected
 
 
 def test_names_come_back_from_rows():

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from proto.columns import FILE, NAMES, RAW, SOCKET, Reason
+from proto.columns import FILE, NAMES, RAW, SOCKET, TLS, Reason
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 EXAMPLES = {"tx_x", "rx_x", "tx_", "rx_", "unknown"}
@@ -15,14 +15,14 @@ def test_every_column_is_defined_once():
     for line in DOCUMENT.read_text().splitlines():
         if line.startswith("| `"):
             named += re.findall(r"`(\w+)`", line.split("|")[1])
-    assert sorted(named) == sorted(column.name for column in RAW + SOCKET + NAMES + FILE)
+    assert sorted(named) == sorted(column.name for column in RAW + SOCKET + NAMES + TLS + FILE)
 
 
 def test_no_name_is_unknown():
     """Every name in the text is a column, or a reason for a record."""
     named = set(re.findall(r"`([a-z]\w+)`", DOCUMENT.read_text()))
     reasons = {reason.name.lower() for reason in Reason}
-    assert named - EXAMPLES - reasons <= {column.name for column in RAW + SOCKET + NAMES + FILE}
+    assert named - EXAMPLES - reasons <= {column.name for column in RAW + SOCKET + NAMES + TLS + FILE}
 
 
 def test_what_is_said_to_be_of_replay_only_says_so():

@@ -82,6 +82,12 @@ var lookups = map[string]show{
 	"remote_name": domain,
 }
 
+// handshakes is what was seen of TLS handshakes: shown where the batch has any of it.
+var handshakes = map[string]show{
+	"tls_version": plain, "tls_cipher": plain, "tls_flags": plain, "tls_alert": plain, "tls_handshake_time_ns": plain,
+	"tls_server_name": domain, "tls_protocol": domain, "tls_offered_protocols": domain,
+}
+
 // file is what only a capture file knows: shown where the batch has any of it.
 var file = map[string]show{
 	"tunnel":       names{0: "none", 1: "vxlan", 2: "geneve", 3: "gre", 4: "ipip", 5: "gtpu"}.show,
@@ -265,7 +271,7 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for _, some := range []map[string]show{socket, nat, lookups, file, exchange} {
+	for _, some := range []map[string]show{socket, nat, lookups, handshakes, file, exchange} {
 		for name := range some {
 			if _, found := batch.Columns[name]; found {
 				maps.Copy(shows, some)

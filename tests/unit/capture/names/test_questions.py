@@ -136,7 +136,7 @@ def test_what_waits_is_bounded_and_counted(monkeypatch):
 
 def test_a_piece_lies_as_the_compiler_puts_it(tmp_path):
     """Offsets of the header's members, its size and the kinds."""
-    members = ("flow_id", "time_ns", "since_ns", "owner", "payload_bytes", "held", "kind", "from", "block")
+    members = ("flow_id", "time_ns", "since_ns", "owner", "payload_bytes", "held", "kind", "from", "place")
     lines = [f'printf("{name} %zu\\n", offsetof(struct piece, {name}));' for name in members]
     lines += ['printf("size %zu\\n", sizeof(struct piece));', 'printf("kinds %d\\n", PIECE_KINDS);']
     packed = HEADER.pack(*(1,) * len(members))

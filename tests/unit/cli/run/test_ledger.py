@@ -44,7 +44,8 @@ def test_an_exchange_is_several_spans() -> None:
         "response_last_unix_ns": [9, 0],
     }
     batch = FlowBatch("n", "e", 0, 2, (0, 1), {name: np.array(values, np.uint64) for name, values in columns.items()})
-    message = encode(replace(batch, columns=batch.columns | {"reason": np.array([6, 1], np.uint8)}))
+    typed = {"reason": np.array([6, 1], np.uint8), "trace_id": np.array([b"\1" * 16, bytes(16)], "V16")}
+    message = encode(replace(batch, columns=batch.columns | typed))
     letter = read_dead_letter("flows.dead.enricher", {REASON_HEADER: "broken"}, message)
     assert (letter.records, letter.spans) == (2, 4)
     partly = read_dead_letter("flows.dead.exporter", {RECORDS_HEADER: "1", SPANS_HEADER: "2"}, message)

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * TLS handshakes (RFC 8446, RFC 5246) of connections that begin with one: where each end's hello lies, and which record ends it.
+ * Nothing is decrypted, and nothing read but the headers of records and of the two hellos.
+ *
+ * Both ends' first payload is looked at (FLOW_OF_INTEREST). Where the client's is no ClientHello that is all; else each record is
+ * followed to the next by its length, until the handshake is over:
+ *   - by the client's first record of application data (type 23) after the server said something. In TLS 1.2 it carries just that.
+ *     In TLS 1.3 it is the client's Finished, or the Certificate before it, in a disguise (RFC 8446 5.2): what comes in it cannot
+ *     be told, but that the client holds the server for who it is. What a client sends before it was answered is early data.
+ *   - or by a fatal alert in clear text, of either end.
+ * Where a segment is missing or was overtaken the next record may not be found, and the handshake's end is not told.
+ *
+ * As parse.h: nothing is trusted, no loop is unbounded, and the host has defined frame_source and parse_load before. Besides, it
+ * defines before including this `handshake_host`, whatever it needs to find the flow's handshake, and, anywhere, the three
+ * functions that take one.
+ */
+#ifndef WIRESPAN_TLS_H
+#define WIRESPAN_TLS_H
+
+#include "flow.h"
+#include "parse.h"
+#include "piece.h"
+
+/* Loops stay loops: unrolled they are larger than a program may be. */
+#ifdef __clang__
+#define TLS_LOOP _Pragma("clang loop unroll(disable)")
+#else
+#define TLS_LOOP
+#endif
+
+#define TLS_RECORD_HEADER  5u
+#define TLS_MESSAGE_HEADER 4u
+#define TLS_HEAD_BYTES     (TLS_RECORD_HEADER + TLS_MESSAGE_HEADER)
+#define TLS_ALERT_BYTES    2u
+#define TLS_LONGEST_RECORD (16384u + 2048u) /* TLS 1.2 encrypted: RFC 5246 6.2.3 */
+/* In one packet: a server's flight of TLS 1.2, each message in a record of its own, or a client's. */
+#define TLS_MOST_RECORDS 8
+/* Packets with payload that are looked at: a handshake with long chains of certificates, both ways, has fewer. */
+#define TLS_MOST_PACKETS 64
+
+enum tls_record {
+    TLS_CHANGE_CIPHER_SPEC = 20,
+    TLS_ALERT = 21,
+    TLS_HANDSHAKE = 22,
+    TLS_APPLICATION_DATA = 23,
+};
+
+enum tls_message {
+    TLS_CLIENT_HELLO = 1,
+    TLS_SERVER_HELLO = 2,
+};
+
+#define TLS_FATAL 2
+/* What is handed on of a record that ends a handshake has no more; a power of two. */
+#define TLS_ENDS_BYTES 8u
+
+/* What one end has sent, by sequence numbers. */
+struct handshake_side {
+    __u32 next; /* where its next record begins */
+    __u32 hello;
+    __u32 hello_end; /* the same as hello: it has sent none */
+    __u32 begun;
+};
+
+/* One that is under way. */
+struct handshake {
+    __u64 flow_id;
+    __u64 hello_ns; /* the ClientHello's first byte */
+    struct handshake_side sides[2];
+    __u32 client; /* enum flow_direction */
+    __u32 packets;
+};
+
+_Static_assert(sizeof(struct handshake) == 56, "struct handshake has no hole");
+
+/* What of a packet is to be handed on. Offsets are those of the frame. */
+struct handshake_told {
+    __u64 since_ns; /* the ClientHello, where this packet ends the handshake; else 0 */
+    __u32 hello;    /* its bytes, from here on */
+    __u32 hello_held;
+    __u32 hello_place; /* where in the hello that is */
+    __u32 hello_bytes; /* of the whole hello; 0: the packet holds none of it */
+    __u32 end;         /* the record that ends the handshake */
+    __u32 end_held;
+};
+
+/* The flow's handshake that is under way, or NULL. */
+static inline struct handshake *handshake_open(handshake_host host);
+/* Zeroed room for one, or NULL. */
+static inline struct handshake *handshake_begin(handshake_host host);
+/* It is over. */
+static inline void handshake_end(handshake_host host);
+
+/* Whether a TCP packet's payload is to be looked at; asked before it is added to its flow. */
+FLOW_INLINE int handshake_is_touched(const struct flow *flow, const struct packet *packet, int from)
+{
+    return flow->sides[from & 1].known & FLOW_OF_INTEREST && packet->payload_bytes;
+}
+
+/* Whether this is the header of a record. */
+FLOW_INLINE int tls_is_record(const __u8 *head)
+{
+    __u32 bytes = load_be16(head + 3);
+
+    return head[0] >= TLS_CHANGE_CIPHER_SPEC && head[0] <= TLS_APPLICATION_DATA && head[1] == 3 && head[2] <= 4 && bytes &&
+           bytes <= TLS_LONGEST_RECORD;
+}
+
+FLOW_INLINE __u32 tls_message_bytes(const __u8 *head)
+{
+    return (__u32)head[TLS_RECORD_HEADER + 1] << 16 | load_be16(head + TLS_RECORD_HEADER + 2);
+}
+
+/* A hello begins at `sequence`. Its message may be cut into records; then some of their headers are at its end. */
+FLOW_INLINE void handshake_says_hello(struct handshake_side *own, const __u8 *head, __u32 sequence)
+{
+    __u32 bytes = TLS_HEAD_BYTES + tls_message_bytes(head);
+
+    own->hello = sequence;
+    own->hello_end = sequence + (bytes < TLS_HELLO_BYTES ? bytes : TLS_HELLO_BYTES);
+}
+
+/* What of the hello lies in this packet. */
+FLOW_INLINE void handshake_tell_hello(
+        const struct handshake_side *own, __u32 offset, const struct packet *packet, struct handshake_told *told)
+{
+    __u32 end = packet->sequence + packet->payload_bytes;
+    __u32 begin = sequence_after(own->hello, packet->sequence) ? own->hello : packet->sequence;
+
+    if (sequence_after(end, own->hello_end))
+        end = own->hello_end;
+    if (own->hello == own->hello_end || !sequence_after(end, begin))
+        return;
+    told->hello = offset + (begin - packet->sequence);
+    told->hello_held = end - begin;
+    told->hello_place = begin - own->hello;
+    told->hello_bytes = own->hello_end - own->hello;
+}
+
+/* Follow the records of a packet. Returns 1 where one ends the handshake, -1 where there is none, and so no TLS. */
+FLOW_INLINE int handshake_follow(frame_source source, __u32 offset, struct handshake *handshake, const struct packet *packet,
+        int from, struct handshake_told *told)
+{
+    struct handshake_side *own = &handshake->sides[from & 1];
+    int of_client = (__u32)from == handshake->client;
+    __u8 head[TLS_HEAD_BYTES] = {0};
+    __u32 at;
+    __u32 bytes;
+    int count;
+
+    TLS_LOOP
+    for (count = 0; count < TLS_MOST_RECORDS; count++) {
+        at = own->next - packet->sequence;
+        /* Elsewhere, before the packet or behind it, or not all there. */
+        if (at >= packet->payload_bytes || parse_load(source, offset + at, head, TLS_RECORD_HEADER))
+            return 0;
+        if (!tls_is_record(head))
+            return -1;
+        bytes = load_be16(head + 3);
+        told->end = offset + at;
+        told->end_held = TLS_RECORD_HEADER;
+        if (head[0] == TLS_APPLICATION_DATA && of_client && handshake->sides[!from].begun)
+            return 1;
+        if (head[0] == TLS_ALERT && bytes == TLS_ALERT_BYTES &&
+                !parse_load(source, offset + at, head, TLS_RECORD_HEADER + TLS_ALERT_BYTES) &&
+                head[TLS_RECORD_HEADER] == TLS_FATAL) {
+            told->end_held += TLS_ALERT_BYTES;
+            return 1;
+        }
+        if (head[0] == TLS_HANDSHAKE && !parse_load(source, offset + at, head, TLS_HEAD_BYTES) &&
+                head[TLS_RECORD_HEADER] == (of_client ? TLS_CLIENT_HELLO : TLS_SERVER_HELLO))
+            handshake_says_hello(own, head, own->next);
+        own->next += TLS_RECORD_HEADER + bytes;
+    }
+    return 0;
+}
+
+/* A flow's first payload from `from`, whose packet was added to it. Returns the handshake that begins with it, or NULL. */
+FLOW_INLINE struct handshake *handshake_begins(
+        handshake_host host, frame_source source, __u32 offset, const struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+    struct handshake *handshake;
+    __u8 head[TLS_HEAD_BYTES] = {0};
+
+    if (own->known & FLOW_KNOWN_ISN && packet->sequence != own->initial_sequence + 1)
+        return NULL;
+    if (flow->role != FLOW_ROLE_UNKNOWN && flow_role_source(flow) != FLOW_ROLE_OF_PORTS && !flow_from_client(flow, from))
+        return NULL;
+    if (parse_load(source, offset, head, TLS_HEAD_BYTES) || head[0] != TLS_HANDSHAKE || !tls_is_record(head) ||
+            head[TLS_RECORD_HEADER] != TLS_CLIENT_HELLO || tls_message_bytes(head) + TLS_MESSAGE_HEADER < load_be16(head + 3))
+        return NULL;
+    handshake = handshake_begin(host);
+    if (!handshake)
+        return NULL;
+    handshake->hello_ns = packet->time_ns;
+    handshake->client = (__u32)from & 1;
+    handshake->sides[from & 1].begun = 1;
+    handshake->sides[from & 1].next = packet->sequence;
+    return handshake;
+}
+
+/*
+ * Look at a packet that was added to its flow, and that handshake_is_touched before; its payload lies at `offset`. `told` was
+ * zeroed before.
+ */
+FLOW_INLINE void handshake_take(handshake_host host, frame_source source, __u32 offset, struct flow *flow,
+        const struct packet *packet, int from, struct handshake_told *told)
+{
+    struct handshake *handshake = handshake_open(host);
+    struct flow_side *own = &flow->sides[from & 1];
+    struct handshake_side *side;
+    int ends;
+
+    if (!handshake)
+        handshake = handshake_begins(host, source, offset, flow, packet, from);
+    if (!handshake) {
+        own->known &= (__u8)~FLOW_OF_INTEREST;
+        return;
+    }
+    side = &handshake->sides[from & 1];
+    if (!side->begun) {
+        side->begun = 1;
+        side->next = own->known & FLOW_KNOWN_ISN ? own->initial_sequence + 1 : packet->sequence;
+    }
+    ends = handshake_follow(source, offset, handshake, packet, from, told);
+    handshake_tell_hello(side, offset, packet, told);
+    if (ends > 0)
+        told->since_ns = handshake->hello_ns;
+    else
+        told->end_held = 0;
+    handshake->packets += 1;
+    if (!ends && handshake->packets < TLS_MOST_PACKETS)
+        return;
+    own->known &= (__u8)~FLOW_OF_INTEREST;
+    handshake_end(host);
+}
+
+#endif
