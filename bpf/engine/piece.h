@@ -11,6 +11,7 @@
 /* What a piece is of. */
 enum piece_kind {
     PIECE_DNS, /* a question, however often it is sent, or the answer to one that waits */
+    PIECE_DNS_TCP, /* a segment to or from a DNS port: the sequence number stands in since_ns */
     PIECE_HTTP2, /* of a header block: http2/streams.h */
     PIECE_TLS, /* of a hello, or the record that ends a handshake: tls.h */
     PIECE_KINDS,

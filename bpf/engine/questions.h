@@ -18,6 +18,7 @@
 #define DNS_HEADER_BYTES   12u
 #define DNS_QUESTION_BYTES 256u /* the longest name, and what its last word has beyond it */
 #define UDP_HEADER_BYTES   8u
+#define TCP_HEADER_BYTES   20u /* without options */
 
 /* Loops stay loops: unrolled they are larger than a program may be. */
 #ifdef __clang__

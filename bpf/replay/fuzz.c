@@ -139,7 +139,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         if (!replay || replay_trace(replay))
             abort();
         replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);
-        replay_pieces(replay)->wanted = 1 << PIECE_DNS | 1 << PIECE_HTTP2 | 1 << PIECE_TLS;
+        replay_pieces(replay)->wanted = (1 << PIECE_KINDS) - 1;
     }
     if (!size)
         return 0;

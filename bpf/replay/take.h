@@ -50,15 +50,20 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
         handshakes_take(&replay->handshakes[slot], replay->pieces, &arrival->frame, flow, packet, from);
 }
 
-/* Whether the packet is one of DNS by its ports. */
-static int is_dns(const struct replay *replay, const struct packet *packet)
+/* Whether the packet is to or from a port of DNS. */
+static int has_dns_port(const struct replay *replay, const struct packet *packet)
 {
     const __u8 *ports = replay->dns_ports;
     __u16 source = packet->source_port;
     __u16 destination = packet->destination_port;
 
-    return packet->transport == TRANSPORT_UDP &&
-           (ports[source >> 3] >> (source & 7) | ports[destination >> 3] >> (destination & 7)) & 1;
+    return (ports[source >> 3] >> (source & 7) | ports[destination >> 3] >> (destination & 7)) & 1;
+}
+
+/* Whether it is one of DNS over UDP, by its ports. */
+static int is_dns(const struct replay *replay, const struct packet *packet)
+{
+    return packet->transport == TRANSPORT_UDP && has_dns_port(replay, packet);
 }
 
 /* What is known of a flow that begins with this packet. */
@@ -69,24 +74,48 @@ static int opening_of(const struct replay *replay, const struct packet *packet)
     return (first ? FLOW_OPENS_FIRST : 0) | (is_dns(replay, packet) ? FLOW_OPENS_NUMBERED : 0);
 }
 
+/* Whose question the packets of a flow are: the client's, as far as it is known who that is. */
+static __u64 owner_of(const struct flow *flow)
+{
+    return owner_by_address(flow->role == FLOW_ROLE_SERVER ? flow->remote_address : flow->local_address);
+}
+
+/* A segment of DNS is handed on: messages are made of them by who reads. */
+static void hand_on_segment(
+        struct replay *replay, const struct arrival *arrival, const struct flow *flow, const struct packet *packet, int from)
+{
+    __u8 header[TCP_HEADER_BYTES];
+
+    if (!packet->payload_bytes || !has_dns_port(replay, packet) ||
+            parse_load(&arrival->frame, packet->transport_offset, header, sizeof(header)))
+        return;
+    hand_on(replay->pieces, &arrival->frame, packet->transport_offset + (header[12] >> 4) * 4u, packet->payload_bytes,
+            (struct piece){.flow_id = flow->id,
+                    .time_ns = packet->time_ns,
+                    .since_ns = packet->sequence,
+                    .owner = owner_of(flow),
+                    .kind = PIECE_DNS_TCP,
+                    .from = (__u8)from});
+}
+
 /* Look at a datagram, or what asks and answers by number; of DNS, hand the message on. */
 static void ask(struct replay *replay, const struct arrival *arrival, struct flow *flow, const struct packet *packet, int from)
 {
     struct question_of host = {replay->questions, flow->id};
     struct question_message message = {.number = 0};
-    const __u8 *client;
 
+    if (flow->transport == TRANSPORT_TCP)
+        hand_on_segment(replay, arrival, flow, packet, from);
     if (!is_looked_at(flow))
         return;
     look_at(host, &arrival->frame, packet->transport_offset, flow, packet, from, opening_of(replay, packet), &message);
     if (!message.counted || !is_dns(replay, packet))
         return;
-    client = flow->role == FLOW_ROLE_SERVER ? flow->remote_address : flow->local_address;
     hand_on(replay->pieces, &arrival->frame, packet->transport_offset + UDP_HEADER_BYTES, packet->payload_bytes,
             (struct piece){.flow_id = flow->id,
                     .time_ns = packet->time_ns,
                     .since_ns = message.asked_ns,
-                    .owner = owner_by_address(client),
+                    .owner = owner_of(flow),
                     .kind = PIECE_DNS,
                     .from = (__u8)from});
 }

@@ -82,6 +82,7 @@ FLOW_INLINE int tap_segment(
     /* A client's socket has its first round-trip time when it completes the handshake; the last figures are those that count. */
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)
         read_socket(&slot->socket, sk);
+    hand_on_dns(skb, slot, &packet, offset, from);
     look_into(skb, flow, &packet, from, before);
     return 1;
 }

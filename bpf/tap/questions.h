@@ -79,12 +79,9 @@ FLOW_INLINE void refuse_bursts(struct __sk_buff *skb, struct flow *flow)
         flow->requests = FLOW_REQUESTS_OPAQUE;
 }
 
-/* The end of a program that has just added a datagram to its flow. */
-FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, int from)
+/* Go on with a packet in tap_question. Does not return, but where the call fails. */
+FLOW_INLINE void call_question(struct __sk_buff *skb, const struct flow *flow, __u64 time_ns, int from)
 {
-    refuse_bursts(skb, flow);
-    if (!is_looked_at(flow))
-        return;
     skb->cb[CB_SLOT] = (__u32)flow->id;
     skb->cb[CB_SLOT + 1] = (__u32)(flow->id >> 32);
     skb->cb[CB_TIME] = (__u32)time_ns;
@@ -93,6 +90,36 @@ FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, in
         egress_questions.call(skb, 0);
     else
         ingress_questions.call(skb, 0);
+}
+
+#ifdef PIECES
+/* A new connection may be one of DNS. */
+FLOW_INLINE void note_dns(struct slot *slot)
+{
+    slot->socket.dns = IS_DNS_PORT(slot->flow.local_port) || IS_DNS_PORT(slot->flow.remote_port);
+}
+
+/* A segment of DNS, which was added to its flow, is handed on; its transport header is at `offset`. */
+FLOW_INLINE void hand_on_dns(
+        struct __sk_buff *skb, const struct slot *slot, const struct packet *packet, __u32 offset, int from)
+{
+    if (!slot->socket.dns || !packet->payload_bytes)
+        return;
+    note_transport(skb, offset);
+    call_question(skb, &slot->flow, packet->time_ns, from);
+}
+#else
+#define note_dns(slot)
+#define hand_on_dns(skb, slot, packet, offset, from)
+#endif
+
+/* The end of a program that has just added a datagram to its flow. */
+FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, int from)
+{
+    refuse_bursts(skb, flow);
+    if (!is_looked_at(flow))
+        return;
+    call_question(skb, flow, time_ns, from);
 }
 
 /* What is known of the flow of a socket's datagram, if it begins with that. */
@@ -120,10 +147,19 @@ FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
     struct slot *slot = slot_at(reference);
     struct packet packet = {.time_ns = skb->cb[CB_TIME] | (__u64)skb->cb[CB_TIME + 1] << 32};
     struct question_message message = {};
+    __u8 header[TCP_HEADER_BYTES];
     int opening;
 
     if (!slot)
         return 1;
+    if (slot->flow.transport == TRANSPORT_TCP) {
+        if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+            return 1;
+        offset += (header[12] >> 4) * 4u;
+        packet.payload_bytes = skb->len - offset;
+        hand_on(skb, slot, offset, &packet, load_be32(header + 4), PIECE_DNS_TCP, from);
+        return 1;
+    }
     packet.payload_bytes = skb->len - offset - UDP_HEADER_BYTES;
     opening = opening_of(skb, &slot->flow);
     look_at(reference, skb, offset, &slot->flow, &packet, from, opening, &message);

@@ -24,7 +24,8 @@ struct socket_facts {
     __u16 backend_port; /* where packets went that the socket sent elsewhere: translation.h; 0: there */
     __u8 closed;        /* the application has closed the socket */
     __u8 read;          /* what the kernel knows was read; 0: never, or no TCP */
-    __u8 pad[2];
+    __u8 dns;           /* a connection to or from a DNS port */
+    __u8 pad[1];
     __u8 backend_address[16];
 };
 

@@ -114,6 +114,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
             count_packet(unattributed(&packet), &packet);
             return 1;
         }
+        note_dns(slot);
         begins = 1;
     }
     if (from == FLOW_TX)
@@ -125,6 +126,8 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         if (packet.transport == TRANSPORT_TCP)
             read_socket(&slot->socket, sk);
         remember_slot(sk, reference);
+        if (packet.transport == TRANSPORT_TCP)
+            hand_on_dns(skb, slot, &packet, packet.transport_offset, from);
         if (packet.transport == TRANSPORT_TCP)
             look_into(skb, &slot->flow, &packet, from, before);
     }

@@ -90,7 +90,10 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     ] = True
     dns_ports: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=65535)], ...],
-        Meta(description="ports of UDP that are read as DNS: header and question, to match answers with their questions"),
+        Meta(
+            description="ports that are read as DNS: of UDP header and question, to match answers with their questions; of TCP "
+            "only for names"
+        ),
     ] = _DATAGRAMS.dns_ports
     names: Annotated[
         Names,

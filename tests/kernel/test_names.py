@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 import dns.message
+import dns.query
 import dns.rcode
 import pytest
 
@@ -53,6 +54,8 @@ def resolver(pods) -> Iterator[subprocess.Popen[bytes]]:
     command = ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root", "--pid-file"]
     command += [f"--address=/{name}/{address}" for name, address in SHOP.items()]
     command += ["--cname=www.shop.example,cart.shop.example", "--local=/nowhere.example/"]
+    command += [f"--txt-record=long.shop.example,{number}{'x' * 250}" for number in range(4)]
+    command += ["--server=/broken.example/192.0.2.53#9"]
     process = pods[1].namespace.spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with pods[0].namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0.2)
@@ -156,6 +159,28 @@ def test_what_the_resolver_answered_is_told_at_both_ends(live, pods, family) -> 
         assert record["dns_first_time_ns"] <= record["dns_slowest_time_ns"] == record["response_time_max_ns"]
         assert record["dns_codes"] == [2, 0, 0, 1, 0, 0, 0, 0]
     assert live.counters["pieces_lost_dns"] == live.counters["pieces_unreadable"] == 0
+
+
+def test_an_answer_that_is_too_long_is_asked_for_over_tcp(live, pods) -> None:
+    """The datagram's is cut short and has no record; what comes over TCP is told of the connection, at both ends."""
+    client_pod, server_pod = pods
+    server = server_pod.addresses[0]
+    question = dns.message.make_query("long.shop.example", "TXT")
+    with (
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as connection,
+    ):
+        connection.connect((server, 53))
+        answer, over_tcp = dns.query.udp_with_fallback(question, server, 5, udp_sock=datagrams, tcp_sock=connection)
+        again = dns.query.tcp(dns.message.make_query("nobody.nowhere.example", "A"), server, 5, sock=connection)
+        port = connection.getsockname()[1]
+    assert (over_tcp, len(answer.answer[0]), int(again.rcode())) == (True, 4, 3)
+    told = records(live, port)
+    assert told.keys() == {Role.CLIENT, Role.SERVER}
+    for record in told.values():
+        assert (record["transport"], record["dns_codes"]) == (6, [1, 0, 0, 1, 0, 0, 0, 0])
+        assert (record["dns_first_name"], record["dns_first_type"], record["dns_first_answers"]) == ("long.shop.example", 16, 4)
+        assert 0 < record["dns_first_time_ns"] < 5 * 10**9
 
 
 def test_what_nobody_answers_is_told_by_name(live, pods, resolver) -> None:

@@ -17,9 +17,11 @@ class PieceKind(enum.IntEnum):
     """What a piece is of (`enum piece_kind`)."""
 
     DNS = 0
-    HTTP2 = 1
+    DNS_TCP = 1
+    """A segment to or from a DNS port; `since_ns` is its sequence number."""
+    HTTP2 = 2
     """Of a header block."""
-    TLS = 2
+    TLS = 3
     """Of a hello, or the record that ends a handshake."""
 
 

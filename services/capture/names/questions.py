@@ -1,8 +1,8 @@
 """DNS questions by their flow, from their pieces to the columns of its next record.
 
-An answer comes with the moment at which the engine saw its question first, so nothing is matched here; a question is kept only
-until its answer comes, to be told where none does. What a record tells begins anew with the next one, unless the bus refuses
-it: then it is put back, and merges.
+An answer over UDP comes with the moment at which the engine saw its question first. A question is kept until its answer comes,
+to be told where none does, and over TCP to be matched by its number. What a record tells begins anew with the next one, unless
+the bus refuses it: then it is put back, and merges.
 """
 
 from __future__ import annotations
@@ -93,12 +93,14 @@ class QuestionTable:
         flow = self._flow(piece.flow_id)
         waiting = flow.waiting.pop(message.number, None)
         if message.is_answer:
+            since_ns = piece.since_ns or (waiting.asked_ns if waiting else 0)
+            if not since_ns:
+                return  # over TCP nobody matched it before: its question was not captured
             asked = (message.name, message.type)
             if message.name is None and waiting is not None:
                 asked = (waiting.name, waiting.type)
-            took_ns, repeats = max(piece.time_ns - piece.since_ns, 1), waiting.repeats if waiting else 0
-            times = piece.since_ns, piece.time_ns
-            self._tell(flow, Told(*asked, message.code, message.answers, took_ns, repeats, *times))
+            took_ns, repeats = max(piece.time_ns - since_ns, 1), waiting.repeats if waiting else 0
+            self._tell(flow, Told(*asked, message.code, message.answers, took_ns, repeats, since_ns, piece.time_ns))
             return
         if piece.since_ns:
             if waiting is not None:

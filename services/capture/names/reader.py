@@ -12,6 +12,7 @@ from proto.columns import NO_INDEX, Role
 from proto.flow_batch import Array
 from services.capture.flows.table import Emission
 from services.capture.names.dns_message import read_message
+from services.capture.names.dns_stream import DnsStreams
 from services.capture.names.handshakes import Handshake, HandshakeTable, handshake_columns
 from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import Piece, PieceKind
@@ -20,12 +21,9 @@ from services.capture.names.questions import FlowQuestions, NameList, QuestionTa
 
 Names: TypeAlias = Literal["off", "dns", "tls", "all"]
 
-_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {
-    "off": (),
-    "dns": (PieceKind.DNS,),
-    "tls": (PieceKind.TLS,),
-    "all": (PieceKind.DNS, PieceKind.TLS),
-}
+_DNS: Final = (PieceKind.DNS, PieceKind.DNS_TCP)
+_TLS: Final = (PieceKind.TLS,)
+_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": _DNS, "tls": _TLS, "all": (*_DNS, *_TLS)}
 """Which pieces a setting asks for."""
 
 
@@ -56,18 +54,27 @@ class NameReader:
         self._questions = QuestionTable(rules)
         self._handshakes = HandshakeTable(self._without_hidden)
         self._peers = PeerNames()
+        self._streams = DnsStreams()
         self._read = 0
         self._unreadable = 0
 
     def read(self, pieces: Iterable[Piece]) -> None:
         """Take over what pieces say."""
         for piece in pieces:
-            read = self._handshakes.add(piece) if piece.kind == PieceKind.TLS else self._read_message(piece)
-            self._read += read
-            self._unreadable += not read
+            if piece.kind == PieceKind.DNS:
+                self._count(self._read_message(piece, piece.content))
+            elif piece.kind == PieceKind.TLS:
+                self._count(self._handshakes.add(piece))
+            else:
+                for content in self._streams.messages(piece):
+                    self._count(self._read_message(piece._replace(since_ns=0), content))
 
-    def _read_message(self, piece: Piece) -> bool:
-        message = read_message(piece.content) if piece.kind == PieceKind.DNS else None
+    def _count(self, is_read: bool) -> None:  # noqa: FBT001
+        self._read += is_read
+        self._unreadable += not is_read
+
+    def _read_message(self, piece: Piece, content: bytes) -> bool:
+        message = read_message(content)
         if message is None:
             return False
         if message.name is not None:
@@ -129,6 +136,7 @@ class NameReader:
         return {
             "pieces_read": self._read,
             "pieces_unreadable": self._unreadable,
+            "pieces_stream_lost": self._streams.lost,
             "pieces_forgotten": self._questions.forgotten + self._handshakes.forgotten,
             "pieces_question_without_record": self._questions.without_record,
             "pieces_address_forgotten": self._peers.forgotten,

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from proto.columns import NO_ANSWER
 from services.capture.names.dns_message import read_message
+from services.capture.names.pieces import PieceKind
+from services.capture.names.question_records import QuestionRules
 from services.capture.names.reader import NameReader
 from tests.support.packets.replayed import replay_files
 
@@ -26,15 +29,15 @@ OTHERWISE = {
 """Captures of which the two tell something else, and why."""
 
 
-def of_tshark(path):
+def of_tshark(path, transport="udp"):
     """Questions, once each, and the answers to them: what is asked, and the code, records and time of an answer."""
-    command = ["tshark", *AS_LONG_AS_WE_REMEMBER, "-r", path, "-Y", "udp.port == 53 && dns && !icmp", "-T", "fields"]
-    command += ["-E", "separator=;", "-E", "occurrence=f"]
+    command = ["tshark", *AS_LONG_AS_WE_REMEMBER, "-r", path, "-Y", f"{transport}.port == 53 && dns && !icmp", "-T", "fields"]
+    command += ["-E", "separator=;", "-E", f"occurrence={'a' if transport == 'tcp' else 'f'}"]
     for name in FIELDS:
         command += ["-e", name]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     asked, answered = Counter(), Counter()
-    for row in csv.DictReader(output.splitlines(), FIELDS, delimiter=";"):
+    for row in _messages(csv.DictReader(output.splitlines(), FIELDS, delimiter=";")):
         name = row["dns.qry.name"].lower().replace("<root>", ".")
         question = (name, int(row["dns.qry.type"] or 0))
         if row["dns.flags.response"] in {"0", "False"}:
@@ -43,6 +46,20 @@ def of_tshark(path):
             time_ns = int(Decimal(row["dns.time"]) * 1_000_000_000)
             answered[*question, int(row["dns.flags.rcode"]), int(row["dns.count.answers"]), time_ns] += 1
     return +asked, answered
+
+
+def _messages(rows):
+    """A row for each message, where a segment ends several: each has all fields but questions the time."""
+    for row in rows:
+        split = {name: row[name].split(",") for name in FIELDS}
+        times = iter(split["dns.time"])
+        for number, response in enumerate(split["dns.flags.response"]):
+            answers = response not in {"0", "False"}
+            values = {name: split[name][number] if number < len(split[name]) else "" for name in FIELDS}
+            yield values | {
+                "dns.time": next(times, "") if answers else "",
+                "dns.retransmit_request": row["dns.retransmit_request"],
+            }
 
 
 class Listening(NameReader):
@@ -55,12 +72,12 @@ class Listening(NameReader):
     def read(self, pieces):
         """Take over what pieces say."""
         pieces = list(pieces)
-        for piece in pieces:
+        for piece in (piece for piece in pieces if piece.kind == PieceKind.DNS):
             message = read_message(piece.content)
             question = (message.name, message.type)
             if message.is_answer:
                 self.answered[*question, message.code & 15, message.answers, piece.time_ns - piece.since_ns] += 1
-            else:
+            elif not piece.since_ns:
                 self.asked[question] += 1
         super().read(pieces)
 
@@ -71,6 +88,14 @@ def of_wirespan(path):
     records = replay_files([path], capacity=4096, names=names).records
     codes = [sum(record["dns_codes"][code] for record in records if "dns_codes" in record) for code in range(8)]
     return names.asked, names.answered, codes
+
+
+def of_wirespan_by_question(path):
+    """The answers as records of single questions tell them; a record of a flow has 16 of them at the most."""
+    told = replay_files([path], capacity=4096, names=NameReader(rules=QuestionRules("all"))).questions
+    members = ("name", "type", "code", "answers", "time_ns")
+    answered = (tuple(record[f"dns_first_{member}"] for member in members) for record in told)
+    return Counter(answer for answer in answered if answer[2] != NO_ANSWER)
 
 
 def accuracy(paths: Iterable[Path]) -> Iterator[str]:
