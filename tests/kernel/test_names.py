@@ -28,6 +28,8 @@ pytestmark = [
 
 PORTS = DatagramRules(dns_ports=(53, 5353), rest_seconds=0)
 SHOP = {"cart.shop.example": "192.0.2.1", "pay.shop.example": "192.0.2.2", "db.shop.example": "10.43.0.13"}
+UPSTREAM = 5399
+"""Where the resolver asks for what it does not know itself."""
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 
 
@@ -55,7 +57,7 @@ def resolver(pods) -> Iterator[subprocess.Popen[bytes]]:
     command += [f"--address=/{name}/{address}" for name, address in SHOP.items()]
     command += ["--cname=www.shop.example,cart.shop.example", "--local=/nowhere.example/"]
     command += [f"--txt-record=long.shop.example,{number}{'x' * 250}" for number in range(4)]
-    command += ["--server=/broken.example/192.0.2.53#9"]
+    command += [f"--server=/broken.example/{pods[1].addresses[0]}#{UPSTREAM}"]
     process = pods[1].namespace.spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with pods[0].namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0.2)
@@ -101,6 +103,14 @@ def records(reader, port):
 def told_of(reader, port):
     """The same, and likewise the flow's last question that has a record of its own."""
     found, questions = {}, {}
+    for values in all_records(reader):
+        if port in (values["local_port"], values["remote_port"]):
+            (questions if values["reason"] == Reason.EXCHANGE else found)[values["role"]] = values
+    return found, questions
+
+
+def all_records(reader):
+    """All last records, likewise."""
     for batch in reader.read(Reason.SHUTDOWN):
         for message in batch.messages:
             decoded = decode(message.message)
@@ -108,10 +118,8 @@ def told_of(reader, port):
                 values = {column.name: decoded.column(column.name)[row].tolist() for column in RAW + NAMES}
                 for name in ("dns_first_name", "dns_slowest_name"):
                     values[name] = decoded.names[values[name]] if values[name] != NO_INDEX else None
-                if port in (values["local_port"], values["remote_port"]):
-                    (questions if values["reason"] == Reason.EXCHANGE else found)[values["role"]] = values
+                yield values
         reader.accept(batch)
-    return found, questions
 
 
 def test_a_peer_has_the_name_that_was_looked_up_for_it(live, pods) -> None:
@@ -181,6 +189,46 @@ def test_an_answer_that_is_too_long_is_asked_for_over_tcp(live, pods) -> None:
         assert (record["transport"], record["dns_codes"]) == (6, [1, 0, 0, 1, 0, 0, 0, 0])
         assert (record["dns_first_name"], record["dns_first_type"], record["dns_first_answers"]) == ("long.shop.example", 16, 4)
         assert 0 < record["dns_first_time_ns"] < 5 * 10**9
+
+
+def test_what_a_resolver_fails_to_find_has_a_record_of_its_own(live, pods) -> None:
+    """It asks somebody else, who answers SERVFAIL: so does it, and the question is told by itself."""
+    client_pod, server_pod = pods
+    server = server_pod.addresses[0]
+    with (
+        client_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        server_pod.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream,
+    ):
+        upstream.bind((server, UPSTREAM))
+        for asked in (upstream, client):
+            asked.settimeout(5)
+        ask(client, (server, 53), "db.broken.example", "A")
+        content, whom = upstream.recvfrom(4096)
+        failure = dns.message.make_response(dns.message.from_wire(content))
+        failure.set_rcode(dns.rcode.SERVFAIL)
+        upstream.sendto(failure.to_wire(), whom)
+        assert dns.message.from_wire(client.recv(4096)).rcode() == dns.rcode.SERVFAIL
+        told, questions = told_of(live, client.getsockname()[1])
+    for role in (Role.CLIENT, Role.SERVER):
+        assert (questions[role]["dns_first_name"], questions[role]["dns_first_code"]) == ("db.broken.example", 2)
+        assert questions[role]["flow_id"] == told[role]["flow_id"]
+
+
+@pytest.mark.skipif(shutil.which("getent") is None, reason="no getent")
+def test_search_domains_are_told_one_by_one(live, pods, tmp_path) -> None:
+    """The C library asks for both families at once, in one search domain after the other, from one socket or several."""
+    client_pod, server_pod = pods
+    settings = tmp_path / "resolv.conf"
+    settings.write_text(f"nameserver {server_pod.addresses[0]}\nsearch nowhere.example shop.example\noptions ndots:5\n")
+    command = f"mount --bind {settings} /etc/resolv.conf && exec getent ahosts cart"
+    process = client_pod.namespace.spawn(["unshare", "-m", "sh", "-c", command], stdout=subprocess.PIPE)
+    found, _ = process.communicate(timeout=30)
+    assert b"192.0.2.1" in found
+    flows = [record for record in all_records(live) if record["role"] == Role.CLIENT and record["remote_port"] == 53]
+    codes = [sum(codes) for codes in zip(*(record["dns_codes"] for record in flows), strict=True)]
+    assert codes == [2, 0, 0, 2, 0, 0, 0, 0]
+    names = {record[f"dns_{which}_name"] for record in flows for which in ("first", "slowest")}
+    assert names <= {"cart.nowhere.example", "cart.shop.example"}
 
 
 def test_what_nobody_answers_is_told_by_name(live, pods, resolver) -> None:
