@@ -121,7 +121,7 @@ FLOW_INLINE void requests_open(struct flow *flow, int from, int opening)
     switch (flow->transport) {
     case TRANSPORT_UDP:
     case TRANSPORT_UDPLITE:
-        if (opening & FLOW_OPENS_NUMBERED) {
+        if (opening & FLOW_OPENS_NUMBERED && !is_group(from == FLOW_TX ? flow->remote_address : flow->local_address)) {
             flow->requests = FLOW_REQUESTS_NUMBERED;
             break;
         }

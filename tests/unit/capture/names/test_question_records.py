@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from proto.columns import FIRST_EXCHANGE, MOST_QUESTIONS, NO_ANSWER, Reason, Role
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.names.question_records import QuestionRules
 from services.capture.names.reader import NameReader
 from tests.support.packets import dns
@@ -68,6 +69,16 @@ def test_repeats_are_those_of_the_question(tmp_path):
     assert said == [("slow.org", 2), ("lost.org", 1), ("other.org", 0)]
     flow = replayed.only
     assert (flow["dns_first_repeats"], flow["dns_slowest_repeats"], flow["question_repeats"]) == (2, 1, 3)
+
+
+@pytest.mark.parametrize(("group", "told"), [("224.0.0.251", []), ("10.0.0.2", ["printer.local"])])
+def test_what_a_group_is_asked_waits_for_no_answer(tmp_path, group, told):
+    """Multicast DNS: who knows answers in another flow, or nobody does, and nothing has failed."""
+    talk = Conversation(server=group, client_port=5353, server_port=5353)
+    talk.udp(0, "client", dns.question(0, "printer.local")).udp(1, "client", dns.question(0, "printer.local"))
+    replayed = replay_frames(tmp_path, talk.frames, names=NameReader(), datagrams=DatagramRules(dns_ports=(5353,)))
+    assert [record["dns_first_name"] for record in replayed.questions] == told
+    assert replayed.only["request_waits"] == len(told)
 
 
 def test_they_are_bounded_and_counted():
