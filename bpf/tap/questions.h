@@ -139,7 +139,7 @@ FLOW_INLINE int opening_of(struct __sk_buff *skb, const struct flow *flow)
     return opening;
 }
 
-/* The packet that was left off at. A slot's id is the reference to it. */
+/* The packet that was left off at: a datagram, or a segment of DNS. A slot's id is the reference to it. */
 FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
 {
     slot_reference reference = skb->cb[CB_SLOT] | (__u64)skb->cb[CB_SLOT + 1] << 32;
@@ -147,25 +147,29 @@ FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
     struct slot *slot = slot_at(reference);
     struct packet packet = {.time_ns = skb->cb[CB_TIME] | (__u64)skb->cb[CB_TIME + 1] << 32};
     struct question_message message = {};
-    __u8 header[TCP_HEADER_BYTES];
+    __u8 tcp[TCP_HEADER_BYTES];
+    __u32 kind = PIECE_DNS;
     int opening;
 
     if (!slot)
         return 1;
     if (slot->flow.transport == TRANSPORT_TCP) {
-        if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+        if (bpf_skb_load_bytes(skb, offset, tcp, sizeof(tcp)))
             return 1;
-        offset += (header[12] >> 4) * 4u;
+        kind = PIECE_DNS_TCP;
+        message.asked_ns = load_be32(tcp + 4);
+        offset += (tcp[12] >> 4) * 4u;
         packet.payload_bytes = skb->len - offset;
-        hand_on(skb, slot, offset, &packet, load_be32(header + 4), PIECE_DNS_TCP, from);
-        return 1;
+    } else {
+        offset += UDP_HEADER_BYTES;
+        packet.payload_bytes = skb->len - offset;
+        opening = opening_of(skb, &slot->flow);
+        look_at(reference, skb, offset - UDP_HEADER_BYTES, &slot->flow, &packet, from, opening, &message);
+        refuse_bursts(skb, &slot->flow);
+        if (!message.counted || !(opening & FLOW_OPENS_NUMBERED))
+            return 1;
     }
-    packet.payload_bytes = skb->len - offset - UDP_HEADER_BYTES;
-    opening = opening_of(skb, &slot->flow);
-    look_at(reference, skb, offset, &slot->flow, &packet, from, opening, &message);
-    refuse_bursts(skb, &slot->flow);
-    if (message.counted && opening & FLOW_OPENS_NUMBERED)
-        hand_on(skb, slot, offset + UDP_HEADER_BYTES, &packet, message.asked_ns, PIECE_DNS, from);
+    hand_on(skb, slot, offset, &packet, message.asked_ns, kind, from);
     return 1;
 }
 
