@@ -97,6 +97,23 @@ class ExchangeEnd(enum.IntEnum):
     """One of them gave the stream up (RST_STREAM)."""
 
 
+class HttpMethod(enum.IntEnum):
+    """What a request asks for (RFC 9110 9, RFC 5789)."""
+
+    UNKNOWN = 0
+    """Its beginning was not seen as a whole, or is not read."""
+    GET = 1
+    POST = 2
+    PUT = 3
+    DELETE = 4
+    HEAD = 5
+    OPTIONS = 6
+    PATCH = 7
+    CONNECT = 8
+    TRACE = 9
+    OTHER = 10
+
+
 BROKEN_OFF: Final = (ExchangeEnd.RESET, ExchangeEnd.STREAM_RESET)
 """Ends of exchanges that may come in the middle of a response, which lasted until then."""
 
@@ -489,6 +506,12 @@ EXCHANGE: Final = (
     ),
     Column("request_retransmits", "<u4", _CONSTANT, "packets", "segments of the request's direction that were sent again"),
     Column("response_retransmits", "<u4", _CONSTANT, "packets", "segments of the response's direction that were sent again"),
+    Column(
+        "exchange_shared", "|u1", _CONSTANT, "", "1: other exchanges shared its connection, whose retransmissions these are"
+    ),
+    Column("http_method", "|u1", _CONSTANT, "", "of the request", enum=HttpMethod),
+    Column("http_status", "<u2", _CONSTANT, "", "status code of the final response; 0: none came, or it was not seen"),
+    Column("grpc_status", "|u1", _CONSTANT, "", "gRPC's status code plus 1; 0: none came"),
 )
 """Columns of records whose reason is EXCHANGE; those of RAW that are not a record's name, ends or times are 0 there."""
 

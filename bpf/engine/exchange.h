@@ -23,6 +23,21 @@ enum exchange_end {
     EXCHANGE_END_STREAM_RESET,
 };
 
+/* proto/columns.py's HttpMethod. */
+enum http_method {
+    HTTP_METHOD_UNKNOWN,
+    HTTP_METHOD_GET,
+    HTTP_METHOD_POST,
+    HTTP_METHOD_PUT,
+    HTTP_METHOD_DELETE,
+    HTTP_METHOD_HEAD,
+    HTTP_METHOD_OPTIONS,
+    HTTP_METHOD_PATCH,
+    HTTP_METHOD_CONNECT,
+    HTTP_METHOD_TRACE,
+    HTTP_METHOD_OTHER,
+};
+
 /* What a server is to say next. */
 enum exchange_awaits {
     EXCHANGE_AWAITS_STATUS,     /* a status line */
@@ -84,13 +99,13 @@ struct exchange {
     /* What http/response.h knows so far. */
     __u64 status_ns;       /* when the status line began that is awaited or was the last */
     __u8 status_line[24];  /* EXCHANGE_STATUS_BYTES at most, and room for as many behind any of them */
-    __u16 status;          /* of the last status line; 0: none was seen */
+    __u16 status;          /* of the last status line; 0: none was seen. Of a stream the reader's */
     __u8 status_bytes;
     __u8 awaits;
-    __u8 is_connect;
+    __u8 method; /* enum http_method. Of a stream the reader's */
     __u8 is_stream; /* of HTTP/2: its number is the stream's, and its context is not known here */
     __u8 stream_ended; /* http2/streams.h */
-    __u8 pad;
+    __u8 grpc_status;  /* the reader's: plus 1 */
 };
 
 _Static_assert(

@@ -121,7 +121,7 @@ FLOW_INLINE void exchange_begins(exchange_host host, const struct text *text, st
             count_request(host, REQUEST_NO_ROOM);
             return;
         }
-        open->is_connect = (__u8)request_is_connect(text);
+        open->method = (__u8)(request->part ? HTTP_METHOD_UNKNOWN : request_method(text));
         exchange_begin(open, flow, packet, &context, request->part + text->end - text->begin, request->first_ns);
         flow->requests = FLOW_REQUESTS_TRACED;
     }
@@ -151,7 +151,7 @@ FLOW_INLINE __u32 exchange_look(
         open->response_first_ns = open->status_ns; /* last: whoever reads along sees a whole one */
         if (open->status == STATUS_SWITCHING)
             other = CONNECTION_SWITCHED;
-        else if (open->is_connect && open->status / 100 == 2)
+        else if (open->method == HTTP_METHOD_CONNECT && open->status / 100 == 2)
             other = CONNECTION_TUNNEL;
         if (other) {
             exchange_end(host, flow, open, EXCHANGE_END_SWITCHED, packet->time_ns);
@@ -177,6 +177,7 @@ FLOW_INLINE __u32 exchange_hear(exchange_host host, struct text *text, struct fl
         return exchange_look(host, text, flow, packet, open);
     /* What was lost before it is hardly a response of its own. */
     open->awaits = EXCHANGE_AWAITS_NOTHING;
+    open->status = 0;
     open->response_last_ns = packet->time_ns;
     open->response_first_ns = packet->time_ns;
     return 0;

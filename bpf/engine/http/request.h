@@ -150,12 +150,38 @@ FLOW_INLINE int request_follows(const struct text *text, __u32 offset)
     return others > 1ull << 23 && bytes_equal(head, ' ') & others && bytes_equal(head, '/') & others << 8;
 }
 
-/* Whether the method is CONNECT: what follows a successful response is a tunnel's (RFC 9110 9.3.6). */
-FLOW_INLINE int request_is_connect(const struct text *text)
+/* The method of a request that begins with the text. */
+FLOW_INLINE enum http_method request_method(const struct text *text)
 {
     __u64 head = 0;
 
-    return !text_load(text, text->begin, &head, sizeof(head)) && head == 0x205443454e4e4f43ull;
+    if (text_load(text, text->begin, &head, sizeof(head)))
+        return HTTP_METHOD_UNKNOWN;
+    /* With the space behind them, little-endian. */
+    switch (head & 0xffffffffull) {
+    case 0x20544547ull:
+        return HTTP_METHOD_GET;
+    case 0x20545550ull:
+        return HTTP_METHOD_PUT;
+    }
+    switch (head & 0xffffffffffull) {
+    case 0x2054534f50ull:
+        return HTTP_METHOD_POST;
+    case 0x2044414548ull:
+        return HTTP_METHOD_HEAD;
+    }
+    switch (head & 0xffffffffffffull) {
+    case 0x204843544150ull:
+        return HTTP_METHOD_PATCH;
+    case 0x204543415254ull:
+        return HTTP_METHOD_TRACE;
+    }
+    if ((head & 0xffffffffffffffull) == 0x204554454c4544ull)
+        return HTTP_METHOD_DELETE;
+    if (head == 0x20534e4f4954504full)
+        return HTTP_METHOD_OPTIONS;
+    /* What follows a successful response to it is a tunnel's (RFC 9110 9.3.6). */
+    return head == 0x205443454e4e4f43ull ? HTTP_METHOD_CONNECT : HTTP_METHOD_OTHER;
 }
 
 #endif

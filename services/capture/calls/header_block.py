@@ -1,4 +1,4 @@
-"""A header block of HTTP/2 (HPACK, RFC 7541) as far as it is of interest: the trace context, the status.
+"""A header block of HTTP/2 (HPACK, RFC 7541) as far as it is of interest: the trace context, the method, the status.
 
 Huffman's code and the tables are those of `hpack`. The fields are walked through here: so one that nobody asks for costs a few
 steps, a list of headers is never made, however long it would become, and what can be read without the dynamic table is.
@@ -16,6 +16,8 @@ from hpack.exceptions import HPACKError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from proto.columns import HttpMethod
+
 MOST_TABLE_BYTES: Final = 65_536
 """Of a dynamic table, as RFC 7541 4.1 counts them; one that is to be larger is not followed."""
 
@@ -28,7 +30,13 @@ logging.getLogger("hpack").setLevel(logging.WARNING)  # at DEBUG it says what st
 
 _CONTEXT: Final = b"traceparent"
 _STATUS: Final = b":status"
+_METHOD: Final = b":method"
+_GRPC_STATUS: Final = b"grpc-status"
+_KEPT: Final = {_CONTEXT, _STATUS, _METHOD, _GRPC_STATUS}
 _CONTEXT_BYTES: Final = 55
+_METHODS: Final = {
+    method.name.encode(): method for method in HttpMethod if method not in {HttpMethod.UNKNOWN, HttpMethod.OTHER}
+}
 _STATUS_DIGITS: Final = 3
 _STATIC: Final = len(HeaderTable.STATIC_TABLE)
 _INDEXED, _INCREMENTAL, _RESIZE = 0x80, 0x40, 0x20
@@ -52,6 +60,8 @@ class HeaderFields:
     """It has a pseudo-header and no status: trailers have none (RFC 9113 8.1)."""
     status: int | None = None
     """None: there is none, or it stands in a table that is not known."""
+    method: HttpMethod = HttpMethod.UNKNOWN
+    grpc_status: int | None = None
 
 
 class _Cursor:
@@ -120,7 +130,7 @@ def _read_field(cursor: _Cursor, table: HeaderTable | None, found: HeaderFields)
         is_kept = bool(kind & _INCREMENTAL) and table is not None
         index = cursor.integer(6 if kind & _INCREMENTAL else 4)
         name = _entry(table, index)[0] if index else cursor.string(wanted=True)
-        value = cursor.string(wanted=is_kept or name is None or name in {_CONTEXT, _STATUS})
+        value = cursor.string(wanted=is_kept or name is None or name in _KEPT)
         if is_kept and table is not None and name is not None:
             table.add(name, value)
     else:
@@ -147,8 +157,13 @@ def _keep(found: HeaderFields, name: bytes | None, value: bytes) -> None:
         found.contexts.append(value)
     elif name == _STATUS:
         found.status = int(value) if len(value) == _STATUS_DIGITS and value.isdigit() else None
+    elif name == _GRPC_STATUS:
+        # Codes are 0 to 16 (the gRPC specification's statuscodes.md); beyond that nobody knows what is meant.
+        found.grpc_status = int(value) if re.fullmatch(rb"\d|1[0-6]", value) else None
     elif name is not None and name.startswith(b":"):
         found.is_request = True
+        if name == _METHOD and value:
+            found.method = _METHODS.get(value, HttpMethod.OTHER)
 
 
 def _decoded(text: bytes) -> bytes:

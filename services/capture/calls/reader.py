@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from hpack.table import HeaderTable
 
+from proto.columns import HttpMethod
 from services.capture.calls.header_block import TRACEPARENT, BlockError, HeaderFields, read_block
 from services.capture.flows.exchange_layout import Exchanges, RequestCounter
 from services.capture.names.pieces import Piece, PieceKind
@@ -47,10 +48,23 @@ class _Call:
     trace_id: bytes
     parent_span_id: bytes
     flags: int
+    method: HttpMethod = HttpMethod.UNKNOWN
+    status: int = 0
+    grpc_status: int | None = None
     response_first_ns: int = 0
     """0: none came, or interim ones only."""
     unclear: bool = False
     """Whether what came was an interim response cannot be told."""
+
+    def answer(self, fields: HeaderFields, begun_ns: int, *, ends: bool) -> None:
+        """Take over headers of the server's: of a response, or behind one. `ends`: nothing follows them."""
+        self.grpc_status = fields.grpc_status if fields.grpc_status is not None else self.grpc_status
+        if self.response_first_ns:
+            return
+        if fields.status is None and not ends:
+            self.unclear = True
+        elif fields.status not in _INTERIM:
+            self.response_first_ns, self.status = begun_ns, fields.status or 0
 
 
 @dataclass(slots=True)
@@ -126,6 +140,8 @@ class CallReader:
             return False
         exchange["trace_id"], exchange["parent_span_id"] = call.trace_id, call.parent_span_id
         exchange["trace_flags"] = call.flags
+        exchange["method"], exchange["status"] = call.method, call.status
+        exchange["grpc_status"] = 0 if call.grpc_status is None else call.grpc_status + 1
         exchange["response_first_ns"] = call.response_first_ns
         if not call.response_first_ns:
             exchange["response_last_ns"] = 0
@@ -164,17 +180,15 @@ class CallReader:
             # What a client sends behind its request's body are trailers.
             if call is None and fields.is_request:
                 self._begin(connection, piece.stream, fields)
-        elif call is not None and not call.response_first_ns:
-            if fields.status is None and not piece.block & _Block.ENDS_STREAM:
-                call.unclear = True
-            elif fields.status not in _INTERIM:
-                call.response_first_ns = side.begun_ns
+        elif call is not None:
+            call.answer(fields, side.begun_ns, ends=bool(piece.block & _Block.ENDS_STREAM))
 
     def _begin(self, connection: _Connection, stream: int, fields: HeaderFields) -> None:
         found, call = _context(fields.contexts)
         if call is not None and len(connection.calls) >= MOST_CALLS:
             found = RequestCounter.NO_ROOM
         elif call is not None:
+            call.method = fields.method
             connection.calls[stream] = call
         self.requests[found] += 1
 

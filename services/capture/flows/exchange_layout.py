@@ -42,7 +42,9 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "trace_flags": (198, "|u1"),
     "end": (199, "|u1"),
     "status": (232, "<u2"),
+    "method": (236, "|u1"),
     "is_stream": (237, "|u1"),
+    "grpc_status": (239, "|u1"),
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
 

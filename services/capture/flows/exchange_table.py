@@ -171,6 +171,10 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "transport": np.full(count, _TCP),
         "local_container": np.full(count, NO_INDEX),
         "exchange_end": exchanges["end"],
+        "exchange_shared": exchanges["is_stream"],
+        "http_method": exchanges["method"],
+        "http_status": np.where(answered, exchanges["status"], np.uint16(0)),
+        "grpc_status": exchanges["grpc_status"],
         "response_last_unix_ns": last,
         "end_unix_ns": np.maximum(end, exchanges["request_last_ns"]),
     }

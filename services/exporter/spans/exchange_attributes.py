@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from proto.columns import BROKEN_OFF, ExchangeEnd
+from proto.columns import BROKEN_OFF, ExchangeEnd, HttpMethod
 from proto.exchange_phases import Phase
 from proto.flow_batch import AttributeValue
 from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE, Attribute, Integer
@@ -22,6 +22,7 @@ _BROKEN_OFF: Final = {
     ExchangeEnd.RESET: ("connection_reset", "connection reset"),
     ExchangeEnd.STREAM_RESET: ("stream_reset", "stream reset"),
 }
+_METHODS: Final[dict[int, str]] = {method: method.name for method in HttpMethod if method != HttpMethod.OTHER}
 _ENDS: Final[dict[int, str]] = {end: end.name.lower() for end in ExchangeEnd if end}
 
 
@@ -40,6 +41,12 @@ class ExchangeFacts:
     """An `ExchangeEnd`."""
     silent: bool
     """No response came, or interim ones only."""
+    shared: bool = False
+    method: int = HttpMethod.UNKNOWN
+    status: int = 0
+    """Of HTTP; 0: none."""
+    grpc: int = 0
+    """gRPC's status code plus 1; 0: none."""
 
     @property
     def observer(self) -> str:
@@ -69,6 +76,14 @@ class ExchangeFacts:
                 "network.type": "ipv4" if self.ipv4 else "ipv6",
                 "flow.direction": self.direction,
             }
+            if self.method:
+                values["http.request.method"] = _METHODS.get(self.method, "_OTHER")
+            if self.status:
+                values["http.response.status_code"] = self.status
+            if self.grpc:
+                values |= {"rpc.system": "grpc", "rpc.grpc.status_code": self.grpc - 1}
+            if self.shared:
+                values["flow.exchange.shared"] = True
             if self.end in _ENDS:
                 values["flow.exchange.end_reason"] = _ENDS[self.end]
             if self.error:
@@ -122,6 +137,13 @@ EXCHANGE_WORDS: Final = (
               "response paused), `active_timeout` (it went on), `shutdown` (capture ended), `switched` (the response made "
               "another protocol's, or a tunnel, of the connection), `stream` (both ends said that they are done: HTTP/2), "
               "`stream_reset` (one of them gave the stream up)"),
+    Attribute("flow.exchange.shared", OURS, "true: streams share the connection, and the retransmissions are the "
+              "connection's", "HTTP/2", "boolean"),
+    Attribute("http.request.method", STABLE, "the request's method, `_OTHER` for one that RFC 9110 and RFC 5789 do not have",
+              "its beginning was seen as a whole"),
+    Attribute("http.response.status_code", STABLE, "status code of the final response", "it was seen", "int"),
+    Attribute("rpc.system", DEVELOPMENT, "`grpc`", "the response has a `grpc-status`"),
+    Attribute("rpc.grpc.status_code", DEVELOPMENT, "gRPC's status code", "likewise", "int"),
     Attribute("error.type", STABLE, "`connection_reset`, `stream_reset`; `no_response` where the connection was closed without "
               "one, `timeout` where none came; the span's status is then ERROR", "the exchange failed"),
 )  # fmt: skip

@@ -37,6 +37,7 @@ from services.exporter.spans.selection import Selection
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
 _PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 2, 4, 5, 6, 14
+_SHARED, _METHOD, _GRPC, _STATUS = 15, 16, 20, 28
 
 
 class ExchangeSpans:
@@ -102,6 +103,10 @@ class ExchangeSpans:
             ipv4=bool(bits >> _IPV4 & 1),
             end=bits >> _END & 0xFF,
             silent=bool(bits >> _SILENT & 1),
+            shared=bool(bits >> _SHARED & 1),
+            method=bits >> _METHOD & 0xF,
+            grpc=bits >> _GRPC & 0xFF,
+            status=bits >> _STATUS,
         )
         chosen = (item for item in facts.words().items() if self._selection.has(item[0]))
         out = field(SPAN_NAME, facts.name.encode()) + b"".join(attribute(*item) for item in chosen)
@@ -117,6 +122,10 @@ def _facts_key(records: Records) -> Array:
         (is_ipv4(column("local_address")), _IPV4),
         (column("exchange_end"), _END),
         (column("response_first_unix_ns") == 0, _SILENT),
+        (column("exchange_shared") != 0, _SHARED),
+        (column("http_method") & np.uint8(0xF), _METHOD),
+        (column("grpc_status"), _GRPC),
+        (column("http_status"), _STATUS),
     ):
         key |= value.astype(np.uint64) << np.uint64(shift)
     return key

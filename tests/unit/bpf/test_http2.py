@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proto.columns import ExchangeEnd
+from proto.columns import ExchangeEnd, HttpMethod
 from tests.support.packets.http2_talk import (
     CONTINUATION,
     DATA,
@@ -58,6 +58,8 @@ def test_a_unary_call_has_its_four_times(tmp_path, coder):
     assert seconds(exchange) == [1.0, 1.1, 1.4, 1.6]
     assert (exchange["record"] & 0x7FFFFFFF, exchange["exchange_end"]) == (1, ExchangeEnd.STREAM)
     assert exchange["request_bytes"] == len(talk.frames[5].data) - 54 + 59
+    assert (exchange["http_method"], exchange["http_status"], exchange["grpc_status"]) == (HttpMethod.POST, 200, 1)
+    assert exchange["exchange_shared"] == 1
     assert counted(replayed) == {"requests_sampled": 1}
 
 
@@ -115,6 +117,7 @@ def test_interim_responses_are_none(tmp_path, coder):
     talk.answer(1.5, frame(HEADERS, 1, coder.answers(), WHOLE))
     (exchange,), _ = told(tmp_path, talk)
     assert seconds(exchange) == [1.0, 1.2, 1.5, 1.5]
+    assert (exchange["http_status"], exchange["grpc_status"]) == (200, 0)
 
 
 def test_a_stream_that_is_given_up_ends_there(tmp_path, coder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proto.columns import ExchangeEnd
+from proto.columns import ExchangeEnd, HttpMethod
 from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
 from tests.support.packets.pcap import ACK, FIN, RST, SECOND, START
 
@@ -81,6 +81,16 @@ def test_a_request_follows_an_early_response(tmp_path):
     assert (seconds(first), first["exchange_end"]) == ([1.0, 1.06, 1.05, 1.05], ExchangeEnd.NEXT_REQUEST)
     assert seconds(second) == [1.5, 1.5, 1.6, 1.6]
     assert (first["request_bytes"], second["request_bytes"]) == (1200, 200)
+
+
+def test_method_and_status_are_told(tmp_path):
+    """Every method of RFC 9110, PATCH, others as such; the final response's status. A method in pieces is not read."""
+    talk, methods = Talk(), [method.name for method in HttpMethod if method]
+    for number, method in enumerate(methods):
+        talk.ask(1.0 + number / 100, request(0, line=f"{method} /x HTTP/1.1")).answer(1.005 + number / 100, reply(0, "404 No"))
+    talk.ask(2.0, b"P").ask(2.0, request(1, line="OST / HTTP/1.1")).answer(2.1, reply(0, "100 Continue") + reply(0, "201 Oh"))
+    found = [(each["http_method"], each["http_status"]) for each in told(tmp_path, talk)[0]]
+    assert found == [*((HttpMethod[method], 404) for method in methods), (HttpMethod.UNKNOWN, 201)]
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK", "500 "])

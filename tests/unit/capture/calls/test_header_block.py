@@ -9,11 +9,17 @@ from hpack.table import HeaderTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proto.columns import HttpMethod
 from services.capture.calls.header_block import MOST_TABLE_BYTES, BlockError, HeaderFields, read_block
 from tests.support.packets.http2_talk import context
 
-NAMES = st.sampled_from(["traceparent", ":status", ":path", "cookie", "x-a", "x-b", "tracestate", "TRACEPARENT"])
-VALUES = st.one_of(st.sampled_from([context(0), context(1, "00"), "200", "103", "abc"]), st.text("az09~\x7f%", max_size=60))
+NAMES = st.sampled_from(
+    ["traceparent", ":status", ":path", ":method", "grpc-status", "cookie", "x-a", "x-b", "tracestate", "TRACEPARENT"]
+)
+VALUES = st.one_of(
+    st.sampled_from([context(0), context(1, "00"), "200", "103", "abc", "GET", "POST", "16", "0"]),
+    st.text("az~\x7f%", max_size=60),
+)
 FIELDS = st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=12)
 CHANGES = st.sampled_from([None, None, None, 0, 64, 4096, MOST_TABLE_BYTES])
 
@@ -26,8 +32,12 @@ def expected(headers) -> HeaderFields:
             found.contexts.append(value)
         elif name == b":status":
             found.status = int(value) if len(value) == 3 and value.isdigit() else None
+        elif name == b"grpc-status":
+            found.grpc_status = int(value) if value in {b"0", b"16"} else None
         elif name.startswith(b":"):
             found.is_request = True
+            if name == b":method" and value:
+                found.method = {b"GET": HttpMethod.GET, b"POST": HttpMethod.POST}.get(value, HttpMethod.OTHER)
     return found
 
 
@@ -75,8 +85,8 @@ def test_without_a_table_a_context_is_found_by_its_form(huffman):
     headers = [(":method", "POST"), ("x-id", context(7)[:-1]), ("traceparent", context(7))]
     encoder.encode([("traceparent", "?"), ("x-id", "?")])
     block = encoder.encode(headers, huffman=huffman)
-    assert read_block(block, None) == HeaderFields([context(7).encode()], is_request=True)
-    assert read_block(encoder.encode(headers, huffman=huffman), None) == HeaderFields(is_request=True)
+    assert read_block(block, None) == HeaderFields([context(7).encode()], is_request=True, method=HttpMethod.POST)
+    assert read_block(encoder.encode(headers, huffman=huffman), None) == HeaderFields(is_request=True, method=HttpMethod.POST)
 
 
 @pytest.mark.parametrize("block", [

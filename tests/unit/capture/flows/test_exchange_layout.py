@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 import bpf
-from proto.columns import ExchangeEnd
+from proto.columns import ExchangeEnd, HttpMethod
 from services.capture.flows.exchange_layout import EXCHANGE, MEMBERS, RequestCounter
 from services.capture.replay import library
 from tests.support.packets.c_layout import printed_by_c
@@ -39,6 +39,7 @@ def test_every_member_lies_where_the_compiler_puts_it(printed):
 def test_numbers_have_the_same_names(printed):
     """Why an exchange is over, and what became of a request."""
     expected = {f"EXCHANGE_END_{end.name}": int(end) for end in ExchangeEnd if end}
+    expected |= {f"HTTP_METHOD_{method.name}": int(method) for method in HttpMethod}
     for counter in RequestCounter:
         of_connection = counter >= RequestCounter.CONNECTION_TLS
         kind = "" if of_connection else "TRACE_" if counter < RequestCounter.OVERTAKEN else "REQUEST_"
@@ -61,5 +62,5 @@ def test_no_member_is_left_out():
     members = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE))
     assert members - set(MEMBERS) == {
         *("payload_before", "resent_bytes_before", "resent_before"),
-        *("status_ns", "status_line", "status_bytes", "awaits", "is_connect", "stream_ended", "pad"),
+        *("status_ns", "status_line", "status_bytes", "awaits", "stream_ended"),
     }

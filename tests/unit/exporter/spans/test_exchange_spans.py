@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Reason, Role
+from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, HttpMethod, Observer, Reason, Role
 from proto.exchange_phases import span_count
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from services.exporter.encoder import SpanEncoder
@@ -157,6 +157,20 @@ def test_it_says_what_became_of_exactly_this_request():
     assert attributes(told["server wait"]) == {"flow.observer": "client"}
 
 
+def test_it_says_what_was_asked_and_answered():
+    """Method and status codes where they are known; that a stream's connection is not its alone."""
+    asked = exchange(http_method=HttpMethod.POST, http_status=200, grpc_status=6, exchange_shared=1)
+    other = exchange(number=1, http_method=HttpMethod.OTHER, http_status=404)
+    names = (
+        "http.request.method", "http.response.status_code", "rpc.system", "rpc.grpc.status_code", "flow.exchange.shared",
+    )  # fmt: skip
+    found = []
+    for one in (asked, other, exchange(number=2)):
+        said = attributes(spans(one)[0]["exchange at client"])
+        found.append([said.get(name) for name in names])
+    assert found == [["POST", 200, "grpc", 5, True], ["_OTHER", 404, None, None, None], [None] * 5]
+
+
 def test_it_is_linked_to_its_connection():
     """The link's target is the span of the flow's first record at the same side."""
     for role in (Role.CLIENT, Role.SERVER):
@@ -210,6 +224,9 @@ def test_a_phase_is_told_where_there_was_one(columns, names):
     (ExchangeEnd.SHUTDOWN, False, None),
     (ExchangeEnd.RESET, True, "connection_reset"),
     (ExchangeEnd.RESET, False, "connection_reset"),
+    (ExchangeEnd.STREAM_RESET, True, "stream_reset"),
+    (ExchangeEnd.STREAM_RESET, False, "stream_reset"),
+    (ExchangeEnd.STREAM, True, None),
     (ExchangeEnd.CLOSED, False, "no_response"),
     (ExchangeEnd.IDLE_TIMEOUT, False, "timeout"),
 ])  # fmt: skip
