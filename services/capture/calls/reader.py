@@ -22,8 +22,8 @@ from services.capture.names.pieces import Piece, PieceKind
 MOST_CONNECTIONS: Final = 8192
 """Whose tables are kept: beyond it the one that was quiet for longest is forgotten, and counted. Each has two dynamic tables
 of 4 KiB, where its ends ask for no others, and of `header_block.MOST_TABLE_BYTES` at the most."""
-MOST_CALLS: Final = 4096
-"""Of one connection, which are part of a trace and not over."""
+MOST_CALLS: Final = 131_072
+"""Which are part of a trace and were not given out yet: those that are open, and those that ended since the host was asked."""
 
 _INTERIM: Final = range(100, 200)
 
@@ -95,6 +95,7 @@ class CallReader:
         self._forgotten = 0
         self._connections: dict[int, _Connection] = {}
         self._over: list[int] = []
+        self._kept = 0
 
     @property
     def counters(self) -> dict[str, int]:
@@ -118,10 +119,10 @@ class CallReader:
             exchange = ended[row]
             connection = self._connections.get(int(exchange["flow_id"]))
             call = None if connection is None else connection.calls.pop(int(exchange["number"]), None)
+            self._kept -= call is not None
             kept[row] = call is not None and self._complete(exchange, call)
         for flow_id in self._over:
-            gone = self._connections.pop(flow_id, None)
-            self.requests[RequestCounter.UNPAIRED] += 0 if gone is None else len(gone.calls)
+            self.requests[RequestCounter.UNPAIRED] += self._forget(flow_id)
         self._over = []
         return ended[kept]
 
@@ -185,19 +186,27 @@ class CallReader:
 
     def _begin(self, connection: _Connection, stream: int, fields: HeaderFields) -> None:
         found, call = _context(fields.contexts)
-        if call is not None and len(connection.calls) >= MOST_CALLS:
+        if call is not None and self._kept >= MOST_CALLS:
             found = RequestCounter.NO_ROOM
         elif call is not None:
             call.method = fields.method
             connection.calls[stream] = call
+            self._kept += 1
         self.requests[found] += 1
+
+    def _forget(self, flow_id: int) -> int:
+        """Forget a connection; return how many of its calls were kept."""
+        gone = self._connections.pop(flow_id, None)
+        calls = 0 if gone is None else len(gone.calls)
+        self._kept -= calls
+        return calls
 
     def _connection(self, flow_id: int) -> _Connection:
         """Return what is known of a connection, which was the last to speak."""
         connection = self._connections.pop(flow_id, None)
         if connection is None:
             if len(self._connections) >= MOST_CONNECTIONS:
-                del self._connections[next(iter(self._connections))]
+                self._forget(next(iter(self._connections)))
                 self._forgotten += 1
             connection = _Connection()
         self._connections[flow_id] = connection
