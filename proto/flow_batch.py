@@ -20,10 +20,9 @@ import numpy.typing as npt
 
 from proto.columns import COLUMNS, NAMES, NO_INDEX, TLS
 from proto.errors import DecodeError, ProtoError
+from proto.subjects import MAX_BATCH_BYTES
 
 SCHEMA: Final = "wirespan.flow.v1"
-MAX_BATCH_BYTES: Final = 512 * 1024
-"""What writers keep a message below: half of the payload limit a NATS server has by default."""
 MAX_DECODE_BYTES: Final = 8 * 1024 * 1024
 """What readers accept at the most: the largest payload NATS recommends. It bounds the memory a hostile message can claim."""
 LEAST_ROW_BYTES: Final = 32

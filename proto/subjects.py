@@ -1,4 +1,4 @@
-"""Names on the bus: streams, subjects, durable consumers and headers. Spelt here and nowhere else."""
+"""Names on the bus: streams, subjects, durable consumers and headers, and the size of a batch. Said here and nowhere else."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ CACHE_LOG_SUBJECT: Final = "kube.cache.log"
 """News and snapshots of the cluster's objects, for all enrichers."""
 CACHE_PULSE_SUBJECT: Final = "kube.cache.pulse"
 """Who writes the log, and how far it is; only the last of them is kept."""
+
+MAX_BATCH_BYTES: Final = 512 * 1024
+"""What writers keep a message below: half of the payload limit a NATS server has by default."""
 
 ENRICHER_DURABLE: Final = "enricher"
 EXPORTER_DURABLE: Final = "exporter"

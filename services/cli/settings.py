@@ -55,6 +55,7 @@ def embedded_bus_settings(address: NatsAddress) -> BusSettings:
         nats=NatsSettings(url=address.url, token=address.token),
         streams=StreamSettings(
             raw_bytes=_EMBEDDED_STREAM_BYTES,
+            raw_node_share=1.0,  # there is but one node
             enriched_bytes=_EMBEDDED_STREAM_BYTES,
             dead_bytes=_EMBEDDED_STREAM_BYTES,
             recent_bytes=_EMBEDDED_RECENT_BYTES,

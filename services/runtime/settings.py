@@ -98,6 +98,15 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     raw_bytes: Annotated[int, Meta(ge=1 << 20, description="most bytes in FLOWS_RAW; more is refused, and capture merges")] = (
         1 << 30
     )
+    raw_node_share: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="most of FLOWS_RAW that the batches of one node may fill, each taken for the 512 KiB that it may have;"
+            " more of them is refused, and that node merges; 1 is as much as there is",
+        ),
+    ] = 0.5
     enriched_bytes: Annotated[
         int, Meta(ge=1 << 20, description="most bytes in FLOWS_ENRICHED; more is refused, and the enricher waits")
     ] = 1 << 30

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 LARGE, SMALL = 500, 20
 BATCHES = {LARGE: 1000, SMALL: 4000}
 PEERS = 300
-STREAMS = StreamSettings(raw_bytes=4 << 30, enriched_bytes=4 << 30)
+STREAMS = StreamSettings(raw_bytes=4 << 30, raw_node_share=1, enriched_bytes=4 << 30)
 NAMES = ("enricher", "exporter", "nats", "publisher")
 
 
@@ -99,7 +99,7 @@ async def measure(server: NatsServer, rows: int, snapshot: Path, port: int, idle
         "WIRESPAN_LOG_LEVEL": "error",
         "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(snapshot),
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-        **{f"WIRESPAN_STREAMS_{name.upper()}": str(getattr(STREAMS, name)) for name in ("raw_bytes", "enriched_bytes")},
+        **{f"WIRESPAN_STREAMS_{name.upper()}": str(getattr(STREAMS, name)) for name in STREAMS.__struct_fields__},
     }
     async with connect(NatsSettings(url=server.url), name="bench") as bus:
         await bus.ensure_streams(STREAMS)

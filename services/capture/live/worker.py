@@ -41,6 +41,9 @@ _LOOK_SECONDS: Final = 0.02
 """Between two looks whether the capture that this one replaces is gone."""
 _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
+_WHY_REFUSED: Final = (
+    "flows merge until there is room: enrichers do not keep up, or it is this node's share (WIRESPAN_STREAMS_RAW_NODE_SHARE)"
+)
 
 
 async def run(settings: CaptureSettings, lifecycle: Lifecycle) -> None:
@@ -117,6 +120,7 @@ class LivePublisher:
         self._window = asyncio.Semaphore(_WINDOW)
         self._flow_packets = 0
         self._flow_bytes = 0
+        self._refusing = False
         self._reading = asyncio.Lock()  # the reader is not for two threads at once
 
     async def run(self, interval_seconds: float, stopping: asyncio.Event) -> None:
@@ -220,12 +224,22 @@ class LivePublisher:
             try:
                 await outbox.send()
             except StreamFullError as refused:
-                logger.debug("batch.refused", error=str(refused))
+                self._refused(refused)
                 if not outbox.begun:
                     return False
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
+                if self._refusing:
+                    self._refusing = False
+                    logger.info("batches.taken_again")
                 return True
+
+    def _refused(self, refused: StreamFullError) -> None:
+        """Say it once, until the stream takes something again."""
+        logger.debug("batch.refused", error=str(refused))
+        if not self._refusing:
+            self._refusing = True
+            logger.warning("batches.refused", error=str(refused), hint=_WHY_REFUSED)
 
 
 def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:

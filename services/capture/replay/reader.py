@@ -20,8 +20,8 @@ import numpy as np
 
 from proto.columns import COLUMNS, Reason
 from proto.exchange_phases import is_traced, span_count
-from proto.flow_batch import MAX_BATCH_BYTES, Array, FlowBatch, encode
-from proto.subjects import batch_id
+from proto.flow_batch import Array, FlowBatch, encode
+from proto.subjects import MAX_BATCH_BYTES, batch_id
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.names.reader import NameReader

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.cli.plan.figures import PRESETS, Attributes, Preset, figure
+from services.runtime.settings import StreamSettings
 
 _MIB: Final = 1 << 20
 _US: Final = 1e-6
@@ -98,6 +99,7 @@ def plan(load: Load) -> Plan:
     raw = _bytes("raw", batches, records) * load.nodes
     enriched = _bytes("enriched", batches, records) * load.nodes
     raw_stream, enriched_stream = (_stream_bytes(rate / releases, load.outage_minutes) for rate in (raw, enriched))
+    raw_stream = max(raw_stream, _share_bytes(batches, load.outage_minutes))
     spans, summaries = (each * load.nodes for each in _spans(load, records, batches))
     exporting = _cores("exporter", all_batches, all_records) + load.gzip * spans * figure("gzip_record_us") * _US
     enricher = _service(_cores("enricher", all_batches, all_records) / releases, _enricher_mib(load))
@@ -181,6 +183,12 @@ def _bytes(stage: str, batches: float, records: float) -> float:
 def _stream_bytes(bytes_per_second: float, outage_minutes: float) -> int:
     """What an outage leaves in a stream, in whole MiB and never less than 256 of them."""
     return max(256, math.ceil(bytes_per_second * outage_minutes * 60 * figure("headroom") / _MIB)) * _MIB
+
+
+def _share_bytes(batches_per_second: float, outage_minutes: float) -> int:
+    """The stream of which the batches that an outage leaves of one node are a node's share."""
+    batches = batches_per_second * outage_minutes * 60 * figure("headroom")
+    return math.ceil(batches * figure("batch_limit_bytes") / StreamSettings().raw_node_share / _MIB) * _MIB
 
 
 def _service(cores: float, memory_mib: float) -> Replicas:

@@ -29,6 +29,9 @@ _NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
 _PASSING: Final = frozenset({10004, 10007, 10008, 10009, 10041, 10118, 10167})
 _TIMEOUT_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.25
+_BATCH_BYTES: Final = subjects.MAX_BATCH_BYTES + 4096
+"""What a batch has at the most, with its headers."""
+_PER_SUBJECT: Final = ("max_msgs_per_subject", "discard_new_per_subject")
 _NS: Final = 1_000_000_000
 
 
@@ -66,8 +69,11 @@ def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dic
         "max_consumers": -1,
         "max_msg_size": -1,
         "max_msgs_per_subject": -1,
+        "discard_new_per_subject": False,
         "no_ack": False,
     }
+    share = max(1, int(settings.raw_bytes * settings.raw_node_share / subjects.MAX_BATCH_BYTES))
+    per_node = {"max_msgs_per_subject": share, "discard_new_per_subject": True, "max_msg_size": _BATCH_BYTES}
     queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
     recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
     streams = [
@@ -77,7 +83,8 @@ def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dic
             "subjects": [subjects.RAW_SUBJECTS],
             "max_bytes": settings.raw_bytes,
             "republish": {"src": subjects.RAW_SUBJECTS, "dest": subjects.RAW_SEEN_SUBJECTS},
-        },
+        }
+        | (per_node if settings.raw_node_share < 1 else {}),
         queue
         | {
             "name": subjects.ENRICHED_STREAM,
@@ -125,6 +132,14 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     return sorted(name for name, value in wanted.items() if (found.get(name) or None) != (value or None))
 
 
+def _would_delete(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a server that is told so may delete what is stored: where a subject is to hold less than it does, it makes it
+    so, whatever it would do with what is new. Half is left for what is published meanwhile.
+    """
+    most, before = (config.get("max_msgs_per_subject") or -1 for config in (wanted, found["config"]))
+    return most > 0 and not 0 < before <= most and found["state"]["messages"] > most // 2
+
+
 class JetStream:
     """Administrative requests over one connection. Every method waits for the server and asks again until it answers."""
 
@@ -149,6 +164,11 @@ class JetStream:
             if error.code != _STREAM_IN_USE:
                 raise StreamConfigError(name, error.code, error.description) from error
             found = await self._ask(f"STREAM.INFO.{name}")
+        if _would_delete(found, config):
+            logger.warning(
+                "stream.too_full_for_shares", stream=name, hint="nodes have shares of it after an enricher's next start"
+            )
+            config = {**config, **{field: found["config"].get(field) for field in _PER_SUBJECT}}
         changed = _differences(found["config"], config)
         if not changed:
             return ""

@@ -240,7 +240,7 @@ async def test_two_consumers_share_the_work(bus: Bus, nats_server: NatsServer) -
 async def test_a_full_stream_refuses_and_recovers(nats_server: NatsServer) -> None:
     """At its limit of bytes the stream refuses with StreamFullError; when messages are taken off, the same message fits."""
     async with connect(quick(nats_server), name="test") as bus:
-        await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20))
+        await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20, raw_node_share=1))
         stored, refused = await fill(bus)
         assert refused.code == 10077
         assert stored == (await bus.stream_state(RAW_STREAM)).messages
@@ -270,11 +270,11 @@ async def test_a_store_without_room_is_full_too(tmp_path: Path) -> None:
 async def test_a_message_too_large_is_refused_and_nothing_else(bus: Bus) -> None:
     """A payload that the server would not take raises, and says what it would; the connection stays; one at the limit fits."""
     with pytest.raises(MessageTooLargeError, match="the server takes 1048576") as refused:
-        await bus.publish(SUBJECT, b"x" * (1 << 20), message_id="large")
-    await bus.publish(SUBJECT, b"x" * refused.value.limit, message_id="other")
-    await bus.publish(SUBJECT, b"x" * ((1 << 20) - 64), message_id="fits")
+        await bus.publish("flows.enriched.node-a", b"x" * (1 << 20), message_id="large")
+    await bus.publish("flows.enriched.node-a", b"x" * refused.value.limit, message_id="other")
+    await bus.publish("flows.enriched.node-a", b"x" * ((1 << 20) - 64), message_id="fits")
 
-    assert await stored_ids(bus) == {"fits": 1, "other": 1}
+    assert await stored_ids(bus, "FLOWS_ENRICHED") == {"fits": 1, "other": 1}
     assert bus.resent == 0
 
 
@@ -386,7 +386,7 @@ async def test_a_silent_server_is_noticed(nats_server: NatsServer) -> None:
     """A server that stops answering and keeps its sockets open is left within a few pings, full send buffers or not."""
     settings = quick(nats_server, ping_interval_seconds=0.2, connect_timeout_seconds=0.5)
     async with connect(settings, name="test") as bus:
-        await bus.ensure_streams()
+        await bus.ensure_streams(StreamSettings(raw_node_share=1))
         nats_server.send_signal(signal.SIGSTOP)
         large = [
             asyncio.create_task(bus.publish(SUBJECT, bytes(1_000_000), message_id=f"large/{number}")) for number in range(20)
@@ -435,7 +435,7 @@ async def test_streams_are_made_by_many_at_once_and_changed_when_settings_change
         buses = [await stack.enter_async_context(connect(quick(nats_server), name=f"{number}")) for number in range(4)]
         await asyncio.gather(*(bus.ensure_streams() for bus in buses))
         await buses[0].publish(SUBJECT, b"", message_id="a")
-        await asyncio.gather(*(bus.ensure_streams(StreamSettings(raw_bytes=1 << 20)) for bus in buses))
+        await asyncio.gather(*(bus.ensure_streams(StreamSettings(raw_bytes=1 << 20, raw_node_share=1)) for bus in buses))
         jetstream = await stack.enter_async_context(admin(nats_server))
 
         config = (await jetstream._ask(f"STREAM.INFO.{RAW_STREAM}"))["config"]

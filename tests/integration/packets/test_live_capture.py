@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import pytest
+import structlog
 
 from proto.columns import Observer, Outcome, Role
 from proto.flow_batch import FlowBatch, decode
@@ -147,7 +148,9 @@ async def test_connections_of_this_machine_are_published_once(nats_server) -> No
 
 
 async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
-    """While the stream is full nothing is lost: the flows' next records hold what was refused."""
+    """While the stream is full nothing is lost: the flows' next records hold what was refused. The log says it once, and when
+    the stream takes something again.
+    """
     table = FlowTableSettings(active_interval_seconds=0.05, linger_seconds=0.1)
     async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
         await bus.ensure_streams(StreamSettings(raw_bytes=1))
@@ -162,18 +165,21 @@ async def test_what_a_full_stream_refuses_merges(nats_server) -> None:
                 peers.send()
                 return reader.refused_batches >= 3
 
-            await until(refused)
-            assert progress.records == 0
-            await bus.ensure_streams()
-            peers.close()
-            stopping.set()
-            await running
+            with structlog.testing.capture_logs() as logged:
+                await until(refused)
+                assert progress.records == 0
+                await bus.ensure_streams()
+                peers.close()
+                stopping.set()
+                await running
             records = of_port(await stored(bus), port)
     client_side = records["role"] == Role.CLIENT
     assert records["tx_payload_bytes"][client_side].sum() == peers.sent
     assert records["rx_payload_bytes"][~client_side].sum() == peers.sent
     assert records["record"].tolist().count(0) == 2
     assert reader.merged_records > 0
+    said = [line["event"] for line in logged if line["event"].startswith("batches.")]
+    assert said == ["batches.refused", "batches.taken_again"]
 
 
 async def test_all_that_is_due_goes_out_at_once(nats_server) -> None:

@@ -150,7 +150,7 @@ async def test_the_same_replay_twice_sends_the_same_bytes(nats_server, bus, tmp_
 
 async def test_a_full_stream_and_a_dead_server_are_waited_for(nats_server, bus, tmp_path) -> None:
     """The stream fills, the server is killed and comes back, somebody consumes at last: every record arrives once."""
-    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20))
+    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20, raw_node_share=1))
     capture = Capture(
         nats_server, tmp_path, many_flows(tmp_path / "many.pcap", 20_000), WIRESPAN_STREAMS_RAW_BYTES=str(1 << 20)
     )
@@ -178,7 +178,7 @@ async def test_a_full_stream_and_a_dead_server_are_waited_for(nats_server, bus, 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_replay_that_is_ended_midway_and_started_again_is_whole(nats_server, bus, tmp_path, number) -> None:
     """Killed or stopped while the stream is full, then started again with no epoch set: every record is stored once."""
-    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20))
+    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20, raw_node_share=1))
     variables = {
         "WIRESPAN_CAPTURE_EPOCH": "",
         "WIRESPAN_CAPTURE_DRAIN_SECONDS": "0.2",
@@ -301,7 +301,7 @@ async def test_a_stop_signal_ends_all_flows_and_loses_none(nats_server, bus, tmp
 
 async def test_what_a_cut_off_drain_leaves_undone_is_said(nats_server, bus, tmp_path) -> None:
     """A stream that stays full past the deadline: exit status 1, and the log says how many records were not handed over."""
-    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20))
+    await bus.ensure_streams(StreamSettings(raw_bytes=1 << 20, raw_node_share=1))
     capture = Capture(
         nats_server,
         tmp_path,

@@ -10,10 +10,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proto.subjects import MAX_BATCH_BYTES
 from services.cli.plan.command import plan_command
 from services.cli.plan.figures import FIGURES, PRESETS, figure
 from services.cli.plan.model import Load, Plan, plan
 from services.cli.plan.show import costs, rows, values
+from services.runtime.settings import StreamSettings
 
 LOADS = st.builds(
     Load,
@@ -44,6 +46,9 @@ def test_streams_hold_the_outage(load: Load) -> None:
     seconds = load.outage_minutes * 60
     assert made.raw_stream_bytes * made.releases >= made.raw_bytes_per_second * seconds
     assert made.enriched_stream_bytes * made.releases >= made.enriched_bytes_per_second * seconds
+    of_a_node = made.batches_per_second / load.nodes * seconds
+    share = StreamSettings().raw_node_share * made.raw_stream_bytes / MAX_BATCH_BYTES
+    assert share >= of_a_node - 1
     assert made.volume_gib * 2**30 * 0.9 >= made.raw_stream_bytes + made.enriched_stream_bytes
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from proto.columns import COLUMNS, ENRICHED, NO_INDEX, RAW
 from proto.errors import DecodeError, ProtoError
-from proto.flow_batch import MAX_BATCH_BYTES, MAX_DECODE_BYTES, Entity, FlowBatch, decode, encode, encode_parts
+from proto.flow_batch import MAX_DECODE_BYTES, Entity, FlowBatch, decode, encode, encode_parts
+from proto.subjects import MAX_BATCH_BYTES
 from tests.support.pipeline.batches import fixed_batch, flow_batches
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "flow_v1.msgpack"

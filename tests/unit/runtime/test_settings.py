@@ -159,6 +159,7 @@ def test_the_defaults_do_not_change_unnoticed() -> None:
     """What an installation without settings gets."""
     assert msgspec.structs.asdict(StreamSettings()) == {
         "raw_bytes": 1 << 30,
+        "raw_node_share": 0.5,
         "enriched_bytes": 1 << 30,
         "cache_bytes": 256 << 20,
         "recent_bytes": 32 << 20,

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from proto.columns import NO_INDEX, RAW, End, Observer, Outcome, Reason
-from proto.flow_batch import MAX_BATCH_BYTES, FlowBatch, encode
+from proto.flow_batch import FlowBatch, encode
+from proto.subjects import MAX_BATCH_BYTES
 from services.capture.flows.share import behind
 from services.capture.flows.table import FlowTable, FlowTableSettings
 from services.capture.replay.source import ReplaySource
