@@ -112,7 +112,12 @@ async def _following(
     telemetry.gauge("wirespan.enricher.kube.behind", "Age of what is known of the cluster", "s", lambda: source.behind_seconds)
     telemetry.gauge("wirespan.enricher.kube.objects", "Objects known", "{object}", lambda: source.objects)
     telemetry.gauge("wirespan.enricher.index.compile", "Making of the last index", "s", lambda: source.compile_seconds)
-    for name, description in (("lists", "Whole lists taken"), ("faults", "Requests and watches that failed")):
+    totals = {
+        "lists": "Whole lists taken",
+        "faults": "Requests and watches that failed",
+        "oversized": "Objects left out because no message of the shared cache holds them",
+    }
+    for name, description in totals.items():
         telemetry.cumulative(f"wirespan.enricher.kube.{name}", description, "1", partial(source.total, name))
     if isinstance(source, CachedSync):
         telemetry.gauge(

@@ -7,11 +7,13 @@ message and has written nothing wrong. What is appended is taken as others take 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -21,10 +23,13 @@ from proto.subjects import CACHE_LOG_SUBJECT, CACHE_PULSE_SUBJECT
 from services.enricher.cache.messages import (
     CHUNK_BYTES,
     LogNews,
+    ObjectChange,
     Pulse,
     ScopeState,
     SnapshotPart,
     encode,
+    encode_object,
+    key_of,
     snapshot_parts,
 )
 from services.enricher.cache.news import groups, pieces_of
@@ -39,7 +44,7 @@ from services.enricher.kubernetes.reflector import Reflector, Scope, State, Upda
 from services.enricher.kubernetes.resources import fields_read, followed
 from services.enricher.kubernetes.selection import ALWAYS_KEPT, Selection
 from services.enricher.settings import KubeSettings
-from services.runtime.nats.bus import Journal, JournalMovedError, StreamFullError
+from services.runtime.nats.bus import Journal, JournalMovedError, MessageTooLargeError, StreamFullError
 
 logger = structlog.get_logger()
 
@@ -68,6 +73,8 @@ class Leader:
         self._selection = kept_by(settings)
         self._inbox: Inbox[Update] = Inbox()
         self._beaten = 0.0
+        self.oversized = 0
+        """How often an object was left out because no message holds it."""
         self._began_unix_ns = time.time_ns()
         behind = reader.pulse.reached_unix_ns if reader.pulse else self._began_unix_ns
         resumes = reader.pulse is not None and reader.pulse.selection == self._selection
@@ -88,6 +95,10 @@ class Leader:
             )
             for resource, namespace in followed(settings)
         ]
+
+    def total(self, count: str) -> int:
+        """Return a count of this term: `oversized`, or the sum of one of all reflectors."""
+        return self.oversized if count == "oversized" else sum(getattr(each, count) for each in self.reflectors)
 
     async def claim(self) -> None:
         """Become the writer. Raises JournalMovedError where somebody else is."""
@@ -155,12 +166,15 @@ class Leader:
         now, began = time.time_ns(), self._began_unix_ns
         return bool(since) and all(each is not None and now - max(each, began) > longest_ns for each in since)
 
-    async def _write(self, news: News) -> None:
-        """Append what is news, in as many messages as it needs; then know it."""
+    async def _write(self, news: News, most_bytes: int | None = None) -> None:
+        """Append what is news, in as many messages as it needs; then know it.
+
+        An object that no message holds is told as one that is gone, for all have to know the same.
+        """
         if not news.deltas and not news.listed:
             self._reader.take(news)  # a version that goes with the next pulse
             return
-        for piece, changes in await asyncio.to_thread(pieces_of, news, self._chunk_bytes):
+        for piece, changes in await asyncio.to_thread(pieces_of, news, most_bytes or self._chunk_bytes):
             message = LogNews(
                 log=self._reader.log,
                 before=self._reader.log_end,
@@ -171,9 +185,34 @@ class Leader:
                 version=piece.version,
                 listed=piece.listed,
             )
-            data = await asyncio.to_thread(encode, message)
-            sequence = await self._append(CACHE_LOG_SUBJECT, data)
-            await asyncio.to_thread(self._reader.appended, sequence, len(data), news=piece)
+            try:
+                await self._put(message, news=piece)
+            except MessageTooLargeError as error:
+                if len(changes) > 1:  # the server takes less by now
+                    await self._write(piece, sum(len(bytes(each.obj)) for each in changes) // 2)
+                    continue
+                for each in changes:
+                    self._leave_out(each.key, each.obj, error)
+                gone = [delta._replace(obj=None) for delta in piece.deltas]
+                nothing = [ObjectChange(each.key, each.observed_unix_ns, encode_object(None)) for each in changes]
+                without: LogNews = msgspec.structs.replace(message, changes=nothing)
+                await self._put(without, news=dataclasses.replace(piece, deltas=gone))
+
+    async def _put(self, message: LogNews | SnapshotPart, *, news: News | None = None) -> int:
+        """Append a message of the log; return its sequence. Raises MessageTooLargeError."""
+        data = await asyncio.to_thread(encode, message)
+        sequence = await self._append(CACHE_LOG_SUBJECT, data)
+        part = message if isinstance(message, SnapshotPart) else None
+        await asyncio.to_thread(partial(self._reader.appended, sequence, len(data), news=news, part=part))
+        return sequence
+
+    def _leave_out(self, key: str, obj: msgspec.Raw, error: MessageTooLargeError) -> None:
+        self.oversized += 1
+        size = len(bytes(obj))
+        hint = (
+            "it names nobody: raise `max_payload` of NATS, or have it carry less (labels and annotations that settings ask for)"
+        )
+        logger.error("cache.object_too_large", object=key, bytes=size, limit=error.limit, hint=hint)
 
     async def _beat(self, *, reached_unix_ns: int = 0, resigned: bool = False) -> None:
         """Say that there is a writer, and up to when all that was observed is in the log; without a time, up to when it was."""
@@ -236,9 +275,15 @@ class Leader:
                 selection=self._selection,
                 **(told if last else {}),
             )
-            data = await asyncio.to_thread(encode, whole)
-            sequence = await self._append(CACHE_LOG_SUBJECT, data)
-            self._reader.appended(sequence, len(data), part=whole)
+            try:
+                sequence = await self._put(whole)
+            except MessageTooLargeError as error:
+                if len(whole.kept) != 1:
+                    logger.warning("cache.not_compacted", error=str(error))
+                    return  # the server takes less by now: the next attempt is cut to that
+                (kept,) = whole.kept
+                self._leave_out(key_of(kept), kept.obj, error)
+                sequence = await self._put(msgspec.structs.replace(whole, kept=[]))
             first = first or sequence
         await self._beat()
         await self._journal.trim(first)

@@ -146,6 +146,15 @@ def decode_object(resource: str, raw: msgspec.Raw) -> KubeObject | None:
         raise CacheMessageError(str(error)) from error
 
 
+def key_of(kept: KeptObject) -> str:
+    """Return the key of a snapshot's object, empty where it is not understood."""
+    try:
+        obj = decode_object(kept.resource, kept.obj)
+    except CacheMessageError:
+        return ""
+    return obj.key if obj is not None else ""
+
+
 def encode_object(obj: KubeObject | None) -> msgspec.Raw:
     """Return an object as a message has it."""
     return _NOTHING if obj is None else msgspec.Raw(_encoder.encode(obj))

@@ -50,7 +50,7 @@ class CachedSync(LiveIndex):
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leader: Leader | None = None
-        self._totals = {"lists": 0, "faults": 0, "malformed": 0}
+        self._totals = {"lists": 0, "faults": 0, "malformed": 0, "oversized": 0}
         self._heard = 0.0
         self._patience_seconds = 0.0
 
@@ -98,7 +98,7 @@ class CachedSync(LiveIndex):
 
     def total(self, count: str) -> int:
         """Return the sum of a count over this process's terms as leader."""
-        now = sum(getattr(each, count) for each in self._leader.reflectors) if self._leader else 0
+        now = self._leader.total(count) if self._leader else 0
         return self._totals[count] + now + (self._reader.unreadable if count == "malformed" else 0)
 
     def start(self, bus: Bus) -> None:
@@ -194,5 +194,5 @@ class CachedSync(LiveIndex):
         finally:
             self._leader = None
             for count in self._totals:
-                self._totals[count] += sum(getattr(each, count) for each in leader.reflectors)
+                self._totals[count] += leader.total(count)
         self._expect_pulse(has_resigned=True)

@@ -61,7 +61,7 @@ class LiveIndex(ABC):
 
     @abstractmethod
     def total(self, count: str) -> int:
-        """Return how many `lists` this process took, or `faults` it met, or objects it found `malformed`."""
+        """Return how many `lists` this process took, or `faults` it met, or objects it found `malformed` or `oversized`."""
 
     @abstractmethod
     def start(self, bus: Bus) -> None:

@@ -85,7 +85,7 @@ class KubeSync(LiveIndex):
 
     def total(self, count: str) -> int:
         """Return the sum of a count of all reflectors: `lists`, `faults` or `malformed`."""
-        return sum(getattr(each, count) for each in self.reflectors)
+        return sum(getattr(each, count, 0) for each in self.reflectors)
 
     def start(self, bus: Bus | None = None) -> None:
         """Begin to follow the cluster; nothing of it goes over the bus."""

@@ -6,13 +6,17 @@ What a real API server has to be there for is in tests/e2e/kubernetes/test_kuber
 from __future__ import annotations
 
 import asyncio
+import base64
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from proto.subjects import CACHE_STREAM
 from services.enricher.cache import leader as cache_leader
@@ -60,10 +64,10 @@ def replica(
     kubeconfig = server.kubeconfig(tmp_path)
 
     @asynccontextmanager
-    async def run(settings: KubeSettings = SETTINGS) -> AsyncIterator[CachedSync]:
+    async def run(settings: KubeSettings = SETTINGS, url: str = nats_server.url) -> AsyncIterator[CachedSync]:
         api = find_api("auto", kubeconfig=kubeconfig, silence_seconds=300)
         assert api is not None
-        async with connect(NatsSettings(url=nats_server.url, reconnect_seconds=0.1), name="replica") as bus:
+        async with connect(NatsSettings(url=url, reconnect_seconds=0.1), name="replica") as bus:
             await bus.ensure_streams(cache=True)
             sync = CachedSync(api, Cluster, settings)
             sync.start(bus)
@@ -239,6 +243,56 @@ async def delete_stream(bus: Bus) -> None:
     """Delete the cache's stream as an operator would."""
     await bus.wait_connected()
     await bus._connection.request(f"$JS.API.STREAM.DELETE.{CACHE_STREAM}", b"", timeout_seconds=5)
+
+
+def large(name: str, address: str, kib: int) -> dict[str, Any]:
+    """A pod that is so large for us, and does not deflate: an annotation that becomes an attribute."""
+    annotations = {"resource.opentelemetry.io/large": base64.b64encode(random.Random(name).randbytes(kib << 10)).decode()}
+    return pod(name, address, annotations=annotations)
+
+
+async def test_an_object_that_no_message_holds_is_left_out(replica, pods: PodsApi, tmp_path: Path) -> None:
+    """Among others, alone, and for one that was small: it is named, it is nowhere, and the leader goes on."""
+    pods.put(pod("a", "10.0.0.1"), large("b", "10.0.0.2", 100), pod("c", "10.0.0.3"))
+    with NatsServer(tmp_path / "small", extra_config="max_payload: 65536") as small, capture_logs() as logs:
+        async with replica(url=small.url) as one, replica(url=small.url) as other:
+            for each in (one, other):
+                await each.until_synced(asyncio.Event())
+            pods.put(large("c", "10.0.0.3", 100), large("d", "10.0.0.4", 30))
+            for each in (one, other):
+                while await holder(each, "10.0.0.4") != "d":
+                    pass
+                assert [await holder(each, f"10.0.0.{number}") for number in (1, 2, 3)] == ["a", "", ""]
+            pods.put(pod("b", "10.0.0.2"))
+            for each in (one, other):
+                while await holder(each, "10.0.0.2") != "b":
+                    pass
+            assert one.total("oversized") + other.total("oversized") == 2
+    left_out = [line["object"] for line in logs if line["event"] == "cache.object_too_large"]
+    assert left_out == ["uid-b", "uid-c"]
+    assert "cache.deposed" not in {line["event"] for line in logs}
+
+
+async def test_a_snapshot_of_the_log_leaves_out_what_no_message_holds_by_now(
+    replica, pods: PodsApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server comes back with a smaller `max_payload`: who starts then knows all but what is larger than that."""
+    pods.put(pod("a", "10.0.0.1"), large("b", "10.0.0.2", 100), pod("c", "10.0.0.3"))
+    with NatsServer(tmp_path / "nats") as server, capture_logs() as logs:
+        async with replica(url=server.url) as one:
+            await one.until_synced(asyncio.Event())
+            assert await holder(one, "10.0.0.2") == "b"
+            await asyncio.to_thread(server.stop)
+            small = NatsServer(tmp_path / "nats", extra_config="max_payload: 65536")
+            small.port = server.port
+            monkeypatch.setattr(cache_leader, "_MOST_LOG_MESSAGES", 0)
+            with small:
+                pods.put(pod("d", "10.0.0.4"))
+                await until(lambda: any(line["event"] == "cache.compacted" for line in logs))
+                async with replica(url=server.url) as other:
+                    await other.until_synced(asyncio.Event())
+                    assert [await holder(other, f"10.0.0.{number}") for number in (1, 2, 3)] == ["a", "", "c"]
+    assert "uid-b" in {line["object"] for line in logs if line["event"] == "cache.object_too_large"}
 
 
 async def test_a_message_of_another_release_breaks_nothing(
