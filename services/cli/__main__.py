@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +58,8 @@ class LazyGroup(click.Group):
 def _print_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:  # noqa: FBT001  # click calls it so
     if not asked or ctx.resilient_parsing:
         return
+    import importlib.metadata  # noqa: PLC0415 - parses e-mail headers, and only this asks for it
+
     try:
         version = importlib.metadata.version("wirespan")
     except importlib.metadata.PackageNotFoundError:

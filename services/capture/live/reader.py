@@ -11,7 +11,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -19,7 +19,6 @@ from proto.columns import Observer, Reason
 from proto.exchange_phases import span_count
 from proto.flow_batch import FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
-from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.flows.timing import FlowTableSettings
@@ -27,38 +26,12 @@ from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.cgroups_v1 import PodsOfVersion1
 from services.capture.live.processes import Processes
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges, monotonic_ns
-from services.capture.live.socket_tap import DEFAULT_CAPACITY, SocketTap, TapRules
+from services.capture.live.socket_tap import SocketTap
 from services.capture.live.succession import Succession
-from services.capture.names.question_records import QuestionRules
-from services.capture.names.reader import NameReader, Names, NamesTold
+from services.capture.live_options import LiveOptions
+from services.capture.names.reader import NameReader, NamesTold
 
 _LARGEST_ROWS: Final = 950
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveOptions:
-    """How the node's flows are captured."""
-
-    capacity: int = DEFAULT_CAPACITY
-    """Flows open at the same time."""
-    drain_interval_seconds: float = 1.0
-    """How often the table is looked at."""
-    rules: TapRules = field(default_factory=TapRules)
-    cgroup_root: Path | None = None
-    """Where the host's cgroup2 tree is mounted; found where it is None."""
-    trace_context: bool = False
-    """Whether the exchanges of application traces are told."""
-    datagrams: DatagramRules = field(default_factory=DatagramRules)
-    process_names: bool = False
-    """Whether sockets outside pods and containers are told with the program that holds them."""
-    names: Names = "off"
-    """What is read of names."""
-    hidden_names: tuple[str, ...] = ()
-    """Domains of which nothing but themselves is told."""
-    questions: QuestionRules = field(default_factory=QuestionRules)
-    """Which DNS questions are told by themselves."""
-    succession: str = ""
-    """What captures have in common that take over from each other on a node; empty: this one knows of no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain
 from pathlib import Path
@@ -35,9 +34,9 @@ from services.capture.live.slot_windows import SlotWindows
 from services.capture.live.tap_exchanges import PROGRAMS, TapExchanges
 from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, TapLoadError, connect_calls, load_tap
 from services.capture.live.tap_pieces import TapPieces
+from services.capture.live_options import DEFAULT_CAPACITY, TapRules
 from services.capture.names.pieces import PieceKind
 
-DEFAULT_CAPACITY: Final = 131_072
 _FIRST_GENERATION: Final = 1
 _COUNT_BYTES: Final = 16
 _ALLOWED, _DENIED = 1, 2
@@ -45,31 +44,6 @@ _CLOCK_MONOTONIC_COARSE: Final = 6
 """Linux's number; the time module does not have it."""
 
 Indexes = npt.NDArray[np.uint32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TapRules:
-    """Which flows are kept. Empty lists of what is allowed allow everything; what is denied is denied anyway."""
-
-    loopback: bool = False
-    """Whether connections of 127.0.0.0/8 and ::1 are kept."""
-    allow_networks: tuple[str, ...] = ()
-    """Networks (CIDR), of which one holds the remote address."""
-    deny_networks: tuple[str, ...] = ()
-    allow_ports: tuple[int, ...] = ()
-    """Ports, of which one is the local or the remote one."""
-    deny_ports: tuple[int, ...] = ()
-    transports: tuple[int, ...] = ()
-    """IANA protocol numbers to keep."""
-
-    def defines(self) -> list[str]:
-        """Return what bpf/tap/socket_tap.c is compiled with."""
-        found = [] if self.loopback else ["EXCLUDE_LOOPBACK"]
-        listed = ("allow_networks", "deny_networks", "allow_ports", "deny_ports")
-        found.extend(name.upper() for name in listed if getattr(self, name))
-        if self.transports:
-            found.append(f"KEEP_TRANSPORT(n)=({'||'.join(f'(n)=={int(number)}' for number in self.transports)})")
-        return found
 
 
 class SocketTap(AbstractContextManager["SocketTap"]):

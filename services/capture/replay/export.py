@@ -14,7 +14,7 @@ from services.runtime import footprint
 def main() -> int:
     """Write the batches; return the exit code."""
     # As capture itself does: somebody waits for this, and a tenth of a second is a tenth of it.
-    footprint.do_without("aiohttp", "rich")
+    footprint.do_without("aiohttp", "rich", "typing_extensions")
     from services.capture.replay.exporting import export  # noqa: PLC0415 - see above
 
     return export(sys.argv[1:], sys.stdout.buffer)
