@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from services.cli.errors import CliError, UsageError
 from services.cli.settings import BusSettings
@@ -24,16 +27,36 @@ _CHUNK_BYTES: Final = 1 << 16
 
 @contextlib.contextmanager
 def cluster_bus(context: str, namespace: str) -> Iterator[BusSettings]:
-    """Yield how to reach the bus while the context lasts. It takes the rights to list pods, to read the reader's Secret and to
-    create `pods/portforward` in the namespace.
+    """Yield how to reach the bus while the context lasts. It takes the rights to list pods, to read the reader's Secret and the
+    ConfigMap of the bus's authority, and to create `pods/portforward` in the namespace.
 
     Raises UsageError where the kubeconfig has no such context, CliError where there is no such release or the API refuses.
     """
-    pod, password = _release(_client(context), namespace)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_accept, args=(listener, context, namespace, pod), daemon=True).start()
-        url = f"nats://127.0.0.1:{listener.getsockname()[1]}"
-        yield BusSettings(nats=NatsSettings(url=url, user=_READER, password=password, inbox_prefix=f"_INBOX_{_READER}"))
+    release = _release(_client(context), namespace)
+    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.NamedTemporaryFile("w") as authority:
+        threading.Thread(target=_accept, args=(listener, context, namespace, release.pod), daemon=True).start()
+        authority.write(release.authority)
+        authority.flush()
+        # The chart's certificates are for this name as well.
+        url = f"{'tls' if release.authority else 'nats'}://localhost:{listener.getsockname()[1]}"
+        yield BusSettings(
+            nats=NatsSettings(
+                url=url,
+                user=_READER,
+                password=release.password,
+                inbox_prefix=f"_INBOX_{_READER}",
+                tls_ca=Path(authority.name) if release.authority else None,
+            )
+        )
+
+
+class _Release(NamedTuple):
+    pod: str
+    """Of NATS, and ready."""
+    password: str
+    """The reader's."""
+    authority: str
+    """PEM of who signed the server's certificate; empty where it has none."""
 
 
 def _client(context: str) -> ApiClient:
@@ -47,8 +70,7 @@ def _client(context: str) -> ApiClient:
     return client
 
 
-def _release(api: ApiClient, namespace: str) -> tuple[str, str]:
-    """Return a pod of the release's NATS that is ready, and the reader's password."""
+def _release(api: ApiClient, namespace: str) -> _Release:
     from kubernetes import client  # noqa: PLC0415
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
@@ -59,13 +81,27 @@ def _release(api: ApiClient, namespace: str) -> tuple[str, str]:
         if not ready:
             raise CliError(f"no NATS of Wirespan is ready in namespace {namespace} (--kube-namespace names another)")
         # Pods of a stateful set are its name and a number; the chart's Secrets begin with the same name.
-        name: str = ready[0].metadata.name
-        secret: Any = core.read_namespaced_secret(f"{name.rpartition('-')[0]}-{_READER}", namespace)
+        pod: str = ready[0].metadata.name
+        name = pod.rpartition("-")[0]
+        secret: Any = core.read_namespaced_secret(f"{name}-{_READER}", namespace)
+        authority = _authority(core, f"{name}-ca", namespace)
     except client.ApiException as error:
         raise CliError(f"the API server refuses: {error.status} {error.reason}") from error
     except HTTPError as error:
         raise CliError(f"the API server cannot be reached: {error}") from error
-    return name, base64.b64decode((secret.data or {}).get("password", "")).decode()
+    return _Release(pod, base64.b64decode((secret.data or {}).get("password", "")).decode(), authority)
+
+
+def _authority(core: Any, name: str, namespace: str) -> str:
+    from kubernetes import client  # noqa: PLC0415
+
+    try:
+        found: Any = core.read_namespaced_config_map(name, namespace)
+    except client.ApiException as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return ""
+        raise
+    return str((found.data or {}).get("ca.crt", ""))
 
 
 def _is_ready(pod: Any) -> bool:

@@ -1,7 +1,7 @@
 """`wirespan tap --kube-context`: through the API server to a real bus, as the user who may only read.
 
-The API server is a stand-in that answers the three requests that are made of it as the real one does; the client's side of the
-port-forward, the bus and its permissions are real.
+The API server is a stand-in that answers the four requests that are made of it as the real one does; the client's side of the
+port-forward, the bus, its certificates and its permissions are real. With a real API server: tests/cluster/test_one_node.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from proto.flow_batch import encode
 from proto.subjects import batch_id, enriched_subject
 from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
+from tests.support.certificates import make_certificates
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.support.pipeline.nats_server import NatsServer
 
@@ -56,8 +57,9 @@ def pod(name: str, *, ready: bool = True) -> dict[str, object]:
 class Api:
     """The stand-in. Each forwarded connection goes to `nats_port`."""
 
-    def __init__(self, nats_port: int) -> None:
+    def __init__(self, nats_port: int, authority: str) -> None:
         self.nats_port = nats_port
+        self.authority = authority
         self.pods = [pod("release-nats-0", ready=False), pod("release-nats-1")]
         self.asked: list[str] = []
         self.url = ""
@@ -69,6 +71,8 @@ class Api:
         base = "/api/v1/namespaces/flows"
         app.router.add_get(f"{base}/pods", self.list_pods)
         app.router.add_get(f"{base}/secrets/release-nats-reader", self.secret)
+        if self.authority:
+            app.router.add_get(f"{base}/configmaps/release-nats-ca", self.config_map)
         app.router.add_get(f"{base}/pods/release-nats-1/portforward", self.forward)
         runner = web.AppRunner(app)
         await runner.setup()
@@ -89,6 +93,11 @@ class Api:
         """As the chart makes it."""
         data = {"password": base64.b64encode(b"secret").decode()}
         return web.json_response({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "x"}, "data": data})
+
+    async def config_map(self, _request: web.Request) -> web.Response:
+        """As the chart makes it."""
+        tree = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "x"}, "data": {"ca.crt": self.authority}}
+        return web.json_response(tree)
 
     async def forward(self, request: web.Request) -> web.WebSocketResponse:
         """Two channels for the port, of which each begins with its number; then bytes."""
@@ -136,18 +145,21 @@ async def tapped(folder: Path, api: Api, *arguments: str) -> tuple[str, str, int
     return out.decode(), err.decode(), process.returncode or 0
 
 
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
+@pytest.fixture(params=[False, True], ids=["without TLS", "with TLS"])
+async def api(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Api]:
     """A cluster with a release, and three records that passed lately on its bus."""
-    server = NatsServer(tmp_path / "nats", extra_config=f"authorization {{ users: {USERS} }}")
+    pems = make_certificates(tmp_path)
+    tls = f'tls {{ cert_file: "{pems.server_certificate}", key_file: "{pems.server_key}" }}' if request.param else ""
+    server = NatsServer(tmp_path / "nats", extra_config=f"authorization {{ users: {USERS} }}\n{tls}", tls=request.param)
+    authority = pems.authority if request.param else None
     with server:
-        async with connect(NatsSettings(url=server.url, user="admin", password="admin"), name="test") as bus:
+        async with connect(NatsSettings(url=server.url, user="admin", password="admin", tls_ca=authority), name="test") as bus:
             await bus.ensure_streams()
             batch = enriched_batch(3)
             await bus.publish(
                 enriched_subject(batch.node), encode(batch), message_id=batch_id(batch.node, batch.epoch, batch.sequence)
             )
-        async with Api(server.port).served() as api:
+        async with Api(server.port, authority.read_text() if authority else "").served() as api:
             yield api
 
 
