@@ -66,7 +66,7 @@ async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:
         server = f"nats-server {greeting['version']} at {shown}" if "version" in greeting else f"connected to {shown}"
         try:
             async with asyncio.timeout(_JETSTREAM_SECONDS):
-                states = [await _stream(bus, name) for name in (RAW_STREAM, ENRICHED_STREAM, DEAD_STREAM, RECENT_STREAM)]
+                states = await _streams(bus)
         except TimeoutError:
             return fail(f"{server}, but JetStream does not answer", _ENABLE_JETSTREAM)
         except ApiError as error:
@@ -78,6 +78,19 @@ async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:
             return warn(f"{server}, but {error}", "see its log; the connection may have been lost meanwhile")
     there = [state for state in states if state is not None]
     return ok(f"{server}, JetStream answers, {', '.join(there) if there else 'no streams yet (the services make them)'}")
+
+
+def _may_ask_of_streams(subject: str) -> bool:
+    """Whether who may publish there may ask what streams hold. An account may have the API of JetStream under another name."""
+    return "API.STREAM.INFO" in subject or subject.endswith(("API.>", "API.STREAM.>", "$JS.>")) or subject[0] in ">*"
+
+
+async def _streams(bus: runtime_bus.Bus) -> list[str | None]:
+    """Return what the streams hold. Raises PermissionDeniedError, as `Bus.stream_state` does, but unasked where it is known."""
+    subjects = await bus.may_publish()
+    if subjects and not any(map(_may_ask_of_streams, subjects)):
+        raise PermissionDeniedError("$JS.API.STREAM.INFO")
+    return [await _stream(bus, name) for name in (RAW_STREAM, ENRICHED_STREAM, DEAD_STREAM, RECENT_STREAM)]
 
 
 async def _stream(bus: runtime_bus.Bus, name: str) -> str | None:

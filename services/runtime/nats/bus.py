@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
 
+import msgspec
 import structlog
 
 from proto import subjects
@@ -61,6 +62,8 @@ logger = structlog.get_logger()
 _DETAIL_CHARACTERS: Final = 500
 _CUT_CHARACTERS: Final = 64
 """What is added to the detail of a dead letter that is cut."""
+_USER_INFO: Final = "$SYS.REQ.USER.INFO"
+_USER_INFO_SECONDS: Final = 2.0
 _CHECK_SECONDS: Final = 60.0
 """How often the streams are looked at, about."""
 _WATCH_MESSAGES: Final = 1000
@@ -126,6 +129,24 @@ class Watch:
         self.dropped += len(self._messages) == self._messages.maxlen
         self._messages.append(WatchedMessage(message.subject, message.data, message.headers))
         self._arrived.set()
+
+
+class _Subjects(msgspec.Struct):
+    allow: list[str] = msgspec.field(default_factory=list)
+
+
+class _Permissions(msgspec.Struct):
+    publish: _Subjects = msgspec.field(default_factory=_Subjects)
+
+
+class _User(msgspec.Struct):
+    permissions: _Permissions = msgspec.field(default_factory=_Permissions)
+
+
+class _UserInfo(msgspec.Struct):
+    """As a server answers who one is, as far as that is looked at."""
+
+    data: _User = msgspec.field(default_factory=_User)
 
 
 class Bus:
@@ -315,6 +336,18 @@ class Bus:
     async def stream_state(self, stream: str) -> StreamState:
         """Return what the stream holds. Raises ApiError where there is none."""
         return await self._jetstream.stream_state(stream)
+
+    async def may_publish(self) -> tuple[str, ...]:
+        """Return where this user may publish, as the server says; empty where it names no subjects, or may not be asked.
+
+        Whoever asks for what it may not have is written down in the server's log, this question as any other.
+        """
+        try:
+            answer = await self._connection.request(_USER_INFO, timeout_seconds=_USER_INFO_SECONDS)
+            said = msgspec.json.decode(answer.data, type=_UserInfo)
+        except (BusError, msgspec.DecodeError):
+            return ()
+        return tuple(said.data.permissions.publish.allow)
 
     async def consumer_state(self, stream: str, durable: str) -> ConsumerState:
         """Return where the consumer stands. Raises ApiError where there is none."""

@@ -99,3 +99,5 @@ def test_the_doctor_finds_nothing_wrong_with_captures_user(server: NatsServer) -
     finding = check_nats(BusSettings(nats=settings), named=True)
     assert finding.status is Status.OK
     assert not finding.fix
+    assert "may not ask" in finding.found
+    assert [line for line in server.log if "Violation" in line] == []

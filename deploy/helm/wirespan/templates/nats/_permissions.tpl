@@ -36,8 +36,9 @@ operator: {publish: {{ toRawJson $operator }}, subscribe: ["_INBOX_operator.>", 
 - $JS.ACK.*.*.{{ .stream }}.{{ .durable }}.>
 {{- end -}}
 
+{{/* Everybody may ask what he himself may do (`wirespan doctor`). */}}
 {{- define "wirespan.natsUser" -}}
-{ user: {{ .name | quote }}, password: {{ .password }}, permissions { publish: {{ .may.publish | toRawJson }}, subscribe: {{ .may.subscribe | toRawJson }} } }
+{ user: {{ .name | quote }}, password: {{ .password }}, permissions { publish: {{ append .may.publish "$SYS.REQ.USER.INFO" | toRawJson }}, subscribe: {{ .may.subscribe | toRawJson }} } }
 {{- end -}}
 
 {{/*
