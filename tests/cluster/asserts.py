@@ -20,6 +20,11 @@ def seen_by(name: str, kind: str, transport: str = "tcp") -> Callable[[Seen], bo
     )
 
 
+def is_datagrams(span: Seen) -> bool:
+    """Whether it is of UDP."""
+    return bool(span["network.transport"] == "udp")
+
+
 def arrived(cluster: Cluster, wanted: Callable[[Seen], bool], number: int) -> list[Seen]:
     """The spans that are wanted, once there are so many, or no more come: what is missing is said by whoever compares."""
     receiver = cluster.receiver

@@ -45,6 +45,25 @@ def test_the_doctor_in_captures_pod(one_node: Installed) -> None:
     assert {name for name, each in findings.items() if each["status"] == "fail"} <= {"cgroup2"}
 
 
+def test_tap_reaches_the_clusters_bus_by_its_api_server(one_node: Installed) -> None:
+    """`wirespan tap --kube-context` shows what the clients did, through a port that kubelet and container runtime forward."""
+    said = one_node.chart.wirespan(
+        "tap",
+        "--kube-context",
+        "test",
+        "--kube-namespace",
+        NAMESPACE,
+        "--to-pod",
+        "server-on-node-a",
+        "--last",
+        "20",
+        "-o",
+        "json",
+    )
+    shown = [json.loads(line) for line in said.splitlines()]
+    assert len(shown) == 20, said
+
+
 def test_helm_test_shows_its_logs(one_node: Installed) -> None:
     """`helm test --logs` exits with 0 and shows that every service is ready."""
     said = one_node.chart.helm("test", RELEASE, "--logs")

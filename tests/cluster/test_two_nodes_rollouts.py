@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
 import pytest
 
-from tests.cluster.asserts import arrived, counted_as_said, seen_by
+from tests.cluster.asserts import ARRIVAL_SECONDS, counted_as_said, is_datagrams
 from tests.cluster.conftest import Installed
+from tests.support.cluster.spans import matching
 from tests.support.cluster.workloads import Client, is_ready, serve
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]  # the first to ask may build the programs and the images
@@ -44,7 +46,7 @@ def test_a_rollout_behind_capture_loses_and_doubles_nothing(two_nodes: Installed
 def test_a_rollout_of_capture_loses_and_doubles_nothing(two_nodes: Installed, address: str) -> None:
     """Across a rollout of capture on every node, in which the new pod of a node sees before the old one goes, a client's own
     count of connections is that of CLIENT spans, each with one SERVER span as its child, and no span comes twice with different
-    content; its questions by UDP are told once each.
+    content; of its questions by UDP each packet is told once.
     """
     cluster = two_nodes.cluster
     client = Client(cluster, "client-capture", "node-a")
@@ -57,8 +59,23 @@ def test_a_rollout_of_capture_loses_and_doubles_nothing(two_nodes: Installed, ad
     asked = client.stop()
     counted_as_said(cluster, client, asked)
     questions = Counter(each.port for each in asked if each.transport == "udp")
-    seen = arrived(cluster, seen_by(client.name, "CLIENT", "udp"), questions.total())
-    assert Counter(span["source.port"] for span in seen) == questions
+    for packets in ("flow.packets.delta", "flow.reverse.packets.delta"):
+        assert _datagrams(two_nodes, client, packets, questions.total()) == questions
+
+
+def _datagrams(installed: Installed, client: Client, attribute: str, number: int) -> Counter[int]:
+    """Datagrams by the client's port, as all of its records have them, once there are so many, or no more come."""
+    receiver = installed.cluster.receiver
+
+    def told() -> Counter[int]:
+        found = Counter[int]()
+        for span in matching(receiver, lambda span: span.resource.get("k8s.pod.name") == client.name and is_datagrams(span)):
+            found[span["source.port"]] += span[attribute]
+        return found
+
+    with contextlib.suppress(TimeoutError):
+        receiver.wait_for(lambda: told().total() >= number, ARRIVAL_SECONDS)
+    return told()
 
 
 def _until_asked(installed: Installed, client: Client, times: int) -> None:

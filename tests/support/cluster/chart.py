@@ -47,13 +47,19 @@ class Chart:
 
     def helm(self, *arguments: str, stdin: str = "") -> str:
         """Run helm against the release's namespace; return what it printed. What it refuses fails the test."""
-        namespace = self._cluster.control.name
+        return self._run(binary("helm"), "--namespace", NAMESPACE, *arguments, stdin=stdin)
+
+    def wirespan(self, *arguments: str) -> str:
+        """Run the command of somebody who has the cluster's kubeconfig; return what it printed. It must succeed."""
+        return self._run(sys.executable, "-m", "services.cli", *arguments)
+
+    def _run(self, *command: str, stdin: str = "") -> str:
         environment = {**os.environ, "KUBECONFIG": str(self._cluster.kubeconfig), "HOME": str(self._folder)}
-        command = ("nsenter", f"--net=/run/netns/{namespace}", binary("helm"), "--namespace", NAMESPACE, *arguments)
+        inside = ("nsenter", f"--net=/run/netns/{self._cluster.control.name}", *command)
         done = subprocess.run(
-            command, input=stdin, env=environment, capture_output=True, text=True, timeout=HELM_SECONDS, check=False
+            inside, input=stdin, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=HELM_SECONDS, check=False
         )
-        assert done.returncode == 0, f"helm {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def pods(self, component: str = "") -> list[Tree]:

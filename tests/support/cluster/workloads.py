@@ -18,10 +18,11 @@ _SERVER: Final = """
 import http.server, socket, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        answer = b"answer" * (2_000 if self.path == "/long" else 1)
         self.send_response(200)
-        self.send_header("Content-Length", "6")
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(b"answer")
+        self.wfile.write(answer)
     def log_message(self, *_):
         pass
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -104,7 +105,9 @@ def container(program: str, *arguments: object, **more: Any) -> Tree:
 def serve(cluster: Cluster, name: str, nodes: tuple[str, ...], *, host_network: bool = False) -> str:
     """Run a server on each of the nodes behind one Service; return the Service's address once all are ready."""
     labels = {"app": name}
-    probe = {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1}
+    # The kubelet reads 10 KiB of an answer and closes, which resets a connection that has more; by TCP it says nothing.
+    probe = {"httpGet": {"path": "/long", "port": PORT}, "periodSeconds": 1}
+    alive = {"tcpSocket": {"port": PORT}, "periodSeconds": 1}
     labelled = {"name": NAMESPACE}
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": labelled})
     ports = [
@@ -119,7 +122,7 @@ def serve(cluster: Cluster, name: str, nodes: tuple[str, ...], *, host_network: 
             "nodeName": node,
             "hostNetwork": host_network,
             "terminationGracePeriodSeconds": 0,
-            "containers": [container(_SERVER, PORT, UDP_PORT, readinessProbe=probe)],
+            "containers": [container(_SERVER, PORT, UDP_PORT, readinessProbe=probe, livenessProbe=alive)],
         }
         named = {"name": f"{name}-on-{node}", "namespace": NAMESPACE, "labels": labels}
         cluster.api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": named, "spec": spec})
