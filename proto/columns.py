@@ -17,6 +17,8 @@ from typing import Final
 
 import numpy as np
 
+from proto.verdicts.names import Verdict, VerdictMeasure
+
 NO_INDEX: Final = 0xFFFF_FFFF
 """Value of an index column that points at nothing."""
 
@@ -522,6 +524,8 @@ ENRICHED: Final = (
     Column("remote_service", "<u4", _CONSTANT, "", "index into `entities`: service that remote serves here", default=NO_INDEX),
     Column("local_resolution", "|u1", _CONSTANT, "", "what is known of local", enum=Resolution),
     Column("remote_resolution", "|u1", _CONSTANT, "", "what is known of remote", enum=Resolution),
+    Column("verdict", "|u1", _STATE, "", "what was wrong, as far as this end can tell (docs/diagnosis.md)", enum=Verdict),
+    Column("verdict_measure", "|u1", _STATE, "", "the measure that decided it; 0: there was nothing", enum=VerdictMeasure),
 )
 """Columns that the enricher adds."""
 

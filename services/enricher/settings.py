@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from proto.verdicts.terms import Thresholds
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.kubernetes.access.configuration import Source
 from services.runtime.settings import ClusterSettings, ServiceSettings
 
 _Keys = tuple[str, ...]
+_NS = 1_000_000_000
 
 
 class KubeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +110,17 @@ class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     tombstone_seconds: Annotated[
         float, Meta(ge=0, description="how long a deleted or replaced object answers for the time when it was there")
     ] = 300.0
+    slow_response_seconds: Annotated[
+        float,
+        Meta(gt=0, description="a response that takes as long is slow: a verdict may be `server_slow`, `path_or_server` ..."),
+    ] = 0.15
+    slow_path_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="a round trip that takes as long is slow: a verdict may be `path_slow`. More where clients are far",
+        ),
+    ] = 0.05
     concurrent_batches: Annotated[int, Meta(ge=1, le=256, description="batches in work at once, and as many waiting")] = 8
     ack_wait_seconds: Annotated[
         float, Meta(ge=1, description="a batch without a sign of life for so long goes to another replica")
@@ -116,3 +129,8 @@ class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     def __post_init__(self) -> None:
         """Refuse networks that are none. Raises ValueError."""
         ExternalNetworks(self.external_networks)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """From where on something is slow."""
+        return Thresholds(round(self.slow_response_seconds * _NS), round(self.slow_path_seconds * _NS))

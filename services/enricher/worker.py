@@ -1,4 +1,4 @@
-"""Takes raw batches from the bus, joins them with the index, and passes them on.
+"""Takes raw batches from the bus, joins them with the index, judges each record, and passes them on.
 
 A raw batch is acknowledged once all that came of it is stored. Killed at any moment before, it is done again by whoever gets it
 next, under the same message ids, so the stream keeps one copy.
@@ -20,6 +20,7 @@ from proto.columns import Resolution
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, Part, decode, encode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject
+from proto.verdicts.rules import judged
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
 from services.enricher.join import join
@@ -50,6 +51,7 @@ class Worker:
         self._settings = settings
         self._source = source
         self._networks = ExternalNetworks(settings.external_networks)
+        self._thresholds = settings.thresholds
         self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
         self._ends = telemetry.counter(
             "wirespan.enricher.ends",
@@ -140,13 +142,14 @@ class Worker:
             return
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
-        batch = join(
+        joined = join(
             raw,
             view.index,
             complete_until_unix_ns=view.complete_until_unix_ns,
             networks=self._networks,
             on_foreign=partial(self._note_foreign, delivery.subject),
         )
+        batch = judged(joined, self._thresholds)
         stored, parts = 0, deque(encode_parts(batch))
         try:
             while parts:

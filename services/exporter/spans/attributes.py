@@ -22,6 +22,7 @@ import numpy as np
 from proto.columns import OTHER_CODE, RESPONSE_TIME_BUCKETS, UNANSWERED
 from proto.dns import RESPONSE_CODES
 from proto.flow_batch import Array, AttributeValue
+from proto.verdicts.names import Verdict
 from services.exporter.spans.facts import ICMP, PORTS, TCP, Facts
 from services.exporter.spans.identity import Mask
 from services.exporter.spans.records import Records
@@ -465,6 +466,15 @@ NAT: Final = (
     Attribute("destination.nat.ip", ECS, "where the packets went, as NAT translated their destination: the backend that was "
               "chosen for the Service at destination.address; what is known of the destination is the backend's", _TRANSLATED),
 )  # fmt: skip
+
+VERDICT: Final = (
+    Attribute("flow.verdict", OURS, "what was wrong, as far as this end can tell: "
+              + ", ".join(f"`{verdict.name.lower()}`" for verdict in Verdict if verdict != Verdict.UNKNOWN)
+              + " ([diagnosis.md](diagnosis.md#verdicts))", "one end can know"),
+    Attribute("flow.verdict.measure", OURS, "the attribute of this span whose value decided it, such as "
+              "`flow.response.time_max`; not every profile carries each", "the verdict is not `ok`"),
+)  # fmt: skip
+"""On flows and exchanges; summaries have none."""
 
 _LOOKED_UP: Final = "a question was answered or given up in this record"
 _SLOWEST: Final = "another question than the first took longest, or was never answered"

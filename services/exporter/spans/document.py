@@ -17,6 +17,7 @@ from services.exporter.spans.attributes import (
     RESOURCE,
     TLS,
     TUNNEL,
+    VERDICT,
     WORDS,
     Attribute,
     Integer,
@@ -64,7 +65,7 @@ A request that carries a sampled W3C `traceparent`, and its response, are spans 
 ([correlation.md](correlation.md)): `exchange at client`, `exchange at server` or `exchange at capture`, after whose socket saw
 it, a child of the span that made the request, with a link to the flow's span; and its children `request transfer`, `server
 wait` and `response transfer`, those of them that took time. All are INTERNAL, so that no service graph counts the request
-twice. An exchange has the attributes of both ends as the flow's spans have them, `server.address`, and those under *Of an
+twice. An exchange has the attributes of both ends as the flow's spans have them, `server.address`, the verdict, and those under *Of an
 exchange*; its phases have `flow.observer` alone.
 
 ## The span of a question
@@ -88,6 +89,7 @@ def markdown() -> str:
         ("Of the flow", WORDS),
         ("Counts and times", [*_integers(INTEGERS)]),
         ("Of the ends: `source`, and the same for `destination`", ends),
+        ("The verdict", VERDICT),
         ("Of name resolution", DNS),
         ("Of TLS", TLS),
         ("From the resource's point of view", PEER),

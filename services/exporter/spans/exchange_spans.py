@@ -33,6 +33,7 @@ from services.exporter.spans.pieces import SPAN_NAME, Ends, status
 from services.exporter.spans.questions import ServerNames
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
+from services.exporter.spans.verdicts import Verdicts
 
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
@@ -49,6 +50,7 @@ class ExchangeSpans:
         self._ends = ends
         self._server_names = ServerNames(selection)
         self._words = Table(self._make_words)
+        self._verdicts = Verdicts(selection)
 
     def encode(self, batch: FlowBatch, rows: Array, entities: Array, resources: Array) -> list[SpanSet]:
         """Return the spans of those `rows` (an index array) of a batch that are exchanges; `entities` are what `Ends.numbers`
@@ -85,6 +87,7 @@ class ExchangeSpans:
             add_part(blocks, room, at, links)
         _write(head, records, ids, times, rows, whole)
         pieces = [self._words.column(_facts_key(records)), *ends, *self._server_names.columns(records)]
+        pieces.extend(self._verdicts.columns(records))
         return sized(head, rows, blocks, room, pieces)
 
     def _phases(self, records: Records, ids: ExchangeIds, times: Phases, row: Array, phase: Array) -> SpanSet:

@@ -19,6 +19,7 @@ from services.exporter.spans.pieces import Backends, Ends, Files, Tunnels, Words
 from services.exporter.spans.questions import Questions, ServerNames
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
+from services.exporter.spans.verdicts import Verdicts
 
 # ScopeSpans.spans with its length, then Span: trace_id, span_id, start and end (fixed64), flags (fixed32), kind.
 LENGTH_BYTES: Final = 4
@@ -70,6 +71,7 @@ class FlowSpans:
         self._questions = Questions(selection)
         self._handshakes = Handshakes(selection)
         self._server_names = ServerNames(selection, as_peers=looked_up_peers)
+        self._verdicts = Verdicts(selection)
         self.ends = Ends(selection)
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
@@ -88,6 +90,7 @@ class FlowSpans:
         pieces.extend(self._questions.columns(records))
         pieces.extend(self._handshakes.columns(records))
         pieces.extend(self._server_names.columns(records))
+        pieces.extend(self._verdicts.columns(records))
         head, parts = _fixed(records, ids, self._selection.integers)
         room = np.full(batch.count, head.shape[1], np.int64)
         blocks = [Block(as_void(head), None, 0)]

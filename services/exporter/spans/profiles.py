@@ -52,6 +52,7 @@ IN_LEAN: Final = (
     r"flow\.response\.(count|time|time_max)",
     r"flow\.request\.unanswered",
     r"flow\.summary\..*",
+    r"flow\.verdict(\.measure)?",
     r"server\.address",
     r"dns\.(question\.name|response_code)",
     r"flow\.tls\.(alert|handshake\.time)",

@@ -12,6 +12,7 @@ import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
 from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, TLS, Column
+from proto.verdicts import document as verdicts_document
 from services.capture.settings import CaptureSettings
 from services.cli.plan.figures import FIGURES
 from services.cli.plan.model import Load, plan
@@ -119,6 +120,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "file columns"): lambda: column_table(FILE),
     ("proto/README.md", "exchange columns"): lambda: column_table(EXCHANGE),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
+    ("docs/diagnosis.md", "verdicts"): verdicts_document.meanings,
+    ("docs/diagnosis.md", "rules"): verdicts_document.table,
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
     ("docs/configuration.md", "capture"): lambda: settings_table("capture"),
     ("docs/configuration.md", "enricher"): lambda: settings_table("enricher"),

@@ -18,6 +18,7 @@ from opentelemetry.trace.status import Status, StatusCode
 from proto.columns import COLUMNS, NO_INDEX, Outcome, Reason
 from proto.flow_batch import Entity, FlowBatch
 from proto.tls import ALERTS, CIPHERS
+from proto.verdicts.names import Verdict, VerdictMeasure
 from services.exporter.spans.identity import TRACE_RECORDS
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -52,6 +53,32 @@ DNS_CODES |= {8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 16: "BADVERS", 23: "BAD
 DNS_TYPES = {1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR"}
 DNS_TYPES |= {39: "DNAME", 43: "DS", 46: "RRSIG", 48: "DNSKEY", 52: "TLSA", 64: "SVCB", 65: "HTTPS", 252: "AXFR", 255: "ANY"}
 DNS_TYPES[257] = "CAA"
+
+
+VERDICT_MEASURES = {
+    "outcome": "flow.connection.outcome",
+    "closed_by": "flow.tcp.closed_by",
+    "syn_repeats": "flow.tcp.syn_repeats",
+    "syn_ack_repeats": "flow.tcp.syn_ack_repeats",
+    "handshake_latency": "flow.tcp.handshake.latency",
+    "connect_time": "flow.tcp.connect.time",
+    "rtt_min": "flow.tcp.socket.rtt.min",
+    "retransmits": "flow.tcp.retransmits",
+    "reverse_retransmits": "flow.reverse.tcp.retransmits",
+    "retransmit_bytes": "flow.tcp.retransmit_bytes",
+    "reverse_retransmit_bytes": "flow.reverse.tcp.retransmit_bytes",
+    "zero_window": "flow.tcp.zero_window",
+    "reverse_zero_window": "flow.reverse.tcp.zero_window",
+    "response_time_max": "flow.response.time_max",
+    "response_time": "flow.response.time",
+    "request_transfer_time": "flow.request.transfer_time",
+    "exchange_end": "flow.exchange.end_reason",
+    "request_unanswered": "flow.request.unanswered",
+    "question_repeats": "flow.question.repeats",
+    "dns_servfail": "flow.dns.responses.servfail",
+    "dns_unanswered": "flow.dns.unanswered",
+    "icmp_errors": "flow.icmp.errors",
+}
 
 
 def mix_a(x: int) -> int:
@@ -315,6 +342,7 @@ class Row:
             "error.type": "connection_reset" if self["cut_short"] else {3: "connection_refused", 4: "timeout"}.get(outcome),
             "flow.direction_source": {1: "handshake", 2: "listener", 3: "content", 4: "ports"}.get(self["role_source"]),
             "flow.tcp.closed_by": {self.source: "source", self.destination: "destination"}.get(self.closer()),
+            **self._verdict(),
         }
         if self.tcp:
             ends = ("source", self.forward, self.reverse), ("destination", self.reverse, self.forward)
@@ -331,6 +359,15 @@ class Row:
             out["flow.icmp.type.name"] = ICMP_NAMES.get((self["transport"], self["icmp_type"]))
             out["flow.icmp.echo.id"] = self["local_port"] or None
         return out
+
+    def _verdict(self) -> dict[str, Any]:
+        if not self["verdict"] or self["verdict"] not in list(Verdict):
+            return {}
+        measures = {number: VERDICT_MEASURES.get(number.name.lower()) for number in VerdictMeasure}
+        return {
+            "flow.verdict": Verdict(self["verdict"]).name.lower(),
+            "flow.verdict.measure": measures.get(self["verdict_measure"]),
+        }
 
     def _tunnel(self) -> dict[str, Any]:
         out: dict[str, Any] = {}

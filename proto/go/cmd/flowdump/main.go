@@ -21,6 +21,20 @@ var transports = names{
 
 var resolutions = names{0: "none", 1: "resolved", 2: "external", 3: "unresolved", 4: "unknown"}
 
+var verdicts = names{
+	0: "unknown", 1: "ok", 2: "server_slow", 3: "client_slow", 4: "path_slow", 5: "path_loss", 6: "accept_queue",
+	7: "refused", 8: "unreachable", 9: "reset_by_server", 10: "reset_by_client", 11: "zero_window", 12: "mtu",
+	13: "name_resolution", 14: "path_or_server",
+}
+
+var verdictMeasures = names{
+	0: "none", 1: "outcome", 2: "closed_by", 3: "syn_repeats", 4: "syn_ack_repeats", 5: "handshake_latency",
+	6: "connect_time", 7: "rtt_min", 8: "retransmits", 9: "reverse_retransmits", 10: "retransmit_bytes",
+	11: "reverse_retransmit_bytes", 12: "zero_window", 13: "reverse_zero_window", 14: "response_time_max",
+	15: "response_time", 16: "request_transfer_time", 17: "exchange_end", 18: "request_unanswered",
+	19: "question_repeats", 20: "dns_servfail", 21: "dns_unanswered", 22: "icmp_errors",
+}
+
 // raw and enriched are the columns of the schema and how each is shown.
 var raw = map[string]show{
 	"flow_id": plain, "record": plain,
@@ -118,6 +132,7 @@ var exchange = map[string]show{
 var enriched = map[string]show{
 	"local_entity": entity, "remote_entity": entity, "local_service": entity, "remote_service": entity,
 	"local_resolution": resolutions.show, "remote_resolution": resolutions.show,
+	"verdict": verdicts.show, "verdict_measure": verdictMeasures.show,
 }
 
 // A show returns what stands for each row of a column in the output.
