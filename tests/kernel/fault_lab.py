@@ -14,6 +14,7 @@ import pytest
 from tests.support.node.fault_lab import (
     FAR_SERVER,
     SERVER,
+    WAIT_SECONDS,
     FaultLab,
     all_acknowledged,
     close_both,
@@ -32,6 +33,8 @@ THINK_SECONDS: Final = 0.2
 """How long a slow server thinks."""
 GIVE_UP_SECONDS: Final = 3.3
 """How long a client waits to be connected: a SYN unanswered for 3 s counts as timed out when capture ends."""
+SLOWER_SECONDS: Final = 0.3
+"""How long one thinks that is slow every time: as long as counts as slow for sure in a histogram of powers of two."""
 LARGE, SMALL = 1_500_000, 500
 ROOM_FOR_ALL: Final = 16 * LARGE
 """A receive buffer that no transfer here fills, however late it is read."""
@@ -58,6 +61,8 @@ class Port(enum.IntEnum):
     DNS_SILENT = 7013
     SLOW_PATH = 7014
     LARGE_LOST = 7015
+    SLOWER_SERVER = 7016
+    ACCEPT_QUEUE_LATE = 7017
 
 
 def ask(client: socket.socket, server: socket.socket, response: bytes, *, think_seconds: float = 0) -> None:
@@ -163,6 +168,14 @@ def slow_server(lab: FaultLab) -> None:
     close_both(client, server)
 
 
+def slower_server(lab: FaultLab) -> None:
+    """The server thinks before every answer."""
+    client, server = lab.connected(Port.SLOWER_SERVER)
+    for _ in range(3):
+        ask(client, server, bytes(SMALL), think_seconds=SLOWER_SECONDS)
+    close_both(client, server)
+
+
 def slow_path(lab: FaultLab) -> None:
     """The server answers at once; the way to it is long."""
     client, server = lab.connected(Port.SLOW_PATH, address=FAR_SERVER)
@@ -210,6 +223,24 @@ def accept_queue_full(lab: FaultLab) -> None:
     lab.listen(Port.ACCEPT_QUEUE_FULL, backlog=0)
     lab.keep(lab.client.socket()).connect((SERVER, Port.ACCEPT_QUEUE_FULL))
     _give_up(lab, Port.ACCEPT_QUEUE_FULL)
+
+
+def accept_queue_late(lab: FaultLab) -> None:
+    """The queue is full when the SYN comes, and has room when it comes again."""
+    listener = lab.listen(Port.ACCEPT_QUEUE_LATE, backlog=0)
+    first = lab.keep(lab.client.socket())
+    first.connect((SERVER, Port.ACCEPT_QUEUE_LATE))
+    second = lab.keep(lab.client.socket())
+    second.settimeout(0)
+    second.connect_ex((SERVER, Port.ACCEPT_QUEUE_LATE))
+    wait_until(lambda: total_retransmits(second) > 0)
+    server, _ = listener.accept()
+    second.settimeout(WAIT_SECONDS)
+    ask(first, lab.keep(server), bytes(SMALL))
+    close_both(first, server)
+    server, _ = listener.accept()
+    ask(second, lab.keep(server), bytes(SMALL))
+    close_both(second, server)
 
 
 def partition(lab: FaultLab) -> dict[str, int]:
@@ -262,10 +293,12 @@ FAULTS: Final[dict[Port, Callable[[FaultLab], dict[str, int] | None]]] = {
     Port.SYN_LOST: syn_lost,
     Port.SYN_ACK_LOST: syn_ack_lost,
     Port.SLOW_SERVER: slow_server,
+    Port.SLOWER_SERVER: slower_server,
     Port.SLOW_READER: slow_reader,
     Port.SERVER_RESETS: server_resets,
     Port.CLIENT_ABORTS: client_aborts,
     Port.ACCEPT_QUEUE_FULL: accept_queue_full,
+    Port.ACCEPT_QUEUE_LATE: accept_queue_late,
     Port.PARTITION: partition,
     Port.SLOW_PATH: slow_path,
     Port.LARGE_LOST: large_lost,

@@ -31,11 +31,11 @@ FINDS: dict[tuple[str, int], tuple[set[Port], set[Port]]] = {
     ("Refused", 0): ({Port.REFUSED}, set()),
     ("Blackholed", 0): ({Port.BLACKHOLED, Port.ACCEPT_QUEUE_FULL}, set()),
     ("Full accept queue", 0): ({Port.ACCEPT_QUEUE_FULL}, set()),
-    ("Lost SYNs", 0): ({Port.SYN_LOST, Port.SYN_ACK_LOST}, set()),
+    ("Lost SYNs", 0): ({Port.SYN_LOST, Port.SYN_ACK_LOST, Port.ACCEPT_QUEUE_LATE}, set()),
     ("Lost SYNs", 1): ({Port.SYN_ACK_LOST}, set()),
     ("Loss on the path", 0): ({Port.LOSS_DOWN}, {Port.SLOW_READER}),
     ("Loss on the path", 1): ({Port.LOSS_UP}, set()),
-    ("Slow server", 0): ({Port.SLOW_SERVER, Port.DNS_LATE}, ANY),
+    ("Slow server", 0): ({Port.SLOW_SERVER, Port.SLOWER_SERVER, Port.DNS_LATE}, ANY),
     ("Slow path", 0): ({Port.SLOW_PATH}, ANY),
     ("Slow path", 1): ({Port.SLOW_PATH}, ANY),
     ("Slow reader", 0): ({Port.SLOW_READER}, set()),
@@ -48,6 +48,32 @@ FINDS: dict[tuple[str, int], tuple[set[Port], set[Port]]] = {
 }
 """For each query of a section of docs/diagnosis.md, the faults that it has to find, and those that it may find as well. What is
 slow on a busy machine besides what is slow on purpose is not said here.
+"""
+
+VERDICTS: dict[Port, tuple[list[str], list[str]]] = {
+    Port.HEALTHY: (["ok"], ["ok"]),
+    Port.REFUSED: (["refused"], []),
+    Port.BLACKHOLED: (["path_or_server"], []),
+    Port.LOSS_DOWN: (["path_loss ok"], ["path_loss"]),
+    Port.LOSS_UP: (["path_loss"], ["path_loss ok"]),
+    Port.SYN_LOST: (["path_or_server"], ["ok"]),
+    Port.SYN_ACK_LOST: (["path_or_server"], ["path_loss"]),
+    Port.SLOW_SERVER: (["path_or_server"], ["server_slow"]),
+    Port.SLOWER_SERVER: (["server_slow"], ["server_slow"]),
+    Port.SLOW_READER: (["zero_window"], ["zero_window"]),
+    Port.SERVER_RESETS: (["reset_by_server"], ["reset_by_server"]),
+    Port.CLIENT_ABORTS: (["reset_by_client"], ["reset_by_client"]),
+    Port.ACCEPT_QUEUE_FULL: (["ok", "path_or_server"], ["ok", "accept_queue"]),
+    Port.ACCEPT_QUEUE_LATE: (["ok", "path_or_server"], ["ok", "accept_queue"]),
+    Port.PARTITION: (["path_loss"], ["ok"]),
+    Port.SLOW_PATH: (["path_slow"], ["path_slow"]),
+    Port.LARGE_LOST: (["path_loss unknown"], ["mtu"]),
+    Port.DNS_LATE: (["name_resolution"], ["name_resolution"]),
+    Port.DNS_SILENT: (["name_resolution"], ["name_resolution"]),
+}
+"""For each fault the verdicts of the clients' spans and of the servers', in the order in which they began. An end that has no
+sign of its fault may call it `ok`; where two are said, it may have one or not: a receiver asks for what was lost by duplicate
+ACKs or waits, and a client may ask again while its answer is lost.
 """
 
 Ends = Callable[[Port], tuple[Told, Told]]
@@ -375,3 +401,21 @@ def test_a_documented_query_finds_its_fault_and_no_other(told, place) -> None:
     found = {port for port, spans in ends.items() if any(matches(query, span.attributes) for span in spans)}
     wanted, allowed = FINDS[place]
     assert wanted <= found <= wanted | allowed
+
+
+@pytest.mark.parametrize("port", VERDICTS, ids=lambda port: port.name.lower())
+def test_each_fault_has_its_verdict_and_no_other(told, port) -> None:
+    """Both ends' spans are judged as the fault is, and what decided stands beside it on the span."""
+    for role, wanted in zip((Role.CLIENT, Role.SERVER), VERDICTS[port], strict=True):
+        spans = told(port, role)
+        assert len(spans) == len(wanted)
+        for span, verdicts in zip(spans, wanted, strict=True):
+            assert span.attributes.get("flow.verdict", "unknown") in verdicts.split()
+            measure = span.attributes.get("flow.verdict.measure")
+            assert (measure is None) == (span.attributes.get("flow.verdict") in {"ok", None})
+            assert measure is None or measure in span.attributes
+
+
+def test_every_fault_has_a_verdict_to_be() -> None:
+    """A fault that the lab gains is judged too."""
+    assert set(VERDICTS) == set(Port)

@@ -29,6 +29,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from proto.columns import Observer, Reason, Role
 from proto.flow_batch import FlowBatch, decode, encode
+from proto.verdicts.rules import judged
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.table import FlowTable
 from services.capture.live.cgroups import CgroupIndex, find_root
@@ -182,7 +183,7 @@ class FaultLab(AbstractContextManager["FaultLab"]):
                 node="node-a", epoch="fault-lab", sequence=0, count=len(emission), interval=interval,
                 columns=records.columns, containers=records.containers,
             )  # fmt: skip
-            self._told.extend(_told(encoder, decode(encode(batch))))
+            self._told.extend(_told(encoder, judged(decode(encode(batch)))))
             table.accept(emission)
         self._open.close()
 
