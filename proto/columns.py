@@ -524,10 +524,14 @@ ENRICHED: Final = (
     Column("remote_service", "<u4", _CONSTANT, "", "index into `entities`: service that remote serves here", default=NO_INDEX),
     Column("local_resolution", "|u1", _CONSTANT, "", "what is known of local", enum=Resolution),
     Column("remote_resolution", "|u1", _CONSTANT, "", "what is known of remote", enum=Resolution),
-    Column("verdict", "|u1", _STATE, "", "what was wrong, as far as this end can tell (docs/diagnosis.md)", enum=Verdict),
-    Column("verdict_measure", "|u1", _STATE, "", "the measure that decided it; 0: there was nothing", enum=VerdictMeasure),
 )
 """Columns that the enricher adds."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + NAMES + TLS + FILE + EXCHANGE + ENRICHED}
+VERDICT: Final = (
+    Column("verdict", "|u1", _STATE, "", "what was wrong, as far as this end can tell (docs/diagnosis.md)", enum=Verdict),
+    Column("verdict_measure", "|u1", _STATE, "", "the measure that decided it; 0: there was nothing", enum=VerdictMeasure),
+)
+"""Columns that whoever judges records adds: the enricher, or who shows a capture file without one."""
+
+COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + NAMES + TLS + FILE + EXCHANGE + ENRICHED + VERDICT}
 """Every column of schema v1 by name."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SOCKET, TLS, Column
+from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SOCKET, TLS, VERDICT, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -54,8 +54,8 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
     a map of strings for a container, `{"type": ..., **attributes}` for an entity, text for a name. What only a socket or only a
-    file knows, or only DNS, TLS or an exchange has, is there where the batch has it. Columns that the schema does not know come
-    last and as they are; raw bytes are in hexadecimal.
+    file knows, only DNS, TLS or an exchange has, or somebody has judged, is there where the batch has it. Columns that the schema
+    does not know come last and as they are; raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
     for some in (SOCKET, NAT, NAMES, TLS, FILE, EXCHANGE):
@@ -63,6 +63,8 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
             known += some
     if batch.entities is not None:
         known += ENRICHED
+    if any(column.name in batch.columns for column in VERDICT):
+        known += VERDICT
     values = {column.name: _known_values(batch, column) for column in known}
     for name, array in batch.columns.items():
         if name not in COLUMNS and name not in _BATCH_KEYS:

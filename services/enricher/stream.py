@@ -13,6 +13,7 @@ import structlog
 
 from proto.flow_batch import decode, encode_parts
 from proto.frames import read_frames, write_frame
+from proto.verdicts.rules import judged
 from services.enricher.errors import SnapshotError
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.external_networks import ExternalNetworks
@@ -24,7 +25,7 @@ from services.runtime.settings import SettingsError, load
 
 
 def main(source: IO[bytes], output: IO[bytes]) -> int:
-    """Name the ends of every record; return the exit code."""
+    """Name the ends of every record, and judge it; return the exit code."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     try:
         settings = load(EnricherSettings, prefix="WIRESPAN_ENRICHER_")
@@ -45,7 +46,7 @@ def main(source: IO[bytes], output: IO[bytes]) -> int:
     networks = ExternalNetworks(settings.external_networks)
     try:
         for message in read_frames(source):
-            for part in encode_parts(join(decode(message), index, networks=networks)):
+            for part in encode_parts(judged(join(decode(message), index, networks=networks), settings.thresholds)):
                 write_frame(output, part.message)
             output.flush()
     except BrokenPipeError:

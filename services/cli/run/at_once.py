@@ -13,6 +13,7 @@ from typing import IO, Final
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, decode
 from proto.frames import read_frames
+from proto.verdicts.rules import judged
 from services.cli.errors import CliError, NotACaptureError, UsageError
 
 NOT_READ_WHOLE: Final = 4
@@ -39,7 +40,8 @@ class CaptureRecords:
             source = self._start(steps, "services.capture.replay.export", *map(str, self._files))
             if self._kube_snapshot is not None:
                 source = self._start(steps, "services.enricher.stream", source=source)
-            yield from map(decode, read_frames(source))
+            found = map(decode, read_frames(source))
+            yield from map(judged, found) if self._kube_snapshot is None else found
         except DecodeError:
             self._raise_failure(steps)
             raise

@@ -45,6 +45,8 @@ _FILTERS: Final = (
             of_end=False),
     _Filter("outcome", "NAME", "established, closed, half_open, refused, timeout, reset; of questions unanswered or waiting; "
             "failed is what --failed is", filters.outcome, of_end=False),
+    _Filter("verdict", "NAME", "what was wrong: server_slow, path_loss, accept_queue ...; `ok`, `unknown`", filters.verdict,
+            of_end=False, enriched_only=True),
     _Filter("seen-by", "WHO", "whose socket saw it: client, server or unknown; `capture` is a capture file", filters.observer,
             of_end=False),
     _Filter("node-name", "NAME", "the node that saw it", filters.node, of_end=False),

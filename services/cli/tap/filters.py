@@ -19,6 +19,7 @@ from proto.dns import SERVER_FAILURE
 from proto.exchange_phases import is_traced
 from proto.flow_batch import Array, Entity, FlowBatch
 from proto.rows import TRANSPORTS
+from proto.verdicts.names import Verdict
 from services.cli.views import units
 from services.cli.views.flow_view import WORKLOAD_NAMES
 
@@ -163,6 +164,15 @@ def outcome(text: str) -> RecordTest:
     if name not in named:
         raise ValueError(f"one of {', '.join(named)}")
     return named[name]
+
+
+def verdict(text: str) -> RecordTest:
+    """Name of a verdict. Raises ValueError."""
+    named = {one.name.lower(): one for one in Verdict}
+    wanted = named.get(text.lower().replace("-", "_"))
+    if wanted is None:
+        raise ValueError(f"one of {', '.join(named)}")
+    return lambda batch: batch.column("verdict") == wanted
 
 
 def failed(batch: FlowBatch) -> Mask:

@@ -49,6 +49,7 @@ _COLUMNS: Final = (
     _Column("DESTINATION", 34, lambda view: str(view.destination)),
     _Column("PROTOCOL", 8, lambda view: view.transport),
     _Column("OUTCOME", 11, lambda view: view.outcome or "-", lambda view: OUTCOME_STYLES.get(view.outcome, "")),
+    _Column("VERDICT", 15, lambda view: view.verdict or "-", lambda view: "yellow" if view.verdict_measure else ""),
     _Column("SENT", 8, lambda view: units.byte_count(view.bytes_out)),
     _Column("RECEIVED", 8, lambda view: units.byte_count(view.bytes_in)),
     _Column("CONNECT", 7, lambda view: "-" if view.connect_ns is None else units.duration(view.connect_ns)),

@@ -12,6 +12,7 @@ from typing import Any, Final
 from proto.columns import DNS_CODES, FIRST_EXCHANGE, NO_ANSWER, OTHER_CODE, UNANSWERED
 from proto.dns import RESPONSE_CODES, record_type_number, response_code_number
 from proto.errors import DecodeError
+from proto.verdicts.names import MEASURE_ATTRIBUTES, Verdict, VerdictMeasure
 
 _DIRECTIONS: Final = {"forward": "client", "reverse": "server", "unknown": "unknown"}
 _OBSERVERS: Final = {"capture": "capture"}
@@ -92,6 +93,8 @@ _CODES: Final = {f"flow.dns.responses.{RESPONSE_CODES[code].lower()}": code for 
     "flow.dns.unanswered": UNANSWERED,
 }
 _SINCE_SYN: Final = {"flow.tcp.handshake.latency": "syn_ack_unix_ns", "flow.tcp.connect.time": "handshake_ack_unix_ns"}
+_VERDICTS: Final = frozenset(verdict.name.lower() for verdict in Verdict)
+_MEASURES: Final = {name: VerdictMeasure(number).name.lower() for number, name in MEASURE_ATTRIBUTES.items()}
 _RESET: Final = "connection_reset"
 _NOT_OF_ENTITY: Final = frozenset({"address", "port"})
 _SERVICE: Final = "k8s.service."
@@ -143,6 +146,9 @@ def _record(span: Mapping[str, Any], attributes: Mapping[str, Any], resource: Ma
         if (resolution := attributes.get(f"flow.{end}.resolution")) is not None:
             row[f"{side}_resolution"] = resolution
         row[f"{side}_entity"], row[f"{side}_service"] = _entities(attributes, f"{end}.")
+    if (verdict := attributes.get("flow.verdict")) in _VERDICTS:
+        row["verdict"] = verdict
+        row["verdict_measure"] = _MEASURES.get(attributes.get("flow.verdict.measure", ""), "none")
     if (name := attributes.get("server.address")) is not None:
         row["remote_name"] = name
     return row

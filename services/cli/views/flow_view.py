@@ -13,6 +13,7 @@ from proto.columns import NO_ANSWER
 from proto.dns import record_type, response_code
 from proto.flow_batch import FlowBatch
 from proto.rows import rows
+from proto.verdicts.names import MEASURE_ATTRIBUTES, VerdictMeasure
 
 WORKLOAD_NAMES: Final = (
     "k8s.deployment.name",
@@ -48,6 +49,7 @@ _ICMPV6: Final = {
     143: "listener report",
 }
 
+_MEASURES: Final = {VerdictMeasure(number).name.lower(): name for number, name in MEASURE_ATTRIBUTES.items()}
 _FAILURES: Final = frozenset({"refused", "timeout", "unanswered"})
 _OVER: Final = frozenset({"end_of_flow", "idle_timeout", "shutdown", "table_pressure"})
 """Reasons of a flow's last record."""
@@ -119,6 +121,10 @@ class FlowView:
     """A capture file saw it, which stands at neither end."""
     transport: str
     outcome: str
+    verdict: str
+    """What was wrong, such as `server slow`, or `ok`; empty where nobody can know."""
+    verdict_measure: str
+    """The attribute that decided it; empty where nothing was wrong."""
     failed: bool
     """It was refused, never answered, or reset while something was under way; or a question of DNS or a ping had no answer."""
     bytes_out: int
@@ -192,6 +198,8 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         captured=row["observer"] == "capture",
         transport=_transport(row),
         outcome="question" if question else outcome,
+        verdict=_verdict(row),
+        verdict_measure=_MEASURES.get(row.get("verdict_measure", ""), ""),
         failed=outcome in _FAILURES or bool(row["cut_short"]) or (question and lookups[0].failed),
         bytes_out=row[bytes_out],
         bytes_in=row[bytes_in],
@@ -242,6 +250,11 @@ def _outcome(row: Mapping[str, Any]) -> str:
     if row["request_waits"] and _asks(row):
         return "unanswered" if row["reason"] in _OVER else "waiting"
     return "" if row["outcome"] == "unknown" else str(row["outcome"]).replace("_", " ")
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    verdict = str(row.get("verdict", "unknown"))
+    return "" if verdict == "unknown" else verdict.replace("_", " ")
 
 
 def _asks(row: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
-from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, TLS, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, TLS, VERDICT, Column
 from proto.verdicts import document as verdicts_document
 from services.capture.settings import CaptureSettings
 from services.cli.plan.figures import FIGURES
@@ -120,6 +120,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "file columns"): lambda: column_table(FILE),
     ("proto/README.md", "exchange columns"): lambda: column_table(EXCHANGE),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
+    ("proto/README.md", "verdict columns"): lambda: column_table(VERDICT),
     ("docs/diagnosis.md", "verdicts"): verdicts_document.meanings,
     ("docs/diagnosis.md", "rules"): verdicts_document.table,
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from proto.flow_batch import Entity, encode
 from proto.rows import rows
+from proto.verdicts.names import Verdict, VerdictMeasure
 from services.cli.decode import decode_command
 from services.cli.errors import CliError
 from services.cli.tap.command import tap
@@ -60,9 +61,21 @@ def test_a_table_has_a_head_and_a_row_for_each_record() -> None:
     entities = [WEB, Entity("k8s.pod", {"k8s.pod.name": long})]
     batch = record_batch(entities=entities, local_entity=0, remote_entity=1)
     head, row = shown("-o", "table", lines=json_lines(batch)).stdout.splitlines()
-    assert head.split() == ["TIME", "SOURCE", "DESTINATION", "PROTOCOL", "OUTCOME", "SENT", "RECEIVED", *head.split()[7:]]
+    assert head.split() == ["TIME", "SOURCE", "DESTINATION", "PROTOCOL", "OUTCOME", "VERDICT", "SENT", *head.split()[7:]]
     assert "shop/web:48112" in row
     assert f"{long}:6379" in row
+
+
+def test_what_was_wrong_is_shown_beside_the_outcome() -> None:
+    """In the line and the table as words, with what decided it; in JSON as the record has it. What is well needs no words."""
+    slow = record_batch(verdict=Verdict.SERVER_SLOW, verdict_measure=VerdictMeasure.RESPONSE_TIME_MAX)
+    well = record_batch(verdict=Verdict.OK)
+    assert "closed       server slow (flow.response.time_max)" in shown(lines=json_lines(slow)).stdout
+    assert "ok" not in shown(lines=json_lines(well)).stdout
+    rows_of = [shown("-o", "table", lines=json_lines(batch)).stdout.splitlines()[1] for batch in (slow, well, record_batch())]
+    assert [re.split(r"  +", row)[5] for row in rows_of] == ["server slow", "ok", "-"]
+    (row,) = map(json.loads, shown("-o", "json", lines=json_lines(slow)).stdout.splitlines())
+    assert (row["verdict"], row["verdict_measure"]) == ("server_slow", "response_time_max")
 
 
 def test_a_dict_has_what_is_known_and_nothing_else() -> None:
@@ -120,6 +133,7 @@ def test_what_a_span_does_not_say_is_not_in_its_json() -> None:
     attributes = {
         "flow.direction": "forward", "source.address": "10.0.0.5", "destination.address": "10.0.0.8", "flow.record": 0,
         "network.transport": "tcp", "flow.bytes.delta": 7, "flow.ip.ttl": 64, "flow.request.unanswered": 1,
+        "flow.verdict": "path_loss", "flow.verdict.measure": "flow.tcp.retransmits",
     }  # fmt: skip
     span = {
         "traceId": "0" * 31 + "1", "startTimeUnixNano": str(START), "endTimeUnixNano": str(START + 5),
@@ -132,6 +146,7 @@ def test_what_a_span_does_not_say_is_not_in_its_json() -> None:
     request = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": [span]}]}]}
     (row,) = map(json.loads, shown("-o", "json", lines=[json.dumps(request)]).stdout.splitlines())
     assert (row["tx_bytes"], row["tx_hop_limit"], row["request_waits"]) == (7, 64, 1)
+    assert (row["verdict"], row["verdict_measure"]) == ("path_loss", "retransmits")
     assert not {"rx_bytes", "local_port", "responses", "response_time_max_ns", "tx_retransmits", "syn_unix_ns"} & set(row)
     assert "->" in shown(lines=[json.dumps(request)]).stdout
 

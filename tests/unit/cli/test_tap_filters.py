@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
+from proto.verdicts.names import Verdict
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter, between, unanswered
 
@@ -42,6 +43,7 @@ BATCH = FlowBatch(
         "local_port": np.array([40_000, 6379, 40_001, 53], "<u2"),
         "remote_port": np.array([6379, 40_000, 53, 53], "<u2"),
         "outcome": np.array([Outcome.CLOSED, Outcome.RESET, Outcome.UNKNOWN, Outcome.UNKNOWN], "|u1"),
+        "verdict": np.array([Verdict.OK, Verdict.RESET_BY_SERVER, Verdict.NAME_RESOLUTION, Verdict.UNKNOWN], "|u1"),
         "cut_short": np.array([0, 1, 0, 0], "|u1"),
         # a lookup and an echo without an answer: the lookup's flow is over
         "request_waits": np.array([0, 0, 1, 1], "|u1"),
@@ -119,6 +121,9 @@ def asked(*arguments: str, enriched: bool = True) -> list[int]:
         ("--outcome failed", [1, 2]),
         ("--outcome closed --outcome reset", [0, 1]),
         ("--outcome half-open", []),
+        ("--verdict reset-by-server", [1]),
+        ("--verdict NAME_RESOLUTION --verdict unknown", [2, 3]),
+        ("--not --verdict ok --not --verdict unknown", [1, 2]),
         ("--seen-by server", [1]),
         ("--seen-by capture", [3]),
         ("--seen-by unknown", []),
@@ -147,7 +152,8 @@ def test_names_are_asked_of_the_end_that_they_belong_to() -> None:
 @pytest.mark.parametrize(
     "arguments",
     ["--ip 10.0.0.300", "--port 70000", "--port 9-8", "--port x", "--protocol pigeon", "--protocol 256", "--outcome fine",
-     "--seen-by god", "--min-response-time 100", "--min-retransmits few", "--not", "--not 53", "--not --not --port 53"],
+     "--verdict guilty", "--seen-by god", "--min-response-time 100", "--min-retransmits few", "--not", "--not 53",
+     "--not --not --port 53"],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_in_words(arguments: str) -> None:
     """Before anything is read."""

@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.semconv.schemas import Schemas
 
-from proto.columns import ENRICHED, FILE, NAMES, NAT, NO_INDEX, RAW, Reason
+from proto.columns import ENRICHED, FILE, NAMES, NAT, NO_INDEX, RAW, VERDICT, Reason
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from services.exporter.encoder import SCHEMA_URL, SpanEncoder
 from services.exporter.otlp.assembly import Assembly, Block, SpanSet
@@ -94,9 +94,10 @@ def span_batches(draw: st.DrawFn) -> FlowBatch:
     )
     files = draw(st.lists(st.fixed_dictionaries({"name": st.sampled_from(["a.pcap", "ü.pcapng", ""])}), max_size=3).map(tuple))
     names = draw(st.lists(st.sampled_from(["api.stripe.com", "größe\\046org", ""]), max_size=3))
-    left_out = draw(st.sets(st.sampled_from([column.name for column in RAW + NAT + NAMES + FILE + ENRICHED]), max_size=4))
+    known = RAW + NAT + NAMES + FILE + VERDICT
+    left_out = draw(st.sets(st.sampled_from([column.name for column in known + ENRICHED]), max_size=4))
     columns = {"not_in_this_schema": np.arange(count)}
-    for column in RAW + NAT + NAMES + FILE + (ENRICHED if entities is not None else ()):
+    for column in known + (ENRICHED if entities is not None else ()):
         if column.name in left_out:
             continue
         dtype = column.numpy_dtype
