@@ -7,6 +7,7 @@ one counts; where none does, the verdict is unknown. A rule knows one end's reco
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,7 +23,7 @@ from proto.columns import (
 )
 from proto.flow_batch import Array, FlowBatch
 from proto.verdicts.names import Verdict, VerdictMeasure
-from proto.verdicts.terms import MS, Condition, Mask, Term, Thresholds, View
+from proto.verdicts.terms import MS, Condition, Term, Thresholds, View
 
 SYN_TIMEOUT_NS: Final = 900 * MS
 """An end asks again after a second (RFC 6298 2.1), counted in ticks: what took longer in a handshake waited for that."""
@@ -50,15 +51,6 @@ class Rule:
     verdict: Verdict
     measure: VerdictMeasure
     when: tuple[Condition, ...]
-
-    def holds(self, view: View) -> Mask:
-        """Where all conditions hold: one value for all rows where that is nowhere."""
-        mask: Mask = np.array(True)  # noqa: FBT003 - an array's value
-        for condition in self.when:
-            mask = mask & condition.holds(view)
-            if not mask.any():
-                return np.array(False)  # noqa: FBT003
-        return mask
 
 
 def _column(text: str, name: str, *, nanoseconds: bool = False) -> Term:
@@ -154,10 +146,8 @@ _ping = Condition(
 )
 _at_client = _observer.equals(1, "`client`")
 _at_server = _observer.equals(2, "`server`")
-_not_at_server = Condition(
-    f"{_observer.text} is `client` or `capture`", lambda view: (view.seen_at() == 1) | (view.seen_at() == 3)
-)
-_at_socket = Condition(f"{_observer.text} is `client` or `server`", lambda view: (view.seen_at() == 1) | (view.seen_at() == 2))
+_not_at_server = Condition(f"{_observer.text} is `client` or `capture`", lambda view: _observer.values(view) % 2 == 1)
+_at_socket = Condition(f"{_observer.text} is `client` or `server`", lambda view: _observer.values(view) - np.uint8(1) < 2)
 _over = _end.is_(Reason.END_OF_FLOW, Reason.IDLE_TIMEOUT)
 _timed_out = _outcome.is_(Outcome.TIMEOUT)
 _no_outcome = _outcome.is_(Outcome.TIMEOUT, Outcome.HALF_OPEN)
@@ -230,6 +220,17 @@ _answered_again = _column("`flow.response.retransmits`", "response_retransmits")
 _request_bytes = _column("`flow.request.bytes`", "request_bytes")
 _no_reset = Condition(f"{_exchange_end.text} is not `reset`", lambda view: view.column("exchange_end") != ExchangeEnd.RESET)
 
+_asks = _questions.at_least(1)
+_none_waits = _waits.equals(0)
+_one_waits = _waits.at_least(1)
+_one_answered = _responses.at_least(1)
+_slow_answer = _response_max.at_least(SLOW_RESPONSE)
+_slow_beyond_path = _response_max.at_least(SLOW_RESPONSE.plus(_socket_rtt))
+_syn_was_repeated = _syn_again.at_least(1)
+_slow_wait = _wait.at_least(SLOW_RESPONSE)
+_idle_end = _exchange_end.is_(ExchangeEnd.IDLE_TIMEOUT)
+_asked_once = _asked_again.equals(0)
+
 _V, _M = Verdict, VerdictMeasure
 RULES: Final = (
     # A connection that never was
@@ -250,18 +251,18 @@ RULES: Final = (
     _loss(_V.PATH_LOSS, _M.REVERSE_RETRANSMITS, "reverse."),
     # One that took long to come about
     Rule(_V.ACCEPT_QUEUE, _M.HANDSHAKE_LATENCY,
-         (_flow, _tcp, _at_server, _syn_again.at_least(1), _latency.at_least(SYN_TIMEOUT_NS))),
+         (_flow, _tcp, _at_server, _syn_was_repeated, _latency.at_least(SYN_TIMEOUT_NS))),
     Rule(_V.PATH_LOSS, _M.SYN_ACK_REPEATS,
          (_flow, _tcp, _at_server, _syn_ack_again.at_least(1), _ack_latency.at_least(SYN_TIMEOUT_NS))),
     Rule(_V.PATH_OR_SERVER, _M.SYN_REPEATS,
-         (_flow, _tcp, _not_at_server, _syn_again.at_least(1), _connect.at_least(SYN_TIMEOUT_NS))),
+         (_flow, _tcp, _not_at_server, _syn_was_repeated, _connect.at_least(SYN_TIMEOUT_NS))),
     # One on which somebody waited
-    Rule(_V.SERVER_SLOW, _M.RESPONSE_TIME_MAX, (_flow, _tcp, _at_server, _response_max.at_least(SLOW_RESPONSE))),
+    Rule(_V.SERVER_SLOW, _M.RESPONSE_TIME_MAX, (_flow, _tcp, _at_server, _slow_answer)),
     Rule(_V.SERVER_SLOW, _M.RESPONSE_TIME_MAX,
          (_flow, _tcp, _not_at_server, _slow.at_least(LEAST_SLOW), _no_sign_of_loss,
-          _response_max.at_least(SLOW_RESPONSE.plus(_socket_rtt)))),
+          _slow_beyond_path)),
     Rule(_V.PATH_OR_SERVER, _M.RESPONSE_TIME_MAX,
-         (_flow, _tcp, _not_at_server, _response_max.at_least(SLOW_RESPONSE.plus(_socket_rtt)))),
+         (_flow, _tcp, _not_at_server, _slow_beyond_path)),
     Rule(_V.PATH_SLOW, _M.RTT_MIN, (_flow, _tcp, _at_socket, _rtt_min.at_least(SLOW_PATH))),
     Rule(_V.PATH_SLOW, _M.CONNECT_TIME,
          (_flow, _tcp, _connect.at_least(SLOW_PATH), _connect.below(SYN_TIMEOUT_NS), _syn_again.equals(0),
@@ -270,44 +271,53 @@ RULES: Final = (
     Rule(_V.NAME_RESOLUTION, _M.DNS_SERVFAIL, (_flow, _lookups(SERVFAIL).at_least(1))),
     Rule(_V.NAME_RESOLUTION, _M.DNS_UNANSWERED, (_flow, _lookups(UNANSWERED).at_least(1))),
     Rule(_V.NAME_RESOLUTION, _M.QUESTION_REPEATS, (_flow, _udp, _repeats.at_least(1))),
-    Rule(_V.NAME_RESOLUTION, _M.REQUEST_UNANSWERED, (_flow, _udp, _questions.at_least(1), _waits.at_least(1), _over)),
+    Rule(_V.NAME_RESOLUTION, _M.REQUEST_UNANSWERED, (_flow, _udp, _asks, _one_waits, _over)),
     Rule(_V.NAME_RESOLUTION, _M.RESPONSE_TIME_MAX,
-         (_flow, _udp, _questions.at_least(1), _response_max.at_least(SLOW_RESPONSE))),
+         (_flow, _udp, _asks, _slow_answer)),
     # Datagrams and pings
     Rule(_V.REFUSED, _M.ICMP_ERRORS, (_flow, _udp, _icmp_said.equals(2, "that the port is unreachable"))),
     Rule(_V.UNREACHABLE, _M.ICMP_ERRORS, (_flow, _udp, _icmp_said.equals(1, "that there is no way"))),
     Rule(_V.UNREACHABLE, _M.REQUEST_UNANSWERED,
-         (_flow, _ping, _questions.at_least(1), _waits.at_least(1), _responses.equals(0), _over)),
+         (_flow, _ping, _asks, _one_waits, _responses.equals(0), _over)),
     Rule(_V.PATH_SLOW, _M.RESPONSE_TIME_MAX,
-         (_flow, _ping, _not_at_server, _questions.at_least(1), _response_max.at_least(SLOW_PATH))),
+         (_flow, _ping, _not_at_server, _asks, _response_max.at_least(SLOW_PATH))),
     # Requests of an application's trace
-    Rule(_V.SERVER_SLOW, _M.RESPONSE_TIME, (_exchange, _at_server, _answered, _wait.at_least(SLOW_RESPONSE))),
-    Rule(_V.SERVER_SLOW, _M.EXCHANGE_END, (_exchange, _at_server, _silent, _exchange_end.is_(ExchangeEnd.IDLE_TIMEOUT))),
-    Rule(_V.PATH_OR_SERVER, _M.RESPONSE_TIME, (_exchange, _not_at_server, _answered, _wait.at_least(SLOW_RESPONSE))),
+    Rule(_V.SERVER_SLOW, _M.RESPONSE_TIME, (_exchange, _at_server, _answered, _slow_wait)),
+    Rule(_V.SERVER_SLOW, _M.EXCHANGE_END, (_exchange, _at_server, _silent, _idle_end)),
+    Rule(_V.PATH_OR_SERVER, _M.RESPONSE_TIME, (_exchange, _not_at_server, _answered, _slow_wait)),
     Rule(_V.PATH_OR_SERVER, _M.EXCHANGE_END,
-         (_exchange, _not_at_server, _silent, _exchange_end.is_(ExchangeEnd.IDLE_TIMEOUT))),
+         (_exchange, _not_at_server, _silent, _idle_end)),
     Rule(_V.CLIENT_SLOW, _M.REQUEST_TRANSFER_TIME,
-         (_exchange, _at_client, _asking.at_least(SLOW_RESPONSE), _asked_again.equals(0),
+         (_exchange, _at_client, _asking.at_least(SLOW_RESPONSE), _asked_once,
           _request_bytes.below(INITIAL_WINDOW))),
     # Nothing of this
     Rule(_V.OK, _M.NONE, (_flow, _tcp, _outcome.is_(Outcome.CLOSED, Outcome.RESET), _not_cut_short)),
-    Rule(_V.OK, _M.NONE, (_flow, _tcp, _outcome.is_(Outcome.ESTABLISHED), _not_cut_short, _waits.equals(0))),
-    Rule(_V.OK, _M.NONE, (_flow, _udp, _questions.at_least(1), _responses.at_least(1), _waits.equals(0))),
-    Rule(_V.OK, _M.NONE, (_flow, _ping, _questions.at_least(1), _responses.at_least(1), _waits.equals(0))),
-    Rule(_V.OK, _M.NONE, (_exchange, _answered, _no_reset, _asked_again.equals(0), _answered_again.equals(0))),
+    Rule(_V.OK, _M.NONE, (_flow, _tcp, _outcome.is_(Outcome.ESTABLISHED), _not_cut_short, _none_waits)),
+    Rule(_V.OK, _M.NONE, (_flow, _udp, _asks, _one_answered, _none_waits)),
+    Rule(_V.OK, _M.NONE, (_flow, _ping, _asks, _one_answered, _none_waits)),
+    Rule(_V.OK, _M.NONE, (_exchange, _answered, _no_reset, _asked_once, _answered_again.equals(0))),
     Rule(_V.OK, _M.NONE,
          (_exchange, _answered, _no_reset, _asking.below(SLOW_RESPONSE), _answering.below(SLOW_RESPONSE))),
 )  # fmt: skip
 """From the first that counts to the last."""
 
 
+_USES: Final = Counter(condition for rule in RULES for condition in rule.when)
+_RAREST_FIRST: Final = [(rule, sorted(rule.when, key=_USES.__getitem__)) for rule in reversed(RULES)]
+"""From the last rule to the first, with what few of them ask for before what many do: most rules hold nowhere in a batch."""
+
+
 def judged(batch: FlowBatch, thresholds: Thresholds | None = None) -> FlowBatch:
     """Return the batch with a verdict on each record and the measure that decided it; other columns are the same arrays."""
     view = View(batch, thresholds or Thresholds())
     verdict, measure = np.zeros(batch.count, np.uint8), np.zeros(batch.count, np.uint8)
-    for rule in reversed(RULES):
-        holds = rule.holds(view)
-        if holds.any():
+    for rule, when in _RAREST_FIRST:
+        holds = when[0].holds(view)
+        for condition in when[1:]:
+            if not holds.any():
+                break
+            holds = holds & condition.holds(view)
+        else:
             np.copyto(verdict, np.uint8(rule.verdict), where=holds)
             np.copyto(measure, np.uint8(rule.measure), where=holds)
     columns = {name: array for name, array in batch.columns.items() if name not in {"verdict", "verdict_measure"}}

@@ -7,7 +7,7 @@ costs nothing per row.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -38,8 +38,8 @@ class View:
     def __init__(self, batch: FlowBatch, thresholds: Thresholds) -> None:
         self.batch = batch
         self.thresholds = thresholds
-        self.local_is_server: Mask = self.column("role") == Role.SERVER
         self._known: dict[object, Array] = {}
+        self.local_is_server: Mask = self.column("role") == Role.SERVER
 
     def once(self, key: object, make: Callable[[View], Array]) -> Array:
         """Return what `make` makes, made once for each key."""
@@ -50,22 +50,32 @@ class View:
 
     def column(self, name: str) -> Array:
         """A column of numbers; a count of its own takes 64 bits, so that sums and products of it do not wrap."""
-        array = self.batch.columns.get(name)
-        if array is None:
-            return np.array(COLUMNS[name].default, np.uint64)
-        return array if array.dtype.itemsize == 1 else array.astype(np.uint64, copy=False)
+        found = self._known.get(name)
+        if found is None:
+            array = self.batch.columns.get(name)
+            if array is None:
+                found = np.array(COLUMNS[name].default, np.uint64)
+            else:
+                found = array if array.dtype.itemsize == 1 else array.astype(np.uint64, copy=False)
+            self._known[name] = found
+        return found
 
     def of_client(self, name: str) -> Array:
         """`tx_<name>` or `rx_<name>`, whichever the client sent."""
-        return self._chosen(f"rx_{name}", f"tx_{name}")
+        return self._chosen("rx_", "tx_", name)
 
     def of_server(self, name: str) -> Array:
         """`tx_<name>` or `rx_<name>`, whichever the server sent."""
-        return self._chosen(f"tx_{name}", f"rx_{name}")
+        return self._chosen("tx_", "rx_", name)
 
-    def _chosen(self, at_server: str, elsewhere: str) -> Array:
-        first, second = self.column(at_server), self.column(elsewhere)
-        return first if first is second or not (first.ndim or second.ndim) else np.where(self.local_is_server, first, second)
+    def _chosen(self, at_server: str, elsewhere: str, name: str) -> Array:
+        found = self._known.get((at_server, name))
+        if found is None:
+            found, other = self.column(at_server + name), self.column(elsewhere + name)
+            if found.ndim or other.ndim:
+                found = np.where(self.local_is_server, found, other)
+            self._known[at_server, name] = found
+        return found
 
     def elapsed(self, since: str, until: str) -> Array:
         """Nanoseconds between two moments; 0 where one was not seen, or they stand the wrong way round."""
@@ -124,7 +134,8 @@ class Term:
     def is_(self, *wanted: enum.IntEnum) -> Condition:
         """It is one of those."""
         names = " or ".join(f"`{one.name.lower()}`" for one in wanted)
-        return Condition(f"{self.text} is {names}", lambda view: _any_of(self.values(view), wanted))
+        numbers = [int(one) for one in wanted]
+        return Condition(f"{self.text} is {names}", lambda view: _any_of(self.values(view), numbers))
 
     def equals(self, wanted: int, said: str = "") -> Condition:
         """It is this, which is called `said`."""
@@ -156,7 +167,7 @@ def _of(bound: int | Term, view: View) -> Any:
     return bound.values(view) if isinstance(bound, Term) else np.uint64(bound)
 
 
-def _any_of(values: Array, wanted: tuple[enum.IntEnum, ...]) -> Mask:
+def _any_of(values: Array, wanted: Sequence[int]) -> Mask:
     found: Mask = values == wanted[0]
     for one in wanted[1:]:
         found = found | (values == one)

@@ -80,8 +80,9 @@ class CaptureRecords:
     def _raise_failure(self, steps: Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]) -> None:
         for process, said in steps:
             status = process.wait()
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines()
+            with said:
+                said.seek(0)
+                lines = said.read().decode(errors="replace").splitlines()
             if status == NOT_READ_WHOLE:
                 self.faults = lines
             elif status:
