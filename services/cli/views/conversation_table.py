@@ -86,12 +86,10 @@ def _widths(shown: Sequence[_Column], rows: Sequence[Sequence[str | Text]], scre
 
 
 def _outcomes(each: Conversation) -> Text:
-    """The outcomes with how often each came; the number is left out where there is only one flow."""
-    shown = Text(", ").join(
-        Text(outcome if each.flows == 1 else f"{each.outcomes[outcome]} {outcome}", style=OUTCOME_STYLES[outcome])
-        for outcome in _OUTCOMES
-        if each.outcomes[outcome]
-    )
+    """The outcomes and what else was wrong, with how often each came; the number is left out where there is only one flow."""
+    said = [(outcome, each.outcomes[outcome], OUTCOME_STYLES[outcome]) for outcome in _OUTCOMES if each.outcomes[outcome]]
+    said += [(verdict, flows, "yellow") for verdict, flows in each.verdicts.most_common() if verdict not in each.outcomes]
+    shown = Text(", ").join(Text(word if each.flows == 1 else f"{flows} {word}", style=style) for word, flows, style in said)
     return shown or Text("-", style="dim")
 
 

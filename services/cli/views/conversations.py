@@ -51,6 +51,8 @@ class Conversation:
     flows: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     """Flows by their last known outcome; flows without one are not in it."""
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """Flows with which something was wrong, by what that was last."""
     bytes_out: int = 0
     bytes_in: int = 0
     connects: int = 0
@@ -73,6 +75,8 @@ class Conversation:
         """Take in the next record of one flow, for whose outcome the last one counts; but not the segments sent again."""
         self.flows = 1
         self.outcomes = Counter([view.outcome] if view.outcome else [])
+        if view.verdict_measure:
+            self.verdicts = Counter([view.verdict])
         self.failures = int(view.failed)
         self.bytes_out += view.bytes_out
         self.bytes_in += view.bytes_in
@@ -89,6 +93,7 @@ class Conversation:
     def add(self, other: Conversation) -> None:
         """Take in other flows."""
         self.outcomes.update(other.outcomes)
+        self.verdicts.update(other.verdicts)
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _LARGEST:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from proto.columns import FIRST_EXCHANGE, ExchangeEnd, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity
+from proto.verdicts.names import Verdict, VerdictMeasure
 from services.cli.views.conversation_table import conversation_table
 from services.cli.views.conversations import Conversations, Tellers
 from services.cli.views.flow_line import flow_line
@@ -232,6 +233,23 @@ def test_slowness_is_a_trouble():
     conversations.add(0.0, view(flow_id=4, remote_port=4, handshake_ack_unix_ns=START + 1_000_000_000))
     conversations.add(0.0, view(flow_id=5, **DNS, reason=Reason.IDLE_TIMEOUT))
     assert [each.port for each in conversations.current(1.0)] == [53, 4, 3, 2, 1]
+
+
+def test_what_was_wrong_is_counted_beside_the_outcomes():
+    """A flow counts once, for what was wrong with it last; where the outcome says so already nothing is said twice."""
+    conversations = Conversations()
+    slow = {"verdict": Verdict.SERVER_SLOW, "verdict_measure": VerdictMeasure.RESPONSE_TIME_MAX}
+    far = {"verdict": Verdict.PATH_SLOW, "verdict_measure": VerdictMeasure.RTT_MIN}
+    conversations.add(0.0, view(flow_id=1, local_port=1, outcome=Outcome.ESTABLISHED, **far))
+    conversations.add(0.5, view(flow_id=1, local_port=1, record=1, **slow))
+    conversations.add(0.0, view(flow_id=2, local_port=2, **slow))
+    refused = {"verdict": Verdict.REFUSED, "verdict_measure": VerdictMeasure.OUTCOME}
+    conversations.add(0.0, view(flow_id=3, local_port=3, outcome=Outcome.REFUSED, **refused))
+    (only,) = conversations.current(1.0)
+    assert dict(only.verdicts) == {"server slow": 2, "refused": 1}
+    console = Console(file=io.StringIO(), width=200, height=20)
+    console.print(conversation_table([only], width=200, height=20, notes=[]))
+    assert "1 refused, 2 closed, 2 server slow" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [200, 160, 120, 100, 80])

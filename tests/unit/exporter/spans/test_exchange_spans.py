@@ -10,6 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, HttpMethod, Observer, Reason, Role
 from proto.exchange_phases import span_count
 from proto.flow_batch import Entity, FlowBatch, decode, encode
+from proto.verdicts.names import Verdict, VerdictMeasure
 from services.exporter.encoder import SpanEncoder
 
 MS = 1_000_000
@@ -196,6 +197,21 @@ def test_both_sides_tell_their_own():
     assert not {span.span_id for span in client.values()} & {span.span_id for span in server.values()}
     later, _ = spans(exchange(number=1))
     assert not {span.span_id for span in client.values()} & {span.span_id for span in later.values()}
+
+
+def test_what_was_wrong_stands_on_the_exchange_and_on_none_of_its_phases():
+    """What the enricher judged, and the attribute that decided it, which is on the same span; unknown is left out."""
+    judged = exchange(verdict=Verdict.SERVER_SLOW, verdict_measure=VerdictMeasure.RESPONSE_TIME)
+    found, _ = spans(judged, profile="lean")
+    whole = attributes(found.pop("exchange at client"))
+    assert (whole["flow.verdict"], whole["flow.verdict.measure"]) == ("server_slow", "flow.response.time")
+    assert whole["flow.verdict.measure"] in whole
+    assert not any("flow.verdict" in attributes(span) for span in found.values())
+    found, _ = spans(exchange(verdict=Verdict.UNKNOWN))
+    assert "flow.verdict" not in attributes(found["exchange at client"])
+    found, _ = spans(exchange(verdict=Verdict.OK))
+    well = attributes(found["exchange at client"])
+    assert (well["flow.verdict"], well.get("flow.verdict.measure")) == ("ok", None)
 
 
 def test_the_same_record_gives_the_same_bytes():
