@@ -28,7 +28,7 @@ _ENDS_WIDTH: Final = 56
 
 def flow_line(view: FlowView, *, again: bool = False) -> Text:
     """Return the record as one line:
-    time, source -> destination, transport, outcome, what was wrong, bytes each way, then only what there is to say.
+    time, source -> destination, transport, outcome, bytes each way, then only what there is to say.
 
     `<>` in place of the arrow: nobody saw who began. The time is that of the record's last packet, in the local time zone, with
     the date where that is not today.
@@ -39,8 +39,6 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
     ends = f"{view.source} {'->' if view.directed else '<>'} {view.destination}"
     line.append(f"{ends:<{_ENDS_WIDTH}}  {view.transport:<4} ")
     line.append(f"{view.outcome:<11}", style=OUTCOME_STYLES.get(view.outcome, ""))
-    if view.verdict_measure and view.verdict != view.outcome:
-        line.append(f"  {view.verdict} ({view.verdict_measure})", style="yellow")
     if not view.question:
         line.append(f"  {units.byte_count(view.bytes_out)} out, {units.byte_count(view.bytes_in)} in")
     if view.connect_ns is not None:
@@ -57,6 +55,8 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
         line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
     if view.retransmits:
         line.append(f"  {units.counted(view.retransmits, 'retransmission')}", style="yellow")
+    if view.verdict_measure and view.verdict != view.outcome:
+        line.append(f"  {view.verdict} ({view.verdict_measure})", style="yellow")
     if again:
         line.append(f"  again, as {_teller(view)} saw it", style="dim")
     line.rstrip()

@@ -65,8 +65,8 @@ A request that carries a sampled W3C `traceparent`, and its response, are spans 
 ([correlation.md](correlation.md)): `exchange at client`, `exchange at server` or `exchange at capture`, after whose socket saw
 it, a child of the span that made the request, with a link to the flow's span; and its children `request transfer`, `server
 wait` and `response transfer`, those of them that took time. All are INTERNAL, so that no service graph counts the request
-twice. An exchange has the attributes of both ends as the flow's spans have them, `server.address`, the verdict, and those under *Of an
-exchange*; its phases have `flow.observer` alone.
+twice. An exchange has the attributes of both ends as the flow's spans have them, `server.address`, the verdict, and those under
+*Of an exchange*; its phases have `flow.observer` alone.
 
 ## The span of a question
 

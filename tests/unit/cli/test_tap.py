@@ -67,10 +67,10 @@ def test_a_table_has_a_head_and_a_row_for_each_record() -> None:
 
 
 def test_what_was_wrong_is_shown_beside_the_outcome() -> None:
-    """In the line and the table as words, with what decided it; in JSON as the record has it. What is well needs no words."""
+    """At the end of the line and in the table, with what decided it; in JSON as it is. What is well needs no words."""
     slow = record_batch(verdict=Verdict.SERVER_SLOW, verdict_measure=VerdictMeasure.RESPONSE_TIME_MAX)
     well = record_batch(verdict=Verdict.OK)
-    assert "closed       server slow (flow.response.time_max)" in shown(lines=json_lines(slow)).stdout
+    assert "2 times)  server slow (flow.response.time_max)\n" in shown(lines=json_lines(slow)).stdout
     assert "ok" not in shown(lines=json_lines(well)).stdout
     rows_of = [shown("-o", "table", lines=json_lines(batch)).stdout.splitlines()[1] for batch in (slow, well, record_batch())]
     assert [re.split(r"  +", row)[5] for row in rows_of] == ["server slow", "ok", "-"]
