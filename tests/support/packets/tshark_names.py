@@ -66,7 +66,7 @@ class Listening(NameReader):
     """A reader that remembers every message."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__("dns")
         self.asked, self.answered = Counter(), Counter()
 
     def read(self, pieces):
