@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "exchanges.h"
+#include "handshakes.h"
 #include "questions.h"
 #include "segments.h"
 #include "socket.h"
@@ -83,6 +84,7 @@ FLOW_INLINE int tap_segment(
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)
         read_socket(&slot->socket, sk);
     hand_on_dns(skb, slot, &packet, offset, from);
+    look_for_handshake(skb, flow, &packet, from, before);
     look_into(skb, flow, &packet, from, before);
     return 1;
 }

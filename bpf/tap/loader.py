@@ -25,6 +25,7 @@ from typing import Any
 
 CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
 QUESTION_PROGRAMS = ("tap_ingress_question", "tap_egress_question")
+HANDSHAKE_PROGRAMS = ("tap_ingress_handshake", "tap_egress_handshake")
 EXCHANGE_PROGRAMS = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in ("request", "line", "response"))
 REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", *QUESTION_PROGRAMS, "tap_nothing")
 PROGRAMS = {
@@ -32,7 +33,7 @@ PROGRAMS = {
     "tap_release": (CGROUP_SOCK, 34),
     "tap_sendmsg4": (CGROUP_SOCK_ADDR, 14),
     "tap_sendmsg6": (CGROUP_SOCK_ADDR, 15),
-    **dict.fromkeys(EXCHANGE_PROGRAMS, (CGROUP_SKB, -1)),
+    **dict.fromkeys((*HANDSHAKE_PROGRAMS, *EXCHANGE_PROGRAMS), (CGROUP_SKB, -1)),
 }
 """Type and expected attach type of each, as linux/bpf.h numbers them."""
 MAPS = (
@@ -54,6 +55,8 @@ MAPS = (
     "egress_calls",
     "pieces",
     "pieces_lost",
+    "ingress_handshakes",
+    "egress_handshakes",
 )
 OPTIONAL_MAPS = MAPS[MAPS.index("allowed_networks") :]
 OBJ_GET_INFO_BY_FD = 15

@@ -28,6 +28,7 @@
 #include "connected.h"
 #include "counters.h"
 #include "exchanges.h"
+#include "handshakes.h"
 #include "host.h"
 #include "keys.h"
 #include "questions.h"
@@ -126,10 +127,11 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         if (packet.transport == TRANSPORT_TCP)
             read_socket(&slot->socket, sk);
         remember_slot(sk, reference);
-        if (packet.transport == TRANSPORT_TCP)
+        if (packet.transport == TRANSPORT_TCP) {
             hand_on_dns(skb, slot, &packet, packet.transport_offset, from);
-        if (packet.transport == TRANSPORT_TCP)
+            look_for_handshake(skb, &slot->flow, &packet, from, before);
             look_into(skb, &slot->flow, &packet, from, before);
+        }
     }
     if (packet.transport != TRANSPORT_TCP)
         ask(skb, &slot->flow, packet.time_ns, from);
@@ -181,6 +183,18 @@ int tap_egress_question(struct __sk_buff *skb)
 {
     return tap_question(skb, FLOW_TX);
 }
+
+#if defined(PIECES) && PIECES & 8
+int tap_ingress_handshake(struct __sk_buff *skb)
+{
+    return tap_handshake(skb, FLOW_RX);
+}
+
+int tap_egress_handshake(struct __sk_buff *skb)
+{
+    return tap_handshake(skb, FLOW_TX);
+}
+#endif
 
 #ifdef TRACE_CONTEXT
 int tap_ingress_request(struct __sk_buff *skb)

@@ -32,7 +32,14 @@ from services.capture.live.cgroups import find_root
 from services.capture.live.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCounter, keys_of
 from services.capture.live.slot_windows import SlotWindows
 from services.capture.live.tap_exchanges import PROGRAMS, TapExchanges
-from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, TapLoadError, connect_calls, load_tap
+from services.capture.live.tap_loader import (
+    HANDSHAKE_PROGRAMS,
+    QUESTION_PROGRAMS,
+    LoadedTap,
+    TapLoadError,
+    connect_calls,
+    load_tap,
+)
 from services.capture.live.tap_pieces import TapPieces
 from services.capture.live_options import DEFAULT_CAPACITY, TapRules
 from services.capture.names.pieces import PieceKind
@@ -100,6 +107,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                 bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
             connect_calls(self._loaded, QUESTION_PROGRAMS)
+            if self._loaded.programs.keys() >= set(chain(*HANDSHAKE_PROGRAMS.values())):
+                connect_calls(self._loaded, HANDSHAKE_PROGRAMS)
             if self._trace_context and self._loaded.programs.keys() >= set(chain(*PROGRAMS.values())):
                 self.exchanges = TapExchanges(self._loaded, self.rows, _possible_cpus())
                 self._stack.callback(self.exchanges.close)

@@ -24,6 +24,12 @@ SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 QUESTION_PROGRAMS: Final = {"ingress_questions": ("tap_ingress_question",), "egress_questions": ("tap_egress_question",)}
 """Which programs are called through which map, for flows whose questions have numbers."""
 
+HANDSHAKE_PROGRAMS: Final = {
+    "ingress_handshakes": ("tap_ingress_handshake",),
+    "egress_handshakes": ("tap_egress_handshake",),
+}
+"""The same for handshakes of TLS."""
+
 _MESSAGE_BYTES: Final = 64 * 1024
 _MAX_DESCRIPTORS: Final = 64
 

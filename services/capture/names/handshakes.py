@@ -6,8 +6,9 @@ the next, unless the bus refuses it. bpf/engine/tls.h says which record ends a h
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from services.capture.names.pieces import Piece
 from services.capture.names.questions import NameList
 from services.capture.names.tls_hello import ClientHello, ServerHello, read_hello
 
-MOST_FLOWS: Final = 65_536
+MOST_FLOWS: Final = 32_768
 """Flows whose handshakes are known; beyond it the one that was first is forgotten, and counted."""
 
 _TLS_1_3: Final = 0x0304
@@ -83,8 +84,8 @@ class _Flow:
     handshake: Handshake = _NOTHING
     client: int | None = None
     """The client's direction."""
-    parts: dict[int, dict[int, bytes]] = field(default_factory=dict)
-    """Of hellos that are not all there, by direction and place."""
+    parts: dict[int, dict[int, bytes]] | None = None
+    """Of hellos that are not all there, by direction and place; None where there are none, which is nearly always."""
 
 
 class HandshakeTable:
@@ -102,12 +103,15 @@ class HandshakeTable:
         flow = self._flow(piece.flow_id)
         if piece.since_ns:
             return self._end(flow, piece)
-        parts = flow.parts.setdefault(piece.direction, {})
-        parts[piece.place] = piece.content
-        content = _in_a_row(parts)
+        content = piece.content
         if len(content) < piece.payload_bytes:
-            return True
-        del flow.parts[piece.direction]
+            flow.parts = flow.parts or {}
+            parts = flow.parts.setdefault(piece.direction, {})
+            parts[piece.place] = content
+            content = _in_a_row(parts)
+            if len(content) < piece.payload_bytes:
+                return True
+            del flow.parts[piece.direction]
         return self._hear(flow, piece.direction, content)
 
     def take(self, flow_ids: Array, final: npt.NDArray[np.bool_]) -> dict[int, Handshake]:
@@ -141,7 +145,8 @@ class HandshakeTable:
         # What comes later may begin like a hello by chance: it is encrypted.
         if isinstance(hello, ClientHello) and (known.client is None or is_again):
             name = hello.server_name
-            hello = replace(hello, server_name=self._without_hidden(name) if name else None)
+            # Of names that many ask for one is kept.
+            hello = replace(hello, server_name=sys.intern(self._without_hidden(name)) if name else None)
             flow.handshake, flow.client = known._replace(client=hello), direction
         elif isinstance(hello, ServerHello) and (known.server is None or is_again):
             flow.handshake = known._replace(server=hello)
@@ -149,9 +154,9 @@ class HandshakeTable:
 
     def _hear_parts(self, flow: _Flow) -> None:
         """What there is of the hellos is all that comes."""
-        for direction, parts in flow.parts.items():
+        for direction, parts in (flow.parts or {}).items():
             self._hear(flow, direction, _in_a_row(parts))
-        flow.parts.clear()
+        flow.parts = None
 
     def _end(self, flow: _Flow, piece: Piece) -> bool:
         record = piece.content

@@ -5,6 +5,7 @@ As far as they were captured: what is missing at the end is as good as not said.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ _LONGEST_NAME: Final = 255
 _MOST_PROTOCOLS: Final = 8
 _MOST_EXTENSIONS: Final = 64
 _GREASE_LOW: Final = 0x0A
+_SPACE, _DELETE = 0x20, 0x7F
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +186,7 @@ def _is_grease(name: bytes) -> bool:
 
 def _text(name: bytes) -> str:
     r"""Return bytes as text, `\DDD` for those that are none, as in the master files of DNS."""
-    return "".join(chr(byte) if 0x20 < byte < 0x7F else f"\\{byte:03}" for byte in name)
+    plain = name.decode("latin-1")
+    if not plain.isascii() or not plain.isprintable() or " " in plain:
+        plain = "".join(chr(byte) if _SPACE < byte < _DELETE else f"\\{byte:03}" for byte in name)
+    return sys.intern(plain)
