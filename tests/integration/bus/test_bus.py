@@ -323,6 +323,8 @@ async def test_a_wrong_password_is_said_once_and_tried_again(tmp_path: Path) -> 
     with NatsServer(tmp_path / "nats", extra_config="authorization { user: a, password: b }") as server:
         with capture_logs() as logs:
             async with connect(quick(server, user="a", password="wrong"), name="test") as bus:
+                while not any(line["event"] == "bus.failed" for line in logs):  # noqa: ASYNC110 - a log tells nobody
+                    await asyncio.sleep(0.02)
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.5):
                         await bus.wait_connected()

@@ -35,7 +35,7 @@ from tests.support.kubernetes.pods_api import PodsApi
 from tests.support.pipeline.nats_server import NatsServer
 from tests.unit.enricher.objects_as_json import pod
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)  # for machines that are busy; nothing here is timed
 
 SETTINGS = KubeSettings(
     lease_seconds=1, index_interval_seconds=0.05, settle_seconds=0, wait_seconds=30, longest_backoff_seconds=0.5
