@@ -66,7 +66,7 @@ def connect(pods, client, server, *, family=0, mss=None, session=None):
             assert end.recv(100) == b"answer"
         except ssl.SSLError as error:
             failed = error
-        found = end.version(), end.cipher(), end.session_reused, end.session
+        found = end.version(), end.cipher(), end.session_reused, None if failed else end.session
         end.close()
         serving.join()
     return (*found, port, failed)
