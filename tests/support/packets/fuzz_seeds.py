@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.support.packets import dns, pcap
+from tests.support.packets import dns, pcap, tls_talk
 from tests.support.packets import http2_talk as http2
 from tests.support.packets.http_talk import Talk, reply, request
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
@@ -53,6 +54,9 @@ def seeds() -> Iterator[bytes]:
         names.udp(0, "client", dns.question(number, "a.example.org", edns=number == 1))
     names.udp(1, "server", dns.answer(2, "A.example.org")).udp(1, "server", dns.refusal(1))
     names.icmp(2, "client", icmp(8, identifier=3)).icmp(2, "server", icmp(0, identifier=3))
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        yield fuzz_input(tls_talk.talk(*tls_talk.contexts(version), segment=300)[0].frames)
+        yield fuzz_input(tls_talk.talk(*tls_talk.contexts(version, trusted=False))[0].frames)
     turns = Conversation(client_port=40000, server_port=123)
     for sender in ("client", "server", "client", "client", "server"):
         turns.udp(3, sender, b"?")
