@@ -54,8 +54,8 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
     `node`, `epoch` and `sequence` say which batch the record is from. Addresses are text, enumerations and transports names,
     times integer nanoseconds; a number that has no name stays a number. An index column holds what it points at, or None:
     a map of strings for a container, `{"type": ..., **attributes}` for an entity, text for a name. What only a socket or only a
-    file knows, only DNS, TLS or an exchange has, or somebody has judged, is there where the batch has it. Columns that the schema
-    does not know come last and as they are; raw bytes are in hexadecimal.
+    file knows, only DNS, TLS or an exchange has, or somebody has judged, is there where the batch has it. Columns that the
+    schema does not know come last and as they are; raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
     for some in (SOCKET, NAT, NAMES, TLS, FILE, EXCHANGE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from rich.text import Text
@@ -47,20 +48,26 @@ def flow_line(view: FlowView, *, again: bool = False) -> Text:
         line.append(_exchange(view.exchange))
     if view.responses:
         line.append(f"  response {_response(view)}")
-    if view.waiting and view.over:
-        line.append(f"  {units.counted(view.waiting, 'request')} without a response", style="yellow")
     for lookup in view.lookups:
         line.append(_lookup(lookup), style="red" if lookup.failed else "")
-    if view.syn_repeats:
-        line.append(f"  {view.syn_repeats + 1} SYNs", style="yellow")
-    if view.retransmits:
-        line.append(f"  {units.counted(view.retransmits, 'retransmission')}", style="yellow")
-    if view.verdict_measure and view.verdict != view.outcome:
-        line.append(f"  {view.verdict} ({view.verdict_measure})", style="yellow")
+    for trouble in _troubles(view):
+        line.append(f"  {trouble}", style="yellow")
     if again:
         line.append(f"  again, as {_teller(view)} saw it", style="dim")
     line.rstrip()
     return line
+
+
+def _troubles(view: FlowView) -> Iterator[str]:
+    """What went wrong beside the outcome, and at the end what it comes to."""
+    if view.waiting and view.over:
+        yield f"{units.counted(view.waiting, 'request')} without a response"
+    if view.syn_repeats:
+        yield f"{view.syn_repeats + 1} SYNs"
+    if view.retransmits:
+        yield units.counted(view.retransmits, "retransmission")
+    if view.verdict_measure and view.verdict != view.outcome:
+        yield f"{view.verdict} ({view.verdict_measure})"
 
 
 def _lookup(lookup: LookupView) -> str:
