@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from services.capture.flows.datagrams import DatagramRules
+from services.capture.names.pieces import Names
 from services.capture.names.question_records import QuestionRules
-from services.capture.names.reader import Names
 
 DEFAULT_CAPACITY: Final = 131_072
 

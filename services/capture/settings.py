@@ -13,8 +13,8 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live_options import DEFAULT_CAPACITY as LIVE_CAPACITY
 from services.capture.live_options import LiveOptions, TapRules
+from services.capture.names.pieces import Names
 from services.capture.names.question_records import QuestionRules, QuestionSpans
-from services.capture.names.reader import Names
 from services.capture.replay.source import DEFAULT_CAPACITY as REPLAY_CAPACITY
 from services.runtime.settings import ServiceSettings
 

@@ -238,7 +238,8 @@ def test_search_domains_are_told_one_by_one(live, pods, tmp_path) -> None:
     codes = [sum(codes) for codes in zip(*(record["dns_codes"] for record in flows), strict=True)]
     # The resolver has no IPv6 address for it, and nobody to ask: it refuses.
     assert codes == [1, 0, 0, 2, 0, 1, 0, 0]
-    names = {record[f"dns_{which}_name"] for record in flows for which in ("first", "slowest")}
+    asked = [record for record in flows if any(record["dns_codes"])]
+    names = {record[f"dns_{which}_name"] for record in asked for which in ("first", "slowest")}
     assert names <= {"cart.nowhere.example", "cart.shop.example"}
 
 

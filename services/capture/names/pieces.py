@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 HEADER: Final = struct.Struct("<QQQQHHBBH")
 """A test compiles the C header and compares it."""
@@ -23,6 +23,15 @@ class PieceKind(enum.IntEnum):
     """Of a header block."""
     TLS = 3
     """Of a hello, or the record that ends a handshake."""
+
+
+Names: TypeAlias = Literal["off", "dns", "tls", "all"]
+"""What is read of names, as the setting has it."""
+
+_DNS: Final = (PieceKind.DNS, PieceKind.DNS_TCP)
+_TLS: Final = (PieceKind.TLS,)
+KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": _DNS, "tls": _TLS, "all": (*_DNS, *_TLS)}
+"""Which pieces that asks for."""
 
 
 class Piece(NamedTuple):

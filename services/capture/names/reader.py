@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -15,16 +14,9 @@ from services.capture.names.dns_message import read_message
 from services.capture.names.dns_stream import DnsStreams
 from services.capture.names.handshakes import Handshake, HandshakeTable, handshake_columns
 from services.capture.names.peers import PeerNames
-from services.capture.names.pieces import Piece, PieceKind
+from services.capture.names.pieces import KINDS, Names, Piece, PieceKind
 from services.capture.names.question_records import QuestionRecords, QuestionRules
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
-
-Names: TypeAlias = Literal["off", "dns", "tls", "all"]
-
-_DNS: Final = (PieceKind.DNS, PieceKind.DNS_TCP)
-_TLS: Final = (PieceKind.TLS,)
-_KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": _DNS, "tls": _TLS, "all": (*_DNS, *_TLS)}
-"""Which pieces a setting asks for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +39,7 @@ class NameReader:
         """`hidden` are domains: of a name in one of them nothing is kept but the domain. `rules` say which questions have
         records of their own.
         """
-        self.kinds: tuple[PieceKind, ...] = _KINDS[names]
+        self.kinds: tuple[PieceKind, ...] = KINDS[names]
         """Of which pieces are asked for."""
         self._hidden = tuple(f".{domain.strip('.').lower()}" for domain in hidden)
         self._rules = rules
