@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bpf.tap.loader import EXCHANGE_PROGRAMS, PROGRAMS
+from bpf.tap.loader import EXCHANGE_PROGRAMS, HANDSHAKE_PROGRAMS, PROGRAMS
 from proto.columns import ExchangeEnd, Outcome, Role
 from services.cli.doctor.kernel import MEMORY_CGROUP_ACCOUNTING
 from tests.support.node.bpf_info import VERIFIER_BOUND
@@ -72,7 +72,7 @@ def test_it_attaches_under_the_default_limit_of_locked_memory(guest: Guest, file
     tried = guest.call("attach", locked_memory_bytes=DEFAULT_LIMIT, may_raise=files.version < MEMORY_CGROUP_ACCOUNTING)
     assert (tried["doctor"], tried["error"]) == ("ok", ""), tried
     told.walked[LEAST] = tried["walked"]
-    assert tried["walked"].keys() == PROGRAMS.keys() - set(EXCHANGE_PROGRAMS)
+    assert tried["walked"].keys() == PROGRAMS.keys() - {*EXCHANGE_PROGRAMS, *HANDSHAKE_PROGRAMS}
     assert max(tried["walked"].values()) < VERIFIER_BOUND
 
 
