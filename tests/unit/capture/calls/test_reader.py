@@ -65,7 +65,7 @@ def test_connections_are_bounded_the_longest_quiet_goes_first(monkeypatch):
 def test_behind_what_is_missing_nothing_is_guessed(what):
     """A block that was cut, or not captured whole: what it kept in the table is not known, and its call is not told."""
     calls, coder = CallReader(), Coder()
-    calls.read([asked(coder, 0)._replace(payload_bytes=900, block=BEGINS | ENDS | ASKS | FIRST | what)])
+    calls.read([asked(coder, 0)._replace(payload_bytes=900, place=BEGINS | ENDS | ASKS | FIRST | what)])
     calls.read([asked(coder, 1, first=0)])
     assert calls.counters["pieces_block_unreadable"] == 1
     assert calls.of_traces(ended((1, 0), (1, 1)))["number"].tolist() == [3]
