@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from proto.subjects import (
     RAW_STREAM,
     RECENT_STREAM,
 )
-from services.runtime.nats.bus import connect
+from services.runtime.errors import ApiError
+from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from tests.support.kubernetes.helm_chart import MATRIX, merged, render
 from tests.support.kubernetes.helm_nats import NODE, RenderedNats, plain_client, running
@@ -107,6 +110,16 @@ GARBAGE = (
 """A header block that is none, one with a status that is no number, and one with an answer to a subject of others."""
 
 
+async def nobody_asks(enricher: Bus) -> None:
+    """Return once no client of a test before asks for raw messages any more: the server may not know yet that it is gone."""
+    with contextlib.suppress(ApiError):  # there is no consumer yet
+        while True:
+            info = await enricher._jetstream._ask(f"CONSUMER.INFO.{RAW_STREAM}.{ENRICHER_DURABLE}")
+            if not info["num_waiting"]:
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_what_capture_writes_around_its_messages_stops_nobody(nats_of_all: RenderedNats) -> None:
     """Garbage in the place of headers, from another account: the enricher takes it, and what comes after it, at once."""
     async with (
@@ -115,6 +128,7 @@ async def test_what_capture_writes_around_its_messages_stops_nobody(nats_of_all:
         plain_client(nats_of_all.settings("capture"), []) as client,
     ):
         await enricher.ensure_streams()
+        await nobody_asks(enricher)
         for command in GARBAGE:
             await client._send_command(command)
         await client.flush()

@@ -132,6 +132,10 @@ var exchange = map[string]show{
 var enriched = map[string]show{
 	"local_entity": entity, "remote_entity": entity, "local_service": entity, "remote_service": entity,
 	"local_resolution": resolutions.show, "remote_resolution": resolutions.show,
+}
+
+// verdict is what somebody has judged: shown where the batch has any of it.
+var verdict = map[string]show{
 	"verdict": verdicts.show, "verdict_measure": verdictMeasures.show,
 }
 
@@ -291,7 +295,7 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for _, some := range []map[string]show{socket, nat, lookups, handshakes, file, exchange} {
+	for _, some := range []map[string]show{socket, nat, lookups, handshakes, file, exchange, verdict} {
 		for name := range some {
 			if _, found := batch.Columns[name]; found {
 				maps.Copy(shows, some)
