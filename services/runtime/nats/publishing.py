@@ -71,8 +71,6 @@ class Publisher:
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
         """Messages that the stream had stored before, under the same id, and did not store again."""
-        self.published_again = 0
-        """Messages that a server had acknowledged, published to the next in case they were lost with its machine."""
 
     async def publish_again(self) -> NoReturn:
         """Give each server that comes what the one before it may have lost with its machine, until cancelled."""
@@ -82,13 +80,14 @@ class Publisher:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     generation = await self._connection.opened(after=generation)
             self._unsynced.forget(self._synced_before)
-            if server_id not in {"", self._connection.server_id}:
+            # Read once: while these are published again the next server may come, and with it the next turn.
+            last_id, server_id = server_id, self._connection.server_id
+            if last_id not in {"", server_id}:
                 messages = self._unsynced.take()
                 if messages:
                     logger.info("bus.publishing_again", messages=len(messages), seconds=self._unsynced_seconds)
                 for message in messages:
                     await self._publish_again(message)
-            server_id = self._connection.server_id
 
     async def _publish_again(self, message: Acknowledged) -> None:
         while True:
@@ -100,7 +99,6 @@ class Publisher:
                 logger.warning("bus.not_published_again", subject=message.subject, error=str(error))
                 return
             else:
-                self.published_again += 1
                 return
 
     @property
