@@ -1,7 +1,7 @@
 """Errors of the wire contract.
 
 ProtoError
- └── DecodeError   bytes that are no FlowBatch of a schema this reader knows
+ └── DecodeError   bytes that are no batch of a schema this reader knows
 """
 
 from __future__ import annotations
@@ -12,4 +12,4 @@ class ProtoError(Exception):
 
 
 class DecodeError(ProtoError):
-    """The bytes are not a FlowBatch. The message says what is wrong and where; the cause, if any, is chained."""
+    """The bytes are no batch. The message says what is wrong and where; the cause, if any, is chained."""

@@ -26,6 +26,9 @@ CACHE_LOG_SUBJECT: Final = "kube.cache.log"
 CACHE_PULSE_SUBJECT: Final = "kube.cache.pulse"
 """Who writes the log, and how far it is; only the last of them is kept."""
 
+ASKED_SUBJECTS: Final = "spans.asked.>"
+"""Questions to the captures, which no stream stores: whom nobody hears, nobody could have answered."""
+
 MAX_BATCH_BYTES: Final = 512 * 1024
 """What writers keep a message below: half of the payload limit a NATS server has by default."""
 
@@ -61,6 +64,11 @@ def raw_subject(node: str) -> str:
 def enriched_subject(node: str) -> str:
     """Subject of a node's enriched batches."""
     return f"flows.enriched.{subject_token(node)}"
+
+
+def asked_subject(node: str) -> str:
+    """Subject of the questions to a node's capture."""
+    return f"spans.asked.{subject_token(node)}"
 
 
 def dead_subject(service: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
+from proto.asked.columns import ASKED
 from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, TLS, VERDICT, Column
 from proto.verdicts import document as verdicts_document
 from services.capture.settings import CaptureSettings
@@ -37,6 +38,15 @@ def column_table(columns: tuple[Column, ...]) -> str:
         meaning = f"{column.meaning} ({values})" if values else column.meaning
         kind = column.dtype.replace("|", "\\|")
         lines.append(f"| `{column.name}` | `{kind}` | {column.kind.value} | {column.unit} | {meaning} |")
+    return "\n".join(lines)
+
+
+def asked_table() -> str:
+    """The columns of a question as a Markdown table."""
+    lines = ["| column | type | meaning |", "|---|---|---|"]
+    for column in ASKED:
+        kind = column.dtype.str.replace("|", "\\|")
+        lines.append(f"| `{column.name}` | `{kind}` | {column.meaning} |")
     return "\n".join(lines)
 
 
@@ -121,6 +131,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "exchange columns"): lambda: column_table(EXCHANGE),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
     ("proto/README.md", "verdict columns"): lambda: column_table(VERDICT),
+    ("proto/README.md", "asked columns"): asked_table,
     ("docs/diagnosis.md", "verdicts"): verdicts_document.meanings,
     ("docs/diagnosis.md", "rules"): verdicts_document.table,
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
