@@ -1,4 +1,4 @@
-"""Build hook: compiles bpf/replay/replay.c into bpf/_replay.so, for wheels and for editable installs."""
+"""Build hook: compiles the C that Python calls into libraries in bpf/, for wheels and for editable installs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("bpf", "replay", "replay.c")
-LIBRARY = Path("bpf", "_replay.so")
+LIBRARIES = {
+    Path("bpf", "_replay.so"): Path("bpf", "replay", "replay.c"),
+    Path("bpf", "_otlp.so"): Path("bpf", "otlp", "scan.c"),
+}
+"""Libraries and their sources."""
 FLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra", "-Werror=implicit")
 
 
-class ReplayBuildHook(BuildHookInterface):
-    """Puts the library into the package and tags the wheel for this platform.
+class LibrariesBuildHook(BuildHookInterface):
+    """Puts the libraries into the package and tags the wheel for this platform.
 
-    Raises RuntimeError, in words, where it cannot be compiled.
+    Raises RuntimeError, in words, where they cannot be compiled.
     """
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile the library. `version` is hatchling's: "standard" or "editable"."""
+        """Compile the libraries. `version` is hatchling's: "standard" or "editable"."""
         del version
         root = Path(self.root)
-        compile_replay(root / SOURCE, root / LIBRARY)
-        build_data["artifacts"].append(str(LIBRARY))
+        for library, source in LIBRARIES.items():
+            compile_library(root / source, root / library)
+            build_data["artifacts"].append(str(library))
         build_data["pure_python"] = False
         # Loaded by ctypes, it serves every CPython; only the platform matters. Who compiles for another one (CC) names it.
         platform = os.environ.get("WIRESPAN_WHEEL_PLATFORM") or sysconfig.get_platform()
         build_data["tag"] = "py3-none-" + re.sub(r"[-.]", "_", platform)
 
 
-def compile_replay(source: Path, library: Path) -> None:
+def compile_library(source: Path, library: Path) -> None:
     """Compile with $CC, or cc, and $CFLAGS; a library that is mapped right now is replaced, not written over."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     fresh = library.with_suffix(f".{os.getpid()}.so")
@@ -55,7 +59,7 @@ def compile_replay(source: Path, library: Path) -> None:
 
 def _advice(what: str) -> str:
     return (
-        f"wirespan compiles a small C library for reading captures, and could not: {what}. It needs a C compiler and the C "
-        "library's headers: `apt install gcc libc6-dev` on Debian and Ubuntu, `dnf install gcc glibc-devel kernel-headers` on "
-        "Fedora and its kin; set CC to use another compiler."
+        f"wirespan compiles small C libraries to read captures and spans, and could not: {what}. It needs a C compiler and the "
+        "C library's headers: `apt install gcc libc6-dev` on Debian and Ubuntu, `dnf install gcc glibc-devel kernel-headers` "
+        "on Fedora and its kin; set CC to use another compiler."
     )

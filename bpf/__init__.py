@@ -1,4 +1,4 @@
-"""The C of Wirespan as package data: the flow engine, its kernel program's headers, and replay's library once built."""
+"""The C of Wirespan as package data: the flow engine, its kernel program's headers, and the libraries that are built of it."""
 
 from __future__ import annotations
 
@@ -10,3 +10,6 @@ SOURCE_DIRECTORY: Final = Path(__file__).parent
 
 REPLAY_LIBRARY: Final = SOURCE_DIRECTORY / "_replay.so"
 """The shared library of replay/replay.c, which the package's build compiles."""
+
+OTLP_LIBRARY: Final = SOURCE_DIRECTORY / "_otlp.so"
+"""That of otlp/scan.c, likewise."""

@@ -19,7 +19,7 @@ from pathlib import Path
 PLATFORMS = {"manylinux_2_28_x86_64": "x86_64-linux-gnu.2.28", "manylinux_2_28_aarch64": "aarch64-linux-gnu.2.28"}
 """The tag of each wheel, and what zig compiles its library for. numpy's wheels ask for the same C library."""
 ROOT = Path(__file__).parents[2]
-LIBRARY = "bpf/_replay.so"
+LIBRARIES = ("bpf/_replay.so", "bpf/_otlp.so")
 
 
 def main(dist: Path) -> None:
@@ -50,9 +50,10 @@ def build(source: Path, kind: str, dist: Path, **environment: str) -> None:
 def check(wheel: Path, platform: str) -> None:
     """Exit where the wheel lacks its library, or needs more than its tag says."""
     with zipfile.ZipFile(wheel) as archive:
-        machine = archive.read(LIBRARY)[18]  # e_machine, of which no value here needs its second byte
-    if machine != {"x86_64": 62, "aarch64": 183}[platform.removeprefix("manylinux_2_28_")]:
-        sys.exit(f"{wheel.name}: {LIBRARY} is for another machine ({machine})")
+        # e_machine, of which no value here needs its second byte
+        machines = {archive.read(library)[18] for library in LIBRARIES}
+    if machines != {{"x86_64": 62, "aarch64": 183}[platform.removeprefix("manylinux_2_28_")]}:
+        sys.exit(f"{wheel.name}: a library of it is for another machine ({machines})")
     command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r'platform\s+tag:\s+"manylinux_2_(\d+)_', " ".join(shown.split()))

@@ -5,7 +5,8 @@ EnricherError
  ├── KubeConfigError        a kubeconfig or service account that cannot be used
  ├── ApiUnreachableError    the API server does not answer, breaks off, or says what nobody understands
  ├── ApiRefusedError        the API server answers with an error
- └── CacheMessageError      a message of the shared cache that is not understood
+ ├── CacheMessageError      a message of the shared cache that is not understood
+ └── IntakeError            the intake of spans cannot be opened
 """
 
 from __future__ import annotations
@@ -45,3 +46,7 @@ class ApiRefusedError(EnricherError):
 
 class CacheMessageError(EnricherError):
     """A message of the shared cache that is not understood, such as a newer release's."""
+
+
+class IntakeError(EnricherError):
+    """The intake of spans cannot be opened as its settings say. `str()` is one line."""

@@ -73,7 +73,12 @@ def test_a_wheel_brings_its_library_and_the_demo(wheel: Path) -> None:
     """No compiler is needed where it is installed: the library is inside, for this platform; so is what the demo replays."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"bpf/_replay.so", "services/cli/run/demo/cluster.pcapng", "services/cli/run/demo/cluster.json"} <= names
+    assert {
+        "bpf/_replay.so",
+        "bpf/_otlp.so",
+        "services/cli/run/demo/cluster.pcapng",
+        "services/cli/run/demo/cluster.json",
+    } <= names
     assert not any(name.startswith(("tests/", "deploy/")) for name in names)
     assert "linux_" in wheel.name
 

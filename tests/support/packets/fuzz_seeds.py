@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.support import otlp_requests
 from tests.support.packets import dns, pcap, tls_talk
 from tests.support.packets import http2_talk as http2
 from tests.support.packets.http_talk import Talk, reply, request
@@ -191,7 +192,7 @@ def files() -> Iterator[bytes]:
         yield pcap.pcapng_file(mixed, order=order, interfaces=interfaces, kind=2)
 
 
-TARGETS = {"replay": seeds, "files": files}
+TARGETS = {"replay": seeds, "files": files, "otlp": otlp_requests.seeds}
 """The folders of bpf/ that have a fuzz.c, and what begins its corpus."""
 
 
