@@ -1,0 +1,1 @@
+"""Spans and exchanges whose truth is known."""
