@@ -25,6 +25,7 @@ from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
+from services.runtime.account import Account, Item
 from services.runtime.errors import BusError, PermissionDeniedError, Stopping
 from services.runtime.nats.bus import Bus, Consumption, Delivery, MessageTooLargeError, PublishRefusedError, StreamFullError
 from services.runtime.nats.lag import Lag
@@ -72,6 +73,8 @@ class Worker:
             series=(),
         )
         self._foreign_nodes: set[str] = set()
+        self._account = Account("enriched", "dead")
+        self._account.show(telemetry, SERVICE, "record")
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
         self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
@@ -136,9 +139,14 @@ class Worker:
         except DecodeError as error:
             await self._give_up(delivery, "undecodable", str(error), None)
             return
+        with self._account.over(raw.count) as records:
+            await self._enrich_batch(delivery, raw, records)
+
+    async def _enrich_batch(self, delivery: Delivery, raw: FlowBatch, records: Item) -> None:
         if raw_subject(raw.node) != delivery.subject:
             # A node may publish under its own name only, and that name is the server's to check: the subject has it.
             await self._give_up(delivery, "foreign_subject", f"says it is of node {raw.node!r}", raw.count)
+            records.tell("dead")
             return
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
@@ -150,7 +158,7 @@ class Worker:
             on_foreign=partial(self._note_foreign, delivery.subject),
         )
         batch = judged(joined, self._thresholds)
-        stored, parts = 0, deque(encode_parts(batch))
+        stored, given_up, parts = 0, 0, deque(encode_parts(batch))
         try:
             while parts:
                 part = parts.popleft()
@@ -161,13 +169,18 @@ class Worker:
                         parts.extendleft(reversed([*encode_parts(decode(part.message), error.limit, part.first)]))
                         continue
                     await self._give_up_record(delivery, raw, part, str(error))
+                    given_up += 1
                 stored = part.end
         except PublishRefusedError as error:
             if isinstance(error.__cause__, PermissionDeniedError):
                 raise
             await self._give_up(delivery, "refused", str(error), batch.count - stored)
+            records.tell("enriched", stored - given_up)
+            records.tell("dead")
             return
         await delivery.ack()
+        records.tell("dead", given_up)
+        records.tell("enriched")
         self._count(batch)
 
     def _note_foreign(self, subject: str, records: int) -> None:

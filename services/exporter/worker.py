@@ -23,6 +23,7 @@ from services.exporter.delivery.retrying import Delivery, Refused
 from services.exporter.encoder import SpanEncoder
 from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
 from services.exporter.settings import ExporterSettings
+from services.runtime.account import Account
 from services.runtime.errors import BusError
 from services.runtime.nats import bus as runtime_bus
 from services.runtime.nats.lag import Lag
@@ -74,6 +75,8 @@ class Worker:
             "{batch}",
             series=by_reason("stopping", "error"),
         )
+        self._account = Account("settled", "dead")
+        self._account.show(telemetry, SERVICE, "record")
         self._lag = Lag(bus, ENRICHED_STREAM, EXPORTER_DURABLE, telemetry)
         telemetry.gauge("wirespan.exporter.batches.in_hand", "Batches being worked on", "{batch}", lambda: len(self._in_hand))
 
@@ -162,13 +165,16 @@ class Worker:
 
     async def _export(self, delivery: runtime_bus.Delivery) -> None:
         encoded = await self._encoding_queue.encoded(delivery)
-        if isinstance(encoded, Unfit):
-            await self._bury(delivery, encoded.reason, encoded.detail, encoded.records)
-            return
-        self._records.add(encoded.records)
-        # Shielded: other batches have spans in the same requests.
-        await asyncio.gather(*(asyncio.shield(self._sending(request)) for request in encoded.requests))
-        await delivery.ack()
+        with self._account.over(encoded.records or 0) as records:
+            if isinstance(encoded, Unfit):
+                await self._bury(delivery, encoded.reason, encoded.detail, encoded.records)
+                records.tell("dead")
+                return
+            self._records.add(encoded.records)
+            # Shielded: other batches have spans in the same requests.
+            await asyncio.gather(*(asyncio.shield(self._sending(request)) for request in encoded.requests))
+            await delivery.ack()
+            records.tell("settled")
 
     def _sending(self, shared: SharedRequest) -> asyncio.Task[None]:
         """The one task that sends a request, whoever of those with spans in it asks first."""

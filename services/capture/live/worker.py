@@ -26,6 +26,7 @@ from services.capture.live.tap_loader import TapLoadError
 from services.capture.outbox import OVERSIZED_METRIC, Outbox
 from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
+from services.runtime.account import Account
 from services.runtime.health import Health, serve
 from services.runtime.host.cgroup2 import hook_trouble, look_at_tree
 from services.runtime.lifecycle import Lifecycle
@@ -71,6 +72,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
             bus.expect_streams(settings.streams)
             async with _attached(reader):
                 publisher = LivePublisher(reader, bus, raw_subject(settings.node_name), report.progress)
+                publisher.account.show(telemetry, "capture", "record")
                 health = Health(lifecycle)
                 health.check("bus", lambda: bus.connected)
                 _show(telemetry, reader, report.progress)
@@ -114,6 +116,8 @@ class LivePublisher:
 
     def __init__(self, reader: LiveReader, bus: Bus, subject: str, progress: Progress) -> None:
         self._reader = reader
+        self.account = Account("stored", "merged", "oversized")
+        """Of the records that were read from the table."""
         self._bus = bus
         self._subject = subject
         self._progress = progress
@@ -181,7 +185,9 @@ class LivePublisher:
             # A full stream refuses the next one too: it merges with what comes.
             if batch is None or self._reader.refused_batches != refused:
                 if batch is not None:
-                    self._reader.refuse(batch)
+                    with self.account.over(batch.records) as records:
+                        self._reader.refuse(batch)
+                        records.tell("merged")
                 self._window.release()
                 return
             group.create_task(self._store(batch))
@@ -189,12 +195,15 @@ class LivePublisher:
     async def _store(self, batch: LiveBatch) -> None:
         outbox = Outbox(self._bus, self._subject, ((each.message_id, each.message) for each in batch.messages))
         try:
-            stored = await self._publish(outbox)
-            async with self._reading:
-                if stored:
-                    self._reader.accept(batch)
-                else:
-                    self._reader.refuse(batch)
+            with self.account.over(batch.records) as records:
+                stored = await self._publish(outbox)
+                async with self._reading:
+                    if stored:
+                        self._reader.accept(batch)
+                    else:
+                        self._reader.refuse(batch)
+                records.tell("oversized", outbox.oversized if stored else 0)
+                records.tell("stored" if stored else "merged")
         finally:
             self._window.release()
         if stored:

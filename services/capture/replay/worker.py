@@ -18,6 +18,7 @@ from services.capture.progress import Progress, ProgressReport
 from services.capture.replay.epoch import is_repeatable, replay_epoch
 from services.capture.replay.reader import ReadyBatch, ReplayReader
 from services.capture.settings import CaptureSettings
+from services.runtime.account import Account
 from services.runtime.health import Health, serve
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.nats.bus import Bus, PublishRefusedError, StreamFullError, connect
@@ -58,13 +59,15 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
             health = Health(lifecycle)
             health.check("bus", lambda: bus.connected)
             _show(telemetry, report.progress, report)
+            account = Account("stored", "oversized")
+            account.show(telemetry, "capture", "record")
             async with serve(settings.health, health, telemetry):
                 lifecycle.start("progress", report.keep_writing())
                 bus.expect_streams(settings.streams)
                 report.progress.capturing = True
                 logger.info("replay.started", files=len(settings.replay_files), loop=settings.replay_loop)
                 batches = _read(reader, lifecycle.stopping, report.progress, cut_off=is_repeatable(settings))
-                await _store_all(batches, bus, raw_subject(settings.node_name), report.progress)
+                await _store_all(batches, bus, raw_subject(settings.node_name), report.progress, account)
             duplicates = bus.duplicates
     report.progress.finished = not lifecycle.stopping.is_set()
     reader.close()
@@ -105,14 +108,17 @@ async def _wait_until(due_unix_ns: int, stopping: asyncio.Event) -> None:
         waiting.cancel()
 
 
-async def _store_all(batches: AsyncIterator[ReadyBatch], bus: Bus, subject: str, progress: Progress) -> None:
+async def _store_all(batches: AsyncIterator[ReadyBatch], bus: Bus, subject: str, progress: Progress, account: Account) -> None:
     """Have every batch stored, a few at a time. Whatever is left undone when this is cut off is said."""
     window = asyncio.Semaphore(_WINDOW)
     read = 0
 
     async def store(batch: ReadyBatch) -> None:
         try:
-            await _store(batch, bus, subject, progress)
+            with account.over(batch.records) as records:
+                oversized = await _store(batch, bus, subject, progress)
+                records.tell("oversized", oversized)
+                records.tell("stored")
         finally:
             window.release()
 
@@ -130,8 +136,8 @@ async def _store_all(batches: AsyncIterator[ReadyBatch], bus: Bus, subject: str,
             logger.error("records.abandoned", records=left)
 
 
-async def _store(batch: ReadyBatch, bus: Bus, subject: str, progress: Progress) -> None:
-    """Have one batch stored; a full stream is waited for."""
+async def _store(batch: ReadyBatch, bus: Bus, subject: str, progress: Progress) -> int:
+    """Have one batch stored, and return how many of its records no message takes; a full stream is waited for."""
     wait_seconds = _FIRST_WAIT_SECONDS
     outbox = Outbox(bus, subject, [(batch.message_id, batch.message)])
     while True:
@@ -148,7 +154,7 @@ async def _store(batch: ReadyBatch, bus: Bus, subject: str, progress: Progress) 
             progress.exchanges += batch.exchanges
             progress.spans += batch.spans - outbox.oversized
             progress.batches += 1
-            return
+            return outbox.oversized
 
 
 def _show(telemetry: Telemetry, progress: Progress, report: ProgressReport) -> None:

@@ -25,6 +25,7 @@ from services.exporter.delivery.gate import UNAUTHORIZED, DeliverySettings, Gate
 from services.exporter.delivery.rare_log import RareLog
 from services.exporter.delivery.sink import Accepted, Outcome, Rejected, Retry, Sink
 from services.exporter.encoder import Request
+from services.runtime.account import Account
 from services.runtime.telemetry import Telemetry, by_reason
 
 _SUSPECTED_IN_A_ROW: Final = 3
@@ -87,6 +88,8 @@ class Delivery:
             "{request}",
             lambda: self._gate.in_flight,
         )
+        self._account = Account("accepted", "rejected", "partial_success")
+        self._account.show(telemetry, "exporter", "span")
         self._warnings = RareLog()
 
     @property
@@ -104,6 +107,14 @@ class Delivery:
 
         Cancelling is safe: attempts under way are given up, and nothing is counted for them.
         """
+        with self._account.over(request.spans) as spans:
+            delivered = await self._deliver(request)
+            spans.tell("accepted", delivered.accepted)
+            for refused in delivered.refused:
+                spans.tell(refused.reason, refused.spans)
+            return delivered
+
+    async def _deliver(self, request: Request) -> Delivered:
         outcome = await self._send_until_answered(request)
         if isinstance(outcome, Accepted):
             return self._on_accepted(request, outcome)
@@ -145,7 +156,7 @@ class Delivery:
         self._splits.add(1)
         self._warnings.warning("request.split", bytes=len(request.body), spans=request.spans, detail=outcome.detail)
         split = await asyncio.get_running_loop().run_in_executor(self._encoding, request.split)
-        halves = [await self.deliver(half) for half in split]
+        halves = [await self._deliver(half) for half in split]
         return Delivered(sum(half.accepted for half in halves), tuple(refused for half in halves for refused in half.refused))
 
     def _on_accepted(self, request: Request, outcome: Accepted) -> Delivered:
