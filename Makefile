@@ -8,6 +8,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench clean
+.PHONY: chaos chaos-quick
 .PHONY: release release-version release-wheels release-chart release-images release-checksums release-publish test-release
 
 help: ## show this
@@ -46,6 +47,15 @@ setup-cluster:
 test-cluster: setup-cluster ## the chart in a real Kubernetes of one and of two nodes on this machine (needs root, Go, Docker)
 	$(BIN)/python -m tests.support.cluster.binaries
 	$(BIN)/pytest -q tests/cluster
+
+# The seed is printed; CHAOS_SEED=n makes the same choices again.
+CHAOS := $(BIN)/python -m tests.chaos $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+chaos: setup-test ## real processes under faults, alone and in pairs: every known connection once and to the byte (15 minutes, needs root)
+	$(CHAOS) --minutes 13 --results build/chaos.json
+
+chaos-quick: setup-test ## the same for three minutes
+	$(CHAOS) --minutes 2.5
 
 check: setup-test ## lint, types, import contracts, C format, generated documents
 	$(BIN)/ruff check .

@@ -1,0 +1,232 @@
+"""`python -m tests.chaos`: real processes under faults, and what came of every connection.
+
+Faults alone and in random pairs, as long as there is time. Prints the seed first; the same seed makes the same choices, though
+not the same race.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import nats
+
+from tests.chaos.checker import verdict
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.results import keep, table
+from tests.chaos.world import World
+
+_BEFORE_SECONDS: Final = (0.5, 2.5)
+_FAULT_SECONDS: Final = (2.0, 5.0)
+_AFTER_SECONDS: Final = 1.0
+_SETTLE_SECONDS: Final = 90.0
+_POLL_SECONDS: Final = 0.2
+_ACCOUNT_SECONDS: Final = 15.0
+"""For what has been accepted to be acknowledged too."""
+_EPISODE_SECONDS: Final = 25.0
+"""What an episode may take, roughly: no other is begun where less is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What came of some faults at once."""
+
+    faults: tuple[str, ...]
+    servers: int
+    seed: int
+    connections: int
+    lost: int
+    wrong: int
+    conflicts: int
+    ended: int
+    """Services that ended without being told to."""
+    differences: int
+    """Accounts of services that do not add up, or in which something is held, when all was accepted."""
+    stall_seconds: float
+    """The longest time within which nothing was accepted."""
+    recovery_seconds: float
+    """From the end of the faults until all was accepted."""
+    example: str = ""
+
+    @property
+    def line(self) -> str:
+        """It in a line."""
+        counted = {
+            "connections": self.connections,
+            "lost": self.lost,
+            "wrong": self.wrong,
+            "with other content": self.conflicts,
+            "services ended": self.ended,
+            "accounts do not add up": self.differences,
+        }
+        what = f"{' + '.join(self.faults) or 'nothing'} ({self.servers} server{'s' * (self.servers > 1)})"
+        said = ", ".join(f"{number} {name}" for name, number in counted.items() if number)
+        times = f"stall {self.stall_seconds} s, recovery {self.recovery_seconds} s"
+        return f"{'ok  ' if self.passed else 'FAIL'} {what}: {said}, {times} {'' if self.passed else self.example}"
+
+    @property
+    def passed(self) -> bool:
+        """Whether all that was generated was accepted, once and to the byte."""
+        return not (self.lost or self.wrong or self.conflicts or self.ended or self.differences)
+
+
+def episode(world: World, faults: tuple[Fault, ...]) -> Episode:
+    """Generate traffic, let the faults be, and wait until all of it is accepted."""
+    backend, feeder = world.backend, world.feeder
+    feeder.known, backend.accepted_at = {}, []
+    conflicts = len(backend.conflicts)
+    ends = sum(len(member.given_up) for member in (*world.members, feeder))
+    began = time.monotonic()
+    feeder.begin()
+    time.sleep(world.chance.uniform(*_BEFORE_SECONDS))
+    with ExitStack() as stack:
+        for fault in faults:
+            stack.enter_context(fault.begin(world))
+            time.sleep(world.chance.uniform(0, 0.5))
+        time.sleep(world.chance.uniform(*_FAULT_SECONDS))
+    healed = time.monotonic()
+    time.sleep(_AFTER_SECONDS)
+    feeder.finish()
+    found = verdict(backend, feeder.known)
+    asked_again = False
+    while (not feeder.idle or found.lost) and time.monotonic() < healed + _SETTLE_SECONDS:
+        time.sleep(_POLL_SECONDS)
+        found = verdict(backend, feeder.known)
+        if feeder.idle and found.lost and not asked_again and any(fault.refuses for fault in faults) and not _under_way(world):
+            asked_again = True
+            world.put_back_dead_letters()
+    differences = _differences(world)
+    accepted = sorted(backend.accepted_at)
+    return Episode(
+        faults=tuple(fault.name for fault in faults),
+        servers=len(world.servers),
+        seed=world.seed,
+        connections=found.connections,
+        lost=found.lost,
+        wrong=found.wrong,
+        conflicts=len(backend.conflicts) - conflicts,
+        ended=sum(len(member.given_up) for member in (*world.members, feeder)) - ends,
+        stall_seconds=round(max((b - a for a, b in pairwise([began, *accepted])), default=0.0), 1),
+        recovery_seconds=round(max(0.0, (accepted[-1] if accepted else healed) - healed), 1),
+        differences=len(differences),
+        example="; ".join([*filter(None, [found.example]), *differences]),
+    )
+
+
+def _differences(world: World) -> list[str]:
+    """What the services' accounts say once nothing is under way any more."""
+    found: list[str] = []
+    deadline = time.monotonic() + _ACCOUNT_SECONDS
+    while time.monotonic() < deadline:
+        found = [line for member in world.members for line in member.differences()]
+        if not found:
+            break
+        time.sleep(_POLL_SECONDS)
+    return found
+
+
+def _under_way(world: World) -> int:
+    with contextlib.suppress(OSError, TimeoutError, KeyError, nats.errors.Error):
+        return world.under_way()
+    return 1
+
+
+def schedule(world: World, only: str) -> list[tuple[Fault, ...]]:
+    """Nothing wrong first, then each fault alone, in random order, and then pairs, more than there is time for."""
+    possible = [
+        fault
+        for fault in FAULTS
+        if fault.servers in {0, len(world.servers)}
+        and fault.on_plain_disk != world.power_cuts
+        and fault.possible(world)
+        and only in fault.name
+    ]
+    singles: list[tuple[Fault, ...]] = [(fault,) for fault in possible]
+    world.chance.shuffle(singles)
+    pairable = [fault for fault in possible if not fault.alone]
+    pairs = [tuple(world.chance.sample(pairable, 2)) for _ in range(200)] if len(pairable) > 1 else []
+    return [(), *singles, *pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A world to be in."""
+
+    servers: int
+    power_cuts: bool
+    share: float
+    """Of the time."""
+
+
+WORLDS: Final = {
+    "one": Kind(servers=1, power_cuts=True, share=0.5),
+    "disk": Kind(servers=1, power_cuts=False, share=0.1),
+    "three": Kind(servers=3, power_cuts=True, share=0.4),
+}
+
+
+def run(folder: Path, kind: Kind, seed: int, *, until: float, only: str, say: Callable[[str], None]) -> list[Episode]:
+    """Episodes in such a world until then."""
+    episodes = []
+    with World(folder, seed, servers=kind.servers, power_cuts=kind.power_cuts) as world:
+        for faults in schedule(world, only):
+            if time.monotonic() + _EPISODE_SECONDS > until:
+                break
+            done = episode(world, faults)
+            episodes.append(done)
+            say(done.line)
+    return episodes
+
+
+def main() -> int:
+    """Run, print the table, keep the result."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    parser.add_argument("--minutes", type=float, default=13.0)
+    parser.add_argument("--world", choices=tuple(WORLDS), help="only this one")
+    parser.add_argument("--only", default="", help="only faults whose names hold this")
+    parser.add_argument("--keep", type=Path, help="leave logs and stores in this folder")
+    parser.add_argument("--results", type=Path, help="add what came of it to this file (docs/reliability.json)")
+    asked = parser.parse_args()
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    say(f"seed {asked.seed}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    worlds = {name: WORLDS[name] for name in WORLDS if asked.world in {None, name}}
+    shares, until = sum(world.share for world in worlds.values()), time.monotonic()
+    episodes: list[Episode] = []
+    with contextlib.nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory(prefix="chaos-") as kept:
+        for name, kind in worlds.items():
+            folder = Path(kept) / name
+            folder.mkdir(parents=True)
+            until += 60 * asked.minutes * kind.share / shares
+            episodes += run(
+                folder, kind, random.Random(f"{asked.seed}/{name}").randrange(2**31), until=until, only=asked.only, say=say
+            )
+    records = [asdict(each) | {"seed": asked.seed} for each in episodes]
+    say(table(records))
+    if asked.results:
+        keep(asked.results, records)
+    failed = [each for each in episodes if not each.passed]
+    connections = sum(each.connections for each in episodes)
+    say(f"seed {asked.seed}: {len(episodes)} episodes, {len(failed)} failed, {connections} connections")
+    return 1 if failed or not episodes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

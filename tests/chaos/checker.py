@@ -1,0 +1,107 @@
+"""Whether what was generated is what the backend has accepted: each connection once, and to the byte."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.chaos.traffic import Key, Sum
+from tests.support.pipeline.otlp_receiver import Answer, OtlpReceiver, Received
+
+
+@dataclass
+class _Told:
+    """What the spans of a connection say, added up."""
+
+    bytes: int = 0
+    packets: int = 0
+    reverse_bytes: int = 0
+    reverse_packets: int = 0
+    records: list[int] = field(default_factory=list)
+
+    def add(self, attributes: Mapping[str, int]) -> None:
+        self.bytes += attributes["flow.bytes.delta"]
+        self.packets += attributes["flow.packets.delta"]
+        self.reverse_bytes += attributes["flow.reverse.bytes.delta"]
+        self.reverse_packets += attributes["flow.reverse.packets.delta"]
+        self.records.append(attributes["flow.record"])
+
+    @property
+    def sum(self) -> Sum:
+        return Sum(self.bytes, self.packets, self.reverse_bytes, self.reverse_packets)
+
+
+class Backend(OtlpReceiver):
+    """A receiver that adds up what it accepts and keeps no requests. What it accepted stays accepted when it restarts."""
+
+    def __init__(self, **how: object) -> None:
+        super().__init__(**how)  # type: ignore[arg-type]
+        self.accepted_at: list[float] = []
+        """When spans came that were new."""
+        self._read = 0
+        self._told: dict[Key, _Told] = defaultdict(_Told)
+
+    def receive(self, protocol: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Take in one request, and note when."""
+        before = len(self.spans)
+        answer = super().receive(protocol, headers, body)
+        with self._changed:
+            self.requests = [Received(protocol, {}, b"", answer, time.monotonic())]
+            if len(self.spans) > before:
+                self.accepted_at.append(time.monotonic())
+        return answer
+
+    def told(self, key: Key) -> Sum | None:
+        """What was accepted of a connection; None for nothing."""
+        told = self._told.get(key)
+        return told.sum if told else None
+
+    def records(self, key: Key) -> list[int]:
+        """Numbers of its records, sorted."""
+        return sorted(self._told[key].records) if key in self._told else []
+
+    def read(self) -> None:
+        """Add up what came since the last time."""
+        with self._changed:
+            fresh = list(islice(self.spans.values(), self._read, None))
+            self._read += len(fresh)
+        for span in fresh:
+            self._add(span)
+
+    def _add(self, span: Span) -> None:
+        values = {each.key: each.value for each in span.attributes}
+        key = Key(values["source.address"].string_value, values["source.port"].int_value)
+        self._told[key].add({name: value.int_value for name, value in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of the connections of an episode."""
+
+    connections: int
+    lost: int
+    """Of which nothing, or not all, was accepted."""
+    wrong: int
+    """Of which more was accepted than there was, or the same record twice under other ids."""
+    example: str = ""
+
+
+def verdict(backend: Backend, known: Mapping[Key, Sum]) -> Verdict:
+    """Compare what is known with what was accepted."""
+    backend.read()
+    lost, wrong, example = 0, 0, ""
+    for key, expected in known.items():
+        told, records = backend.told(key), backend.records(key)
+        if told == expected and records == list(range(len(records))):
+            continue
+        more = told is not None and (
+            len(set(records)) < len(records) or told.bytes > expected.bytes or told.reverse_bytes > expected.reverse_bytes
+        )
+        wrong, lost = wrong + more, lost + (not more)
+        example = example or f"{key.client}:{key.client_port}: {expected} were sent, {told} accepted, records {records}"
+    return Verdict(len(known), lost, wrong, example)

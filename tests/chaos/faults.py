@@ -1,0 +1,240 @@
+"""The faults of a run: each a context in which something is wrong. What it breaks is whole again when it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from tests.chaos.links import State
+from tests.chaos.members import Member
+from tests.chaos.world import STREAMS, World, has_clock_steps
+from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess, Refuse, Stall
+
+SERVICES: Final = ("capture", "enricher", "exporter")
+_DOWN_SECONDS: Final = 1.0
+_HOUR: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of fault."""
+
+    name: str
+    begin: Callable[[World], AbstractContextManager[None]]
+    alone: bool = False
+    """Never together with another: what it destroys nobody promises to have kept elsewhere, if another stage is stopped."""
+    servers: int = 0
+    """Only where there are so many; 0 for any."""
+    on_plain_disk: bool = False
+    """Only where the disk cannot lose power: the model of one that can needs room of its own, to know what is synced."""
+    possible: Callable[[World], bool] = lambda _world: True
+    refuses: bool = False
+    """What it makes of spans are dead letters, which are put back afterwards."""
+
+
+def _some(world: World, service: str) -> list[Member]:
+    """One replica of a service, or all."""
+    replicas = world.named(service)
+    return replicas if world.chance.random() < 0.3 else [world.chance.choice(replicas)]
+
+
+def _kill(service: str) -> Callable[[World], AbstractContextManager[None]]:
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        for member in _some(world, service):
+            member.kill()
+        yield
+        for member in _some(world, service):
+            member.kill()
+
+    return begin
+
+
+def _pause(service: str) -> Callable[[World], AbstractContextManager[None]]:
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        members = _some(world, service)
+        for member in members:
+            member.pause()
+        try:
+            yield
+        finally:
+            for member in members:
+                member.go_on()
+
+    return begin
+
+
+def _network(pattern: str, state: State) -> Callable[[World], AbstractContextManager[None]]:
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        links = [name for name in world.network.links if re.search(pattern, name)]
+        links = links if world.chance.random() < 0.5 else [world.chance.choice(links)]
+        for name in links:
+            world.network.become(name, state)
+        try:
+            yield
+        finally:
+            for name in links:
+                world.network.become(name, "open")
+
+    return begin
+
+
+def _answering(*answers: Answer) -> Callable[[World], AbstractContextManager[None]]:
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        world.backend.default = world.chance.choice(answers)
+        try:
+            yield
+        finally:
+            world.backend.default = Accept()
+            world.backend.release()
+
+    return begin
+
+
+@contextmanager
+def _backend_down(world: World) -> Iterator[None]:
+    world.backend.stop()
+    try:
+        yield
+    finally:
+        world.backend.start()
+
+
+@contextmanager
+def _new_certificates(world: World) -> Iterator[None]:
+    world.backend.stop()
+    world.backend._tls = world.new_certificates()
+    world.backend.start()
+    yield
+
+
+@contextmanager
+def _server_killed(world: World) -> Iterator[None]:
+    server = world.chance.choice(world.servers)
+    server.nats.kill()
+    time.sleep(world.chance.uniform(0, _DOWN_SECONDS))
+    if len(world.servers) > 1:
+        yield
+        server.restart()
+    else:
+        server.restart()
+        yield
+
+
+@contextmanager
+def _server_paused(world: World) -> Iterator[None]:
+    server = world.chance.choice(world.servers)
+    server.nats.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.nats.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def _power_cut(world: World) -> Iterator[None]:
+    server = world.chance.choice(world.servers)
+    server.cut_power()
+    server.restart()
+    yield
+
+
+@contextmanager
+def _disk_full(world: World) -> Iterator[None]:
+    server = world.chance.choice(world.servers)
+    ballast = server.fill_disk()
+    try:
+        yield
+    finally:
+        ballast.unlink()
+        # A server that could not write has switched JetStream off: its operator makes room and starts it again.
+        server.nats.kill()
+        server.restart()
+
+
+@contextmanager
+def _stream_full(world: World) -> Iterator[None]:
+    stream = world.chance.choice(list(STREAMS))
+    config = world.ask(f"STREAM.INFO.{stream}").get("config")
+    if config:
+        world.ask(f"STREAM.UPDATE.{stream}", config | {"max_bytes": 1024})
+    try:
+        yield
+    finally:
+        if config:
+            world.ask(f"STREAM.UPDATE.{stream}", config)
+
+
+def _operator(act: Callable[[World, str], object]) -> Callable[[World], AbstractContextManager[None]]:
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        with contextlib.suppress(OSError, TimeoutError):
+            act(world, world.chance.choice(list(STREAMS)))
+        yield
+
+    return begin
+
+
+def _change_consumer(world: World, stream: str) -> None:
+    durable = STREAMS[stream]
+    config = world.ask(f"CONSUMER.INFO.{stream}.{durable}").get("config")
+    if config:
+        changed = config | {"max_ack_pending": 1, "ack_wait": 1_000_000_000}
+        world.ask(f"CONSUMER.CREATE.{stream}.{durable}", {"stream_name": stream, "config": changed})
+
+
+@contextmanager
+def _clock(world: World) -> Iterator[None]:
+    world.step_clock(world.chance.choice((-_HOUR, _HOUR)))
+    try:
+        yield
+    finally:
+        world.step_clock(0)
+
+
+FAULTS: Final = (
+    *(Fault(f"{service} killed", _kill(service)) for service in SERVICES),
+    *(Fault(f"{service} paused", _pause(service)) for service in SERVICES),
+    Fault("nats-server killed", _server_killed, servers=1),
+    Fault("one of three nats-servers gone", _server_killed, servers=3),
+    Fault("nats-server paused", _server_paused),
+    *(
+        Fault(f"{service} and NATS: {what}", _network(rf"{service}.*/nats", state))
+        for service in SERVICES
+        for what, state in (("connection cut", "cut"), ("no packet passes", "silent"), ("half-open", "half_open"))
+    ),
+    *(
+        Fault(f"exporter and backend: {what}", _network("/backend", state))
+        for what, state in (("connection cut", "cut"), ("no packet passes", "silent"), ("half-open", "half_open"))
+    ),
+    Fault("backend down", _backend_down),
+    Fault("backend does not answer", _answering(Stall())),
+    Fault(
+        "backend throttles",
+        _answering(
+            Refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=0.5),
+            Refuse(grpc.StatusCode.UNAVAILABLE, retry_seconds=0.5),
+        ),
+    ),
+    Fault("backend refuses some spans (partial success)", _answering(PartialSuccess(1)), refuses=True),
+    Fault("backend restarted with new certificates", _new_certificates),
+    Fault("stream full", _stream_full),
+    Fault("disk of NATS full", _disk_full, servers=1, on_plain_disk=True),
+    Fault("stream deleted", _operator(lambda world, stream: world.ask(f"STREAM.DELETE.{stream}")), alone=True),
+    Fault("consumer deleted", _operator(lambda world, stream: world.ask(f"CONSUMER.DELETE.{stream}.{STREAMS[stream]}"))),
+    Fault("consumer changed by hand", _operator(_change_consumer)),
+    Fault("leader moved", _operator(lambda world, stream: world.ask(f"STREAM.LEADER.STEPDOWN.{stream}")), servers=3),
+    Fault("power cut of NATS' machine", _power_cut, possible=lambda world: world.has_power_cuts),
+    Fault("clock stepped by an hour", _clock, possible=lambda _world: has_clock_steps()),
+)

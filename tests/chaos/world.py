@@ -1,0 +1,291 @@
+"""All processes of a run and the network between them: one NATS server whose disk can lose power, or three."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import nats
+
+from tests.chaos.checker import Backend
+from tests.chaos.links import Network
+from tests.chaos.members import ROOT, Feeder, Member
+from tests.chaos.traffic import Generator
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.power_cut import Disk
+from tests.support.ports import free_port, free_ports
+from tests.support.tools import ToolUnavailableError, tool
+
+SYNC_SECONDS: Final = 1
+STREAMS: Final = {"FLOWS_RAW": "enricher", "FLOWS_ENRICHED": "exporter"}
+"""The streams on the way, and who consumes each."""
+STORE_MEGABYTES: Final = 96
+"""The disk that a server's store is on."""
+_FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+_REPLICAS: Final = 2
+_ANSWER_SECONDS: Final = 5.0
+_START_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.2
+_CAPTURE_DELAY_SECONDS: Final = 0.02
+"""What a message from capture takes at the least: a file's messages come over some seconds, as those of a node do."""
+
+
+class Server:
+    """One NATS server, and the machine that it is on."""
+
+    def __init__(self, folder: Path, number: int, cluster_ports: list[int], program: Path | None) -> None:
+        self.disk_folder = folder / f"machine-{number}"
+        self._mounted = self.disk_folder / "store"
+        self.disk: Disk | None = None
+        self._program = program
+        config = ""
+        if len(cluster_ports) > 1:
+            routes = ", ".join(f"nats://127.0.0.1:{port}" for port in cluster_ports)
+            config = (
+                f'server_name: "n{number}"\ncluster {{ name: chaos, listen: "127.0.0.1:{cluster_ports[number]}", '
+                f"no_advertise: true, routes: [{routes}] }}"
+            )
+        store = self.disk_folder / "machine" / "mount" if program else self._mounted
+        self.nats = NatsServer(
+            folder / f"nats-{number}", jetstream=f"sync_interval: {SYNC_SECONDS}s", store=store, extra_config=config
+        )
+
+    def __enter__(self) -> Self:
+        self.disk_folder.mkdir(parents=True)
+        options = f"size={STORE_MEGABYTES}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.disk_folder], check=True)
+        if self._program:
+            self.disk = Disk(self._program, self.disk_folder / "machine")
+            self.disk.power_on()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.nats.kill()
+        if self.disk:
+            self.disk.power_off()
+        subprocess.run(["umount", "--lazy", self.disk_folder], check=True)
+
+    def cut_power(self) -> None:
+        """Lose what was not synced; `restart` brings it back."""
+        assert self.disk is not None
+        self.nats.kill()
+        self.disk.power_off()
+        self.disk.power_on()
+
+    def restart(self) -> None:
+        """Start it where it does not run."""
+        with contextlib.suppress(RuntimeError):
+            self.nats.start()
+
+    def fill_disk(self) -> Path:
+        """Leave no room on the disk; return the file that takes it."""
+        ballast = self.disk_folder / "ballast"
+        with ballast.open("wb") as file:
+            free = shutil.disk_usage(self.disk_folder).free
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, max(1, free - 4096))
+        return ballast
+
+
+class World:
+    """What a run is made of. Entered, all of it runs and nothing is generated yet."""
+
+    def __init__(self, folder: Path, seed: int, *, servers: int, power_cuts: bool) -> None:
+        self.folder = folder
+        self.chance = random.Random(seed)
+        self.seed = seed
+        self.servers: list[Server] = []
+        self.network = Network()
+        self.members: list[Member] = []
+        self.backend: Backend
+        self.feeder: Feeder
+        self.certificates_made = 0
+        self.clock_steps = folder / "clock"
+        self._count = servers
+        self.power_cuts = power_cuts
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            program = _power_cut() if self.power_cuts else None
+            ports = free_ports(self._count)
+            for number in range(self._count):
+                self.servers.append(stack.enter_context(Server(self.folder, number, ports, program)))
+            self._start_servers()
+            stack.enter_context(self.network)
+            self.authority = self.folder / "authority.pem"
+            self.backend = stack.enter_context(Backend(tls=self.new_certificates()))
+            self._start_members(stack)
+            self._wait_ready()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def has_power_cuts(self) -> bool:
+        """Whether disks can lose power here."""
+        return self.servers[0].disk is not None
+
+    def named(self, service: str) -> list[Member]:
+        """The replicas of a service."""
+        return [each for each in (*self.members, self.feeder) if each.service == service]
+
+    def new_certificates(self) -> Certificates:
+        """Make an authority and what it signs; the exporters trust this one from now on."""
+        self.certificates_made += 1
+        folder = self.folder / f"certificates-{self.certificates_made}"
+        folder.mkdir()
+        made = make_certificates(folder)
+        fresh = self.authority.with_suffix(".new")
+        fresh.write_bytes(made.authority.read_bytes())
+        fresh.replace(self.authority)
+        return made
+
+    def step_clock(self, seconds: int) -> None:
+        """Move the clock of the services by so much from the true time."""
+        fresh = self.clock_steps.with_suffix(".new")
+        fresh.write_text(f"{seconds:+d}\n")
+        fresh.replace(self.clock_steps)
+
+    def ask(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What JetStream answers an operator with a tool of their own. Raises OSError or TimeoutError where no server does."""
+        return asyncio.run(self._ask(operation, body))
+
+    async def _ask(self, operation: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        client = await nats.connect(
+            servers=[server.nats.url for server in self.servers],
+            allow_reconnect=False,
+            connect_timeout=2,
+            error_cb=_say_nothing,
+            max_reconnect_attempts=1,
+        )
+        try:
+            payload = json.dumps(body).encode() if body is not None else b""
+            answer = await client.request(f"$JS.API.{operation}", payload, timeout=_ANSWER_SECONDS)
+            found: dict[str, Any] = json.loads(answer.data)
+        finally:
+            await client.close()
+        return found
+
+    def put_back_dead_letters(self) -> None:
+        """Do as somebody does who has read why they are there."""
+        command = [sys.executable, "-m", "services.cli", "dead-letters", "replay", "--nats-url", self.servers[0].nats.url]
+        subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+
+    def under_way(self) -> int:
+        """Messages that wait in the streams, or are in hand."""
+        return sum(self.ask(f"STREAM.INFO.{stream}")["state"]["messages"] for stream in STREAMS)
+
+    def _start_servers(self) -> None:
+        for server in self.servers:
+            server.nats.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):
+                if "error" not in self.ask("INFO"):
+                    return
+            if time.monotonic() > deadline:
+                raise TimeoutError("JetStream did not come up")
+            time.sleep(_POLL_SECONDS)
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while any(member.differences() for member in self.members) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def _start_members(self, stack: ExitStack) -> None:
+        self.step_clock(0)
+        settings = self._settings()
+        for service in ("enricher", "exporter"):
+            for number in range(_REPLICAS):
+                name = f"{service}-{number}"
+                port = free_port()
+                here = settings | {"WIRESPAN_NATS_URL": self._nats_url(name), "WIRESPAN_HEALTH_PORT": str(port)}
+                if service == "exporter":
+                    link = self.network.link(f"{name}/backend", lambda: self.backend.grpc_port)
+                    here["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"https://127.0.0.1:{link.port}"
+                member = Member(service, name, self.folder, here, port)
+                self.members.append(member)
+                member.start()
+                stack.callback(member.stop)
+        here = settings | {"WIRESPAN_NATS_URL": self._nats_url("capture", _CAPTURE_DELAY_SECONDS)}
+        self.feeder = Feeder(self.folder, here, Generator(self.folder, self.seed))
+        self.feeder.start()
+        stack.callback(self.feeder.stop)
+
+    def _nats_url(self, member: str, delay_seconds: float = 0.0) -> str:
+        """A link of the member's own to each server."""
+        links = []
+        for number, server in enumerate(self.servers):
+            name = f"{member}/nats-{number}"
+            links.append(self.network.link(name, lambda server=server: server.nats.port, delay_seconds=delay_seconds))  # type: ignore[misc]
+        self.chance.shuffle(links)
+        return ",".join(f"nats://127.0.0.1:{link.port}" for link in links)
+
+    def _settings(self) -> dict[str, str]:
+        clock = (
+            {
+                "LD_PRELOAD": str(_FAKETIME),
+                "FAKETIME_TIMESTAMP_FILE": str(self.clock_steps),
+                "FAKETIME_CACHE_DURATION": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+            if has_clock_steps()
+            else {}
+        )
+        return clock | {
+            "WIRESPAN_CLUSTER_NAME": "chaos",
+            "WIRESPAN_LOG_FORMAT": "json",
+            "WIRESPAN_KUBE_API": "off",
+            "WIRESPAN_NATS_RECONNECT_SECONDS": "0.3",
+            "WIRESPAN_NATS_PING_INTERVAL_SECONDS": "1",
+            "WIRESPAN_NATS_CONNECT_TIMEOUT_SECONDS": "2",
+            "WIRESPAN_NATS_PUBLISH_TIMEOUT_SECONDS": "2",
+            "WIRESPAN_NATS_UNSYNCED_SECONDS": str(2 * SYNC_SECONDS),
+            "WIRESPAN_STREAMS_REPLICAS": str(len(self.servers)),
+            "WIRESPAN_STREAMS_RAW_BYTES": str(16 << 20),
+            "WIRESPAN_STREAMS_ENRICHED_BYTES": str(16 << 20),
+            "WIRESPAN_STREAMS_DEAD_BYTES": str(8 << 20),
+            "WIRESPAN_STREAMS_RECENT_BYTES": "0",
+            "WIRESPAN_CAPTURE_NODE": "node-a",
+            "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": "5",
+            "WIRESPAN_ENRICHER_ACK_WAIT_SECONDS": "2",
+            "WIRESPAN_EXPORTER_ACK_WAIT_SECONDS": "2",
+            "WIRESPAN_EXPORTER_ATTRIBUTES": "full",
+            "WIRESPAN_EXPORTER_FIRST_BACKOFF_SECONDS": "0.2",
+            "WIRESPAN_EXPORTER_LONGEST_BACKOFF_SECONDS": "1",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(self.authority),
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "2000",
+        }
+
+
+async def _say_nothing(error: Exception) -> None:
+    """A server that is down is no news here."""
+
+
+def has_clock_steps() -> bool:
+    """Whether the services' clock can be stepped here."""
+    return _FAKETIME.exists()
+
+
+def _power_cut() -> Path | None:
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        return None
+    try:
+        return tool("power_cut")
+    except ToolUnavailableError:
+        return None
