@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench clean
+.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench clean
 .PHONY: chaos chaos-quick
 .PHONY: release release-version release-wheels release-chart release-images release-checksums release-publish test-release
 
@@ -22,6 +22,10 @@ setup-test:
 
 run: setup ## show live flows as a table; their spans go to wirespan-spans.jsonl, or to OTEL_EXPORTER_OTLP_ENDPOINT
 	@$(BIN)/wirespan up
+
+shop: ## the same beside a shop with a fault (needs root): make shop FAULT=slow-database; deploy/compose/shop/README.md has them all
+	@deploy/development/setup.sh run shop
+	@$(BIN)/wirespan up --demo shop $(if $(FAULT),--fault $(FAULT))
 
 test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
 	$(PYTEST) tests/unit tests/integration tests/release

@@ -2,9 +2,10 @@
 # Makes a fresh machine ready: system packages where it may install them, the locked Python packages in .venv, and Wirespan
 # itself from this checkout. Says what it could not install and what will not work without it. Safe to run again: done work is
 # not done twice.
-#   setup.sh run [test] [e2e] [cluster] [kernels]      "test" adds what only the tests use, "e2e" Docker, Compose and what makes a
-#                                                      base image, "cluster" what a node of Kubernetes is made of, "kernels"
-#                                                      emulators for other kernels
+#   setup.sh run [shop] [test] [e2e] [cluster] [kernels]
+#                                                      "shop" adds the databases of the shop, "test" what only the tests use, "e2e"
+#                                                      Docker, Compose and what makes a base image, "cluster" what a node of
+#                                                      Kubernetes is made of, "kernels" emulators for other kernels
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 purposes=" $* "
@@ -20,6 +21,11 @@ need gcc command -v "${CC:-cc}"
 need libc6-dev has_header stdio.h
 need python3-venv python3 -c 'import ensurepip, venv'
 need python3-bpfcc /usr/bin/python3 -c 'import bcc'
+if wants shop; then
+  # Debian's packages start their daemons where there is a systemd; the shop starts its own, on other addresses.
+  need postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
+  need redis-server command -v redis-server
+fi
 if wants test; then
   need tshark command -v tshark
   need libpcap-dev has_header pcap.h
@@ -64,6 +70,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         gcc | libc6-dev) say "  $package: reading capture files needs it (elsewhere: a C compiler and the C library's headers)" ;;
         libpcap-dev) say "  $package: the benchmark of replay compares itself with it" ;;
         python3-bpfcc) say "  $package: live capture needs it; without it a capture file is replayed" ;;
+        postgresql | redis-server) say "  $package: the shop does without it; faults of the database need it" ;;
         python3-venv) say "  $package: the virtual environment needs it" ;;
         *) say "  $package: the tests that use it will be skipped" ;;
       esac

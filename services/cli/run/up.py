@@ -8,10 +8,11 @@ import os
 import secrets
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -30,6 +31,8 @@ from services.cli.run.live_view import show
 from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
 from services.cli.run.replay import prepare_output
 from services.cli.settings import bus_settings
+from services.cli.shop.places import FAULTS
+from services.cli.shop.running import beside_shop, prepared
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter
 from services.cli.views.flow_view import printable
@@ -62,7 +65,17 @@ class Source:
     type=click.Path(path_type=Path),
     help="Replay this capture file (pcap, pcapng) in a loop instead of capturing live.",
 )
-@click.option("--demo", is_flag=True, help="Replay the bundled capture, with its cluster, instead of capturing live.")
+@click.option(
+    "--demo",
+    type=click.Choice(["cluster", "shop"]),
+    is_flag=False,
+    flag_value="cluster",
+    help="Something to look at: the bundled capture with its cluster, replayed; or `shop`, three small services with their "
+    "databases that run on this machine and are captured live.",
+)
+@click.option(
+    "--fault", type=click.Choice(FAULTS), help="Of the shop: what is wrong there. Another can be named while it runs."
+)
 @click.option(
     "--speed",
     metavar="FACTOR",
@@ -92,7 +105,8 @@ def up(
     /,
     *,
     capture: Path | None,
-    demo: bool,
+    demo: str | None,
+    fault: str | None,
     kube_snapshot: Path | None,
     otlp_endpoint: str | None,
     otlp_protocol: str | None,
@@ -115,13 +129,18 @@ def up(
     """
     if kubeconfig is not None and kube_snapshot is not None:
         raise UsageError("--kubeconfig follows a live cluster and --kube-snapshot is one of another time: give one of them")
+    shop = demo == "shop"
+    if fault is not None and not shop:
+        raise UsageError("--fault is of the shop: give --demo shop")
     if demo and kubeconfig is not None:
         raise UsageError("--demo comes with its cluster: --kubeconfig cannot name another")
-    if speed is not None and not (demo or capture):
+    if speed is not None and not ((demo and not shop) or capture):
         raise UsageError("--speed is of a capture file: give --capture FILE, or --demo")
     if demo and capture is not None:
         raise UsageError("--demo replays the bundled capture and --capture another: give one of them")
-    source = choose_source(capture, kube_snapshot, demo=demo)
+    if shop and (missing := why_not_live()) is not None:
+        raise UsageError(f"the shop is captured live: {'; '.join(filter(None, [missing.found, missing.fix]))}")
+    source = choose_source(capture, kube_snapshot, demo=demo == "cluster")
     destination = choose_destination(
         endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ, existing=existing or "refuse"
     )
@@ -142,7 +161,9 @@ def up(
     )
     quiet_logs()
     wanted = FlowFilter(conditions(ctx, enriched=True))
-    raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, wanted, duration)))
+    console = Console(stderr=True, highlight=False)
+    beside = partial(beside_shop, prepared(fault, destination, partial(console.print, markup=False))) if shop else None
+    raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, wanted, duration=duration, beside=beside)))
 
 
 def choose_source(
@@ -173,7 +194,15 @@ def choose_source(
     return Source(f"{_BUNDLED}: {reason}" if reason else f"{_BUNDLED} in a loop", BUNDLED_CAPTURE, snapshot)
 
 
-async def _up(plan: Plan, source: Source, asked: Interruption, wanted: FlowFilter, duration: float | None) -> int:
+async def _up(
+    plan: Plan,
+    source: Source,
+    asked: Interruption,
+    wanted: FlowFilter,
+    *,
+    duration: float | None,
+    beside: Callable[..., Coroutine[Any, Any, None]] | None,
+) -> int:
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
     def say(line: str) -> None:
@@ -186,9 +215,13 @@ async def _up(plan: Plan, source: Source, asked: Interruption, wanted: FlowFilte
             say(source.said)
         for line in _introduction(pipeline):
             say(line)
+
+        async def looked_at() -> None:
+            await pipeline.guard(show(pipeline, console, wanted))
+
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(duration):
-                await asked.unless_asked(pipeline.guard(show(pipeline, console, wanted)))
+                await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
         await pipeline.drain(_DRAIN_SECONDS)
         ledger = await pipeline.ledger()
     console.print(ledger_table(ledger, str(plan.destination), live=plan.live))

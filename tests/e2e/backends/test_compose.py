@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask bu
 
 BASE = "debian:bookworm-slim"
 SERVICES = ("enricher", "exporter-file", "capture-once")
-PROFILES = ("replay", "core", "live", "tools")
+PROFILES = ("replay", "core", "live", "tools", "shop")
 FLOWS = 20_000
 USER = 65532
 CAPABILITIES = {"NET_BIND_SERVICE": 10, "NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}

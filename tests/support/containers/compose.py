@@ -31,7 +31,7 @@ class Project:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        every = [option for profile in ("replay", "core", "live", "tools") for option in ("--profile", profile)]
+        every = [option for profile in ("replay", "core", "live", "tools", "shop") for option in ("--profile", profile)]
         self._run(
             *self._command, "-p", self.name, *every, "down", "--volumes", "--remove-orphans", "--timeout", "5", check=False
         )
