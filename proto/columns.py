@@ -517,6 +517,24 @@ EXCHANGE: Final = (
 )
 """Columns of records whose reason is EXCHANGE; those of RAW that are not a record's name, ends or times are 0 there."""
 
+SET_UP: Final = (
+    Column("tls_handshake_unix_ns", "<u8", _CONSTANT, "ns", "first byte of the ClientHello of the connection's TLS handshake"),
+    Column(
+        "lookup_unix_ns",
+        "<u8",
+        _CONSTANT,
+        "ns",
+        "when the DNS question was first asked whose answer the connection was opened for; what it was is in `dns_first_*`",
+    ),
+    Column("lookup_flow_start_unix_ns", "<u8", _CONSTANT, "ns", "first packet of that question's flow; 0: it is not known"),
+    Column("lookup_local_address", "|V16", _CONSTANT, "", "of that flow, as local_address"),
+    Column("lookup_remote_address", "|V16", _CONSTANT, "", "of that flow: the resolver's address"),
+    Column("lookup_local_port", "<u2", _CONSTANT, "", "of that flow"),
+    Column("lookup_remote_port", "<u2", _CONSTANT, "", "of that flow"),
+)
+"""Columns that capture adds, at the client, to the record of a connection's first exchange, which waited until the connection
+was there. There it fills `syn_unix_ns`, `handshake_ack_unix_ns`, `syn_repeats`, `tls_handshake_time_ns`, `dns_first_*` too."""
+
 ENRICHED: Final = (
     Column("local_entity", "<u4", _CONSTANT, "", "index into `entities`: who is local", default=NO_INDEX),
     Column("remote_entity", "<u4", _CONSTANT, "", "index into `entities`: who is remote", default=NO_INDEX),
@@ -533,5 +551,7 @@ VERDICT: Final = (
 )
 """Columns that whoever judges records adds: the enricher, or who shows a capture file without one."""
 
-COLUMNS: Final = {column.name: column for column in RAW + SOCKET + NAT + NAMES + TLS + FILE + EXCHANGE + ENRICHED + VERDICT}
+COLUMNS: Final = {
+    column.name: column for column in RAW + SOCKET + NAT + NAMES + TLS + FILE + EXCHANGE + SET_UP + ENRICHED + VERDICT
+}
 """Every column of schema v1 by name."""

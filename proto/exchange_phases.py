@@ -1,4 +1,5 @@
-"""What an exchange record becomes: one span for the exchange and one for each of its phases that took place.
+"""What an exchange record becomes: one span for the exchange, one for each of its phases that took place, and one for each step
+of its connection's set-up that it waited for.
 
 Here because two have to agree on it: the exporter makes the spans, and the ledger says beforehand how many there will be.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,13 @@ class Phase(enum.IntEnum):
     server answered before the request was over."""
     RESPONSE_TRANSFER = 3
     """The response's first byte to its last, likewise."""
+    CONNECT = 4
+    """The first SYN to the ACK that completes the handshake. This and the next two are steps of set-up: before the exchange."""
+    TLS_HANDSHAKE = 5
+    DNS_LOOKUP = 6
+
+
+SET_UP: Final = (Phase.CONNECT, Phase.TLS_HANDSHAKE, Phase.DNS_LOOKUP)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +59,22 @@ def phases(batch: FlowBatch) -> Phases:
     done = np.maximum(np.where(np.isin(batch.column("exchange_end"), BROKEN_OFF), over, done), begun)
     waits = np.where(answered, waited >= asked, waited > asked)
     everyone = np.ones(batch.count, np.bool_)
+    steps, steps_end = _set_up(batch)
     return Phases(
-        np.stack([everyone, asked > first, waits, answered & (done > begun)], axis=1),
-        np.stack([batch.column("start_unix_ns"), first, asked, begun], axis=1),
-        np.stack([over, asked, np.maximum(waited, asked), done], axis=1),
+        np.column_stack([everyone, asked > first, waits, answered & (done > begun), steps != 0]),
+        np.column_stack([batch.column("start_unix_ns"), first, asked, begun, steps]),
+        np.column_stack([over, asked, np.maximum(waited, asked), done, steps_end]),
     )
+
+
+def _set_up(batch: FlowBatch) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """From when to when each of SET_UP took place; 0 where it did not. What went on beside the request ends as that begins."""
+    column = batch.column
+    begin = np.column_stack([column(f"{name}_unix_ns") for name in ("syn", "tls_handshake", "lookup")])
+    tls, lookup = (column(f"{name}_time_ns") for name in ("tls_handshake", "dns_first"))
+    end = np.column_stack([column("handshake_ack_unix_ns"), begin[:, 1] + tls, begin[:, 2] + lookup])
+    end = np.minimum(end, column("request_first_unix_ns")[:, None])
+    return begin, np.maximum(end, begin)
 
 
 def is_traced(batch: FlowBatch) -> npt.NDArray[np.bool_]:

@@ -27,9 +27,11 @@
 
 #define HTTP2_BLOCK_BYTES 16384u /* the largest frame that may be sent unasked */
 
-/* What of a stream is over: exchange.stream_ended. */
+/* What of a stream is over: exchange.stream_ended. And whether it is the connection's first: the one that waited for it. */
 #define STREAM_REQUEST_ENDED  1
 #define STREAM_RESPONSE_ENDED 2
+#define STREAM_ENDED          (STREAM_REQUEST_ENDED | STREAM_RESPONSE_ENDED)
+#define STREAM_IS_FIRST       4
 
 struct http2_connection {
     struct http2_side sides[2];
@@ -81,6 +83,7 @@ FLOW_INLINE void stream_measure(struct exchange *exchange, const struct flow *fl
 FLOW_INLINE struct exchange *stream_begin(const struct http2_look *look, const struct http2_side *side)
 {
     struct trace_context nobody_knows = {.flags = 0};
+    int is_first = !look->connection->last_stream;
     struct exchange *exchange;
 
     look->connection->last_stream = side->stream;
@@ -94,6 +97,7 @@ FLOW_INLINE struct exchange *stream_begin(const struct http2_look *look, const s
         exchange->request_last_ns = side->begun_ns;
     exchange->number = side->stream;
     exchange->is_stream = 1;
+    exchange->stream_ended = is_first ? STREAM_IS_FIRST : 0;
     return exchange;
 }
 
@@ -158,7 +162,7 @@ FLOW_INLINE void http2_frame_ends(const struct http2_look *look, struct http2_si
         return;
     if (ends_stream)
         exchange->stream_ended |= flow_from_client(look->flow, look->from) ? STREAM_REQUEST_ENDED : STREAM_RESPONSE_ENDED;
-    if (exchange->stream_ended == (STREAM_REQUEST_ENDED | STREAM_RESPONSE_ENDED))
+    if ((exchange->stream_ended & STREAM_ENDED) == STREAM_ENDED)
         stream_end(look, exchange, EXCHANGE_END_STREAM);
     else if (!ends_stream) /* a server that has answered asks for no more of the request so (RFC 9113 8.1) */
         stream_end(look, exchange,

@@ -44,6 +44,7 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "status": (232, "<u2"),
     "method": (236, "|u1"),
     "is_stream": (237, "|u1"),
+    "stream_ended": (238, "|u1"),
     "grpc_status": (239, "|u1"),
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
@@ -57,8 +58,23 @@ EXCHANGE: Final = np.dtype(
     }
 )
 
+STREAM_IS_FIRST: Final = 4
+"""Bit of `stream_ended`: no other stream of the connection began before it."""
 
 NO_EXCHANGES: Final[Exchanges] = np.zeros(0, EXCHANGE)
+
+OF_CONNECTION: Final[dict[str, str]] = {"syn_ns": "<u8", "handshake_ack_ns": "<u8", "syn_repeats": "<u2"}
+"""What is kept with an exchange of its flow's slot, by the slot's members."""
+
+ENDED: Final = np.dtype(
+    {
+        "names": [*MEMBERS, *OF_CONNECTION],
+        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(3))],
+        "formats": [*(dtype for _, dtype in MEMBERS.values()), *OF_CONNECTION.values()],
+        "itemsize": EXCHANGE.itemsize + 8 * len(OF_CONNECTION),
+    }
+)
+"""An exchange that is over, and the set-up of its connection where it waited for that."""
 
 
 class RequestCounter(enum.IntEnum):

@@ -8,6 +8,9 @@ that ends an exchange is the absence of something, or concerns its flow, and is 
 - its response goes on for longer than a record of a flow may take;
 - its flow is gone, or capture ends.
 
+The first exchange of a connection also tells, at the client, how the connection was set up: it may have waited for that. What
+is known of it stands in the flow's slot, and so is kept when the exchange is taken.
+
 A request that waits for its response is open for as long as its flow is. It ended when what ended it took place: the reset, the
 server's FIN, the moment at which an idle flow is given up; not with the packet, maybe another connection's, that shows it.
 """
@@ -21,9 +24,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import BROKEN_OFF, COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason
+from proto.columns import BROKEN_OFF, COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason, Role
 from services.capture.flows.connections import cut_short
-from services.capture.flows.exchange_layout import Exchanges
+from services.capture.flows.exchange_layout import ENDED, MEMBERS, OF_CONNECTION, STREAM_IS_FIRST, Exchanges
 from services.capture.flows.layout import Array, State
 from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings
@@ -39,7 +42,7 @@ _TCP: Final = 6
 _AS_THEY_ARE: Final = (
     "flow_id", "role", "local_address", "remote_address", "local_port", "remote_port", "isn_seen", "local_isn", "remote_isn",
     "trace_id", "parent_span_id", "trace_flags", "request_bytes", "response_bytes", "request_retransmits",
-    "response_retransmits",
+    "response_retransmits", "syn_repeats",
 )  # fmt: skip
 _TIMES: Final = {
     "flow_start_unix_ns": "flow_first_ns",
@@ -47,6 +50,8 @@ _TIMES: Final = {
     "request_first_unix_ns": "request_first_ns",
     "request_last_unix_ns": "request_last_ns",
     "response_first_unix_ns": "response_first_ns",
+    "syn_unix_ns": "syn_ns",
+    "handshake_ack_unix_ns": "handshake_ack_ns",
 }
 
 
@@ -107,7 +112,7 @@ class ExchangeTable:
         idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT
         given_up_ns = taken["ended_ns"] + np.uint64(self._settings.tcp_idle_seconds * _NS)
         taken["ended_ns"] = np.where(idle, np.minimum(given_up_ns, np.uint64(now_unix_ns)), taken["ended_ns"])
-        over = np.concatenate([*self._waiting, taken])
+        over = np.concatenate([*self._waiting, self._with_set_up(taken)])
         over = over[np.lexsort((over["number"], over["flow_id"]))]
         self._waiting = [over]  # what nobody asks for is due again
         for first in range(0, len(over), self._settings.max_rows):
@@ -119,6 +124,20 @@ class ExchangeTable:
         room = MOST_WAITING - sum(map(len, self._waiting))
         self._waiting.append(emission.exchanges[:room])
         self.dropped += max(len(emission) - room, 0)
+
+    def _with_set_up(self, taken: Exchanges) -> Exchanges:
+        """Return exchanges as ENDED: the first of each connection with what its flow says of how it was set up."""
+        ended = np.zeros(len(taken), ENDED)
+        for name in MEMBERS:
+            ended[name] = taken[name]
+        is_first = np.where(taken["is_stream"] != 0, taken["stream_ended"] & STREAM_IS_FIRST, taken["number"] == 0)
+        rows = np.flatnonzero((is_first != 0) & (taken["role"] == Role.CLIENT))
+        if len(rows):
+            flows = self._host.rows(np.ascontiguousarray(taken["slot"][rows]))
+            same = flows["id"] == taken["flow_id"][rows]
+            for name in OF_CONNECTION:
+                ended[name][rows] = np.where(same, flows[name], 0)
+        return ended
 
     def _end(self, now_ns: int, *, final: bool) -> None:
         exchanges = self._host.open_exchanges()

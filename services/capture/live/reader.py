@@ -15,17 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
+
 from proto.columns import Observer, Reason
 from proto.exchange_phases import span_count
-from proto.flow_batch import FlowBatch, encode_parts
+from proto.flow_batch import Array, FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
+from services.capture.flows.layout import Slots
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.cgroups import CgroupIndex, find_root
 from services.capture.live.cgroups_v1 import PodsOfVersion1
 from services.capture.live.processes import Processes
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges, monotonic_ns
+from services.capture.live.slot_layout import SLOT_OF_FLOW
 from services.capture.live.socket_tap import SocketTap
 from services.capture.live.succession import Succession
 from services.capture.live_options import LiveOptions
@@ -127,7 +131,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         if self._exchanges is not None:
             for exchanges in self._exchanges.drain(now_ns, final=final is not None, share=share):
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
-                told = self._names.tell_peers(exchanges.columns, exchanges.exchanges["owner"])
+                owners, offset_ns = exchanges.exchanges["owner"], self._clock.now_offset_ns
+                told = self._names.tell_exchanges(exchanges.columns, self._flows, owners, offset_ns)
                 yield self._batch(exchanges, records, now_unix_ns, counters, told)
         for emission in self._table.drain(now_ns, final, share):
             slots = self.tap.rows(emission.slots)
@@ -135,6 +140,13 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             told = self._names.tell(emission, slots["cgroup_id"])
             yield self._batch(emission, records, now_unix_ns, counters, told)
         self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
+
+    def _flows(self, flow_ids: Array) -> tuple[Slots, Array]:
+        slots = self.tap.slots_of(flow_ids)
+        known = np.flatnonzero(slots["id"] == flow_ids)
+        offsets = np.full(len(flow_ids), self._clock.now_offset_ns)
+        offsets[known] = self._clock.of_flows((flow_ids[known] & np.uint64(SLOT_OF_FLOW)).astype(np.uint32), flow_ids[known])
+        return slots, offsets
 
     def accept(self, batch: LiveBatch) -> None:
         """The batch is stored."""

@@ -55,12 +55,14 @@ class LiveClock:
     """Turns monotonic times into Unix times, by an offset that is estimated again for every drain.
 
     So a stepped or disciplined clock and a suspended machine show in the next record. A flow's own times (its start, its
-    handshake) keep the offset of its first record, because trace ids are derived from them.
+    handshake) keep the offset of its first record, or of the first word of it, because trace ids are derived from them.
     """
 
     def __init__(self, capacity: int, offset_ns: Callable[[], int] = unix_offset_ns) -> None:
         self._offset_ns = offset_ns
         self._of_flow = np.zeros(capacity, np.int64)
+        self._flow_ids = np.full(capacity, np.iinfo(np.uint64).max)
+        """Whose offset that is, by slot."""
         self.now_offset_ns = offset_ns()
         """Of the drain that runs, or the last."""
 
@@ -69,13 +71,18 @@ class LiveClock:
         self.now_offset_ns = self._offset_ns()
         return monotonic_ns()
 
+    def of_flows(self, slots: Array, flow_ids: Array) -> Array:
+        """Return the offsets that the times of these flows have from now on."""
+        new = self._flow_ids[slots] != flow_ids
+        self._flow_ids[slots[new]], self._of_flow[slots[new]] = flow_ids[new], self.now_offset_ns
+        return self._of_flow[slots]
+
     def convert(self, emission: Emission) -> dict[str, Array]:
         """Return the emission's columns with Unix times; the emission keeps its own, which the table settles by."""
         columns = dict(emission.columns)
-        first = emission.slots[columns["record"] == 0]
-        self._of_flow[first] = self.now_offset_ns
+        of_flow = self.of_flows(emission.slots, columns["flow_id"])
         for name in _OF_FLOW:
-            columns[name] = _shifted(columns[name], self._of_flow[emission.slots])
+            columns[name] = _shifted(columns[name], of_flow)
         for name in _OF_RECORD:
             columns[name] = _shifted(columns[name], np.int64(self.now_offset_ns))
         # A clock that was set back must not have a record begin before its flow.

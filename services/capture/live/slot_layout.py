@@ -36,6 +36,9 @@ SLOT: Final = np.dtype(
 )
 """`struct slot`: the engine's flow, then what the kernel knows of its socket."""
 
+SLOT_OF_FLOW: Final = 0xFFFF_FFFF
+"""Bits of a flow's id that are its slot; the others are the slot's generation."""
+
 FLOW_KEY: Final = np.dtype(
     [
         ("local_address", "|V16"),

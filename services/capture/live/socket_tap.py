@@ -29,7 +29,7 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import Slots, State
 from services.capture.live import bpf_syscall
 from services.capture.live.cgroups import find_root
-from services.capture.live.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, TapCounter, keys_of
+from services.capture.live.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, SLOT_OF_FLOW, TapCounter, keys_of
 from services.capture.live.slot_windows import SlotWindows
 from services.capture.live.tap_exchanges import PROGRAMS, TapExchanges
 from services.capture.live.tap_loader import (
@@ -166,6 +166,12 @@ class SocketTap(AbstractContextManager["SocketTap"]):
     def rows(self, slots: Indexes) -> Slots:
         """Return a copy of these slots."""
         return self._windows.copy(slots)
+
+    def slots_of(self, flow_ids: npt.NDArray[np.uint64]) -> Slots:
+        """Return a copy of the slot of each of these flows; zeroed where it has another flow by now."""
+        found = self.rows((flow_ids & np.uint64(SLOT_OF_FLOW)).astype(np.uint32))
+        found[found["id"] != flow_ids] = np.zeros((), SLOT)
+        return found
 
     def mark_taken(self, slots: Indexes) -> None:
         """Add one to `taken` of each of these slots."""

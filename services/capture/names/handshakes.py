@@ -86,6 +86,8 @@ class _Flow:
     """The client's direction."""
     parts: dict[int, dict[int, bytes]] | None = None
     """Of hellos that are not all there, by direction and place; None where there are none, which is nearly always."""
+    times: tuple[int, int] | None = None
+    """From when to when it took place, on the packets' clock; None: it has not ended so far, or failed."""
 
 
 class HandshakeTable:
@@ -131,6 +133,11 @@ class HandshakeTable:
                 flow.handshake = flow.handshake.without_end()
         return taken
 
+    def times(self, flow_id: int) -> tuple[int, int] | None:
+        """Return from when to when a flow's handshake took place; None where that is not known."""
+        flow = self._flows.get(flow_id)
+        return None if flow is None else flow.times
+
     def put_back(self, flow_ids: Array, taken: Mapping[int, Handshake]) -> None:
         """What `take` returned is stored nowhere and never will be: it is due again."""
         for row, told in taken.items():
@@ -172,6 +179,7 @@ class HandshakeTable:
             flow.handshake = known._replace(alert=0, alert_flags=ALERT | ALERT_ENCRYPTED)
         else:
             flow.handshake = known._replace(time_ns=max(piece.time_ns - piece.since_ns, 1))
+            flow.times = piece.since_ns, max(piece.time_ns, piece.since_ns + 1)
         return True
 
     def _flow(self, flow_id: int) -> _Flow:

@@ -88,30 +88,32 @@ class QuestionTable:
         self.without_record = 0
         """Questions that have no record of their own, because there were too many beside one record."""
 
-    def add(self, piece: Piece, message: DnsMessage) -> None:
-        """Add a question, or the answer to one."""
+    def add(self, piece: Piece, message: DnsMessage) -> Told | None:
+        """Add a question, or the answer to one; return what is told of one that was answered."""
         flow = self._flow(piece.flow_id)
         waiting = flow.waiting.pop(message.number, None)
         if message.is_answer:
             since_ns = piece.since_ns or (waiting.asked_ns if waiting else 0)
             if not since_ns:
-                return  # over TCP nobody matched it before: its question was not captured
+                return None  # over TCP nobody matched it before: its question was not captured
             asked = (message.name, message.type)
             if message.name is None and waiting is not None:
                 asked = (waiting.name, waiting.type)
             took_ns, repeats = max(piece.time_ns - since_ns, 1), waiting.repeats if waiting else 0
-            self._tell(flow, Told(*asked, message.code, message.answers, took_ns, repeats, since_ns, piece.time_ns))
-            return
+            told = Told(*asked, message.code, message.answers, took_ns, repeats, since_ns, piece.time_ns)
+            self._tell(flow, told)
+            return told
         if piece.since_ns:
             if waiting is not None:
                 flow.waiting[message.number] = waiting._replace(repeats=min(waiting.repeats + 1, _MOST_REPEATS))
-            return
+            return None
         if waiting is not None:  # the number is used for another question
             self._tell(flow, waiting.given_up(piece.time_ns))
         elif len(flow.waiting) == MOST_WAITING:
             del flow.waiting[next(iter(flow.waiting))]
             self.forgotten += 1
         flow.waiting[message.number] = _Waiting(message.name, message.type, piece.time_ns, 0)
+        return None
 
     def _tell(self, flow: FlowQuestions, told: Told) -> None:
         flow.tell(told)

@@ -13,10 +13,12 @@ from services.capture.flows.table import Emission
 from services.capture.names.dns_message import read_message
 from services.capture.names.dns_stream import DnsStreams
 from services.capture.names.handshakes import Handshake, HandshakeTable, handshake_columns
+from services.capture.names.lookups import Lookups
 from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import KINDS, Names, Piece, PieceKind
 from services.capture.names.question_records import QuestionRecords, QuestionRules
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
+from services.capture.names.setup import Flows, set_up_columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +48,7 @@ class NameReader:
         self._questions = QuestionTable(rules)
         self._handshakes = HandshakeTable(self._without_hidden)
         self._peers = PeerNames()
+        self._lookups = Lookups()
         self._streams = DnsStreams()
         self._read = 0
         self._unreadable = 0
@@ -71,7 +74,9 @@ class NameReader:
             return False
         if message.name is not None:
             message = replace(message, name=self._without_hidden(message.name))
-        self._questions.add(piece, message)
+        told = self._questions.add(piece, message)
+        if told is not None:
+            self._lookups.learn(piece, message, told)
         self._peers.learn(piece, message)
         return True
 
@@ -96,10 +101,17 @@ class NameReader:
         records = question_records(questions, names)
         return NamesTold(told, names.names, questions, records, handshakes)
 
-    def tell_peers(self, columns: Mapping[str, Array], owners: Array | None = None) -> NamesTold:
-        """Return what records that are not of flows, but of their exchanges, say of names: who the peer is."""
+    def tell_exchanges(
+        self, columns: Mapping[str, Array], flows: Flows, owners: Array | None = None, offset_ns: int = 0
+    ) -> NamesTold:
+        """Return what records that are not of flows, but of their exchanges, say of names: who the peer is, and what the first
+        of a connection waited for, with Unix times: `offset_ns` is added to the packets' clock. `flows` finds those of lookups.
+        """
         names = NameList()
-        return NamesTold(self._peer_column(columns, owners, names), names.names, {}, question_records({}, names), {})
+        whose = _owners_by_address(columns["local_address"]) if owners is None else owners
+        told = self._peer_column(columns, owners, names)
+        told |= set_up_columns(columns, whose, self._lookups, self._handshakes, names, flows, offset_ns)
+        return NamesTold(told, names.names, {}, question_records({}, names), {})
 
     def _peer_column(self, columns: Mapping[str, Array], owners: Array | None, names: NameList) -> dict[str, Array]:
         """Return `remote_name`, where a client's flow has one."""

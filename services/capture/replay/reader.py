@@ -23,6 +23,7 @@ from proto.exchange_phases import is_traced, span_count
 from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import MAX_BATCH_BYTES, batch_id
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
+from services.capture.flows.layout import Slots
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.names.reader import NameReader
 from services.capture.progress import ProgressReport
@@ -124,7 +125,7 @@ class ReplayReader:
             said = emission.columns | file_columns(self._source.outers[emission.slots])
             said |= {"file": self._source.files_of(emission.slots), **told.columns}
         else:
-            told = self._names.tell_peers(emission.columns)
+            told = self._names.tell_exchanges(emission.columns, self._flows)
             said = emission.columns | {"file": self._source.files_of(emission.exchanges["slot"]), **told.columns}
         columns: Mapping[str, Array] = told.records.behind(said)
         if self._settings.replay_loop:
@@ -147,6 +148,9 @@ class ReplayReader:
         if isinstance(emission, Emission):
             self._table.accept(emission)
         return ready
+
+    def _flows(self, flow_ids: Array) -> tuple[Slots, Array]:
+        return self._source.slots_of(flow_ids), np.zeros(len(flow_ids), np.int64)
 
     def _message(self, batch: FlowBatch, due_unix_ns: int) -> ReadyBatch:
         batch = replace(batch, sequence=self._sequence)

@@ -194,6 +194,15 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         whole = np.dtype(f"V{self.slots.dtype.itemsize}")  # as one piece: numpy copies structures member by member
         return self.slots.view(whole)[slots].view(self.slots.dtype)
 
+    def slots_of(self, flow_ids: npt.NDArray[np.uint64]) -> Slots:
+        """Return a copy of the slot of each of these flows; zeroed where it has none any more."""
+        known = self.slots["id"][: self.high_slot]
+        at = np.flatnonzero(np.isin(known, flow_ids))
+        slots = dict(zip(known[at].tolist(), at.tolist(), strict=True))
+        found = self.rows(np.array([slots.get(each, 0) for each in flow_ids.tolist()], np.uint32))
+        found[found["id"] != flow_ids] = np.zeros((), FLOW)
+        return found
+
     def mark_taken(self, slots: npt.NDArray[np.uint32]) -> None:
         """Add one to `taken` of each of these slots (indexes)."""
         self.slots["taken"][slots] += 1

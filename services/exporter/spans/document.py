@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -26,6 +27,7 @@ from services.exporter.spans.attributes import (
 from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS, ExchangeIntegers
 from services.exporter.spans.profiles import least_profile
 from services.exporter.spans.question_spans import QUESTION_INTEGERS, QUESTION_WORDS
+from services.exporter.spans.setup.attributes import STEP_INTEGERS
 
 _INTRODUCTION: Final = """\
 # Attributes
@@ -68,6 +70,10 @@ wait` and `response transfer`, those of them that took time. All are INTERNAL, s
 twice. An exchange has the attributes of both ends as the flow's spans have them, `server.address`, the verdict, and those under
 *Of an exchange*; its phases have `flow.observer` alone.
 
+The first exchange of a connection has its set-up beside it, at the client: `connect`, `tls handshake` and `dns lookup`,
+children of the same span as the exchange, those that are known of a connection that the request waited for. A lookup also has
+`dns.question.name`, `dns.question.type`, `dns.response_code` and `flow.dns.answer.count`.
+
 ## The span of a question
 
 A DNS question that was never answered, was answered by another code than NOERROR and NXDOMAIN, or took as long as
@@ -97,6 +103,7 @@ def markdown() -> str:
         ("Of network address translation", NAT),
         ("Of the capture file", FILE),
         ("Of an exchange", [*EXCHANGE_WORDS, *_integers(EXCHANGE_INTEGERS)]),
+        ("Of a step of a connection's set-up", [*_integers(itertools.chain(*STEP_INTEGERS.values()))]),
         ("Of a question", [*QUESTION_WORDS, *_integers(QUESTION_INTEGERS)]),
         ("The resource", RESOURCE),
     ):
@@ -104,7 +111,7 @@ def markdown() -> str:
     return "".join(parts)
 
 
-def _integers(blocks: Sequence[Integers | ExchangeIntegers]) -> Iterator[Attribute]:
+def _integers(blocks: Iterable[Integers | ExchangeIntegers]) -> Iterator[Attribute]:
     for block in blocks:
         for row in block.attributes:
             yield Attribute(row.name, row.convention, row.meaning, block.presence, _type(row), row.unit)

@@ -12,7 +12,7 @@ from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE
 from services.exporter.spans.identity import Side
 
 NAMES: Final = {phase: phase.name.lower().replace("_", " ") for phase in Phase}
-"""Names of the phases' spans. That of the exchange also says where it was seen: `exchange at client`."""
+"""Names of the spans. That of the exchange also says where it was seen: `exchange at client`."""
 
 _ERRORS: Final = {
     ExchangeEnd.CLOSED: ("no_response", "connection closed without a response"),
@@ -131,8 +131,8 @@ EXCHANGE_WORDS: Final = (
     Attribute("network.transport", STABLE, "`tcp`"),
     Attribute("network.type", STABLE, "`ipv4` or `ipv6`"),
     Attribute("flow.direction", MERMIN, "whether the resource is the client (`forward`) or the server (`reverse`)"),
-    Attribute("flow.observer", OURS, "whose socket saw it: `client` or `server`; `capture` for a capture file. Its phases have "
-              "it too"),
+    Attribute("flow.observer", OURS, "whose socket saw it: `client` or `server`; `capture` for a capture file. Its phases and "
+              "steps of set-up have it too"),
     Attribute("flow.exchange.end_reason", OURS, "`next_request`, `closed` or `reset` (the connection), `idle_timeout` (the "
               "response paused), `active_timeout` (it went on), `shutdown` (capture ended), `switched` (the response made "
               "another protocol's, or a tunnel, of the connection), `stream` (both ends said that they are done: HTTP/2), "

@@ -1,4 +1,5 @@
-"""Exchange records as spans of the application's trace: the exchange under the caller's span, its phases under the exchange.
+"""Exchange records as spans of the application's trace: the exchange under the caller's span, its phases under the exchange,
+and beside it the steps of its connection's set-up (setup/).
 
 None of them is CLIENT or SERVER, and none names a peer: the application's own spans draw the edges of a service graph, and what
 is said here again must not be counted twice.
@@ -10,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from proto.exchange_phases import Phase, Phases, phases
+from proto.exchange_phases import SET_UP, Phase, Phases, phases
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
@@ -18,7 +19,7 @@ from services.exporter.otlp.piece_table import Column, Table
 from services.exporter.otlp.protobuf_wire import as_void, attribute, field
 from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, ExchangeFacts
 from services.exporter.spans.facts import is_ipv4
-from services.exporter.spans.flow_spans import HEAD, LENGTH_BYTES, PARENT, SpanHeads, write_heads
+from services.exporter.spans.flow_spans import HEAD, PARENT, SpanHeads, add_part, sized, write_heads
 from services.exporter.spans.identity import (
     FLAG_HAS_IS_REMOTE,
     FLAG_IS_REMOTE,
@@ -33,12 +34,13 @@ from services.exporter.spans.pieces import SPAN_NAME, Ends, status
 from services.exporter.spans.questions import ServerNames
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
+from services.exporter.spans.setup.spans import SetUpSpans
 from services.exporter.spans.verdicts import Verdicts
 
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
-_PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 2, 4, 5, 6, 14
-_SHARED, _METHOD, _GRPC, _STATUS = 15, 16, 20, 28
+_PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 3, 5, 6, 7, 15
+_SHARED, _METHOD, _GRPC, _STATUS = 16, 17, 21, 29
 
 
 class ExchangeSpans:
@@ -51,6 +53,7 @@ class ExchangeSpans:
         self._server_names = ServerNames(selection)
         self._words = Table(self._make_words)
         self._verdicts = Verdicts(selection)
+        self._set_up = SetUpSpans(mixer, selection)
 
     def encode(self, batch: FlowBatch, rows: Array, entities: Array, resources: Array) -> list[SpanSet]:
         """Return the spans of those `rows` (an index array) of a batch that are exchanges; `entities` are what `Ends.numbers`
@@ -64,10 +67,15 @@ class ExchangeSpans:
         times = phases(told)
         ends = self._ends.columns(records, entities, named=False)
         row, phase = times.present.nonzero()
-        part = phase != Phase.EXCHANGE
+        part = (phase != Phase.EXCHANGE) & ~np.isin(phase, SET_UP)
         sets = [self._exchanges(records, ids, times, ends)]
         if part.any():
             sets.append(self._phases(records, ids, times, row[part], phase[part]))
+        for step in SET_UP:
+            waited = row[phase == step]
+            if len(waited):
+                words = self._words.column(_facts_key(records)[waited] | np.uint64(step))
+                sets.append(self._set_up.encode(records, ids, times, waited, step, words))
         return [placed(one, rows, resources) for one in sets]
 
     def _exchanges(self, records: Records, ids: ExchangeIds, times: Phases, ends: tuple[Column, ...]) -> SpanSet:
@@ -100,7 +108,7 @@ class ExchangeSpans:
     def _make_words(self, key: tuple[int, ...]) -> bytes:
         (bits,) = key
         facts = ExchangeFacts(
-            phase=bits >> _PHASE & 3,
+            phase=bits >> _PHASE & 7,
             side=bits >> _SIDE & 3,
             direction="forward" if bits >> _DIRECTION & 1 else "reverse",
             ipv4=bool(bits >> _IPV4 & 1),
@@ -154,21 +162,6 @@ def _write(  # noqa: PLR0917 - what a span is made of
     )
     exchange = phase_ids(ids.exchange[row], np.zeros(1, np.uint64))
     wire.put(head, _AT_PARENT, np.dtype(">u8"), np.where(is_whole, ids.parent_span_id[row], exchange))
-
-
-def add_part(blocks: list[Block], room: Array, at: Array, parts: wire.Bytes2D) -> None:
-    """Put one more part of fixed width behind those that some spans have already."""
-    blocks.append(Block(as_void(parts), at, room[at]))
-    room[at] += parts.shape[1]
-
-
-def sized(head: wire.Bytes2D, rows: Array, blocks: list[Block], room: Array, pieces: list[Column]) -> SpanSet:
-    """The spans with their lengths, as if the records were all that there is."""
-    lengths = room.copy()
-    for column in pieces:
-        lengths += column.lengths
-    wire.write_slots(head, 1, LENGTH_BYTES, lengths - 1 - LENGTH_BYTES)
-    return SpanSet(rows, rows, blocks, room, pieces, lengths)
 
 
 def placed(spans: SpanSet, rows: Array, resources: Array) -> SpanSet:

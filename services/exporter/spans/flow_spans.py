@@ -10,6 +10,7 @@ import numpy as np
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
+from services.exporter.otlp.piece_table import Column
 from services.exporter.otlp.protobuf_wire import as_void
 from services.exporter.spans.attributes import Integer, Integers
 from services.exporter.spans.handshakes import Handshakes
@@ -170,3 +171,18 @@ def _links(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:
     if not len(continued.rows):
         return []
     return [(continued.rows, link_rows(*links)) for links in (continued.first, continued.before)]
+
+
+def add_part(blocks: list[Block], room: Array, at: Array, parts: wire.Bytes2D) -> None:
+    """Put one more part of fixed width behind those that some spans have already."""
+    blocks.append(Block(as_void(parts), at, room[at]))
+    room[at] += parts.shape[1]
+
+
+def sized(head: wire.Bytes2D, rows: Array, blocks: list[Block], room: Array, pieces: list[Column]) -> SpanSet:
+    """The spans with their lengths, as if the records were all that there is."""
+    lengths = room.copy()
+    for column in pieces:
+        lengths += column.lengths
+    wire.write_slots(head, 1, LENGTH_BYTES, lengths - 1 - LENGTH_BYTES)
+    return SpanSet(rows, rows, blocks, room, pieces, lengths)

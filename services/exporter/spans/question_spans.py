@@ -16,9 +16,8 @@ from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.piece_table import Table
 from services.exporter.otlp.protobuf_wire import as_void, attribute, field
 from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE, Attribute, Integer, Integers
-from services.exporter.spans.exchange_spans import add_part, sized
 from services.exporter.spans.facts import is_ipv4, transport_name
-from services.exporter.spans.flow_spans import HEAD, SpanHeads, parent_rows, write_heads
+from services.exporter.spans.flow_spans import HEAD, SpanHeads, add_part, parent_rows, sized, write_heads
 from services.exporter.spans.identity import Perspective, SpanIds
 from services.exporter.spans.pieces import SPAN_NAME, Backends, Ends
 from services.exporter.spans.questions import Questions

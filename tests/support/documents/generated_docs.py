@@ -12,7 +12,7 @@ import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
 from proto.asked.columns import ASKED
-from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SOCKET, TLS, VERDICT, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SET_UP, SOCKET, TLS, VERDICT, Column
 from proto.verdicts import document as verdicts_document
 from services.capture.settings import CaptureSettings
 from services.cli.plan.figures import FIGURES
@@ -129,6 +129,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "name columns"): lambda: column_table(NAMES + TLS),
     ("proto/README.md", "file columns"): lambda: column_table(FILE),
     ("proto/README.md", "exchange columns"): lambda: column_table(EXCHANGE),
+    ("proto/README.md", "set-up columns"): lambda: column_table(SET_UP),
     ("proto/README.md", "enriched columns"): lambda: column_table(ENRICHED),
     ("proto/README.md", "verdict columns"): lambda: column_table(VERDICT),
     ("proto/README.md", "asked columns"): asked_table,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from proto.columns import EXCHANGE, FILE, NAMES, NO_INDEX, RAW, TLS, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
+import numpy as np
+
+from proto.columns import EXCHANGE, FILE, NAMES, NO_INDEX, RAW, SET_UP, TLS, End, ExchangeEnd, Outcome, Reason, Role, Tunnel
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.table import FlowTable
 from services.capture.flows.timing import FlowTableSettings
@@ -55,7 +57,7 @@ def rows(
     """The records of an emission that is not settled yet; with its source, what only a file knows as well. Names are text."""
     columns = emission.columns | (file_columns(source.outers[emission.slots]) if source else {})
     columns = told.records.behind(columns | told.columns) if told else columns
-    known = [column.name for column in RAW + NAMES + TLS + FILE + EXCHANGE]
+    known = [column.name for column in RAW + NAMES + TLS + FILE + EXCHANGE + SET_UP]
     lists = {name: columns[name].tolist() for name in known if name in columns}
     for column in NAMES + TLS:
         if told and column.default == NO_INDEX and column.name in lists:
@@ -81,9 +83,13 @@ def replay_files(
     questions: list[dict[str, Any]] = []
     with ReplaySource(list(files), capacity, trace_context=trace_context, datagrams=datagrams, names=names) as source:
         table = FlowTable(source, settings)
+
+        def known(ids: Any) -> Any:
+            return source.slots_of(ids), np.zeros(len(ids), np.int64)
+
         for emission in replay(source, table, exchanges=ExchangeTable(source, settings) if trace_context else None):
             if isinstance(emission, ExchangeEmission):
-                exchanges += rows(emission)
+                exchanges += rows(emission, told=names.tell_exchanges(emission.columns, known) if names else None)
                 continue
             told = rows(emission, source, names.tell(emission) if names else None)
             records += told[: len(emission)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NO_INDEX, RAW, TLS, VERDICT, Column
+from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NO_INDEX, RAW, SET_UP, TLS, VERDICT, Column
 from proto.flow_batch import Array, Entity, FlowBatch
 
 _names = st.text(max_size=12)
@@ -48,7 +48,7 @@ def flow_batches(draw: st.DrawFn, *, max_rows: int = 6) -> FlowBatch:
     entities = draw(st.lists(_entities, max_size=4)) if enriched else None
     files = draw(st.lists(st.dictionaries(_names, _names, max_size=3), max_size=3).map(tuple))
     names = tuple(draw(st.lists(_names, max_size=3)))
-    possible = RAW + NAMES + TLS + FILE + EXCHANGE + VERDICT + (ENRICHED if enriched else ())
+    possible = RAW + NAMES + TLS + FILE + EXCHANGE + SET_UP + VERDICT + (ENRICHED if enriched else ())
     present = draw(st.lists(st.sampled_from(possible), unique=True, max_size=12))
     columns = {}
     for column in present:

@@ -11,7 +11,7 @@ TIMES = ("start_unix_ns", "end_unix_ns", "flow_start_unix_ns", "syn_unix_ns", "s
 def emission(record: int, start: int, end: int) -> Emission:
     """One record of the flow in slot 3, which began at 1,000 and has no handshake but its SYN."""
     columns = {name: np.zeros(1, np.uint64) for name in TIMES}
-    columns |= {"record": np.array([record], np.uint32)}
+    columns |= {"record": np.array([record], np.uint32), "flow_id": np.array([3], np.uint64)}
     for name, value in (("start_unix_ns", start), ("end_unix_ns", end), ("flow_start_unix_ns", 1000), ("syn_unix_ns", 1000)):
         columns[name][:] = value
     return Emission(np.array([3], np.uint32), columns, end, np.array([False]))
@@ -30,6 +30,19 @@ def test_a_flows_start_is_the_same_in_all_its_records_when_the_clock_is_set() ->
     assert first["end_unix_ns"] == 1_002_000
     assert (second["start_unix_ns"], second["end_unix_ns"]) == (5_003_000, 5_004_000)
     assert second["syn_ack_unix_ns"] == 0
+
+
+def test_a_flows_start_is_what_was_said_of_it_before_its_first_record() -> None:
+    """A request that links to it is told first: the clock is set between the two, and both say the same. Another flow of the
+    slot has a start of its own.
+    """
+    offset = 1_000_000
+    clock = LiveClock(8, lambda: offset)
+    assert clock.of_flows(np.array([3], np.uint32), np.array([3], np.uint64)).tolist() == [1_000_000]
+    offset = 5_000_000
+    clock.begin_drain()
+    assert clock.convert(emission(0, 1000, 2000))["flow_start_unix_ns"] == 1_001_000
+    assert clock.of_flows(np.array([3], np.uint32), np.array([1 << 32 | 3], np.uint64)).tolist() == [5_000_000]
 
 
 def test_no_record_begins_before_its_flow_when_the_clock_is_set_back() -> None:

@@ -131,3 +131,16 @@ def test_behind_a_fatal_alert_a_reset_takes_nothing():
     columns = handshake_columns({1: told(table)}, np.array([1, 1, 1], "|u1"), NameList())
     assert columns["cut_short"].tolist() == [1, 0, 1]
     assert columns["tls_alert"].tolist() == [0, 40, 0]
+
+
+def test_from_when_to_when_a_handshake_took_place_is_known_as_long_as_its_flow_is():
+    """For a request that waited for it: as long as the flow has not told its last record, whoever was told of the time."""
+    table = HandshakeTable()
+    record = b"\x17\x03\x03\x00\x30"
+    assert table.times(3) is None
+    assert table.add(Piece(3, 900, 200, 0, len(record), len(record), PieceKind.TLS, 0, record))
+    ids = np.array([3], np.uint64)
+    assert table.take(ids, np.array([False]))[0].time_ns == 700
+    assert table.times(3) == (200, 900)
+    table.take(ids, np.array([True]))
+    assert table.times(3) is None

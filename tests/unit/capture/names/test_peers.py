@@ -155,7 +155,7 @@ def test_a_request_of_a_trace_has_the_name_that_its_connection_has():
     names.read([Piece(1, SECOND, 1, CART, len(content), len(content), PieceKind.DNS, 1, content)])
     columns = {
         "role": np.array([1, 2, 1], "|u1"), "remote_address": np.frombuffer(ADDRESS * 2 + bytes(16), "|V16"),
-        "flow_start_unix_ns": np.full(3, 2 * SECOND, "<u8"),
+        "flow_start_unix_ns": np.full(3, 2 * SECOND, "<u8"), "handshake_ack_unix_ns": np.zeros(3, "<u8"),
     }  # fmt: skip
-    told = names.tell_peers(columns, np.full(3, CART, "<u8"))
+    told = names.tell_exchanges(columns, NotImplemented, np.full(3, CART, "<u8"))
     assert (told.names, told.columns["remote_name"].tolist()) == (("api.example.com",), [0, NO_INDEX, NO_INDEX])
