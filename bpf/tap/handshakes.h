@@ -128,6 +128,7 @@ FLOW_INLINE int tap_handshake(struct __sk_buff *skb, int from)
         return 1;
     packet.tcp_flags = tcp[13];
     packet.sequence = bpf_ntohl(*(const __be32 *)(tcp + 4));
+    packet.acknowledgment = bpf_ntohl(*(const __be32 *)(tcp + 8));
     offset += (tcp[12] >> 4) * 4u;
     packet.payload_bytes = skb->len - offset;
     packet.time_ns = slot->flow.last_ns;

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from proto.columns import NO_INDEX, RAW, TLS, Reason, Role
-from proto.flow_batch import decode
+from proto.columns import Role
 from proto.tls import ALERT, ALERT_BY_SERVER, RESUMED, RESUMPTION_KNOWN
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.socket_tap import TapRules
-from tests.support.node.live_capture import reason_to_skip
+from tests.support.node.live_capture import handshakes_told, reason_to_skip
 from tests.support.node.namespaces import Network, Pod
 from tests.support.packets.tls_talk import contexts
 
@@ -82,19 +81,8 @@ def answer(listener, context):
 
 
 def told(reader, port):
-    """The last records of this port's flow by the role that tells them, through the wire, with names as text."""
-    found = {}
-    for batch in reader.read(Reason.SHUTDOWN):
-        for message in batch.messages:
-            decoded = decode(message.message)
-            for row in range(decoded.count):
-                values = {column.name: decoded.column(column.name)[row].tolist() for column in RAW + TLS}
-                for name in NAMES:
-                    values[name] = decoded.names[values[name]] if values[name] != NO_INDEX else None
-                if port in (values["local_port"], values["remote_port"]):
-                    found[values["role"]] = values
-        reader.accept(batch)
-    return found
+    """The last records of this client's flow by the role that tells them."""
+    return handshakes_told(reader, port).get(port, {})
 
 
 @FAMILIES

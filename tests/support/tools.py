@@ -287,6 +287,7 @@ TOOLS: Final = {
     for made in (
         _own_go("flowdump", _ROOT / "proto" / "go", "./cmd/flowdump"),
         _own_go("power_cut", _ROOT / "tests" / "support" / "power_cut"),
+        _own_go("tls_stacks", _ROOT / "tests" / "support" / "tls_stacks"),
         _own_go("dashboard_check", _ROOT / "tests" / "support" / "dashboard_check"),
         _own_node("traceql_check", _ROOT / "tests" / "support" / "traceql_check"),
         Tool("etcd", _ETCD.removeprefix("v"), _etcd),

@@ -68,9 +68,15 @@ class TlsTalk(Conversation):
             self._next[sender] += 1
 
 
-def talk(client, server, *, name="shop.example", port=40000, segment=1400, session=None, say=True):
-    """A whole connection; with what the client's end was in the end: its version, cipher and session, or what it failed by."""
+def talk(client, server, *, name="shop.example", port=40000, segment=1400, session=None, say=True, before=()):
+    """A whole connection; with what the client's end was in the end: its version, cipher and session, or what it failed by.
+
+    `before` are pairs of sender and payload: what is said in the clear first.
+    """
     made = TlsTalk(port, segment=segment)
+    for sender, payload in before:
+        made.seconds += 0.010
+        made.say(sender, payload)
     bios = {end: (ssl.MemoryBIO(), ssl.MemoryBIO()) for end in ("client", "server")}
     ends = {
         "client": client.wrap_bio(*bios["client"], server_hostname=name, session=session),

@@ -1,4 +1,4 @@
-"""TLS handshakes of a capture as tshark reads them and as we do: connections that begin with a ClientHello."""
+"""TLS handshakes of a capture as tshark reads them and as we do: connections that begin with one, or come to one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ FIELDS = (
 )
 OTHERWISE = {
     "4in6tunnel.pcap": "the record that begins with the ServerHello is not all in the capture: tshark reads nothing of it",
-    "haproxy.pcap": "a line of HAProxy's protocol stands before the ClientHello",
-    "http_connect.pcap": "one of the two begins behind a proxy's CONNECT",
-    "mysql.pcapng": "the ClientHello follows what MySQL says first",
     "quic_0RTT.pcap": "QUIC",
 }
-"""Captures of which the two tell something else, and why. We tell of handshakes that begin a connection of TCP."""
+"""Captures of which the two tell something else, and why."""
 
 _PRE_SHARED_KEY = "41"
 
 
 def of_tshark(path):
-    """What each connection that begins with a ClientHello says, by the ports of client and server."""
+    """What each connection that has a ClientHello says, by the ports of client and server."""
     command = ["tshark", "-r", path, "-Y", "tls && tcp", "-T", "fields", "-E", "separator=;", "-E", "occurrence=a"]
     command += ["-o", "tcp.desegment_tcp_streams:TRUE"]
     for name in FIELDS:
@@ -91,10 +88,12 @@ def accuracy(paths: Iterable[Path]) -> Iterator[str]:
     yield """
 ## TLS handshakes
 
-Connections that begin with a ClientHello, by server's name, protocols offered, version, cipher suite, whether a session goes
-on, and fatal alert. `tests/integration/packets/test_tshark_tls.py` holds that all are alike, here and in a capture of 255
-handshakes of OpenSSL that it makes. Which record ends a handshake tshark does not say: its time is held by
-`tests/unit/bpf/test_handshakes.py` against when the test sent what.
+Connections that begin with a ClientHello, or come to one (behind HAProxy's protocol, CONNECT, a database's request for TLS,
+STARTTLS), by server's name, protocols offered, version, cipher suite, whether a session goes on, and fatal alert.
+`tests/integration/packets/test_tshark_tls.py` holds that all are alike, here and in a capture of 255 handshakes of OpenSSL that
+it makes. Which record ends a handshake tshark does not say: its time is held by `tests/unit/bpf/test_handshakes.py` against
+when the test sent what. Live, the same is held against what OpenSSL, Go, GnuTLS and PostgreSQL say themselves
+(`tests/kernel/test_handshakes.py`, `test_tls_stacks.py`).
 
 | capture | handshakes: tshark | Wirespan | alike | why not all |
 |---|---|---|---|---|

@@ -168,3 +168,70 @@ def test_nothing_is_read_that_was_not_asked_for(tmp_path, names):
 def test_a_hidden_domain_hides_the_servers_name(tmp_path):
     """Of `shop.example` only `example`."""
     assert replayed(tmp_path, talk(*contexts())[0], "all", ("example",))[0]["tls_server_name"] == "example"
+
+
+PROXY_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12)
+PRELUDES = {
+    "PostgreSQL": [("client", b"\0\0\0\x08\x04\xd2\x16\x2f"), ("server", b"S")],
+    "PostgreSQL, GSSAPI refused": [
+        ("client", b"\0\0\0\x08\x04\xd2\x16\x30"), ("server", b"N"),
+        ("client", b"\0\0\0\x08\x04\xd2\x16\x2f"), ("server", b"S"),
+    ],
+    "MySQL": [("server", b"\x4a\0\0\0\x0a8.0.36\0" + bytes(66)), ("client", b"\x20\0\0\1\x85\xae\xff\x19" + bytes(28))],
+    "SMTP": [
+        ("server", b"220 mail ESMTP\r\n"), ("client", b"EHLO me\r\n"), ("server", b"250-mail\r\n250 STARTTLS\r\n"),
+        ("client", b"STARTTLS\r\n"), ("server", b"220 go ahead\r\n"),
+    ],
+    "IMAP": [("server", b"* OK IMAP4rev1\r\n"), ("client", b"a STARTTLS\r\n"), ("server", b"a OK begin\r\n")],
+    "POP3": [("server", b"+OK POP3 ready\r\n"), ("client", b"STLS\r\n"), ("server", b"+OK begin\r\n")],
+    "CONNECT": [("client", b"CONNECT shop.example:443 HTTP/1.1\r\n\r\n"), ("server", b"HTTP/1.1 200 OK\r\n\r\n")],
+    "PROXY": [("client", b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 443\r\n")],
+    "PROXY, version 2": [("client", PROXY_2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("before", PRELUDES.values(), ids=PRELUDES)
+@VERSIONS
+def test_a_handshake_that_comes_later_is_told(tmp_path, version, before):
+    """As if it had come first; its time begins with the ClientHello. Of what was said before nothing is handed on."""
+    client, server = contexts(version, protocols=("h2",), chosen=("h2",))
+    made, end, failed = talk(client, server, before=before)
+    record, names = replayed(tmp_path, made)
+    assert failed is None
+    assert (record["tls_server_name"], record["tls_version"], record["tls_flags"]) == (
+        "shop.example",
+        version,
+        RESUMPTION_KNOWN,
+    )
+    assert record["tls_cipher"] == next(each["id"] for each in client.get_ciphers() if each["name"] == end.cipher()[0]) & 0xFFFF
+    elapsed = first(made, "client", 23) - made.sent[len(before)][0]
+    assert record["tls_handshake_time_ns"] == pytest.approx(elapsed * 1e9, abs=2)
+    assert {piece.content[0] for piece in names.pieces} == {22, 23}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [PRELUDES["MySQL"][1][1], b"PROXY TCP6 2001:db8::1 2001:db8::2 40000 443\r\n", PROXY_2],
+    ids=["MySQL", "PROXY", "2"],
+)
+def test_a_hello_in_the_segment_of_what_stands_before_it_is_told(tmp_path, before):
+    """Nothing need come between the two: the client sends both at once."""
+    made, _, _ = talk(*contexts())
+    together = TlsTalk()
+    together.say("client", before + made.sent[0][2])
+    for _, sender, payload in made.sent[1:]:
+        together.say(sender, payload)
+    record, _ = replayed(tmp_path, together)
+    assert (record["tls_server_name"], record["tls_version"]) == ("shop.example", TLS_1_3)
+    assert record["tls_handshake_time_ns"] > 0
+
+
+def test_a_hello_is_not_awaited_for_ever(tmp_path):
+    """A mail server's conversation in the clear: after 16 packets nobody looks any more."""
+    made = TlsTalk()
+    made.say("server", b"220 mail\r\n")
+    for _ in range(8):
+        made.say("client", b"NOOP\r\n")
+        made.say("server", b"250 OK\r\n")
+    made.say("client", talk(*contexts())[0].sent[0][2])
+    assert replayed(tmp_path, made)[1].pieces == []
