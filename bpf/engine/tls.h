@@ -62,6 +62,9 @@ enum tls_message {
 /* What is handed on of a record that ends a handshake has no more; a power of two. */
 #define TLS_ENDS_BYTES 8u
 
+/* handshake_side.begun of a server that sends its handshake as application data, as in TLS 1.3 alone. */
+#define HANDSHAKE_DISGUISED 2u
+
 /* What one end has sent, by sequence numbers. */
 struct handshake_side {
     __u32 next; /* where its next record begins */
@@ -90,6 +93,7 @@ struct handshake_told {
     __u32 hello_bytes; /* of the whole hello; 0: the packet holds none of it */
     __u32 end;         /* the record that ends the handshake */
     __u32 end_held;
+    __u32 disguised; /* that record is part of the handshake: TLS 1.3 */
 };
 
 /* The flow's handshake that is under way, or NULL. */
@@ -167,8 +171,12 @@ FLOW_INLINE int handshake_follow(frame_source source, __u32 offset, struct hands
         bytes = load_be16(head + 3);
         told->end = offset + at;
         told->end_held = TLS_RECORD_HEADER;
-        if (head[0] == TLS_APPLICATION_DATA && of_client && handshake->sides[!from].begun)
+        if (head[0] == TLS_APPLICATION_DATA && of_client && handshake->sides[!from].begun) {
+            told->disguised = handshake->sides[!from].begun == HANDSHAKE_DISGUISED;
             return 1;
+        }
+        if (head[0] == TLS_APPLICATION_DATA && !of_client)
+            own->begun = HANDSHAKE_DISGUISED;
         if (head[0] == TLS_ALERT && bytes == TLS_ALERT_BYTES &&
                 !parse_load(source, offset + at, head, TLS_RECORD_HEADER + TLS_ALERT_BYTES) &&
                 head[TLS_RECORD_HEADER] == TLS_FATAL) {

@@ -10,6 +10,7 @@
 #include "segments.h"
 #include "socket.h"
 #include "timed.h"
+#include "turns.h"
 
 #include "../engine/update.h"
 
@@ -73,7 +74,7 @@ FLOW_INLINE int tap_segment(
     timed = is_timed_tcp(flow, &packet, from);
     if (timed && from == FLOW_RX)
         timed = !is_stream(flow, &slot->socket, &packet);
-    timed = timed || is_timed_exchange(flow, &packet, from);
+    timed = timed || is_timed_exchange(flow, &packet, from) || is_timed_turn(flow, &packet);
     packet.time_ns = packet_time(skb, flow, timed, from == FLOW_TX);
     count_segment(flow, &packet, from);
     flow_header(&flow->sides[from & 1], &packet);
@@ -85,6 +86,7 @@ FLOW_INLINE int tap_segment(
         read_socket(&slot->socket, sk);
     hand_on_dns(skb, slot, &packet, offset, from);
     look_for_handshake(skb, flow, &packet, from, before);
+    follow_turn(slot, &packet, from, before.next_sequence);
     look_into(skb, flow, &packet, from, before);
     return 1;
 }

@@ -12,6 +12,7 @@
 
 #include "exchanges.h"
 #include "pieces.h"
+#include "turns.h"
 
 #if defined(PIECES) && PIECES & 8
 #ifndef OPEN_HANDSHAKES
@@ -134,6 +135,12 @@ FLOW_INLINE int tap_handshake(struct __sk_buff *skb, int from)
     packet.time_ns = slot->flow.last_ns;
     handshake_take(*stored, skb, offset, &slot->flow, &packet, from, &told);
     hand_on_handshake(skb, slot, &told, packet.time_ns, from);
+#ifdef MEETING
+    if (told.since_ns)
+        begin_turns(slot, told.disguised ? TURN_TLS | TURN_TICKETS : TURN_TLS);
+    if (!told.disguised)
+        follow_turn(slot, &packet, from, before.next_sequence);
+#endif
     look_into(skb, &slot->flow, &packet, from, before);
     return 1;
 }

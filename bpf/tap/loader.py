@@ -57,6 +57,9 @@ MAPS = (
     "pieces_lost",
     "ingress_handshakes",
     "egress_handshakes",
+    "turns",
+    "ended_turns",
+    "turns_lost",
 )
 OPTIONAL_MAPS = MAPS[MAPS.index("allowed_networks") :]
 OBJ_GET_INFO_BY_FD = 15

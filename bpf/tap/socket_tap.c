@@ -20,7 +20,7 @@
  *
  * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
  * DENY_PORTS (the rules are in maps); IS_DNS_PORT(port); FIRST_NS, from when on a datagram without a flow is the first of one;
- * TRACE_CONTEXT; PIECES, which are handed on of payloads (pieces.h); NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
+ * TRACE_CONTEXT; MEETING (turns.h); PIECES, which are handed on of payloads (pieces.h); NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
  */
 
 #include "begin.h"

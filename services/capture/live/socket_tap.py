@@ -41,6 +41,7 @@ from services.capture.live.tap_loader import (
     load_tap,
 )
 from services.capture.live.tap_pieces import TapPieces
+from services.capture.live.tap_turns import TapTurns
 from services.capture.live_options import DEFAULT_CAPACITY, TapRules
 from services.capture.names.pieces import PieceKind
 
@@ -70,6 +71,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         trace_context: bool = False,
         datagrams: DatagramRules | None = None,
         pieces: Sequence[PieceKind] = (),
+        meeting: bool = False,
     ) -> None:
         self.capacity: int = capacity
         """Number of slots."""
@@ -79,10 +81,13 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._trace_context = trace_context
         self._datagrams = datagrams or DatagramRules()
         self._kinds = tuple(pieces)
+        self._meeting = meeting
         self.exchanges: TapExchanges | None = None
         """Exchanges of application traces; None where they are not asked for or this kernel does not take their program."""
         self.pieces: TapPieces | None = None
         """Pieces of payload; None where none are asked for."""
+        self.turns: TapTurns | None = None
+        """The exchanges of all connections; None where they are not asked for."""
         self._stack = ExitStack()
         self._links: list[int] = []
         self._released = 0
@@ -115,6 +120,9 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             if self._kinds:
                 self.pieces = TapPieces(self._loaded, _possible_cpus())
                 self._stack.callback(self.pieces.close)
+            if self._meeting:
+                self.turns = TapTurns(self._loaded, self.capacity, _possible_cpus())
+                self._stack.callback(self.turns.close)
             self._attach()
             self._stack = self._stack.pop_all()
         return self
@@ -140,6 +148,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         found = [f"SLOTS={self.capacity}", f"TICK_NS={tick_length_ns}ULL", *self._rules.defines(), *self._datagram_defines()]
         if self._trace_context:
             found.append("TRACE_CONTEXT")
+        if self._meeting:
+            found.append("MEETING")
         return [*found, f"PIECES={sum(1 << kind for kind in self._kinds)}"] if self._kinds else found
 
     @property

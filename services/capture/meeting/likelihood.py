@@ -1,8 +1,8 @@
 """How well an exchange fits into a span: learned from those of the same application and peer that are certain.
 
 A client's exchange ends a moment before its span does, and begins a moment after, or where it had to wait for a connection
-some time after. How long these moments are is a matter of the application, its runtime and the machine's load, so it is learned, with
-a floor of what is always possible: a pause of the runtime may put any time between the two.
+some time after. How long these moments are is a matter of the application, its runtime and the machine's load, so it is
+learned, with a floor of what is always possible: a pause of the runtime may put any time between the two.
 """
 
 from __future__ import annotations

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Every exchange of every connection (engine/turn.h), for the meeting with application spans: compiled with MEETING, which needs
+ * TRACE_CONTEXT and the pieces of TLS. Open turns are beside the slots, in an array that the reader maps; ended ones go
+ * through a ring buffer, and what it has no room for is counted.
+ */
+#ifndef WIRESPAN_TAP_TURNS_H
+#define WIRESPAN_TAP_TURNS_H
+
+#include "exchanges.h"
+#include "slots.h"
+
+#ifdef MEETING
+#include "../engine/turn.h"
+
+#ifndef TURN_PAGES
+#define TURN_PAGES 1024 /* 4 MiB: 47,000 turns between two looks */
+#endif
+
+BPF_F_TABLE("array", u32, struct turn, turns, SLOTS, BPF_F_MMAPABLE);
+BPF_RINGBUF_OUTPUT(ended_turns, TURN_PAGES);
+BPF_TABLE("percpu_array", u32, u64, turns_lost, 1);
+
+/* Follow the turns of a connection by a packet that was just added to it. `flags`: of the turns that follow, whatever came. */
+FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packet, int from, __u32 next_before)
+{
+    const struct flow *flow = &slot->flow;
+    __u32 number = (__u32)flow->id;
+    __u32 zero = 0;
+    int fresh = flow->sides[from & 1].next_sequence != next_before;
+    struct turn *turn;
+    __u64 *lost;
+
+    if (!packet->payload_bytes || packet->tcp_flags & (TCP_SYN | TCP_RST) || flow->role == FLOW_ROLE_UNKNOWN ||
+            flow->sides[from & 1].known & FLOW_OF_INTEREST)
+        return;
+    turn = turns.lookup(&number);
+    if (!turn)
+        return;
+    if (turn_ends(turn, flow, from, fresh)) {
+        turn_measure(turn, flow);
+        turn->owner = slot->socket.cgroup_id;
+        if (ended_turns.ringbuf_output(turn, sizeof(*turn), RINGBUF_NO_WAKEUP)) {
+            lost = turns_lost.lookup(&zero);
+            if (lost)
+                *lost += 1;
+        }
+    }
+    turn_take(turn, flow, packet, from, fresh);
+}
+
+/* A handshake is over, and no turn was open: those that follow are TLS's. */
+FLOW_INLINE void begin_turns(const struct slot *slot, __u8 flags)
+{
+    __u32 number = (__u32)slot->flow.id;
+    struct turn *turn = turns.lookup(&number);
+
+    if (!turn)
+        return;
+    turn->flow_id = slot->flow.id;
+    turn->request_first_ns = 0;
+    turn->response_first_ns = 0;
+    turn->flags = flags;
+}
+
+/* Whether the time of a payload packet is a turn's first or last. */
+FLOW_INLINE int is_timed_turn(const struct flow *flow, const struct packet *packet)
+{
+    return packet->payload_bytes && (packet->tcp_flags & TCP_PSH || !flow->request_ns);
+}
+#else
+#define follow_turn(slot, packet, from, next_before)
+#define is_timed_turn(flow, packet) 0
+#endif
+
+#endif
