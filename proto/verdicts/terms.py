@@ -113,6 +113,10 @@ class Condition:
 
     text: str
     test: Callable[[View], Mask]
+    of: Term | None = None
+    """The number that is compared, where it is one that says something."""
+    sign: str = ""
+    bound: int | Term = 0
 
     def holds(self, view: View) -> Mask:
         """Where it does."""
@@ -143,11 +147,13 @@ class Term:
 
     def at_least(self, bound: int | Term) -> Condition:
         """It is not below."""
-        return Condition(f"{self.text} ≥ {self._said(bound)}", lambda view: self.values(view) >= _of(bound, view))
+        text = f"{self.text} ≥ {self._said(bound)}"
+        return Condition(text, lambda view: self.values(view) >= _of(bound, view), self, "≥", bound)
 
     def below(self, bound: int | Term) -> Condition:
         """It is below."""
-        return Condition(f"{self.text} < {self._said(bound)}", lambda view: self.values(view) < _of(bound, view))
+        text = f"{self.text} < {self._said(bound)}"
+        return Condition(text, lambda view: self.values(view) < _of(bound, view), self, "<", bound)
 
     def times(self, factor: int) -> Term:
         """So many times as much."""

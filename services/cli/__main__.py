@@ -17,6 +17,11 @@ _COMMANDS: Final = {
     "up": ("services.cli.run.up", "up", "Show live flows; their spans go to a backend or a file."),
     "replay": ("services.cli.run.replay", "replay", "Turn capture files into spans and account for every packet."),
     "tap": ("services.cli.tap.command", "tap", "Print flow records as they pass on the bus, or passed; filters."),
+    "explain": (
+        "services.cli.explain.command",
+        "explain_command",
+        "Say what happened on a connection, what was wrong, and how that is known.",
+    ),
     "snapshot": ("services.cli.snapshot", "snapshot", "Write a live cluster's objects to a file for replay."),
     "dead-letters": (
         "services.cli.dead_letters.command",

@@ -217,11 +217,11 @@ async def _up(
             say(line)
 
         async def looked_at() -> None:
-            await pipeline.guard(show(pipeline, console, wanted))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(duration):
+                    await pipeline.guard(show(pipeline, console, wanted))
 
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(duration):
-                await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
+        await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
         await pipeline.drain(_DRAIN_SECONDS)
         ledger = await pipeline.ledger()
     console.print(ledger_table(ledger, str(plan.destination), live=plan.live))

@@ -135,6 +135,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("proto/README.md", "asked columns"): asked_table,
     ("docs/diagnosis.md", "verdicts"): verdicts_document.meanings,
     ("docs/diagnosis.md", "rules"): verdicts_document.table,
+    ("docs/diagnosis.md", "pairs"): verdicts_document.pairs,
+    ("docs/diagnosis.md", "advice"): verdicts_document.advice,
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
     ("docs/configuration.md", "capture"): lambda: settings_table("capture"),
     ("docs/configuration.md", "enricher"): lambda: settings_table("enricher"),

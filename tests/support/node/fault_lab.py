@@ -121,6 +121,8 @@ class FaultLab(AbstractContextManager["FaultLab"]):
             self._open = stack.enter_context(ExitStack())
             self._stack = stack.pop_all()
         self._told: list[Told] = []
+        self.batches: list[FlowBatch] = []
+        """All records, judged as the enricher does."""
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
@@ -183,7 +185,8 @@ class FaultLab(AbstractContextManager["FaultLab"]):
                 node="node-a", epoch="fault-lab", sequence=0, count=len(emission), interval=interval,
                 columns=records.columns, containers=records.containers,
             )  # fmt: skip
-            self._told.extend(_told(encoder, judged(decode(encode(batch)))))
+            self.batches.append(judged(decode(encode(batch))))
+            self._told.extend(_told(encoder, self.batches[-1]))
             table.accept(emission)
         self._open.close()
 

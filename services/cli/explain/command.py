@@ -1,0 +1,167 @@
+"""The `wirespan explain` command."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from proto.flow_batch import FlowBatch
+from proto.verdicts.names import Verdict
+from services.cli import interruption
+from services.cli.errors import CliError
+from services.cli.explain.connections import Seen
+from services.cli.explain.explanation import Explanation, explain
+from services.cli.explain.question import question, worst
+from services.cli.interruption import Interruption
+from services.cli.options import kube_snapshot_option, quiet_logs
+from services.cli.run.at_once import CaptureRecords
+from services.cli.run.capture_files import as_files, is_capture
+from services.cli.settings import BusSettings, bus_settings
+from services.cli.tap.bus_source import BusSource
+from services.cli.tap.input_file import InputLines
+from services.cli.views import units
+from services.cli.views.flow_view import printable
+from services.cli.views.json_line import json_line
+from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
+
+_SINCE: Final = "10m"
+_MOST: Final = 20
+"""Requests of one trace that are told; connections that are looked at where none has any trouble."""
+
+
+@click.command()
+@click.argument("what", nargs=-1, metavar="[FILE]... [WHAT]")
+@click.option(
+    "--nats-url",
+    metavar="URL",
+    help="NATS to look at. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
+)
+@click.option("--since", metavar="DURATION", default=_SINCE, show_default=True, help="How far to look back on the bus.")
+@timeout_option
+@kube_snapshot_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each connection, for programs.")
+def explain_command(
+    *,
+    what: tuple[str, ...],
+    nats_url: str | None,
+    since: str,
+    timeout_seconds: float | None,
+    kube_snapshot: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what happened on a connection, in order, what was wrong, how that is known, and where to go on.
+
+    WHAT is a trace id, a flow id, a pair or one end of it; without any, whatever is worst. Of FILEs that are given (captures,
+    or JSON lines of spans or records), else of what passed on the bus lately:
+
+    \b
+      wirespan explain
+      wirespan explain shop/frontend to redis:6379
+      wirespan explain 4bf92f3577b34da6a3ce929d0e0e4736
+      wirespan explain incident.pcap 10.42.0.8:6379
+    """  # noqa: D301  # \b is click's: leave the lines as they are
+    files = [Path(word) for word in what if Path(word).is_file()]
+    asked = " ".join(word for word in what if not Path(word).is_file())
+    quiet_logs()
+    if files:
+        found = explained(_of_files(files, kube_snapshot), asked)
+    else:
+        try:
+            after = time.time_ns() - units.nanoseconds(since)
+        except ValueError as error:
+            raise click.UsageError(f"--since {error}") from None
+        batches: list[FlowBatch] = []
+        settings = bus_settings(nats_url)
+        ended = interruption.run(lambda each: _listen(settings, each, batches, after, timeout_seconds or DEFAULT_SECONDS))
+        if ended:
+            raise SystemExit(ended)
+        found = explained(batches, asked)
+    _show(*found, as_json=as_json)
+
+
+def explained(some: Iterable[FlowBatch], asked: str) -> tuple[list[Explanation], int]:
+    """Return what was asked for, explained, and how many more connections have the same trouble.
+
+    Of a trace that is all its requests, in their order; else the worst. Raises CliError where there is nothing of that.
+    """
+    what, seen = question(asked), Seen(some)
+    found = [connection for connection in seen.connections(what.of_record) if what.of_connection(connection)]
+    if not found and not asked:
+        found = seen.connections(lambda _: True, most=_MOST)
+    if not found:
+        raise CliError(f"no connection of {printable(asked)} was seen" if asked else "no connection was seen")
+    requests = [connection for connection in found if connection.told.view.exchange]
+    if asked and requests and len(requests) == len(found):
+        requests.sort(key=lambda connection: int(connection.told.row["start_unix_ns"]))
+        return [explain(connection) for connection in requests[:_MOST]], max(len(requests) - _MOST, 0)
+    connection, more = worst([connection for connection in found if connection.told.view.of_flow] or found)
+    return ([explain(connection)] if connection else []), more
+
+
+def _of_files(files: Sequence[Path], kube_snapshot: Path | None) -> Iterator[FlowBatch]:
+    captures = [file for file in files if is_capture(file)]
+    if captures:
+        with as_files(captures) as kept:
+            yield from CaptureRecords(kept, kube_snapshot).batches()
+    for file in files:
+        if file not in captures:
+            with file.open("rb") as lines:
+                source = InputLines(lines)
+                yield from (held.batch for held in source.held())
+            if source.refused and source.refused == source.read:
+                raise CliError(f"{file}: neither a capture nor records nor spans ({printable(source.first_reason)})")
+
+
+async def _listen(
+    settings: BusSettings, interrupted: Interruption, found: list[FlowBatch], after_unix_ns: int, patience_seconds: float
+) -> int:
+    from services.runtime.nats import bus as runtime_bus  # noqa: PLC0415 - a file is explained before the bus's client is loaded
+
+    notes = Console(stderr=True, highlight=False)
+    async with runtime_bus.connect(settings.nats, name="wirespan-explain") as bus:
+        source = BusSource(bus, notes, raw=False)
+
+        async def listen() -> None:
+            say = partial(notes.print, markup=False)
+            await reached(bus, settings.nats.url, say=say, timeout_seconds=patience_seconds)
+            async for batch in source.recent():
+                late = batch.column("end_unix_ns") >= after_unix_ns
+                found.append(batch if late.all() else batch.take(late))
+
+        ended = await interrupted.unless_asked(listen())
+    return 0 if ended else interrupted.exit_status
+
+
+def _show(found: Sequence[Explanation], more: int, *, as_json: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for number, each in enumerate(found):
+        if as_json:
+            console.out(json_line(each.as_json()), highlight=False)
+            continue
+        if number:
+            console.print()
+        _show_one(console, each)
+    if more and not as_json:
+        console.print(f"\n{units.counted(more, 'more connection')} between the two had the same lately", style="dim")
+
+
+def _show_one(console: Console, each: Explanation) -> None:
+    console.print(Text(each.head, style="bold"))
+    for step in each.steps:
+        after = "" if step.after_ns is None else f"+{units.duration(step.after_ns)}"
+        console.print(Text(f"  {after:<10} {step.text}"))
+    style = "green" if each.verdict == Verdict.OK else "yellow"
+    console.print(Text.assemble("verdict  ", (f"{each.verdict.name.lower()}: {each.advice.sentence}", f"bold {style}")))
+    for line in each.because:
+        console.print(Text(f"because  {line}"))
+    if each.next:
+        console.print(Text(f"next     {each.next}"))
+    for where, query in each.queries.items():
+        console.print(Text(f"more     {where}: {query}"))

@@ -1,0 +1,95 @@
+"""`wirespan explain`: what it says of a capture, of the spans that are made of it, and of what is not there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CAPTURE, CLUSTER = (ROOT / "tests" / "data" / name for name in ("cluster.pcapng", "cluster.json"))
+
+
+def wirespan(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "services.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+
+
+def told(*arguments: str | Path) -> list[dict]:
+    """What it says, as programs read it."""
+    done = wirespan("explain", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def spans(tmp_path_factory) -> Path:
+    """The spans of the bundled capture."""
+    path = tmp_path_factory.mktemp("spans") / "spans.jsonl"
+    done = wirespan("replay", CAPTURE, "--kube-snapshot", CLUSTER, "--output", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_a_pair_is_explained_in_words(spans) -> None:
+    """Its head, its story, the verdict, the numbers, where to go on, and queries; the same of spans as of the capture."""
+    of_capture = wirespan("explain", CAPTURE, "--kube-snapshot", CLUSTER, "cart", "to", "redis:6379")
+    assert of_capture.returncode == 0, of_capture.stderr
+    lines = of_capture.stdout.splitlines()
+    assert lines[0].startswith("shop/cart:")
+    assert " -> shop/redis:6379  tcp" in lines[0]
+    for begin in ("verdict  ", "because  ", "next     ", "more     TraceQL: { span.flow.verdict = ", "more     tap: "):
+        assert any(line.startswith(begin) for line in lines), begin
+    of_spans = wirespan("explain", spans, "shop/cart to redis:6379")
+    assert of_spans.stdout.splitlines()[1:] == lines[1:]
+
+
+def test_the_worst_is_explained_where_nothing_is_asked_for(spans) -> None:
+    """Something that had trouble; of a capture as of its spans."""
+    (of_capture,) = told(CAPTURE, "--kube-snapshot", CLUSTER)
+    (of_spans,) = told(spans)
+    assert of_capture["verdict"] not in {"ok", "unknown"}
+    assert of_spans["sentence"] == of_capture["sentence"]
+    assert of_spans["because"] == of_capture["because"]
+
+
+def test_a_trace_is_all_its_requests_and_a_flow_is_found_by_its_id(spans) -> None:
+    """Each request of an application's trace, in order; a connection by the id of its own trace, and by the flow's."""
+    exchanges = [json.loads(line) for line in wirespan("tap", "--input-file", spans, "-o", "json").stdout.splitlines()]
+    traced = next(row for row in exchanges if row.get("trace_id"))
+    requests = told(spans, traced["trace_id"])
+    assert {request["trace_id"] for request in requests} == {traced["trace_id"]}
+    assert [request["began_unix_ns"] for request in requests] == sorted(request["began_unix_ns"] for request in requests)
+    assert all(any("request" in step["what"] for step in request["story"]) for request in requests)
+    flow = next(row for row in exchanges if not row.get("trace_id") and row["transport"] == "tcp")
+    (by_id,) = told(spans, str(flow["flow_id"]))
+    assert by_id["flow_id"] == flow["flow_id"]
+    assert told(spans, hex(flow["flow_id"])) == [by_id]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("nobody to nowhere:1", "no connection of nobody to nowhere:1 was seen"),
+        ("a to b to c", "a pair is `FROM to DESTINATION[:PORT]`"),
+    ],
+)
+def test_what_is_not_there_is_one_line(spans, asked, said) -> None:
+    """And an exit status that is not 0."""
+    done = wirespan("explain", spans, asked)
+    assert done.returncode in {1, 2}
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_neither_is_said(tmp_path) -> None:
+    """Neither a capture nor spans."""
+    (tmp_path / "note.txt").write_text("hello\n")
+    done = wirespan("explain", tmp_path / "note.txt")
+    assert done.returncode == 1
+    assert "neither a capture nor records nor spans" in done.stderr
