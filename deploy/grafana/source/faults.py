@@ -33,6 +33,12 @@ FAULTS: Final = {
     ),
 }
 """The queries of docs/diagnosis.md; a test compares them."""
+_VERDICT: Final = 'span.flow.verdict != "ok"'
+_DECIDED: Final = (
+    '{ span.flow.verdict = "path_or_server" && ${where:raw} }'
+    ' && { span.flow.observer = "server" && span.flow.verdict =~ "server_slow|accept_queue|path_loss|path_slow|mtu" }'
+)
+"""What the client's end could not tell, and the server's span in the same trace could."""
 _COLUMNS: Final = (
     "span.source.service.name",
     "span.destination.service.name",
@@ -44,6 +50,20 @@ _COLUMNS: Final = (
 def faults() -> Json:
     """The dashboard."""
     panels = [text("What each fault looks like, and what to do about it: `docs/diagnosis.md`.")]
+    columns = ("span.flow.verdict", "span.flow.verdict.measure", *_COLUMNS[:3])
+    of_each = over_time("count_over_time", found(_VERDICT), by="by (span.flow.verdict)")
+    of_pairs = over_time("count_over_time", found(_VERDICT), by=f"{EDGE[:-1]}, span.flow.verdict) | topk(10)")
+    panels += [
+        row("Verdicts: what was wrong, as far as one end can tell"),
+        timeseries("By verdict", traceql(of_each), about=f"Each end counts. {EACH_STEP}", stack=True),
+        timeseries("Between whom", traceql(of_pairs), about=f"The ten worst. {EACH_STEP}"),
+        spans("Which", selected(found(_VERDICT), *columns)),
+        spans(
+            "The path or the server: what the server's end says",
+            selected(_DECIDED, *columns),
+            about="Connections of whose two ends the client's could not tell, and the server's could.",
+        ),
+    ]
     for title, condition in FAULTS.items():
         panels += [
             row(title),
