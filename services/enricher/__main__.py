@@ -10,11 +10,12 @@ from functools import partial
 import structlog
 
 from services.enricher.cache.sync import CachedSync
-from services.enricher.errors import KubeConfigError, SnapshotError
+from services.enricher.errors import IntakeError, KubeConfigError, SnapshotError
 from services.enricher.following.live_index import LiveIndex
 from services.enricher.following.sync import KubeSync
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.source import FixedIndex, index_of_snapshot
+from services.enricher.intake.names import NamesSeen
 from services.enricher.kubernetes.api import find_api
 from services.enricher.kubernetes.selection import Selection
 from services.enricher.settings import EnricherSettings
@@ -29,7 +30,7 @@ logger = structlog.get_logger()
 
 
 def main() -> int:
-    """Run the enricher; return its exit code. 2: its settings, or the snapshot or API server that they name, cannot be used."""
+    """Run the enricher; return its exit code. 2: its settings, or what they name (a snapshot, a port ...) cannot be used."""
     faults: list[str] = []
 
     async def start(settings: EnricherSettings, lifecycle: Lifecycle) -> None:
@@ -42,7 +43,7 @@ def main() -> int:
         else:
             await enrich(settings, lifecycle, source)
 
-    code = service_main(SERVICE, EnricherSettings, start)
+    code = service_main(SERVICE, EnricherSettings, start, exit_codes={IntakeError: 2})
     for fault in faults:
         sys.stderr.write(f"wirespan-enricher: {fault}\n")
     return 2 if faults else code
@@ -90,9 +91,28 @@ async def enrich(settings: EnricherSettings, lifecycle: Lifecycle, source: Fixed
                         # Until it can name anybody, batches are better left to replicas that can.
                         await source.until_synced(lifecycle.stopping)
                     logger.info("enricher.started", snapshot=str(settings.kube_snapshot or ""))
-                    worker = Worker(bus, settings, telemetry, source)
-                    health.check("moving", lambda: worker.moving)
-                    await worker.run(lifecycle.stopping)
+                    async with _taking_spans(settings, source, bus, lifecycle, telemetry) as names:
+                        worker = Worker(bus, settings, telemetry, source, names)
+                        health.check("moving", lambda: worker.moving)
+                        await worker.run(lifecycle.stopping)
+
+
+@asynccontextmanager
+async def _taking_spans(
+    settings: EnricherSettings, source: FixedIndex | LiveIndex, bus: Bus, lifecycle: Lifecycle, telemetry: Telemetry
+) -> AsyncIterator[NamesSeen | None]:
+    """Take spans while the block runs, where that is asked for; yields what learns the names of flows for it."""
+    if not settings.intake:
+        yield None
+        return
+    # Imported where it is asked for: gRPC and the server for HTTP are 30 MiB.
+    from services.enricher.intake.intake import Intake  # noqa: PLC0415
+
+    names = NamesSeen()
+    intake = Intake(settings, source, bus, telemetry, names)
+    async with intake.open():
+        lifecycle.start("ask about spans", intake.run(lifecycle.stopping))
+        yield names
 
 
 @asynccontextmanager

@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from proto.verdicts.terms import Thresholds
 from services.enricher.index.external_networks import ExternalNetworks
+from services.enricher.intake.settings import IntakeSettings
 from services.enricher.kubernetes.access.configuration import Source
-from services.runtime.settings import ClusterSettings, ServiceSettings
+from services.runtime.settings import ClusterSettings
 
 _Keys = tuple[str, ...]
 _NS = 1_000_000_000
@@ -88,7 +89,7 @@ class KubeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 30.0
 
 
-class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EnricherSettings(IntakeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the enricher can be told. Variables begin with `WIRESPAN_ENRICHER_`, those of groups with `WIRESPAN_<GROUP>_`."""
 
     cluster: ClusterSettings = ClusterSettings()
@@ -127,7 +128,8 @@ class EnricherSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     ] = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse networks that are none. Raises ValueError."""
+        """Refuse networks that are none, and what an intake cannot be. Raises ValueError."""
+        super().__post_init__()
         ExternalNetworks(self.external_networks)
 
     @property

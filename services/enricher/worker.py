@@ -23,6 +23,7 @@ from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_
 from proto.verdicts.rules import judged
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
+from services.enricher.intake.names import NamesSeen
 from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
 from services.runtime.account import Account, Item
@@ -47,7 +48,16 @@ _REST_SECONDS: Final = 5.0
 class Worker:
     """The enricher's work."""
 
-    def __init__(self, bus: Bus, settings: EnricherSettings, telemetry: Telemetry, source: IndexSource) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        settings: EnricherSettings,
+        telemetry: Telemetry,
+        source: IndexSource,
+        names: NamesSeen | None = None,
+    ) -> None:
+        """Work with the index of `source`; `names` learns those of the flows."""
+        self._names = names
         self._bus = bus
         self._settings = settings
         self._source = source
@@ -148,6 +158,8 @@ class Worker:
             await self._give_up(delivery, "foreign_subject", f"says it is of node {raw.node!r}", raw.count)
             records.tell("dead")
             return
+        if self._names is not None:
+            self._names.learn(raw)
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
         joined = join(

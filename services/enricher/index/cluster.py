@@ -35,6 +35,7 @@ from services.enricher.index.entities import STAND_IN, EntityFactory
 from services.enricher.index.index import Index, PodContainers
 from services.enricher.index.interval_table import IntervalRows, IntervalTable
 from services.enricher.index.possible_networks import PossibleNetworks, around
+from services.enricher.index.service_names import addresses
 from services.enricher.kubernetes.network_policy import NetworkPolicy
 from services.enricher.kubernetes.object_meta import STATIC_POD_ANNOTATION, KubeObject, object_key
 from services.enricher.kubernetes.objects import EndpointSlice, Node, Service
@@ -217,6 +218,7 @@ class Cluster:
             pods=pods,
             describe=self._describe,
             networks=networks,
+            named=self._named,
             complete_since_unix_ns=complete_since_unix_ns,
         )
 
@@ -282,6 +284,10 @@ class Cluster:
     def _describe(self, target: Target) -> Entity:
         with self._changing:
             return self._entities.describe(target)
+
+    def _named(self, name: str, namespace: str) -> tuple[bytes, ...]:
+        with self._changing:
+            return addresses(name, namespace, self._objects, self._slices)
 
     def _kind(self, target: Target) -> int:
         obj = self._objects.get(target.key)

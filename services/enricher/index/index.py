@@ -52,6 +52,7 @@ class Index:
         pods: PodContainers,
         describe: Callable[[Target], Entity],
         networks: PossibleNetworks,
+        named: Callable[[str, str], tuple[bytes, ...]] = lambda _name, _namespace: (),
         complete_since_unix_ns: int = 0,
     ) -> None:
         self._tables = tables
@@ -74,6 +75,8 @@ class Index:
         self._hiding[list(hiding)] = True
         self.networks: Final = networks
         """Where somebody may be whom it does not know."""
+        self.named: Final = named
+        """Addresses behind a name as a pod of a namespace asks for it: those of now, whenever the index was made."""
         self.complete_since_unix_ns: Final = complete_since_unix_ns
         """Earlier than this, an address without a holder may have had one."""
 

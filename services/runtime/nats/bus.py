@@ -263,6 +263,13 @@ class Bus:
         """
         return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
 
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Give a message to whoever listens now; no stream stores it, and nothing says that anybody heard it.
+
+        Raises DisconnectedError, or MessageTooLargeError where the server does not take so much in one message.
+        """
+        await self._connection.send(subject, payload)
+
     def consume(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float, batch: int) -> Consumption:
         """Return an iterator over deliveries of the durable consumer, which is made where it is absent.
 
