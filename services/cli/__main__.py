@@ -22,6 +22,11 @@ _COMMANDS: Final = {
         "explain_command",
         "Say what happened on a connection, what was wrong, and how that is known.",
     ),
+    "status": (
+        "services.cli.status.command",
+        "status",
+        "Say how the pipeline is: nodes, lag, losses, backend; for people and monitoring.",
+    ),
     "snapshot": ("services.cli.snapshot", "snapshot", "Write a live cluster's objects to a file for replay."),
     "dead-letters": (
         "services.cli.dead_letters.command",

@@ -143,11 +143,12 @@ def tap(
         raise click.UsageError("--nats-url and --kube-context are two places to listen: give one of them")
     quiet_logs()
     patience = timeout_seconds or (None if asked.follow else DEFAULT_SECONDS)
-    with _bus(nats_url, kube_context, kube_namespace) as settings:
+    with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
         raise SystemExit(interruption.run(lambda each: _tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
 
 
-def _bus(nats_url: str | None, kube_context: str | None, kube_namespace: str) -> AbstractContextManager[BusSettings]:
+def chosen_bus(nats_url: str | None, kube_context: str | None, kube_namespace: str) -> AbstractContextManager[BusSettings]:
+    """Return where to listen: a cluster's bus through its API server, or what `bus_settings` says."""
     if kube_context is None:
         return contextlib.nullcontext(bus_settings(nats_url))
     from services.cli.tap.cluster_bus import cluster_bus  # noqa: PLC0415 - Kubernetes' client is large

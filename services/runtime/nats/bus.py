@@ -32,7 +32,7 @@ from services.runtime.errors import (
 )
 from services.runtime.nats.connection import Connection, Message, Subscription
 from services.runtime.nats.consuming import Consumption, Delivery
-from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState, recent_config, stream_configs
+from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState, recent_config, server_time, stream_configs
 from services.runtime.nats.journal import Journal, JournalEntry
 from services.runtime.nats.publishing import Publisher
 from services.runtime.settings import NatsSettings, StreamSettings
@@ -386,6 +386,20 @@ class Bus:
         found = None if message is None else _stored(message)
         return found if found is not None and found.sequence == sequence else None
 
+    async def first(self, stream: str) -> StoredMessage | None:
+        """Return the oldest message of the stream; None where it is empty."""
+        message = await self._jetstream.next_message(stream, 1)
+        return None if message is None else _stored(message)
+
+    async def last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Return the stream's last message under that subject; None where there is none. Raises ApiError without a stream."""
+        message = await self._jetstream.last_message(stream, subject)
+        return None if message is None else _stored(message)
+
+    async def stream_subjects(self, stream: str, subject_pattern: str) -> dict[str, int]:
+        """Return how many messages the stream holds under each subject of the pattern. Raises ApiError where there is none."""
+        return await self._jetstream.stream_subjects(stream, subject_pattern)
+
     async def delete(self, stream: str, sequence: int) -> bool:
         """Take one message out of a stream; return whether it was there. Raises PermissionDeniedError."""
         return await self._jetstream.delete_message(stream, sequence)
@@ -438,14 +452,12 @@ class Bus:
 
 def _stored(message: Message) -> StoredMessage:
     headers = {name: value for name, value in message.headers.items() if name not in _OWN_HEADERS}
-    # Nanoseconds, of which Python reads six digits.
-    whole, _, fraction = message.headers["Nats-Time-Stamp"].removesuffix("Z").partition(".")
     return StoredMessage(
         message.headers["Nats-Subject"],
         message.data,
         headers,
         int(message.headers["Nats-Sequence"]),
-        datetime.fromisoformat(f"{whole}.{fraction[:6].ljust(6, '0')}+00:00"),
+        server_time(message.headers["Nats-Time-Stamp"]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +45,8 @@ class StreamState:
     first_sequence: int
     last_sequence: int
     consumers: int
+    max_bytes: int
+    """More is refused, or the oldest go; below 1 for no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class ConsumerState:
     """Messages delivered and not acknowledged."""
     redelivered: int
     """Messages among `ack_pending` that were delivered more than once."""
+    asking: int
+    """Requests for messages that wait: 0 where nobody consumes, or all who do have their hands full."""
+    acknowledged: datetime | None
+    """When a message was last acknowledged, by the server's clock."""
 
 
 def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dict[str, Any]]:
@@ -125,6 +132,12 @@ def recent_config(settings: StreamSettings) -> dict[str, Any] | None:
         "max_bytes": settings.recent_bytes,
         "allow_direct": True,
     }
+
+
+def server_time(text: str) -> datetime:
+    """Return a time as a server writes it: RFC 3339 to the nanosecond, of which Python reads six digits; UTC."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{fraction[:6].ljust(6, '0')}+00:00")
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -212,21 +225,33 @@ class JetStream:
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return what the stream holds. Raises ApiError where there is none."""
-        state = (await self._ask(f"STREAM.INFO.{stream}"))["state"]
+        info = await self._ask(f"STREAM.INFO.{stream}")
+        state = info["state"]
         return StreamState(
             messages=state["messages"],
             bytes=state["bytes"],
             first_sequence=state["first_seq"],
             last_sequence=state["last_seq"],
             consumers=state["consumer_count"],
+            max_bytes=info["config"].get("max_bytes", -1),
         )
 
     async def consumer_state(self, stream: str, durable: str) -> ConsumerState:
         """Return where the consumer stands. Raises ApiError where there is none."""
         info = await self._ask(f"CONSUMER.INFO.{stream}.{durable}")
         return ConsumerState(
-            pending=info["num_pending"], ack_pending=info["num_ack_pending"], redelivered=info["num_redelivered"]
+            pending=info["num_pending"],
+            ack_pending=info["num_ack_pending"],
+            redelivered=info["num_redelivered"],
+            asking=info["num_waiting"],
+            acknowledged=server_time(last) if (last := info["ack_floor"].get("last_active")) else None,
         )
+
+    async def stream_subjects(self, stream: str, subject_pattern: str) -> dict[str, int]:
+        """Return how many messages the stream holds under each subject of the pattern. Raises ApiError where there is none."""
+        info = await self._ask(f"STREAM.INFO.{stream}", {"subjects_filter": subject_pattern})
+        found: dict[str, int] = info["state"].get("subjects") or {}
+        return found
 
     async def delete_message(self, stream: str, sequence: int) -> bool:
         """Take one message out of a stream; return whether it was there."""
@@ -242,7 +267,14 @@ class JetStream:
         """Return the stream's first message at or after `sequence` under such a subject, without consuming it; None where
         there is none.
         """
-        body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject_pattern})
+        return await self._message(stream, {"seq": sequence, "next_by_subj": subject_pattern})
+
+    async def last_message(self, stream: str, subject: str) -> Message | None:
+        """Return the stream's last message under that subject, without consuming it; None where there is none."""
+        return await self._message(stream, {"last_by_subj": subject})
+
+    async def _message(self, stream: str, which: Mapping[str, Any]) -> Message | None:
+        body = msgspec.json.encode(which)
         message = await self._request(f"DIRECT.GET.{stream}", body)
         # A stored message comes with the headers it was published with, whatever they are called.
         found = "Nats-Sequence" in message.headers

@@ -256,6 +256,21 @@ async def test_an_operator_may_put_dead_letters_back(helm_binary: Path, tmp_path
                 assert (await looking.stream_state(RAW_STREAM)).messages == 2
 
 
+async def test_a_reader_may_ask_how_it_is(helm_binary: Path, tmp_path: Path) -> None:
+    """`wirespan status` as the toolbox asks nothing that it may not: of nodes, streams, dead letters, the cluster's index."""
+    with running(render(helm_binary, {"toolbox": {"enabled": True}}), tmp_path) as bus:
+        async with connect(bus.settings("enricher"), name="test") as enricher:
+            await enricher.ensure_streams(cache=True)
+            await enricher.publish("flows.enriched.node-a", b"any", message_id="status")
+            asked = await asyncio.to_thread(wirespan, bus.environment("toolbox"), "status", "--json", "--timeout", "20")
+        log = [line for server in bus.servers for line in server.log]
+    assert asked.returncode == 5, asked.stderr
+    said = json.loads(asked.stdout)
+    assert [stage["missing"] for stage in said["stages"]] == ["the consumer of FLOWS_RAW", "the consumer of FLOWS_ENRICHED"]
+    assert "node-a" in [node["name"] for node in said["nodes"]]
+    assert not any("Permissions Violation" in line for line in log)
+
+
 async def test_the_monitoring_port_answers_probes_and_keda(nats_of_one: RenderedNats) -> None:
     """Each probe of the rendered pod passes on the running server, and KEDA's question finds the lag where the chart says."""
     (server,) = nats_of_one.servers

@@ -32,7 +32,7 @@ def _page() -> Iterator[str]:
     yield from (".SH ENVIRONMENT", "Settings are variables that begin with WIRESPAN_, those of the backend the standard ones,")
     yield "OTEL_EXPORTER_OTLP_*. docs/configuration.md lists all."
     yield from (".SH EXIT STATUS", "0 done; 1 something failed; 2 it cannot be done as asked; 3 a file is no capture; 4 a file")
-    yield "could not be read to its end; 130 interrupted."
+    yield "could not be read to its end; 5 the pipeline is in trouble (status); 130 interrupted."
 
 
 def _commands(group: click.Group, parent: click.Context) -> Iterator[str]:

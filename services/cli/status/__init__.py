@@ -1,0 +1,1 @@
+"""`wirespan status`: how the pipeline is, as far as the bus knows."""
