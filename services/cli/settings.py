@@ -52,7 +52,8 @@ def bus_settings(url: str | None) -> BusSettings:
 def embedded_bus_settings(address: NatsAddress) -> BusSettings:
     """Return settings for a server of our own. Its streams are small: they are a buffer, and the reader of a file can wait."""
     return BusSettings(
-        nats=NatsSettings(url=address.url, token=address.token),
+        # What would lose power is all of it: there is nobody to publish anything again, and a replay begins anew.
+        nats=NatsSettings(url=address.url, token=address.token, unsynced_seconds=0),
         streams=StreamSettings(
             raw_bytes=_EMBEDDED_STREAM_BYTES,
             raw_node_share=1.0,  # there is but one node

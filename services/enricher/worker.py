@@ -1,7 +1,8 @@
 """Takes raw batches from the bus, joins them with the index, judges each record, and passes them on.
 
-A raw batch is acknowledged once all that came of it is stored. Killed at any moment before, it is done again by whoever gets it
-next, under the same message ids, so the stream keeps one copy.
+A raw batch is acknowledged once all that came of it is stored, and on the server's disk. Killed at any moment before, it is
+done again by whoever gets it next, under the same message ids, so the stream keeps one copy. Were it acknowledged when its
+outcome is stored, a loss of power that takes the server and this process could take the outcome and leave the acknowledgement.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from services.runtime.account import Account, Item
 from services.runtime.errors import BusError, PermissionDeniedError, Stopping
 from services.runtime.nats.bus import Bus, Consumption, Delivery, MessageTooLargeError, PublishRefusedError, StreamFullError
 from services.runtime.nats.lag import Lag
+from services.runtime.nats.unsynced_metrics import show_unsynced
 from services.runtime.telemetry import Telemetry, by_reason
 
 logger = structlog.get_logger()
 
 SERVICE: Final = "enricher"
-_MAX_ACK_PENDING: Final = 1024
-"""Raw batches that all replicas together may hold. A constant: replicas that differ in it would change it to and fro."""
+_MAX_ACK_PENDING: Final = 8192
+"""Raw batches that all replicas together may hold, those among them that wait to be on the disk: some 2,000 batches a second. A
+constant: replicas that differ in it would change it to and fro."""
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _SIDES: Final = ("local", "remote")
@@ -87,8 +90,11 @@ class Worker:
         self._account.show(telemetry, SERVICE, "record")
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
+        show_unsynced(bus, SERVICE, telemetry)
         self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
         self._stopping = asyncio.Event()
+        self._settling: set[asyncio.Task[None]] = set()
+        """Batches whose outcome is stored, and which are acknowledged once it is on the disk."""
 
     @property
     def moving(self) -> bool:
@@ -117,6 +123,8 @@ class Worker:
         finally:
             closing.cancel()
             lag.cancel()
+            if self._settling:
+                await asyncio.wait(self._settling)
 
     async def _close(self, deliveries: Consumption) -> None:
         await self._stopping.wait()
@@ -171,11 +179,12 @@ class Worker:
         )
         batch = judged(joined, self._thresholds)
         stored, given_up, parts = 0, 0, deque(encode_parts(batch))
+        outcome: list[str] = []
         try:
             while parts:
                 part = parts.popleft()
                 try:
-                    await self._store(enriched_subject(batch.node), part, delivery)
+                    outcome.append(await self._store(enriched_subject(batch.node), part, delivery))
                 except MessageTooLargeError as error:
                     if part.end - part.first > 1:
                         parts.extendleft(reversed([*encode_parts(decode(part.message), error.limit, part.first)]))
@@ -190,10 +199,22 @@ class Worker:
             records.tell("enriched", stored - given_up)
             records.tell("dead")
             return
-        await delivery.ack()
+        self._settle(delivery, outcome)
         records.tell("dead", given_up)
         records.tell("enriched")
         self._count(batch)
+
+    def _settle(self, delivery: Delivery, outcome: list[str]) -> None:
+        """Acknowledge the batch once its outcome is on the disk; others are enriched meanwhile."""
+        task = asyncio.create_task(self._acknowledge(delivery, outcome))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _acknowledge(self, delivery: Delivery, outcome: list[str]) -> None:
+        delivery.forget_content()
+        async with delivery.kept():
+            await self._bus.synced(outcome)
+        await delivery.ack()
 
     def _note_foreign(self, subject: str, records: int) -> None:
         node = subject.rpartition(".")[2]
@@ -202,8 +223,8 @@ class Worker:
             self._foreign_nodes.add(node)
             logger.warning("records.of_another_node", node=node, records=records, hint="their local ends stay unresolved")
 
-    async def _store(self, subject: str, part: Part, delivery: Delivery) -> None:
-        """Store a part; wait while the stream is full. Raises Stopping where the service is to end first."""
+    async def _store(self, subject: str, part: Part, delivery: Delivery) -> str:
+        """Store a part and return its id; wait while the stream is full. Raises Stopping where the service is to end first."""
         wait_seconds = _FIRST_WAIT_SECONDS
         message_id = part_id(delivery.message_id, part.first, part.end)
         while True:
@@ -212,7 +233,7 @@ class Worker:
             except StreamFullError:
                 self._full_waits.add(1)
             else:
-                return
+                return message_id
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds * random.uniform(0.5, 1.0)):  # noqa: S311 - only spreads replicas out
                     await self._stopping.wait()

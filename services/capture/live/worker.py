@@ -31,6 +31,7 @@ from services.runtime.health import Health, serve
 from services.runtime.host.cgroup2 import hook_trouble, look_at_tree
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.nats.bus import Bus, StreamFullError, connect
+from services.runtime.nats.unsynced_metrics import show_unsynced
 from services.runtime.telemetry import Telemetry
 
 logger = structlog.get_logger()
@@ -73,6 +74,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
             async with _attached(reader):
                 publisher = LivePublisher(reader, bus, raw_subject(settings.node_name), report.progress)
                 publisher.account.show(telemetry, "capture", "record")
+                show_unsynced(bus, "capture", telemetry)
                 health = Health(lifecycle)
                 health.check("bus", lambda: bus.connected)
                 _show(telemetry, reader, report.progress)

@@ -22,6 +22,7 @@ from services.runtime.account import Account
 from services.runtime.health import Health, serve
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.nats.bus import Bus, PublishRefusedError, StreamFullError, connect
+from services.runtime.nats.unsynced_metrics import show_unsynced
 from services.runtime.telemetry import Telemetry
 
 logger = structlog.get_logger()
@@ -61,6 +62,7 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
             _show(telemetry, report.progress, report)
             account = Account("stored", "oversized")
             account.show(telemetry, "capture", "record")
+            show_unsynced(bus, "capture", telemetry)
             async with serve(settings.health, health, telemetry):
                 lifecycle.start("progress", report.keep_writing())
                 bus.expect_streams(settings.streams)

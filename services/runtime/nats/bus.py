@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -192,6 +192,16 @@ class Bus:
         return self._publisher.duplicates
 
     @property
+    def unsynced_given_up(self) -> int:
+        """Messages published here that a loss of the server's power might take: there was no room to keep them."""
+        return self._publisher.given_up
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """What is kept here of messages that the server may not have on its disk yet."""
+        return self._publisher.unsynced_bytes
+
+    @property
     def unconfirmed_acks(self) -> int:
         """Acknowledgements that the server has not confirmed in time."""
         return sum(consumption.unconfirmed_acks for consumption in self._consumptions)
@@ -269,6 +279,10 @@ class Bus:
         Raises DisconnectedError, or MessageTooLargeError where the server does not take so much in one message.
         """
         await self._connection.send(subject, payload)
+
+    async def synced(self, message_ids: Collection[str]) -> None:
+        """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
+        await self._publisher.synced(message_ids)
 
     def consume(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float, batch: int) -> Consumption:
         """Return an iterator over deliveries of the durable consumer, which is made where it is absent.

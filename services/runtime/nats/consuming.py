@@ -89,6 +89,10 @@ class Delivery:
         delay = _NAK + b" " + msgspec.json.encode({"delay": int(delay_seconds * _NS)}) if delay_seconds > 0 else _NAK
         await self._tell(delay)
 
+    def forget_content(self) -> None:
+        """Keep no more than it takes to acknowledge the message."""
+        self.data = b""
+
     async def in_progress(self) -> None:
         """Say that the message is still being worked on: `ack_wait` begins anew."""
         await self._tell(_IN_PROGRESS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, NoReturn
 
 import msgspec
@@ -36,6 +36,7 @@ _TOO_LARGE: Final = 10054
 """More than `max_msg_size` of the stream, which the answer does not say."""
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_SYNCED_LOOK_SECONDS: Final = 0.25
 _LOOK_SECONDS: Final = 5.0
 """How often what is surely on the disk is given up, while nothing is published."""
 
@@ -88,6 +89,7 @@ class Publisher:
                     logger.info("bus.publishing_again", messages=len(messages), seconds=self._unsynced_seconds)
                 for message in messages:
                     await self._publish_again(message)
+                    self._unsynced.done(message)
 
     async def _publish_again(self, message: Acknowledged) -> None:
         while True:
@@ -100,6 +102,24 @@ class Publisher:
                 return
             else:
                 return
+
+    @property
+    def given_up(self) -> int:
+        """Acknowledged messages that were not kept for as long as they should be: there was no room for them."""
+        return self._unsynced.given_up
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """What is kept of messages that a server may not have on its disk yet."""
+        return self._unsynced.bytes
+
+    async def synced(self, message_ids: Collection[str]) -> None:
+        """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
+        while True:
+            self._unsynced.forget(self._synced_before)
+            if not any(map(self._unsynced.holds, message_ids)):
+                return
+            await asyncio.sleep(_SYNCED_LOOK_SECONDS)
 
     @property
     def _synced_before(self) -> float:

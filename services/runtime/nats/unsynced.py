@@ -7,7 +7,7 @@ Message ids are derived from what is in the message, so one that was not lost is
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ class Unsynced:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._messages: deque[Acknowledged] = deque()
+        self._ids: Counter[str] = Counter()
         self.bytes = 0
         """Of the payloads that are kept."""
         self.given_up = 0
@@ -37,6 +38,7 @@ class Unsynced:
     def add(self, message: Acknowledged) -> None:
         """Keep one more."""
         self._messages.append(message)
+        self._ids[message.message_id] += 1
         self.bytes += len(message.payload)
         while self.bytes > self._most_bytes:
             self._drop()
@@ -48,11 +50,23 @@ class Unsynced:
             self._drop()
 
     def take(self) -> list[Acknowledged]:
-        """Return all that is kept, oldest first, and keep it no longer."""
+        """Return all that is kept, oldest first, and keep it no longer. Each is to be `done`."""
         taken = list(self._messages)
         self._messages.clear()
         self.bytes = 0
         return taken
 
+    def done(self, message: Acknowledged) -> None:
+        """What was taken is stored again, and kept anew, or never will be."""
+        self._ids[message.message_id] -= 1
+        if not self._ids[message.message_id]:
+            del self._ids[message.message_id]
+
+    def holds(self, message_id: str) -> bool:
+        """Whether the message may be in no server's disk yet: it is kept, or taken and not done."""
+        return message_id in self._ids
+
     def _drop(self) -> None:
-        self.bytes -= len(self._messages.popleft().payload)
+        message = self._messages.popleft()
+        self.bytes -= len(message.payload)
+        self.done(message)

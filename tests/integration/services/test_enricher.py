@@ -158,6 +158,25 @@ async def test_killed_at_work_it_loses_and_doubles_nothing(nats_server: NatsServ
     assert flow_ids(await enriched_batches(bus)) == expected_ids(range(300))
 
 
+async def test_a_batch_is_kept_until_its_outcome_is_on_the_disk(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+    """What the server has stored and not synced may be gone with its power: until then the raw batch is not acknowledged, and a
+    kill has it done again, into the same messages. Told to stop, the enricher waits for that first.
+    """
+    await publish(bus, range(5))
+    with enricher(nats_server, tmp_path, WIRESPAN_NATS_UNSYNCED_SECONDS="3600") as process:
+        await enriched_at_least(bus, 5)
+        process.kill()
+        await asyncio.to_thread(process.wait)
+    assert (await bus.stream_state(RAW_STREAM)).messages == 5
+    with enricher(nats_server, tmp_path, WIRESPAN_NATS_UNSYNCED_SECONDS="1") as process:
+        await publish(bus, range(5, 6))
+        await enriched_at_least(bus, 6)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait) == 0
+    assert (await bus.stream_state(RAW_STREAM)).messages == 0
+    assert flow_ids(await enriched_batches(bus)) == expected_ids(range(6))
+
+
 async def test_replicas_share_the_work(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
     """Enrichers take batches from one queue. One joins, one is killed, one is stopped, and each record is stored once."""
     await publish(bus, range(100))

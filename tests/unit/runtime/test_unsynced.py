@@ -29,3 +29,16 @@ def test_beyond_its_bound_the_oldest_is_given_up_and_counted() -> None:
     assert (kept.bytes, kept.given_up) == (20, 2)
     kept.add(message(4, size=26))
     assert (kept.bytes, kept.given_up, kept.take()) == (0, 5, [])
+
+
+def test_what_is_taken_is_held_until_it_is_done() -> None:
+    """Nobody may take a message for synced while it is published again to the next server."""
+    kept = Unsynced(1_000)
+    kept.add(message(1))
+    assert kept.holds("1")
+    (taken,) = kept.take()
+    kept.add(taken)
+    kept.done(taken)
+    assert kept.holds("1")
+    kept.forget(before=2.0)
+    assert not kept.holds("1")
