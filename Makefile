@@ -124,10 +124,10 @@ release-publish: ## images and chart of dist/ to REGISTRY, which skopeo and helm
 FUZZ_RUNS ?= 10000000
 FUZZ := $(HOME)/.cache/wirespan-fuzz
 
-fuzz: setup-test ## fuzz the flow engine and the readers of files and of spans under sanitizers, FUZZ_RUNS each (needs clang and its fuzzing library)
-	@mkdir -p $(FUZZ)/replay $(FUZZ)/files $(FUZZ)/otlp
+fuzz: setup-test ## fuzz the flow engine and the readers of files, of header blocks and of spans under sanitizers, FUZZ_RUNS each (needs clang and its fuzzing library)
+	@mkdir -p $(FUZZ)/replay $(FUZZ)/files $(FUZZ)/calls $(FUZZ)/otlp
 	$(BIN)/python -m tests.support.packets.fuzz_seeds $(FUZZ)
-	for target in replay files otlp; do \
+	for target in replay files calls otlp; do \
 	  clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/$$target/fuzz bpf/$$target/fuzz.c && \
 	  (cd $(FUZZ)/$$target && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus) || exit 1; \
 	done

@@ -8,7 +8,8 @@
  *     struct exchange *exchange_place(exchange_host host)                     zeroed room for one that opens, or NULL
  *     void exchange_ended(exchange_host host, struct exchange *exchange)      it is over: hand it on; it is open no more
  *     void exchange_dropped(exchange_host host, struct exchange *exchange)    it is open no more, and told to nobody
- *     void exchange_preface(exchange_host host, struct flow *flow, int from, __u32 sequence)    HTTP/2 from this byte on
+ *     void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
+ *                                                                             HTTP/2 from this byte on
  *     void count_request(exchange_host host, __u32 counter)
  */
 #ifndef WIRESPAN_EXCHANGE_STEPS_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * Pieces of payload that are handed to capture's process, each bounded and for one purpose. There they are parsed and dropped at
- * once; what is kept of them is in services/capture/names and services/capture/calls.
+ * once; what is kept of them is in services/capture/names.
  */
 #ifndef WIRESPAN_PIECE_H
 #define WIRESPAN_PIECE_H
@@ -12,21 +12,8 @@
 enum piece_kind {
     PIECE_DNS, /* a question, however often it is sent, or the answer to one that waits */
     PIECE_DNS_TCP, /* a segment to or from a DNS port: the sequence number stands in since_ns */
-    PIECE_HTTP2, /* of a header block: http2/streams.h */
     PIECE_TLS, /* of a hello, or the record that ends a handshake: tls.h */
     PIECE_KINDS,
-};
-
-/* What a piece of a header block is of it. services/capture/calls/blocks.py has the same. */
-enum piece_block {
-    PIECE_BLOCK_BEGINS = 1,
-    PIECE_BLOCK_ENDS = 2,
-    PIECE_BLOCK_ENDS_STREAM = 4, /* nothing follows it in its stream */
-    PIECE_BLOCK_PROMISED = 8, /* a request that the server makes up (PUSH_PROMISE) */
-    PIECE_BLOCK_CUT = 16, /* it goes on and is longer than what is handed on */
-    PIECE_BLOCK_OVER = 32, /* no piece, but the end of them: none of this connection follows */
-    PIECE_BLOCK_ASKS = 64, /* of the client */
-    PIECE_BLOCK_FIRST = 128, /* none came before in its direction */
 };
 
 #define PIECE_BYTES 512u /* of payload; a power of two */
@@ -37,20 +24,14 @@ enum piece_block {
 struct piece {
     __u64 flow_id;
     __u64 time_ns;
-    union {
-        __u64 since_ns;  /* DNS: when the question was first asked that this answers or repeats; 0: it is a new one.
-                            TLS: when the handshake began that this ends; 0: it is of a hello */
-        __u64 stream;    /* HTTP/2 */
-    };
+    __u64 since_ns; /* DNS: when the question was first asked that this answers or repeats; 0: it is a new one.
+                       TLS: when the handshake began that this ends; 0: it is of a hello */
     __u64 owner;         /* DNS: whose socket, or which address, asks; 0: nobody knows */
-    __u16 payload_bytes; /* of the whole message, or hello; 65535 for more. HTTP/2: of the piece, which more was of than is held */
+    __u16 payload_bytes; /* of the whole message, or hello; 65535 for more */
     __u16 held; /* bytes that follow */
     __u8 kind;
     __u8 from; /* enum flow_direction */
-    union {
-        __u16 block; /* HTTP/2: enum piece_block */
-        __u16 place; /* TLS: where in the hello these bytes are */
-    };
+    __u16 place; /* TLS: where in the hello these bytes are */
 };
 
 _Static_assert(sizeof(struct piece) == 40, "struct piece has no hole; services/capture/names/pieces.py mirrors it");

@@ -95,7 +95,7 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
     else if (begins == REQUEST_TLS)
         exchange_give_up(host, flow, CONNECTION_TLS);
     else if (begins == REQUEST_HTTP2)
-        exchange_preface(host, flow, from, packet->sequence + packet->payload_bytes - (text->end - text->begin));
+        exchange_preface(host, text->source, flow, from, packet->sequence + packet->payload_bytes - (text->end - text->begin));
     else
         exchange_odd(host, flow);
     return 0;

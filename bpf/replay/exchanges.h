@@ -5,10 +5,11 @@
 
 #include "streams.h"
 
-static inline void exchange_preface(exchange_host host, struct flow *flow, int from, __u32 sequence)
+static inline void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
 {
+    (void)source;
     /* What was answered before was HTTP/1, which went over to this: streams have begun by then. */
-    if (flow->responses || http2_begin(host, flow, from, sequence))
+    if (flow->responses || http2_open(host, flow, from, sequence))
         exchange_give_up(host, flow, CONNECTION_HTTP2);
     else
         flow->requests = FLOW_REQUESTS_STREAMS;
@@ -25,15 +26,13 @@ static inline void exchange_preface(exchange_host host, struct flow *flow, int f
 static void exchanges_take_frames(exchange_host host, frame_source frame, __u32 offset, struct flow *flow,
         const struct packet *packet, int from, struct exchange_moment before)
 {
-    struct streams *streams = host.exchanges->streams_of_slot[host.slot];
-    const struct http2_look look = {host, frame, flow, packet, &streams->connection, from};
-    __u32 place;
+    struct http2_connection *connection = host.exchanges->http2_of_slot[host.slot];
+    const struct http2_look look = {host, frame, flow, packet, from};
 
     if (packet->tcp_flags & (TCP_FIN | TCP_RST))
-        for (place = 0; place < streams->count; place++)
-            exchange_closes(&streams->open[place], flow, packet, from, &before);
+        http2_close(&look, &before);
     if (packet->payload_bytes && !(packet->tcp_flags & (TCP_SYN | TCP_RST)))
-        http2_take(&look, flow, offset);
+        http2_take(&look, &connection->sides[from & 1], flow, offset);
 }
 
 /* Add a packet, whose payload lies in its frame, to the exchanges of its flow. The packet is in the flow already. */
@@ -74,10 +73,6 @@ static void exchanges_end(
 
     exchange->end = (__u8)end;
     exchange->ended_ns = ended_ns;
-    if (exchange->is_stream) {
-        stream_ended(host, exchange);
-        return;
-    }
     flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
     exchange_ended(host, exchange);
 }
@@ -86,16 +81,9 @@ static void exchanges_end(
 static void exchanges_end_copied(struct exchanges *exchanges, struct flow *flow, const struct exchange *copy)
 {
     exchange_host host = {exchanges, copy->slot};
-    struct exchange *exchange = NULL;
 
-    if (!exchanges->of_slot || flow->id != copy->flow_id)
-        return;
-    if (copy->is_stream)
-        exchange = stream_open(host, copy->number);
-    else if (exchange_is_open(flow))
-        exchange = exchange_open(host);
-    if (exchange)
-        exchanges_end(exchanges, flow, exchange, copy->end, copy->ended_ns);
+    if (exchanges->of_slot && flow->id == copy->flow_id && exchange_is_open(flow))
+        exchanges_end(exchanges, flow, exchange_open(host), copy->end, copy->ended_ns);
 }
 
 /* The flow of an open exchange is about to be forgotten: it ended with it, if not before. */
@@ -114,15 +102,11 @@ static void exchanges_forget_one(struct exchanges *exchanges, struct flow *flow,
 /* A flow is about to be forgotten, and so all that it has open. */
 static void exchanges_forget(struct exchanges *exchanges, __u32 slot, struct flow *flow)
 {
-    struct streams *streams = exchanges->of_slot ? exchanges->streams_of_slot[slot] : NULL;
-
-    if (exchanges->of_slot && exchange_is_open(flow))
-        exchanges_forget_one(exchanges, flow, &exchanges->of_slot[slot].exchange);
-    if (!streams)
+    if (!exchanges->of_slot)
         return;
-    while (streams->count)
-        exchanges_forget_one(exchanges, flow, &streams->open[0]);
-    http2_dropped((exchange_host){exchanges, slot}, flow);
+    if (exchange_is_open(flow))
+        exchanges_forget_one(exchanges, flow, &exchanges->of_slot[slot].exchange);
+    http2_forget(exchanges, slot);
 }
 
 #endif

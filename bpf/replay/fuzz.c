@@ -51,8 +51,11 @@ static void begin_again(void)
     replay->seen_ns = 0;
     replay->file_begins = 1;
     memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
-    while (replay->exchanges.connections)
-        streams_free((exchange_host){&replay->exchanges, replay->exchanges.streams[0]->slot});
+    for (index = 0; index < CAPACITY; index++)
+        http2_forget(&replay->exchanges, index);
+    while (replay->exchanges.calls->quietest)
+        connection_forget(replay->exchanges.calls, replay->exchanges.calls->quietest);
+    calls_taken(replay->exchanges.calls);
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
     replay->pieces->used = 0;
@@ -68,12 +71,13 @@ static void check_exchanges(__u64 *taken)
     for (index = 0; index < exchanges->ended_count; index++) {
         each = &exchanges->ended[index];
         if (each->request_last_ns < each->request_first_ns || each->response_first_ns > each->response_last_ns ||
-                each->status_bytes > EXCHANGE_STATUS_BYTES || (each->trace_flags & 1) == each->is_stream ||
+                each->status_bytes > EXCHANGE_STATUS_BYTES || !(each->trace_flags & 1) || each->is_stream ||
                 each->end == EXCHANGE_END_OPEN)
             abort();
-        *taken += !each->is_stream;
+        ++*taken;
     }
     replay_exchanges_taken(replay);
+    calls_taken(exchanges->calls);
     /* Of those that began some were dropped; of what could not be paired some never began. */
     told = *taken + exchanges->open_count;
     if (exchanges->requests[TRACE_SAMPLED] < told ||

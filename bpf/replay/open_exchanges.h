@@ -16,8 +16,8 @@ struct open_exchange {
     __u32 pad;
 };
 
-struct pieces;
-struct streams;
+struct calls;
+struct http2_connection;
 
 /* Of a table whose capacity is 0 none is kept. */
 struct exchanges {
@@ -29,12 +29,8 @@ struct exchanges {
     __u64 ended_room;
     __u64 lost; /* no memory was left for them */
     __u64 requests[REQUEST_COUNTERS];
-    __u64 open_streams; /* of HTTP/2, which streams.h keeps */
-    struct pieces *pieces;
-    struct streams **streams_of_slot;
-    struct streams **streams; /* of all connections that have some */
-    __u64 connections;
-    __u64 connections_room;
+    struct calls *calls; /* of HTTP/2, each an exchange: bpf/calls */
+    struct http2_connection **http2_of_slot;
 };
 
 /* Which flow's exchange traced_exchange.h speaks of. */
@@ -73,12 +69,13 @@ static inline void exchange_dropped(exchange_host host, struct exchange *exchang
     exchanges->of_slot[last].place = place;
 }
 
-/* Keep one that is over until it is taken. */
-static inline void exchanges_keep_ended(struct exchanges *exchanges, const struct exchange *exchange)
+static inline void exchange_ended(exchange_host host, struct exchange *exchange)
 {
+    struct exchanges *exchanges = host.exchanges;
     __u64 room = exchanges->ended_room ? 2 * exchanges->ended_room : 64;
     struct exchange *ended = exchanges->ended;
 
+    exchange_dropped(host, exchange);
     if (exchanges->ended_count == exchanges->ended_room) {
         ended = realloc(ended, room * sizeof(*ended));
         if (!ended) {
@@ -89,12 +86,6 @@ static inline void exchanges_keep_ended(struct exchanges *exchanges, const struc
         exchanges->ended_room = room;
     }
     ended[exchanges->ended_count++] = *exchange;
-}
-
-static inline void exchange_ended(exchange_host host, struct exchange *exchange)
-{
-    exchange_dropped(host, exchange);
-    exchanges_keep_ended(host.exchanges, exchange);
 }
 
 static inline void count_request(exchange_host host, __u32 counter)

@@ -10,8 +10,8 @@
 
 #include <string.h>
 
-/* Of one packet: header blocks of no bytes, one behind the other. */
-#define LARGEST_PIECES (65536u / 9 * (sizeof(struct piece) + 8) + 65536u)
+/* Of one packet. */
+#define LARGEST_PIECES (2 * (sizeof(struct piece) + 8) + 65536u)
 #ifndef PIECES_BYTES
 #define PIECES_BYTES (1u << 20)
 #endif

@@ -30,7 +30,7 @@ void replay_close(struct replay *replay)
     if (!replay)
         return;
     capture_close(&replay->file);
-    exchanges_free(&replay->exchanges);
+    exchanges_free(&replay->exchanges, replay->capacity);
     free(replay->links);
     free(replay->traces);
     free(replay->buckets);
@@ -178,7 +178,8 @@ enum replay_stop replay_advance(struct replay *replay, __u64 until_ns, __u64 max
             return got == CAPTURE_END ? REPLAY_END : REPLAY_CUT;
         if (replay->next.time_ns > until_ns)
             return REPLAY_UNTIL;
-        if (replay->exchanges.ended_count >= ENDED_EXCHANGES)
+        if (replay->exchanges.ended_count >= ENDED_EXCHANGES ||
+                (replay->exchanges.calls && replay->exchanges.calls->ended_count >= ENDED_EXCHANGES))
             return REPLAY_EXCHANGES;
         if (pieces_are_full(replay->pieces))
             return REPLAY_PIECES;
@@ -222,7 +223,7 @@ void replay_datagrams(struct replay *replay, const __u16 *dns_ports, size_t coun
 /* From now on, keep the exchanges of requests that carry a sampled trace context. Returns -1 where memory is missing. */
 int replay_trace(struct replay *replay)
 {
-    return exchanges_keep(&replay->exchanges, replay->pieces, replay->capacity);
+    return exchanges_keep(&replay->exchanges, replay->capacity);
 }
 
 /* What is kept of exchanges: `ended` are in the order in which they ended. Valid until the next call. */
@@ -231,7 +232,13 @@ const struct exchanges *replay_exchanges(const struct replay *replay)
     return &replay->exchanges;
 }
 
-/* Copy the open exchanges, exchanges.open_count of them, and behind them exchanges.open_streams of HTTP/2. */
+/* Where the calls of HTTP/2 go: bpf/calls. NULL before replay_trace. */
+struct calls *replay_calls(const struct replay *replay)
+{
+    return replay->exchanges.calls;
+}
+
+/* Copy the open exchanges, exchanges.open_count of them. */
 void replay_open_exchanges(const struct replay *replay, struct exchange *copies)
 {
     const struct exchanges *exchanges = &replay->exchanges;
@@ -239,7 +246,6 @@ void replay_open_exchanges(const struct replay *replay, struct exchange *copies)
 
     for (place = 0; place < exchanges->open_count; place++)
         copies[place] = exchanges->of_slot[exchanges->open[place]].exchange;
-    streams_copy(exchanges, copies + exchanges->open_count);
 }
 
 /* End the open exchanges that these are copies of, as their `end` and `ended_ns` say. */

@@ -100,7 +100,7 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
 }
 
 /* Replay alone follows it. */
-#define exchange_preface(host, flow, from, sequence) exchange_give_up(host, flow, CONNECTION_HTTP2)
+#define exchange_preface(host, source, flow, from, sequence) exchange_give_up(host, flow, CONNECTION_HTTP2)
 
 #include "../engine/content_role.h"
 #include "../engine/traced_exchange.h"

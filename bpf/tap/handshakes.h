@@ -14,7 +14,7 @@
 #include "pieces.h"
 #include "turns.h"
 
-#if defined(PIECES) && PIECES & 8
+#if defined(PIECES) && PIECES & 4
 #ifndef OPEN_HANDSHAKES
 #define OPEN_HANDSHAKES 16384
 #endif

@@ -184,7 +184,7 @@ int tap_egress_question(struct __sk_buff *skb)
     return tap_question(skb, FLOW_TX);
 }
 
-#if defined(PIECES) && PIECES & 8
+#if defined(PIECES) && PIECES & 4
 int tap_ingress_handshake(struct __sk_buff *skb)
 {
     return tap_handshake(skb, FLOW_RX);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * Frames of HTTP/2 (RFC 9113 4.1), as far as where they end has to be known: what one direction of a connection keeps between its
- * segments. A frame's payload is passed over by its length, but for what streams.h reads of it.
+ * segments. A frame's payload is passed over by its length, but for header blocks (follow.h).
  */
 #ifndef WIRESPAN_HTTP2_FRAME_H
 #define WIRESPAN_HTTP2_FRAME_H
@@ -10,6 +10,7 @@
 
 #define HTTP2_PREFACE_BYTES 24u /* "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" */
 #define HTTP2_HEAD_BYTES    9u
+#define HTTP2_HEAD_ROOM     16u /* for it and the fields behind it; a power of two */
 
 enum http2_type {
     HTTP2_DATA = 0,
@@ -32,8 +33,7 @@ enum http2_flag {
 
 enum http2_side_state {
     HTTP2_IS_PLACED = 1, /* `next` is known */
-    HTTP2_HAS_BLOCKS = 2, /* header blocks were handed on */
-    HTTP2_OPENS = 4,     /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
+    HTTP2_OPENS_SIDE = 2, /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
 };
 
 /* One direction. */
@@ -43,20 +43,28 @@ struct http2_side {
     __u32 left;      /* of the frame behind what is in `head`, padding and all */
     __u32 stream;
     __u32 block_bytes; /* of the header block so far */
-    __u8 head[16];   /* of the frame, and the fields that may stand in front of a header block */
+    __u32 untold;    /* bytes of the frame that came since it was told of */
+    __u32 number;    /* how often something was told */
+    __u8 head[2 * HTTP2_HEAD_ROOM]; /* and room for as many behind any of them */
     __u8 have;       /* bytes in it */
     __u8 want;
     __u8 type;
     __u8 flags;
     __u8 padding;
     __u8 block;       /* the type of the frame that began a header block, until that is over */
-    __u8 ends_stream; /* the block's HEADERS said so */
     __u8 state;       /* bits of http2_side_state */
+    __u8 pad;
 };
 
 FLOW_INLINE int http2_is_block(const struct http2_side *side)
 {
     return side->type == HTTP2_HEADERS || side->type == HTTP2_PUSH_PROMISE || side->type == HTTP2_CONTINUATION;
+}
+
+/* Whether it is one that opens, carries or ends a stream. */
+FLOW_INLINE int http2_is_told(const struct http2_side *side)
+{
+    return http2_is_block(side) || side->type == HTTP2_DATA || side->type == HTTP2_RST_STREAM;
 }
 
 /* Whether the next bytes to come are a frame's payload, and none that is read. */
@@ -87,9 +95,9 @@ FLOW_INLINE int http2_take_head(struct http2_side *side)
 
     side->type = side->head[3];
     side->flags = side->head[4];
-    if (side->state & HTTP2_OPENS && side->type != HTTP2_SETTINGS)
+    if (side->state & HTTP2_OPENS_SIDE && side->type != HTTP2_SETTINGS)
         return -1;
-    side->state &= (__u8)~HTTP2_OPENS;
+    side->state &= (__u8)~HTTP2_OPENS_SIDE;
     if ((side->block != 0) != (side->type == HTTP2_CONTINUATION) || (side->block && stream != side->stream))
         return -1;
     side->stream = stream;
@@ -133,7 +141,6 @@ FLOW_INLINE int http2_take_fields(struct http2_side *side)
         side->padding = side->head[HTTP2_HEAD_BYTES];
     side->block = side->type;
     side->block_bytes = 0;
-    side->ends_stream = side->type == HTTP2_HEADERS && side->flags & HTTP2_END_STREAM;
     return side->padding > side->left ? -1 : 0;
 }
 

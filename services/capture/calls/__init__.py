@@ -1,1 +1,1 @@
-"""What header blocks of HTTP/2 say of calls: decoded here and dropped at once; trace contexts and status codes are kept."""
+"""Calls of HTTP/2, by their streams: trace contexts and status codes are kept of their headers, nothing else."""

@@ -19,9 +19,7 @@ class PieceKind(enum.IntEnum):
     DNS = 0
     DNS_TCP = 1
     """A segment to or from a DNS port; `since_ns` is its sequence number."""
-    HTTP2 = 2
-    """Of a header block."""
-    TLS = 3
+    TLS = 2
     """Of a hello, or the record that ends a handshake."""
 
 
@@ -41,28 +39,18 @@ class Piece(NamedTuple):
     time_ns: int
     since_ns: int
     """DNS: when the question was first asked that this answers or repeats; 0: it is a new one. TLS: when the handshake
-    began that this ends; 0: it is of a hello. HTTP/2: `stream`."""
+    began that this ends; 0: it is of a hello."""
     owner: int
     """DNS: whose socket, or which address, asks; 0: nobody knows."""
     payload_bytes: int
-    """Of the whole message, or hello; 65535 for more. HTTP/2: of the piece."""
+    """Of the whole message, or hello; 65535 for more."""
     held: int
     kind: int
     direction: int
     """`enum flow_direction`."""
     content: bytes
     place: int = 0
-    """TLS: where in the hello the content is. HTTP/2: `block`."""
-
-    @property
-    def stream(self) -> int:
-        """HTTP/2: the stream's id."""
-        return self.since_ns
-
-    @property
-    def block(self) -> int:
-        """HTTP/2: `enum piece_block`."""
-        return self.place
+    """TLS: where in the hello the content is."""
 
 
 def piece_at(memory: bytes, at: int) -> Piece:

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-import bpf
-from services.capture.errors import CaptureError
+from services.capture.c_library import Signatures, load_library, other_version
 from services.capture.flows.exchange_layout import EXCHANGE, RequestCounter
 from services.capture.flows.layout import FLOW, Disposition
 from services.capture.names.pieces import HEADER
@@ -17,8 +16,6 @@ from services.capture.replay.layout import OUTER
 
 BLOCK_SLOTS: Final = 1024
 """Slots that are looked at together, or not at all (`BLOCK_SLOTS`)."""
-
-_COMPILE_ANEW: Final = "reinstall wirespan to compile it (in a checkout: make setup)"
 
 
 class ReplayCounters(ctypes.Structure):
@@ -52,7 +49,6 @@ class OpenExchanges(ctypes.Structure):
         ("ended_room", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
         ("requests", ctypes.c_uint64 * len(RequestCounter)),
-        ("open_streams", ctypes.c_uint64),
     )
 
 
@@ -65,12 +61,8 @@ class Pieces(ctypes.Structure):
 @cache
 def library() -> Any:
     """The compiled bpf/replay/replay.c. Raises CaptureError where the installation lacks it, or has it of another version."""
-    try:
-        found = ctypes.CDLL(str(bpf.REPLAY_LIBRARY))
-    except OSError as error:
-        raise CaptureError(f"the replay library cannot be loaded ({error}); {_COMPILE_ANEW}") from error
     handle, pointer, size, text, number = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_uint64
-    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    signatures: Signatures = {
         "replay_new": (handle, (pointer, pointer, pointer, pointer, ctypes.c_uint32)),
         "replay_close": (None, (handle,)),
         "replay_check_file": (ctypes.c_int, (ctypes.c_int, pointer, text, size)),
@@ -83,21 +75,17 @@ def library() -> Any:
         "replay_datagrams": (None, (handle, pointer, size, number)),
         "replay_trace": (ctypes.c_int, (handle,)),
         "replay_exchanges": (pointer, (handle,)),
+        "replay_calls": (pointer, (handle,)),
         "replay_open_exchanges": (None, (handle, pointer)),
         "replay_end_exchanges": (None, (handle, pointer, size)),
         "replay_exchanges_taken": (None, (handle,)),
         "replay_pieces": (pointer, (handle,)),
         "replay_layout": (None, (pointer,)),
     }
+    found = load_library(signatures)
     sizes = np.zeros(5, np.uint64)
-    try:
-        for name, (result, arguments) in signatures.items():
-            function = getattr(found, name)
-            function.restype, function.argtypes = result, arguments
-        found.replay_layout(sizes.ctypes.data)
-    except AttributeError as error:
-        raise CaptureError(f"the replay library is of another version ({error}); {_COMPILE_ANEW}") from error
+    found.replay_layout(sizes.ctypes.data)
     expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(ReplayCounters), EXCHANGE.itemsize, HEADER.size]
     if sizes.tolist() != expected:
-        raise CaptureError(f"the replay library is of another version ({sizes.tolist()}, not {expected}); {_COMPILE_ANEW}")
+        raise other_version(f"{sizes.tolist()}, not {expected}")
     return found

@@ -112,11 +112,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         self._exchanges = OpenExchanges.from_address(self._library.replay_exchanges(self._handle))
         self._pieces = Pieces.from_address(self._library.replay_pieces(self._handle))
         self._names = names
-        self._calls = CallReader() if trace_context else None
-        for reader in (names, self._calls):
-            self._pieces.wanted |= sum(1 << kind for kind in (reader.kinds if reader is not None else ()))
+        self._pieces.wanted = sum(1 << kind for kind in (names.kinds if names is not None else ()))
         if trace_context and self._library.replay_trace(self._handle):
             raise CaptureError(f"no memory for the exchanges of {self.capacity} flows")
+        self._calls = CallReader(self._library.replay_calls(self._handle)) if trace_context else None
         self._open: PlainBytes | None = None
         self._finished_sizes = 0
         self._cut = 0
@@ -132,6 +131,8 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         if handle:
             self._counters = ReplayCounters.from_buffer_copy(self._counters)
             self._exchanges = OpenExchanges.from_buffer_copy(self._exchanges)
+            if self._calls is not None:
+                self._calls.close()
             self._library.replay_close(handle)
             if self._open is not None:
                 self._open.close()
@@ -161,10 +162,8 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     def _read_pieces(self) -> None:
         waiting = ctypes.string_at(ctypes.addressof(self._pieces) + ctypes.sizeof(Pieces), self._pieces.used)
         self._pieces.used = 0
-        pieces = list(pieces_in(waiting))
-        for reader in (self._names, self._calls):
-            if reader is not None:
-                reader.read(piece for piece in pieces if piece.kind in reader.kinds)
+        if self._names is not None:
+            self._names.read(pieces_in(waiting))
 
     def _end_file(self, file: PlainBytes, stop: Stop) -> None:
         self._open = None
@@ -218,29 +217,30 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
 
     def open_exchanges(self) -> Exchanges:
         """Return copies of the traced exchanges that are not over."""
-        count = int(self._exchanges.open_count + self._exchanges.open_streams)
-        if not count:
+        if self._calls is None:
             return NO_EXCHANGES
-        found = np.zeros(count, EXCHANGE)
-        self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
-        if self._calls is not None:
-            self._calls.time_responses(found)
-        return found
+        found = np.zeros(int(self._exchanges.open_count), EXCHANGE)
+        if len(found):
+            self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
+        return np.concatenate([found, self._calls.open_exchanges()])
 
     def end_exchanges(self, exchanges: Exchanges) -> None:
         """End the open exchanges that these are copies of, as their `end` and `ended_ns` say."""
-        exchanges = np.ascontiguousarray(exchanges)
-        self._library.replay_end_exchanges(self._open_handle(), exchanges.ctypes.data, len(exchanges))
+        is_call = exchanges["is_stream"] != 0
+        others = np.ascontiguousarray(exchanges[~is_call], EXCHANGE)
+        self._library.replay_end_exchanges(self._open_handle(), others.ctypes.data, len(others))
+        if self._calls is not None:
+            self._calls.end_exchanges(exchanges[is_call])
 
     def take_exchanges(self) -> Exchanges:
         """Return the exchanges that are over, each once."""
-        kept = self._exchanges
-        if not kept.ended_count:
+        if self._calls is None:
             return NO_EXCHANGES
-        taken = np.zeros(int(kept.ended_count), EXCHANGE)
-        ctypes.memmove(taken.ctypes.data, kept.ended, taken.nbytes)
-        self._library.replay_exchanges_taken(self._open_handle())
-        return taken if self._calls is None else self._calls.of_traces(taken)
+        taken = np.zeros(int(self._exchanges.ended_count), EXCHANGE)
+        if len(taken):
+            ctypes.memmove(taken.ctypes.data, self._exchanges.ended, taken.nbytes)
+            self._library.replay_exchanges_taken(self._open_handle())
+        return np.concatenate([taken, self._calls.take_exchanges()])
 
     def retire(self, slots: npt.NDArray[np.uint32]) -> None:
         """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""
@@ -308,9 +308,9 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
             counters[f"{kind.name.lower()}_bytes"] = int(seen.disposition_bytes[kind])
         counters["truncated_file"] = self._cut
         if self._calls is not None:
-            counters |= request_counters([*map(int.__add__, self._exchanges.requests, self._calls.requests.values())])
+            counters |= request_counters([*map(int.__add__, self._exchanges.requests, self._calls.requests)])
             counters |= self._calls.counters
-            counters["exchanges_lost"] = int(self._exchanges.lost)
+            counters["exchanges_lost"] = int(self._exchanges.lost) + self._calls.lost
         return counters
 
     def _check(self, path: Path) -> tuple[int, int]:

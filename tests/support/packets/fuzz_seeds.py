@@ -192,7 +192,25 @@ def files() -> Iterator[bytes]:
         yield pcap.pcapng_file(mixed, order=order, interfaces=interfaces, kind=2)
 
 
-TARGETS = {"replay": seeds, "files": files, "otlp": otlp_requests.seeds}
+def calls() -> Iterator[bytes]:
+    """What is told of frames, as bpf/calls/fuzz.c reads it: connections with requests and responses, whole and in parts."""
+    opens, frames, whole = 0, 1, http2.END_HEADERS | http2.END_STREAM
+    for flow in range(2):
+        coder = http2.Coder()
+        told = bytes([opens, 0, 0, 0, flow, 0, 64]) + bytes(64)
+        for number in range(4):
+            for side, block in ((0, coder.asks(number)), (8, coder.answers(100 if number == 2 else 200))):
+                parts = 3 if side else 7
+                told += bytes([frames, http2.HEADERS, whole, parts, flow | side, 2 * number + 1, len(block)]) + block
+        more = coder.asks(5)
+        told += bytes([frames, http2.HEADERS, 0, 7, flow, 11, 5]) + more[:5]
+        told += bytes([frames, http2.CONTINUATION, http2.END_HEADERS, 7, flow, 11, len(more) - 5]) + more[5:]
+        yield told + bytes([frames, http2.DATA, http2.END_STREAM, 7, flow, 11, 0, 2, 0, 0, 32, flow, 0, 0])
+        yield told + bytes([frames, http2.RST_STREAM, 0, 3, flow | 8, 11, 0, 3, 0, 0, 0, flow, 0, 0])
+        yield told + bytes([frames, http2.HEADERS, whole, 7, flow | 0xF0, 13, 0]) + told
+
+
+TARGETS = {"replay": seeds, "files": files, "calls": calls, "otlp": otlp_requests.seeds}
 """The folders of bpf/ that have a fuzz.c, and what begins its corpus."""
 
 

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * A connection of HTTP/2 followed from frame to frame (frame.h), by sequence numbers: what its segments say is told as told.h has it.
+ *
+ * Besides what exchange_steps.h asks for a host defines, before including this:
+ *     int http2_tell(exchange_host host, frame_source source, struct http2_told *told, __u32 offset)
+ *         hand it on, with told->held bytes at `offset` of the frame, HTTP2_HELD_BYTES at the most
+ */
+#ifndef WIRESPAN_HTTP2_FOLLOW_H
+#define WIRESPAN_HTTP2_FOLLOW_H
+
+#include "../exchange_steps.h"
+#include "../parse.h"
+
+#include "frame.h"
+#include "told.h"
+
+struct http2_connection {
+    struct http2_side sides[2];
+};
+
+/* Whose packet is looked at. */
+struct http2_look {
+    exchange_host host;
+    frame_source source;
+    const struct flow *flow;
+    const struct packet *packet;
+    int from;
+};
+
+/*
+ * The client has sent the connection preface from this sequence number on: from here on frames are followed. A server may speak
+ * first, but has no more to say by then than whole frames in one segment (RFC 9113 3.4).
+ */
+FLOW_INLINE void http2_begin(struct http2_connection *connection, const struct flow *flow, int from, __u32 sequence)
+{
+    const struct flow_side *server = &flow->sides[(from & 1) ^ 1];
+
+    http2_expect_head(&connection->sides[0]);
+    http2_expect_head(&connection->sides[1]);
+    connection->sides[from & 1].next = sequence + HTTP2_PREFACE_BYTES;
+    connection->sides[from & 1].state = HTTP2_IS_PLACED | HTTP2_OPENS_SIDE;
+    connection->sides[(from & 1) ^ 1].next = server->next_sequence;
+    if (server->known & FLOW_KNOWN_NEXT)
+        connection->sides[(from & 1) ^ 1].state = HTTP2_IS_PLACED;
+    if (server->known & FLOW_KNOWN_ISN && server->next_sequence == server->initial_sequence + 1)
+        connection->sides[(from & 1) ^ 1].state |= HTTP2_OPENS_SIDE;
+}
+
+FLOW_INLINE void http2_describe(struct http2_opening *opening, const struct flow *flow)
+{
+    opening->flow_first_ns = flow->first_ns;
+    __builtin_memcpy(opening->local_address, flow->local_address, 16);
+    __builtin_memcpy(opening->remote_address, flow->remote_address, 16);
+    opening->local_isn = flow->sides[FLOW_TX].initial_sequence;
+    opening->remote_isn = flow->sides[FLOW_RX].initial_sequence;
+    opening->local_port = flow->local_port;
+    opening->remote_port = flow->remote_port;
+    opening->role = flow->role;
+    opening->isn_seen = (flow->sides[FLOW_TX].known & FLOW_KNOWN_ISN) | (flow->sides[FLOW_RX].known & FLOW_KNOWN_ISN) << 1;
+}
+
+/* Tell of `parts` of the frame under way, and of `held` bytes of its header block, which lie at `offset`. */
+FLOW_INLINE void http2_tell_frame(const struct http2_look *look, struct http2_side *side, __u8 parts, __u32 offset, __u32 held)
+{
+    const struct flow *flow = look->flow;
+    struct http2_told told = {
+            .flow_id = flow->id,
+            .time_ns = look->packet->time_ns,
+            .begun_ns = side->begun_ns,
+            .stream = side->stream,
+            .bytes = side->untold,
+            .number = side->number,
+            .resent = {exchange_side(flow, 1)->retransmits, exchange_side(flow, 0)->retransmits},
+            .held = (__u16)held,
+            .what = HTTP2_FRAME,
+            .type = side->type,
+            .flags = side->flags,
+            .parts = parts,
+            .from = (__u8)look->from,
+    };
+
+    if (flow_from_client(flow, look->from))
+        told.parts |= HTTP2_OF_CLIENT;
+    side->untold = 0;
+    side->number++;
+    http2_tell(look->host, look->source, &told, offset);
+}
+
+/* A frame has come whole. */
+FLOW_INLINE void http2_frame_ends(struct http2_side *side)
+{
+    if (http2_is_block(side) && side->flags & HTTP2_END_HEADERS)
+        side->block = 0;
+    http2_expect_head(side);
+}
+
+/* Take what there is of a frame's head, at `offset`. Returns how many bytes; -1 where nothing more can be made of them. */
+FLOW_INLINE int http2_take_some_head(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
+{
+    __u64 behind = side->want - side->have - 1u; /* as text_load_some has it: bytes behind the first */
+    __u32 have = side->have & (HTTP2_HEAD_ROOM - 1);
+
+    if (behind >= there)
+        behind = there - 1;
+    __asm__("" : "+r"(behind));
+    behind &= HTTP2_HEAD_ROOM - 1;
+    if (!side->have && !side->block)
+        side->begun_ns = look->packet->time_ns;
+    if (parse_load(look->source, offset, side->head + have, (__u32)behind + 1))
+        return -1;
+    side->have += (__u8)(behind + 1);
+    if (side->have == HTTP2_HEAD_BYTES && http2_take_head(side))
+        return -1;
+    return (int)behind + 1;
+}
+
+/*
+ * Take the next of what one direction says, which lies at `offset` of the packet's frame: of a frame its head, and its payload as far
+ * as it is there; of a header block no more than is handed on at once. Returns how many of the `there` bytes; -1 where nothing more
+ * can be made of them.
+ */
+FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
+{
+    __u32 taken = 0;
+    __u32 held = 0;
+    __u8 parts = 0;
+    __u32 bytes;
+    int head;
+
+    if (side->have < side->want) {
+        head = http2_take_some_head(look, side, offset, there);
+        if (head < 0)
+            return -1;
+        taken = (__u32)head;
+        side->next += taken;
+        if (side->have < side->want)
+            return head;
+        if (http2_take_fields(side))
+            return -1;
+        side->untold = side->have;
+        parts = HTTP2_BEGINS;
+    }
+    bytes = there - taken;
+    if (bytes > side->left)
+        bytes = side->left;
+    if (!http2_is_passing(side)) {
+        if (bytes > side->left - side->padding)
+            bytes = side->left - side->padding;
+        if (bytes > HTTP2_HELD_BYTES)
+            bytes = HTTP2_HELD_BYTES;
+        held = bytes;
+        side->block_bytes += bytes;
+        if (side->block_bytes > HTTP2_BLOCK_BYTES) {
+            parts |= HTTP2_CUT;
+            held = 0;
+        }
+    }
+    side->left -= bytes;
+    side->untold += bytes;
+    side->next += bytes;
+    if (!side->left)
+        parts |= HTTP2_ENDS;
+    if (http2_is_told(side) && (parts || held))
+        http2_tell_frame(look, side, parts, offset + taken, held);
+    if (!side->left)
+        http2_frame_ends(side);
+    return (int)(taken + bytes);
+}
+
+/* Go to where a direction goes on in a segment: what is between was not captured, or came before. -1: frames may begin in there. */
+FLOW_INLINE int http2_skip(const struct http2_look *look, struct http2_side *side)
+{
+    __u32 missing = look->packet->sequence - side->next;
+
+    if (!(side->state & HTTP2_IS_PLACED)) {
+        side->next = look->packet->sequence;
+        side->state |= HTTP2_IS_PLACED;
+        return 0;
+    }
+    if (!sequence_after(look->packet->sequence, side->next))
+        return 0;
+    if (!http2_is_passing(side) || missing > side->left)
+        return -1;
+    side->left -= missing;
+    side->untold += missing;
+    side->next += missing;
+    if (side->left)
+        return 0;
+    if (http2_is_told(side))
+        http2_tell_frame(look, side, HTTP2_ENDS, 0, 0);
+    http2_frame_ends(side);
+    return 0;
+}
+
+/* A packet that says that nothing more comes, or none of this direction: what exchange_closes notes. */
+FLOW_INLINE void http2_close(const struct http2_look *look, const struct exchange_moment *before)
+{
+    const struct flow *flow = look->flow;
+    struct http2_told told = {
+            .flow_id = flow->id,
+            .time_ns = look->packet->time_ns,
+            .what = HTTP2_CLOSES,
+            .from = (__u8)look->from,
+    };
+
+    if (flow->outcome >= FLOW_OUTCOME_REFUSED)
+        told.parts = HTTP2_IS_CLOSED;
+    if (flow->outcome == FLOW_OUTCOME_RESET && before->outcome < FLOW_OUTCOME_REFUSED)
+        told.parts |= HTTP2_RESETS;
+    if (told.parts || !flow_from_client(flow, look->from))
+        http2_tell(look->host, look->source, &told, 0);
+}
+
+/* Frames are followed no more: not all that was said is known. */
+FLOW_INLINE void http2_lose(const struct http2_look *look, struct flow *flow)
+{
+    struct http2_told told = {.flow_id = flow->id, .time_ns = flow->last_ns, .what = HTTP2_OVER};
+
+    http2_tell(look->host, look->source, &told, 0);
+    exchange_give_up(look->host, flow, CONNECTION_HTTP2);
+}
+
+#endif
