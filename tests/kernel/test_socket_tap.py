@@ -518,11 +518,21 @@ def keys(tap: SocketTap):
 
 TICKS = f"TICK_NS={tick_ns()}ULL"
 EVERYTHING = ["EXCLUDE_LOOPBACK", "TRACE_CONTEXT", "PIECES=7", "ALLOW_NETWORKS", "DENY_NETWORKS", "ALLOW_PORTS", "DENY_PORTS"]
-MEETING = [each for each in EVERYTHING if "PIECES" not in each] + ["PIECES=15", "MEETING"]
+MEETING = [*EVERYTHING, "MEETING"]
 
 
 @pytest.mark.parametrize(
-    "defines", [["NO_COARSE_CLOCK"], [TICKS], ["ALLOW_NETWORKS"], ["ALLOW_PORTS"], EVERYTHING, [*EVERYTHING, TICKS], MEETING, [*MEETING, TICKS]]
+    "defines",
+    [
+        ["NO_COARSE_CLOCK"],
+        [TICKS],
+        ["ALLOW_NETWORKS"],
+        ["ALLOW_PORTS"],
+        EVERYTHING,
+        [*EVERYTHING, TICKS],
+        MEETING,
+        [*MEETING, TICKS],
+    ],
 )
 def test_every_way_to_compile_it_loads(defines) -> None:
     """Kernels without the coarse clock, each rule that no other test compiles with, and all there is at once: a program has a
