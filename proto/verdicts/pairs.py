@@ -7,12 +7,13 @@ and what only one of them could see counts for both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from proto.columns import Reason
+from proto.both_ends import other_ends
+from proto.columns import Reason, Role
 from proto.flow_batch import Array, FlowBatch
 from proto.verdicts.names import Verdict, VerdictMeasure
 from proto.verdicts.terms import Mask, Thresholds, View
@@ -116,6 +117,20 @@ PAIR_RULES: Final = (
     ),
 )  # fmt: skip
 """From the first that counts to the last; where none holds, the client's verdict stands."""
+
+
+def decided(batch: FlowBatch, thresholds: Thresholds | None = None) -> FlowBatch:
+    """Return a judged batch in which the clients' `path_or_server` is decided wherever the server's record is in it too."""
+    rows = np.flatnonzero((batch.column("verdict") == _V.PATH_OR_SERVER) & (batch.column("role") == Role.CLIENT))
+    others = other_ends(batch, rows)
+    clients, servers = rows[others >= 0], others[others >= 0]
+    if not len(clients):
+        return batch
+    both = together(batch.take(clients), batch.take(servers), thresholds)
+    columns = {name: batch.column(name).copy() for name in ("verdict", "verdict_measure")}
+    for name, values in zip(columns, both, strict=True):
+        columns[name][clients] = values
+    return replace(batch, columns={**batch.columns, **columns})
 
 
 def together(clients: FlowBatch, servers: FlowBatch, thresholds: Thresholds | None = None) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ import structlog
 
 from proto.flow_batch import decode, encode_parts
 from proto.frames import read_frames, write_frame
+from proto.verdicts.pairs import decided
 from proto.verdicts.rules import judged
 from services.enricher.errors import SnapshotError
 from services.enricher.index.cluster import Cluster
@@ -46,7 +47,8 @@ def main(source: IO[bytes], output: IO[bytes]) -> int:
     networks = ExternalNetworks(settings.external_networks)
     try:
         for message in read_frames(source):
-            for part in encode_parts(judged(join(decode(message), index, networks=networks), settings.thresholds)):
+            joined = join(decode(message), index, networks=networks)
+            for part in encode_parts(decided(judged(joined, settings.thresholds), settings.thresholds)):
                 write_frame(output, part.message)
             output.flush()
     except BrokenPipeError:

@@ -21,6 +21,7 @@ from proto.columns import Resolution
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, Part, decode, encode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject
+from proto.verdicts.pairs import decided
 from proto.verdicts.rules import judged
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
@@ -177,7 +178,7 @@ class Worker:
             networks=self._networks,
             on_foreign=partial(self._note_foreign, delivery.subject),
         )
-        batch = judged(joined, self._thresholds)
+        batch = decided(judged(joined, self._thresholds), self._thresholds)
         stored, given_up, parts = 0, 0, deque(encode_parts(batch))
         outcome: list[str] = []
         try:

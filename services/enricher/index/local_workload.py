@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from proto.both_ends import other_ends
 from proto.columns import NO_INDEX, Observer, Resolution
 from proto.flow_batch import AttributeValue, Entity, FlowBatch
 from services.enricher.index.image import image_of
@@ -32,7 +33,14 @@ def name_local_workloads(batch: FlowBatch, columns: Columns, entities: list[Enti
 
     `columns` and `entities` are what the index gave; entities are added to the list and `columns` gets new arrays.
     """
-    _name_loopback_peers(batch, columns, entities)
+    peers = _name_loopback_peers(batch, columns, entities)
+    _name_local_ends(batch, columns, entities)
+    others = other_ends(batch, peers)
+    if (others >= 0).any():
+        columns["remote_entity"][peers[others >= 0]] = columns["local_entity"][others[others >= 0]]
+
+
+def _name_local_ends(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> None:
     local = columns["local_entity"].copy()
     container = batch.column("local_container")
     sockets = batch.column("observer") == Observer.SOCKET
@@ -57,12 +65,12 @@ def name_local_workloads(batch: FlowBatch, columns: Columns, entities: list[Enti
     columns["local_resolution"] = np.where(local != NO_INDEX, np.uint8(Resolution.RESOLVED), columns["local_resolution"])
 
 
-def _name_loopback_peers(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> None:
-    """Say of remote ends at a loopback address that they are this host: whose socket it is, the other end's record tells."""
+def _name_loopback_peers(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> npt.NDArray[np.intp]:
+    """Say of remote ends at a loopback address that they are this host; return which records these are. Whose socket it is, the
+    other end's record tells.
+    """
     remote = columns["remote_entity"]
     rows = np.flatnonzero((batch.column("observer") == Observer.SOCKET) & (remote == NO_INDEX))
-    if not len(rows):
-        return
     addresses = np.ascontiguousarray(batch.column("remote_address")[rows]).view(np.uint8).reshape(-1, 16)
     loopback = (addresses[:, :13] == _IPV4_LOOPBACK).all(axis=1) | (addresses == _IPV6_LOOPBACK).all(axis=1)
     if loopback.any():
@@ -71,6 +79,8 @@ def _name_loopback_peers(batch: FlowBatch, columns: Columns, entities: list[Enti
         entities.append(_host(batch.node))
         columns["remote_entity"] = remote
         columns["remote_resolution"] = np.where(remote != NO_INDEX, np.uint8(Resolution.RESOLVED), columns["remote_resolution"])
+    peers: npt.NDArray[np.intp] = rows[loopback]
+    return peers
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proto.columns import NO_INDEX, Observer, Resolution
+from proto.columns import NO_INDEX, Observer, Resolution, Role
 from services.enricher.join import join
 from tests.unit.enricher.objects_as_json import at, batch_of, cluster_of, flow, node, pod
 
@@ -90,6 +90,21 @@ def test_the_other_end_of_a_loopback_connection_is_this_host(remote) -> None:
     )
     assert at(enriched, "remote_entity").attributes == {"host.name": "host-a"}
     assert enriched.column("remote_resolution").tolist() == [Resolution.RESOLVED]
+
+
+def test_both_ends_of_a_loopback_connection_in_one_batch_name_each_other() -> None:
+    """Each socket knows whose it is: that is who the other end's remote is, and no mere host."""
+    ends = {"isn_seen": 3, "local_isn": 1, "remote_isn": 2}, {"isn_seen": 3, "local_isn": 2, "remote_isn": 1}
+    client = flow("127.0.0.1:5000", "127.0.77.2:80", local_container=0, role=Role.CLIENT, **SOCKET, **ends[0])
+    server = flow("127.0.77.2:80", "127.0.0.1:5000", local_container=1, role=Role.SERVER, **SOCKET, **ends[1])
+    other = flow("127.0.0.1:5001", "127.0.77.2:80", local_container=0, role=Role.CLIENT, **SOCKET)
+    units = [{"cgroup": f"/{name}.service", "systemd_unit": f"{name}.service"} for name in ("load", "web")]
+    enriched = join(batch_of(client, server, other, containers=units, node_name="host-a"), None)
+    names = [
+        [enriched.entities[row].attributes.get("service.name") for row in enriched.column(f"{end}_entity")]
+        for end in ("local", "remote")
+    ]
+    assert names == [["load", "web", "load"], ["web", "load", None]]
 
 
 def test_a_capture_file_has_no_control_groups() -> None:
