@@ -16,9 +16,10 @@ from proto.flow_batch import FlowBatch
 from proto.verdicts.names import Verdict
 from services.cli import interruption
 from services.cli.errors import CliError
+from services.cli.explain.backend import trace_of
 from services.cli.explain.connections import Seen
 from services.cli.explain.explanation import Explanation, explain
-from services.cli.explain.question import question, worst
+from services.cli.explain.question import is_trace_id, question, worst
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
 from services.cli.run.at_once import CaptureRecords
@@ -43,6 +44,7 @@ _MOST: Final = 20
     metavar="URL",
     help="NATS to look at. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
 )
+@click.option("--backend", metavar="URL", help="Jaeger or Tempo to ask for a trace by its id: http://localhost:16686.")
 @click.option("--since", metavar="DURATION", default=_SINCE, show_default=True, help="How far to look back on the bus.")
 @timeout_option
 @kube_snapshot_option
@@ -51,6 +53,7 @@ def explain_command(
     *,
     what: tuple[str, ...],
     nats_url: str | None,
+    backend: str | None,
     since: str,
     timeout_seconds: float | None,
     kube_snapshot: Path | None,
@@ -66,11 +69,16 @@ def explain_command(
       wirespan explain shop/frontend to redis:6379
       wirespan explain 4bf92f3577b34da6a3ce929d0e0e4736
       wirespan explain incident.pcap 10.42.0.8:6379
+      wirespan explain --backend http://localhost:16686 4bf92f3577b34da6a3ce929d0e0e4736
     """  # noqa: D301  # \b is click's: leave the lines as they are
     files = [Path(word) for word in what if Path(word).is_file()]
     asked = " ".join(word for word in what if not Path(word).is_file())
     quiet_logs()
-    if files:
+    if backend is not None:
+        if files or not is_trace_id(asked):
+            raise click.UsageError("--backend is asked for a trace by its id, 32 hexadecimal digits")
+        found = explained(trace_of(backend, asked.lower()), asked)
+    elif files:
         found = explained(_of_files(files, kube_snapshot), asked)
     else:
         try:

@@ -28,12 +28,17 @@ class Question:
     of_connection: Callable[[Connection], bool] = lambda _: True
 
 
+def is_trace_id(asked: str) -> bool:
+    """Whether it is one."""
+    return bool(_TRACE_ID.fullmatch(asked.strip().lower()))
+
+
 def question(asked: str) -> Question:
     """Return what is asked for; nothing is whatever has trouble. Raises UsageError for what cannot be asked."""
     asked = asked.strip()
     if not asked:
         return Question(lambda record: record.verdict not in _NO_TROUBLE)
-    if _TRACE_ID.fullmatch(asked.lower()):
+    if is_trace_id(asked):
         return Question(lambda record: _is_of_trace(record, asked.lower()))
     if _FLOW_ID.fullmatch(asked.lower()):
         number = int(asked, 0)

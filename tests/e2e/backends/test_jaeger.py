@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e.backends.collector import attribute, read_spans
-from tests.e2e.conftest import Replay
+from tests.e2e.conftest import ROOT, WIRESPAN, Replay
 from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
@@ -102,6 +102,29 @@ def test_jaeger_gives_back_the_traces_of_a_workload(jaeger: Path, replay: Replay
         values = {pair["key"]: pair["value"] for pair in given["attributes"]}
         assert int(values["flow.response.time_max"]["intValue"]) == attribute(span, "flow.response.time_max") > 250_000_000
         assert values["destination.service.name"] == {"stringValue": "redis"}
+
+
+def test_explain_reads_a_trace_out_of_jaeger(jaeger: Path, replay: Replay, tmp_path: Path) -> None:
+    """What `wirespan explain` says of a trace is the same, be it in a file or in Jaeger: a connection's, an application's."""
+    spans = tmp_path / "spans.jsonl"
+    replay("--output", spans)
+    written = read_spans(spans)
+    names = {trace_id: found.scope_spans[0].spans[0].name for (trace_id, _), found in written.items()}
+    some = [next(each for each, name in names.items() if name == wanted) for wanted in ("tcp redis", "server wait")]
+    with running_jaeger(jaeger, tmp_path) as (otlp, query):
+        replay("--otlp-endpoint", otlp)
+        for trace_id in some:
+            of_jaeger, of_file = explained("--backend", query, trace_id), explained(spans, trace_id)
+            assert of_jaeger == of_file
+            assert all(one["verdict"] and one["story"] for one in of_jaeger)
+
+
+def explained(*arguments: str | Path) -> list[Any]:
+    """What `wirespan explain` says."""
+    command = [*WIRESPAN, "explain", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def spans_of(answer: Any) -> dict[str, Any]:
