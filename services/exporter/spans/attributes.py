@@ -471,8 +471,9 @@ VERDICT: Final = (
     Attribute("flow.verdict", OURS, "what was wrong, as far as this end can tell: "
               + ", ".join(f"`{verdict.name.lower()}`" for verdict in Verdict if verdict != Verdict.UNKNOWN)
               + " ([diagnosis.md](diagnosis.md#verdicts))", "one end can know"),
-    Attribute("flow.verdict.measure", OURS, "the attribute of this span whose value decided it, such as "
-              "`flow.response.time_max`; not every profile carries each", "the verdict is not `ok`"),
+    Attribute("flow.verdict.measure", OURS, "the attribute whose value decided it, of this span or, where both ends were on "
+              "one node, of the other's, such as `flow.response.time_max`; not every profile carries each",
+              "the verdict is not `ok`"),
 )  # fmt: skip
 """On flows and exchanges; summaries have none."""
 

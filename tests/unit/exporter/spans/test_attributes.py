@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from proto.flow_batch import Entity
-from services.exporter.spans.attributes import DNS, END, FILE, INTEGERS, NAT, PEER, RESOURCE, TLS, TUNNEL, WORDS
+from services.exporter.spans.attributes import DNS, END, FILE, INTEGERS, NAT, PEER, RESOURCE, TLS, TUNNEL, VERDICT, WORDS
 from services.exporter.spans.entities import Origin, end_attributes, resource_attributes, service_name
 from services.exporter.spans.facts import Facts
 from services.exporter.spans.pieces import address_text, peer_attributes
@@ -31,7 +31,7 @@ def test_names_stand_once_and_follow_the_rules():
 @settings(deadline=None)
 def test_nothing_is_sent_that_is_not_in_the_table(batch):
     """Every attribute that the reference gives a span stands in the table, or is an entity's own under its end's name."""
-    known = {row.name for row in (*WORDS, *DNS, *TLS, *PEER, *TUNNEL, *FILE, *NAT)} | {
+    known = {row.name for row in (*WORDS, *DNS, *TLS, *PEER, *TUNNEL, *FILE, *NAT, *VERDICT)} | {
         row.name for block in INTEGERS for row in block.attributes
     }
     ends = {row.name.format(end=end) for row in END for end in ("source", "destination")}
