@@ -429,7 +429,7 @@ TLS: Final = (
         "bits",
         "bit 0: a session was resumed, known where bit 1 is set; bit 2: the client offered an encrypted ClientHello, or "
         "pretended to; in the record that holds it, bit 3: an alert ended the handshake; bit 4: the server's; bit 5: the "
-        "client's, encrypted",
+        "client's, encrypted; bit 6: the handshake is QUIC's, of version 1, or of version 2 where bit 7 is set",
     ),
     Column("tls_alert", "|u1", _STATE, "", "which alert that was (IANA), where it was not encrypted"),
     Column(

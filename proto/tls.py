@@ -10,6 +10,8 @@ ECH: Final = 4
 ALERT: Final = 8
 ALERT_BY_SERVER: Final = 16
 ALERT_ENCRYPTED: Final = 32
+QUIC: Final = 64
+QUIC_2: Final = 128
 """Bits of `tls_flags`."""
 
 HARMLESS_ALERTS: Final = (0, 90)

@@ -94,7 +94,7 @@ enum flow_known {
     FLOW_KNOWN_ACKNOWLEDGED = 4,
     FLOW_KNOWN_HEADER = 8,
     FLOW_KNOWN_ROLE = 0x70, /* of FLOW_TX: enum flow_role_source, where it is one of those that are kept */
-    FLOW_OF_INTEREST = 0x80, /* its next payload is: tls.h */
+    FLOW_OF_INTEREST = 0x80, /* its next payload is: tls.h, quic.h */
 };
 
 #define FLOW_KNOWN_ROLE_SHIFT 4

@@ -13,12 +13,16 @@ enum piece_kind {
     PIECE_DNS, /* a question, however often it is sent, or the answer to one that waits */
     PIECE_DNS_TCP, /* a segment to or from a DNS port: the sequence number stands in since_ns */
     PIECE_TLS, /* of a hello, or the record that ends a handshake: tls.h */
+    PIECE_QUIC, /* a datagram that begins with an Initial packet: quic.h */
     PIECE_KINDS,
 };
 
 #define PIECE_BYTES 512u /* of payload; a power of two */
 /* Of a hello: those with key shares of post-quantum algorithms and a ticket have some 2,000. A power of two. */
 #define TLS_HELLO_BYTES 4096u
+
+/* Of a datagram of QUIC: those that hold a hello are hardly larger than paths of the Internet take. A power of two. */
+#define QUIC_DATAGRAM_BYTES 2048u
 
 /* What is in front of a piece's bytes. services/capture/names/pieces.py has the same. */
 struct piece {

@@ -14,6 +14,7 @@
 #include "questions.h"
 #include "role.h"
 
+#include "../engine/quic.h"
 #include "../engine/update.h"
 
 /*
@@ -98,6 +99,18 @@ static void hand_on_segment(
                     .from = (__u8)from});
 }
 
+/* A datagram of QUIC that may hold a hello is handed on. */
+static void hand_on_quic(
+        struct replay *replay, const struct arrival *arrival, struct flow *flow, const struct packet *packet, int from)
+{
+    __u32 offset = packet->transport_offset + UDP_HEADER_BYTES;
+    __u32 held = packet->payload_bytes < QUIC_DATAGRAM_BYTES ? packet->payload_bytes : QUIC_DATAGRAM_BYTES;
+
+    if (quic_take(&arrival->frame, offset, flow, from, flow->requests == FLOW_REQUESTS_NEW))
+        hand_on_part(replay->pieces, &arrival->frame, offset, held, packet->payload_bytes,
+                (struct piece){.flow_id = flow->id, .time_ns = packet->time_ns, .kind = PIECE_QUIC, .from = (__u8)from});
+}
+
 /* Look at a datagram, or what asks and answers by number; of DNS, hand the message on. */
 static void ask(struct replay *replay, const struct arrival *arrival, struct flow *flow, const struct packet *packet, int from)
 {
@@ -106,6 +119,8 @@ static void ask(struct replay *replay, const struct arrival *arrival, struct flo
 
     if (flow->transport == TRANSPORT_TCP)
         hand_on_segment(replay, arrival, flow, packet, from);
+    else if (flow->transport == TRANSPORT_UDP && !is_dns(replay, packet))
+        hand_on_quic(replay, arrival, flow, packet, from);
     if (!is_looked_at(flow))
         return;
     look_at(host, &arrival->frame, packet->transport_offset, flow, packet, from, opening_of(replay, packet), &message);

@@ -13,7 +13,8 @@
 /* PIECES: a bit for each kind that is asked for. */
 #ifdef PIECES
 _Static_assert(PIECE_TLS == 2, "PIECES & 4 asks for those of TLS");
-#if PIECES & 4
+_Static_assert(PIECE_QUIC == 3, "PIECES & 8 asks for those of QUIC");
+#if PIECES & 12
 #define PIECE_MOST          TLS_HELLO_BYTES
 #define PIECE_PAGES_DEFAULT 1024 /* 4 MiB: besides, some 1,500 handshakes with large key shares */
 #else

@@ -37,6 +37,7 @@ struct question_key {
 typedef slot_reference question_host;
 
 #include "../engine/questions.h"
+#include "../engine/quic.h"
 
 BPF_TABLE("lru_hash", struct question_key, struct question, open_questions, OPEN_QUESTIONS);
 /* One for each direction: the kernel binds one to where its programs are attached. */
@@ -113,11 +114,26 @@ FLOW_INLINE void hand_on_dns(
 #define hand_on_dns(skb, slot, packet, offset, from)
 #endif
 
+#if defined(PIECES) && PIECES & 8
+/* A datagram of QUIC that may hold a hello is handed on. */
+FLOW_INLINE void hand_on_quic(
+        struct __sk_buff *skb, struct slot *slot, __u32 offset, const struct packet *packet, int from, int is_first)
+{
+    struct piece piece = {.time_ns = packet->time_ns, .kind = PIECE_QUIC, .from = (__u8)from};
+
+    piece.payload_bytes = piece_payload_bytes(packet->payload_bytes);
+    if (quic_take(skb, offset, &slot->flow, from, is_first))
+        hand_on_part(skb, slot, offset, packet->payload_bytes, QUIC_DATAGRAM_BYTES, &piece);
+}
+#else
+#define hand_on_quic(skb, slot, offset, packet, from, is_first)
+#endif
+
 /* The end of a program that has just added a datagram to its flow. */
 FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, int from)
 {
     refuse_bursts(skb, flow);
-    if (!is_looked_at(flow))
+    if (!is_looked_at(flow) && !quic_is_touched(flow, from))
         return;
     call_question(skb, flow, time_ns, from);
 }
@@ -149,6 +165,7 @@ FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
     struct question_message message = {};
     __u8 tcp[TCP_HEADER_BYTES];
     __u32 kind = PIECE_DNS;
+    int is_first;
     int opening;
 
     if (!slot)
@@ -164,8 +181,11 @@ FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
         offset += UDP_HEADER_BYTES;
         packet.payload_bytes = skb->len - offset;
         opening = opening_of(skb, &slot->flow);
+        is_first = slot->flow.requests == FLOW_REQUESTS_NEW;
         look_at(reference, skb, offset - UDP_HEADER_BYTES, &slot->flow, &packet, from, opening, &message);
         refuse_bursts(skb, &slot->flow);
+        if (slot->flow.transport == TRANSPORT_UDP && !(opening & FLOW_OPENS_NUMBERED))
+            hand_on_quic(skb, slot, offset, &packet, from, is_first);
         if (!message.counted || !(opening & FLOW_OPENS_NUMBERED))
             return 1;
     }

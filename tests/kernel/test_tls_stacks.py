@@ -1,4 +1,4 @@
-"""TLS of Go, GnuTLS and PostgreSQL over real sockets: what the live tap tells is what the stacks themselves said."""
+"""TLS of Go, GnuTLS and PostgreSQL, and QUIC, over real sockets: what the live tap tells is what the stacks themselves said."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from proto.columns import Role
-from proto.tls import ALERT, ALERT_BY_SERVER, RESUMED, RESUMPTION_KNOWN, cipher, version
+from proto.tls import ALERT, ALERT_BY_SERVER, QUIC, QUIC_2, RESUMED, RESUMPTION_KNOWN, cipher, version
+from services.capture.flows.datagrams import DatagramRules
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.socket_tap import TapRules
 from tests.support.certificates import Certificates, make_certificates
@@ -58,7 +59,8 @@ def go() -> Path:
 @pytest.fixture
 def live() -> Iterator[LiveReader]:
     """Capture as it runs, with TLS and the look for trace contexts."""
-    options = LiveOptions(capacity=4096, rules=TapRules(allow_networks=("10.45.0.0/24",)), names="tls", trace_context=True)
+    rules, datagrams = TapRules(allow_networks=("10.45.0.0/24",)), DatagramRules(rest_seconds=0)
+    options = LiveOptions(capacity=4096, rules=rules, names="tls", trace_context=True, datagrams=datagrams)
     with LiveReader(node="n", epoch="e", options=options) as reader:
         yield reader
 
@@ -191,3 +193,31 @@ def test_both_ends_tell_what_postgresql_agreed_upon(live, pods, database, mode) 
         assert (version(record["tls_version"])[1], cipher(record["tls_cipher"])) == (name.removeprefix("TLSv"), suite)
         assert (record["tls_server_name"], record["tls_flags"]) == ("shop.example", RESUMPTION_KNOWN)
         assert 0 < record["tls_handshake_time_ns"] <= record["end_unix_ns"] - record["flow_start_unix_ns"]
+
+
+@pytest.mark.parametrize("quic", [1, 2])
+def test_both_ends_tell_what_quic_agreed_upon(live, pods, go, made, quic) -> None:
+    """The two hellos of each version of QUIC; the client's is in two datagrams, for its key shares are post-quantum."""
+    options = ("-quic", *(("-quic2",) if quic == 2 else ()), "-protocols", "h3,shop")
+    states = talk_go(pods, go, made, *options, times=2)
+    assert [(state["resumed"], state["error"]) for state in states] == [(False, ""), (True, "")]
+    found = handshakes_told(live, *(state["port"] for state in states))
+    for state in states:
+        records = found[state["port"]]
+        assert records.keys() == {Role.CLIENT, Role.SERVER}
+        for record in records.values():
+            assert record["transport"] == 17
+            assert (record["tls_version"], cipher(record["tls_cipher"])) == (state["version"], state["cipher"])
+            assert (record["tls_server_name"], record["tls_offered_protocols"]) == ("shop.example", "h3,shop")
+            flags = QUIC | RESUMPTION_KNOWN | (RESUMED if state["resumed"] else 0)
+            assert record["tls_flags"] == flags | (QUIC_2 if quic == 2 else 0)
+    counters = live.counters
+    assert counters["pieces_lost_quic"] == counters["pieces_unreadable"] == 0
+
+
+def test_what_a_server_of_quic_refuses_is_told(live, pods, go, made) -> None:
+    """By the alert that its closing stands for."""
+    (state,) = talk_go(pods, go, made, "-quic", "-protocols", "h3", of_server=("-protocols", "smtp"))
+    assert "no application protocol" in state["error"]
+    for record in handshakes_told(live, state["port"])[state["port"]].values():
+        assert (record["tls_flags"], record["tls_alert"]) == (QUIC | ALERT | ALERT_BY_SERVER, 120)

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from proto.columns import TLS
 from proto.flow_batch import Array
-from proto.tls import ALERT, ALERT_BY_SERVER, ALERT_ENCRYPTED, ECH, RESUMED, RESUMPTION_KNOWN
-from services.capture.names.pieces import Piece
+from proto.tls import ALERT, ALERT_BY_SERVER, ALERT_ENCRYPTED, ECH, QUIC, QUIC_2, RESUMED, RESUMPTION_KNOWN
+from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.questions import NameList
-from services.capture.names.tls_hello import ClientHello, ServerHello, read_hello
+from services.capture.names.quic import QuicInitials, in_a_row
+from services.capture.names.tls_hello import ClientHello, ServerHello, read_hello, read_hello_message
 
 MOST_FLOWS: Final = 32_768
 """Flows whose handshakes are known; beyond it the one that was first is forgotten, and counted."""
@@ -49,6 +50,7 @@ class Handshake(NamedTuple):
         resumed = self._resumed
         found = 0 if resumed is None else RESUMPTION_KNOWN | (RESUMED if resumed else 0)
         found |= ECH if self.client and self.client.has_ech else 0
+        found |= (QUIC, QUIC | QUIC_2)[self.client.quic - 1] if self.client and self.client.quic else 0
         return found | self.alert_flags
 
     @property
@@ -97,11 +99,18 @@ class HandshakeTable:
         """`without_hidden` makes of a server's name what is kept of it."""
         self._without_hidden = without_hidden
         self._flows: dict[int, _Flow] = {}
-        self.forgotten = 0
+        self._quic = QuicInitials()
+        self._forgotten = 0
+
+    @property
+    def forgotten(self) -> int:
         """Flows whose handshakes were given up because too many were known."""
+        return self._forgotten + self._quic.forgotten
 
     def add(self, piece: Piece) -> bool:
         """Take over a piece; return whether it could be read."""
+        if piece.kind == PieceKind.QUIC:
+            return self._add_quic(piece)
         flow = self._flow(piece.flow_id)
         if piece.since_ns:
             return self._end(flow, piece)
@@ -110,11 +119,25 @@ class HandshakeTable:
             flow.parts = flow.parts or {}
             parts = flow.parts.setdefault(piece.direction, {})
             parts[piece.place] = content
-            content = _in_a_row(parts)
+            content = in_a_row(parts)
             if len(content) < piece.payload_bytes:
                 return True
             del flow.parts[piece.direction]
-        return self._hear(flow, piece.direction, content)
+        return self._hear(flow, piece.direction, read_hello(content))
+
+    def _add_quic(self, piece: Piece) -> bool:
+        heard = self._quic.hear(piece)
+        for said in heard or ():
+            flow = self._flow(piece.flow_id)
+            hello = read_hello_message(said.message)
+            if said.alert is not None:
+                flags = ALERT | (ALERT_BY_SERVER if said.by_server else 0)
+                flow.handshake = flow.handshake._replace(alert=said.alert, alert_flags=flags)
+            elif isinstance(hello, ClientHello):
+                self._hear(flow, piece.direction, replace(hello, quic=said.version))
+            else:
+                self._hear(flow, piece.direction, hello)
+        return heard is not None
 
     def take(self, flow_ids: Array, final: npt.NDArray[np.bool_]) -> dict[int, Handshake]:
         """Return what the next record of each of these flows tells, by row. `final` are the flows' last records."""
@@ -127,6 +150,7 @@ class HandshakeTable:
                 continue
             if final[row]:
                 self._hear_parts(flow)
+                self._quic.leave(flow_id)
                 del self._flows[flow_id]
             if flow.handshake != _NOTHING:
                 taken[row] = flow.handshake
@@ -146,8 +170,8 @@ class HandshakeTable:
             ended = later if later.has_end else told
             flow.handshake = Handshake(later.client or told.client, later.server or told.server, *ended[2:])
 
-    def _hear(self, flow: _Flow, direction: int, content: bytes) -> bool:
-        hello, known = read_hello(content), flow.handshake
+    def _hear(self, flow: _Flow, direction: int, hello: ClientHello | ServerHello | None) -> bool:
+        known = flow.handshake
         is_again = known.server is not None and known.server.is_retry
         # What comes later may begin like a hello by chance: it is encrypted.
         if isinstance(hello, ClientHello) and (known.client is None or is_again):
@@ -162,7 +186,7 @@ class HandshakeTable:
     def _hear_parts(self, flow: _Flow) -> None:
         """What there is of the hellos is all that comes."""
         for direction, parts in (flow.parts or {}).items():
-            self._hear(flow, direction, _in_a_row(parts))
+            self._hear(flow, direction, read_hello(in_a_row(parts)))
         flow.parts = None
 
     def _end(self, flow: _Flow, piece: Piece) -> bool:
@@ -187,19 +211,9 @@ class HandshakeTable:
         if flow is None:
             if len(self._flows) >= MOST_FLOWS:
                 del self._flows[next(iter(self._flows))]
-                self.forgotten += 1
+                self._forgotten += 1
             flow = self._flows[flow_id] = _Flow()
         return flow
-
-
-def _in_a_row(parts: Mapping[int, bytes]) -> bytes:
-    """Return the beginning of a hello as far as it is there."""
-    content = b""
-    for place in sorted(parts):
-        if place > len(content):
-            break
-        content += parts[place][len(content) - place :]
-    return content
 
 
 def _is_alert(record: bytes, server: ServerHello | None) -> bool:

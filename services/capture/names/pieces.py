@@ -21,13 +21,15 @@ class PieceKind(enum.IntEnum):
     """A segment to or from a DNS port; `since_ns` is its sequence number."""
     TLS = 2
     """Of a hello, or the record that ends a handshake."""
+    QUIC = 3
+    """A datagram that begins with an Initial packet."""
 
 
 Names: TypeAlias = Literal["off", "dns", "tls", "all"]
 """What is read of names, as the setting has it."""
 
 _DNS: Final = (PieceKind.DNS, PieceKind.DNS_TCP)
-_TLS: Final = (PieceKind.TLS,)
+_TLS: Final = (PieceKind.TLS, PieceKind.QUIC)
 KINDS: Final[dict[Names, tuple[PieceKind, ...]]] = {"off": (), "dns": _DNS, "tls": _TLS, "all": (*_DNS, *_TLS)}
 """Which pieces that asks for."""
 

@@ -18,6 +18,7 @@ from services.capture.names.peers import PeerNames
 from services.capture.names.pieces import KINDS, Names, Piece, PieceKind
 from services.capture.names.question_records import QuestionRecords, QuestionRules
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
+from services.capture.names.quic_keys import has_keys
 from services.capture.names.setup import Flows, set_up_columns
 
 
@@ -41,7 +42,7 @@ class NameReader:
         """`hidden` are domains: of a name in one of them nothing is kept but the domain. `rules` say which questions have
         records of their own.
         """
-        self.kinds: tuple[PieceKind, ...] = KINDS[names]
+        self.kinds: tuple[PieceKind, ...] = tuple(kind for kind in KINDS[names] if kind != PieceKind.QUIC or has_keys())
         """Of which pieces are asked for."""
         self._hidden = tuple(f".{domain.strip('.').lower()}" for domain in hidden)
         self._rules = rules
@@ -58,7 +59,7 @@ class NameReader:
         for piece in pieces:
             if piece.kind == PieceKind.DNS:
                 self._count(self._read_message(piece, piece.content))
-            elif piece.kind == PieceKind.TLS:
+            elif piece.kind in {PieceKind.TLS, PieceKind.QUIC}:
                 self._count(self._handshakes.add(piece))
             else:
                 for content in self._streams.messages(piece):

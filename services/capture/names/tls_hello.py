@@ -43,6 +43,8 @@ class ClientHello:
     """Of TLS 1.2 (RFC 5077)."""
     has_ech: bool
     """It has an encrypted ClientHello, or pretends to (RFC 9849 6.2): that is not to be told apart."""
+    quic: int = 0
+    """The version of QUIC that it was sent by; 0: TCP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,11 @@ class _Reader:
 
 def read_hello(content: bytes) -> ClientHello | ServerHello | None:
     """Return what records say that begin with a hello; None where they do not, or it ends before what it must have."""
-    message = _message(content)
+    return read_hello_message(_message(content))
+
+
+def read_hello_message(message: bytes) -> ClientHello | ServerHello | None:
+    """Return the same of a message without records."""
     reader = _Reader(message[_MESSAGE_HEADER:])
     try:
         kind = message[0] if message else 0

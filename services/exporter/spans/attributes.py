@@ -498,6 +498,8 @@ DNS: Final = (
 _SHAKEN: Final = "a TLS handshake was seen, in this record or before it"
 
 TLS: Final = (
+    Attribute("network.protocol.name", STABLE, "`quic`", "the handshake of a QUIC connection was seen"),
+    Attribute("network.protocol.version", STABLE, "`1`, `2`: QUIC's", "the same"),
     Attribute("tls.protocol.name", DEVELOPMENT, "`tls`, or `ssl`", "TLS, answered"),
     Attribute("tls.protocol.version", DEVELOPMENT, "`1.2`, `1.3`: the version that the server chose", "TLS, answered"),
     Attribute("tls.cipher", DEVELOPMENT, "the cipher suite that it chose, as IANA names it, such as "

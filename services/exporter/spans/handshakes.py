@@ -14,6 +14,8 @@ from proto.tls import (
     ALERT_ENCRYPTED,
     ECH,
     HARMLESS_ALERTS,
+    QUIC,
+    QUIC_2,
     RESUMED,
     RESUMPTION_KNOWN,
     alert,
@@ -103,6 +105,8 @@ class Handshakes:
         if numbers & 0xFFFF:
             found["tls.protocol.name"], found["tls.protocol.version"] = version(numbers & 0xFFFF)
             found["tls.cipher"] = cipher(numbers >> _CIPHER & 0xFFFF)
+        if flags & QUIC:
+            found["network.protocol.name"], found["network.protocol.version"] = "quic", "2" if flags & QUIC_2 else "1"
         found["tls.resumed"] = bool(flags & RESUMED) if flags & RESUMPTION_KNOWN else None
         found["flow.tls.ech_offered"] = True if flags & ECH else None
         if flags & ALERT:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.support import otlp_requests
-from tests.support.packets import dns, pcap, tls_talk
+from tests.support.packets import dns, pcap, quic_talk, tls_talk
 from tests.support.packets import http2_talk as http2
 from tests.support.packets.http_talk import Talk, reply, request
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
@@ -58,6 +58,9 @@ def seeds() -> Iterator[bytes]:
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         yield fuzz_input(tls_talk.talk(*tls_talk.contexts(version), segment=300)[0].frames)
         yield fuzz_input(tls_talk.talk(*tls_talk.contexts(version, trusted=False))[0].frames)
+    client, server = quic_talk.hellos()
+    answer = quic_talk.initial(quic_talk.crypto(server), of_server=True)
+    yield fuzz_input(quic_talk.conversation(("client", quic_talk.initial(quic_talk.crypto(client))), ("server", answer)).frames)
     turns = Conversation(client_port=40000, server_port=123)
     for sender in ("client", "server", "client", "client", "server"):
         turns.udp(3, sender, b"?")

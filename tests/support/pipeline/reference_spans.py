@@ -431,6 +431,8 @@ class Row:
             out["tls.protocol.name"] = "ssl" if version == 0x300 else "tls"
             out["tls.protocol.version"] = versions.get(version, f"0x{version:04X}")
             out["tls.cipher"] = CIPHERS.get(self["tls_cipher"], f"0x{self['tls_cipher']:04X}")
+        out["network.protocol.name"] = "quic" if flags & 64 else None
+        out["network.protocol.version"] = ("2" if flags & 128 else "1") if flags & 64 else None
         out["tls.resumed"] = bool(flags & 1) if flags & 2 else None
         out["flow.tls.ech_offered"] = True if flags & 4 else None
         out["flow.tls.alert"] = self.alert()
