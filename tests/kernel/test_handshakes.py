@@ -14,7 +14,8 @@ from proto.columns import Role
 from proto.tls import ALERT, ALERT_BY_SERVER, RESUMED, RESUMPTION_KNOWN
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.socket_tap import TapRules
-from tests.support.node.live_capture import handshakes_told, reason_to_skip
+from tests.support.node.handshakes_told import handshakes_told
+from tests.support.node.live_capture import reason_to_skip
 from tests.support.node.namespaces import Network, Pod
 from tests.support.packets.tls_talk import contexts
 

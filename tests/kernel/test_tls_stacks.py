@@ -20,7 +20,8 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.socket_tap import TapRules
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.node.live_capture import handshakes_told, reason_to_skip, wait_until
+from tests.support.node.handshakes_told import handshakes_told
+from tests.support.node.live_capture import reason_to_skip, wait_until
 from tests.support.node.namespaces import Network, Pod
 from tests.support.tools import ToolUnavailableError, tool
 

@@ -9,12 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from proto.columns import NO_INDEX, RAW, TLS, Observer, Reason, Role
-from proto.flow_batch import decode
+from proto.columns import Observer, Reason, Role
 from services.capture.flows.layout import Slots, State
 from services.capture.flows.table import FlowTable
 from services.capture.live.cgroups import NoCgroup2Error, find_root
-from services.capture.live.reader import LiveReader
 from services.capture.live.records import monotonic_ns
 from services.capture.live.slot_windows import map_slots
 from services.capture.live.socket_tap import SocketTap
@@ -77,20 +75,3 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "did not come true"
         time.sleep(0.01)
-
-
-def handshakes_told(reader: LiveReader, *ports: int) -> dict[int, dict[Role, dict[str, object]]]:
-    """The last records by their client's port, these or all, and by role; through the wire, with the names of TLS as text."""
-    found: dict[int, dict[Role, dict[str, object]]] = {}
-    for batch in reader.read(Reason.SHUTDOWN):
-        for message in batch.messages:
-            decoded = decode(message.message)
-            for row in range(decoded.count):
-                values = {column.name: decoded.column(column.name)[row].tolist() for column in RAW + TLS}
-                for name in ("tls_server_name", "tls_protocol", "tls_offered_protocols"):
-                    values[name] = decoded.names[values[name]] if values[name] != NO_INDEX else None
-                port = values["remote_port" if values["role"] == Role.SERVER else "local_port"]
-                if not ports or port in ports:
-                    found.setdefault(port, {})[values["role"]] = values
-        reader.accept(batch)
-    return found
