@@ -109,6 +109,14 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             "`db.corp.example` `corp.example`"
         ),
     ] = ()
+    replay_pseudonym_key: Annotated[
+        str,
+        Meta(
+            description="replay: names that were looked up or asked for are told by the pseudonyms that `wirespan snapshot` "
+            "makes with this `--pseudonym-key`, label by label; empty: by themselves",
+            extra={"secret": True},
+        ),
+    ] = ""
     question_spans: Annotated[
         QuestionSpans,
         Meta(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +22,10 @@ from services.capture.names.question_records import QuestionRecords, QuestionRul
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
 from services.capture.names.quic_keys import has_keys
 from services.capture.names.setup import Flows, set_up_columns
+from services.runtime.pseudonyms import domain_pseudonym
+
+_MOST_PSEUDONYMS: Final = 4096
+"""That are not made again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,15 +44,18 @@ class NamesTold:
 class NameReader:
     """Reads pieces and keeps what they say until it is told. Not for two threads at once."""
 
-    def __init__(self, names: Names = "all", hidden: Sequence[str] = (), rules: QuestionRules | None = None) -> None:
+    def __init__(
+        self, names: Names = "all", hidden: Sequence[str] = (), rules: QuestionRules | None = None, key: bytes = b""
+    ) -> None:
         """`hidden` are domains: of a name in one of them nothing is kept but the domain. `rules` say which questions have
-        records of their own.
+        records of their own. With a `key` names are told by their pseudonyms.
         """
         self.kinds: tuple[PieceKind, ...] = tuple(kind for kind in KINDS[names] if kind != PieceKind.QUIC or has_keys())
         """Of which pieces are asked for."""
         self._hidden = tuple(f".{domain.strip('.').lower()}" for domain in hidden)
         self._rules = rules
         self._questions = QuestionTable(rules)
+        self._kept = lru_cache(_MOST_PSEUDONYMS)(partial(domain_pseudonym, key)) if key else str
         self._handshakes = HandshakeTable(self._without_hidden)
         self._peers = PeerNames()
         self._lookups = Lookups()
@@ -84,8 +93,8 @@ class NameReader:
     def _without_hidden(self, name: str) -> str:
         for domain in self._hidden:
             if f".{name}".endswith(domain):
-                return domain[1:]
-        return name
+                return self._kept(domain[1:])
+        return self._kept(name)
 
     def tell(self, emission: Emission, owners: Array | None = None) -> NamesTold:
         """Return what the records of an emission say of names.

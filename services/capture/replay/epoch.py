@@ -34,6 +34,7 @@ def replay_epoch(settings: CaptureSettings) -> str:
         str(settings.replay_capacity),
         settings.names,
         str(settings.hidden_names),
+        settings.replay_pseudonym_key,
         str(settings.questions),
     ]
     for path in settings.replay_files:

@@ -102,7 +102,8 @@ class ReplayReader:
 
     def _begin_pass(self) -> None:
         settings = self._settings
-        self._names = NameReader(settings.names, settings.hidden_names, settings.questions)
+        key = settings.replay_pseudonym_key.encode()
+        self._names = NameReader(settings.names, settings.hidden_names, settings.questions, key)
         self._source = ReplaySource(
             settings.replay_files,
             settings.replay_capacity,

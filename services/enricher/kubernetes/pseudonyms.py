@@ -6,17 +6,16 @@ left out, for they would no longer hold them.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 
 from services.enricher.kubernetes.node_annotations import NODE_ANNOTATIONS, with_addresses
 from services.enricher.kubernetes.object_meta import STATIC_POD_ANNOTATION, TEMPLATE_HASH_LABEL
+from services.runtime.pseudonyms import KEPT_NAMES, digest, pseudonym
 
 _NAMES: Final = frozenset(("name", "namespace", "nodeName"))
 _LEFT_OUT: Final = frozenset(("podCIDR", "podCIDRs"))
-_KEPT_NAMES: Final = frozenset(("default", "kubernetes"))
 _KEPT_LABELS: Final = frozenset((TEMPLATE_HASH_LABEL, "app.kubernetes.io/version", "service.kubernetes.io/headless"))
 
 
@@ -38,7 +37,7 @@ class Pseudonyms:
     def name(self, text: str, template_hash: str = "") -> str:
         """Return the pseudonym of a name. What a Deployment added to its own name, to name others, stays."""
         start, found, rest = text.partition(f"-{template_hash}") if template_hash else (text, "", "")
-        return self._made(start, f"n-{self._digest(start).hex()[:12]}") + found + rest if start not in _KEPT_NAMES else text
+        return self._made(start, pseudonym(self._key, start)) + found + rest if start not in KEPT_NAMES else text
 
     def address(self, text: str) -> str:
         """Return the pseudonym of an address; what is none (`None`, a host's name) is taken for a name."""
@@ -86,7 +85,7 @@ class Pseudonyms:
         return value if key in _KEPT_LABELS or key == STATIC_POD_ANNOTATION else self.name(value, template_hash)
 
     def _digest(self, text: str) -> bytes:
-        return hmac.digest(self._key, text.encode(), "sha256")
+        return digest(self._key, text)
 
     def _made(self, text: str, pseudonym: str) -> str:
         return self.given.setdefault(text, pseudonym)
