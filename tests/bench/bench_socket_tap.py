@@ -34,6 +34,7 @@ from tests.support.node import bpf_info
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 SLOTS = 8192
 PACKETS = 20_000
+BULK_MEGABYTES = 300
 CONNECTIONS = 300
 """The table has room for those of every round."""
 SIZE = 64
@@ -111,7 +112,7 @@ def segments() -> None:
 
 def bulk() -> None:
     """TCP, a megabyte at a time; the data that the sockets copy pushes everything out of the caches."""
-    _tcp(lambda client: [client.sendall(bytes(1 << 20)) for _ in range(300)], _drain)
+    _tcp(lambda client: [client.sendall(bytes(1 << 20)) for _ in range(BULK_MEGABYTES)], _drain)
 
 
 def connections() -> None:
