@@ -99,6 +99,15 @@ class ExchangeEnd(enum.IntEnum):
     """One of them gave the stream up (RST_STREAM)."""
 
 
+class ExchangeMatched(enum.IntEnum):
+    """How it is known to which span of an application an exchange belongs."""
+
+    CONTEXT = 0
+    """It carried the span's ids."""
+    SPAN = 1
+    """The span was asked for, and no other exchange can be its own."""
+
+
 class HttpMethod(enum.IntEnum):
     """What a request asks for (RFC 9110 9, RFC 5789)."""
 
@@ -511,6 +520,7 @@ EXCHANGE: Final = (
     Column(
         "exchange_shared", "|u1", _CONSTANT, "", "1: other exchanges shared its connection, whose retransmissions these are"
     ),
+    Column("exchange_matched", "|u1", _CONSTANT, "", "how it is known whose span's it is", enum=ExchangeMatched),
     Column("http_method", "|u1", _CONSTANT, "", "of the request", enum=HttpMethod),
     Column("http_status", "<u2", _CONSTANT, "", "status code of the final response; 0: none came, or it was not seen"),
     Column("grpc_status", "|u1", _CONSTANT, "", "gRPC's status code plus 1; 0: none came"),

@@ -34,6 +34,12 @@ def show_counters(telemetry: Telemetry, read: Callable[[], Mapping[str, int]]) -
         begun_with("pieces_"),
     )
     telemetry.cumulative(
+        "wirespan.capture.spans.asked",
+        "Application spans that were asked for, by what came of it",
+        "{span}",
+        begun_with("asked_"),
+    )
+    telemetry.cumulative(
         "wirespan.capture.connections.given_up",
         "Connections whose requests are looked at no more, by why",
         "{connection}",

@@ -62,3 +62,5 @@ class LiveOptions:
     """Which DNS questions are told by themselves."""
     succession: str = ""
     """What captures have in common that take over from each other on a node; empty: this one knows of no other."""
+    meeting_bytes: int = 0
+    """In so many bytes the exchanges of all connections are remembered, for spans that ask for theirs; 0: they are not."""

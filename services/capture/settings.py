@@ -87,6 +87,17 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             "traces within those traces (docs/correlation.md)"
         ),
     ] = True
+    meeting: Annotated[
+        bool,
+        Meta(
+            description="live: remember every exchange for a while, whatever its protocol and in TLS too, and tell those of "
+            "the application spans that enrichers ask for (docs/correlation.md). Needs `trace_context`, and `names` of `tls` "
+            "or `all`, by which handshakes are told from what follows"
+        ),
+    ] = False
+    meeting_bytes: Annotated[
+        int, Meta(ge=1 << 20, le=1 << 30, description="memory for what `meeting` remembers; the oldest is forgotten")
+    ] = 16 << 20
     dns_ports: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=65535)], ...],
         Meta(
@@ -159,9 +170,11 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     ] = _FLOWS.udp_idle_seconds
 
     def __post_init__(self) -> None:
-        """Refuse networks that are none. Raises ValueError."""
+        """Refuse networks that are none, and a meeting without what it stands on. Raises ValueError."""
         for network in (*self.allow_networks, *self.deny_networks):
             ipaddress.ip_network(network)
+        if self.meeting and not (self.trace_context and self.names in {"tls", "all"}):
+            raise ValueError("meeting needs trace_context, and names of tls or all")
 
     @property
     def node_name(self) -> str:
@@ -196,6 +209,7 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
             names=self.names,
             hidden_names=self.hidden_names,
             questions=self.questions,
+            meeting_bytes=self.meeting_bytes if self.meeting else 0,
         )
 
     @property

@@ -524,14 +524,8 @@ MEETING = [*EVERYTHING, "MEETING"]
 @pytest.mark.parametrize(
     "defines",
     [
-        ["NO_COARSE_CLOCK"],
-        [TICKS],
-        ["ALLOW_NETWORKS"],
-        ["ALLOW_PORTS"],
-        EVERYTHING,
-        [*EVERYTHING, TICKS],
-        MEETING,
-        [*MEETING, TICKS],
+        *(["NO_COARSE_CLOCK"], [TICKS], ["ALLOW_NETWORKS"], ["ALLOW_PORTS"]),
+        *(EVERYTHING, [*EVERYTHING, TICKS], MEETING, [*MEETING, TICKS]),
     ],
 )
 def test_every_way_to_compile_it_loads(defines) -> None:

@@ -61,6 +61,9 @@ EXCHANGE: Final = np.dtype(
 STREAM_IS_FIRST: Final = 4
 """Bit of `stream_ended`: no other stream of the connection began before it."""
 
+MET: Final = 0xFFFF_FFFF
+"""`slot` of an exchange that a span was met with: it was remembered, and its flow may be gone."""
+
 NO_EXCHANGES: Final[Exchanges] = np.zeros(0, EXCHANGE)
 
 OF_CONNECTION: Final[dict[str, str]] = {"syn_ns": "<u8", "handshake_ack_ns": "<u8", "syn_repeats": "<u2"}

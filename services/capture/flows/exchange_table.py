@@ -24,9 +24,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import BROKEN_OFF, COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, Observer, Outcome, Reason, Role
+from proto.columns import (
+    BROKEN_OFF,
+    COLUMNS,
+    FIRST_EXCHANGE,
+    NO_INDEX,
+    ExchangeEnd,
+    ExchangeMatched,
+    Observer,
+    Outcome,
+    Reason,
+    Role,
+)
 from services.capture.flows.connections import cut_short
-from services.capture.flows.exchange_layout import ENDED, MEMBERS, OF_CONNECTION, STREAM_IS_FIRST, Exchanges
+from services.capture.flows.exchange_layout import ENDED, MEMBERS, MET, OF_CONNECTION, STREAM_IS_FIRST, Exchanges
 from services.capture.flows.layout import Array, State
 from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings
@@ -95,8 +106,14 @@ class ExchangeTable:
         self._settings = settings or FlowTableSettings()
         self._observer = observer
         self._waiting: list[Exchanges] = []
+        self._met: list[Exchanges] = []
         self.dropped = 0
         """Exchanges that were given up because too many waited for the bus."""
+
+    def meet(self, exchanges: Exchanges) -> None:
+        """Tell these too: they are over, and known by the spans that they were met by."""
+        if len(exchanges):
+            self._met.append(exchanges)
 
     def drain(self, now_unix_ns: int, *, final: bool = False, share: Share = EVERYTHING) -> Iterator[ExchangeEmission]:
         """Yield the exchanges of the share that are over; with `final`, all.
@@ -104,7 +121,8 @@ class ExchangeTable:
         To be called before the flows are drained, whose slots tell why an exchange is over.
         """
         self._end(now_unix_ns, final=final)
-        taken = self._host.take_exchanges()
+        taken = np.concatenate([self._host.take_exchanges(), *self._met])
+        self._met = []
         begun = taken["isn_seen"] != 0
         taken = taken[~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])]
         if not len(taken) and not any(map(len, self._waiting)):
@@ -191,6 +209,7 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "local_container": np.full(count, NO_INDEX),
         "exchange_end": exchanges["end"],
         "exchange_shared": exchanges["is_stream"],
+        "exchange_matched": np.where(exchanges["slot"] == MET, ExchangeMatched.SPAN, ExchangeMatched.CONTEXT),
         "http_method": exchanges["method"],
         "http_status": np.where(answered, exchanges["status"], np.uint16(0)),
         "grpc_status": exchanges["grpc_status"],

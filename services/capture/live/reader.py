@@ -33,6 +33,7 @@ from services.capture.live.slot_layout import SLOT_OF_FLOW
 from services.capture.live.socket_tap import SocketTap
 from services.capture.live.succession import Succession
 from services.capture.live_options import LiveOptions
+from services.capture.meeting.meeting import Meeting
 from services.capture.names.reader import NameReader, NamesTold
 
 _LARGEST_ROWS: Final = 950
@@ -69,6 +70,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self._options = options
         self._table_settings = table or FlowTableSettings(max_rows=_LARGEST_ROWS)
         self._names = NameReader(options.names, options.hidden_names, options.questions)
+        self.meeting = Meeting(options.meeting_bytes) if options.meeting_bytes else None
+        """Where spans of applications are asked for: None where nobody may."""
         self._sequence = 0
         self._stack = ExitStack()
         self.refused_batches = 0
@@ -91,6 +94,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     trace_context=self._options.trace_context,
                     datagrams=self._options.datagrams,
                     pieces=self._names.kinds,
+                    meeting=self.meeting is not None,
                 )
             )
             self.succession = self._stack.enter_context(Succession(root, self._options.succession, monotonic_ns()))
@@ -129,7 +133,10 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 self._table.leave(waited, share.rest_since_ns, now_ns)
         counters = self.counters
         if self._exchanges is not None:
+            self._meet(now_ns)
             for exchanges in self._exchanges.drain(now_ns, final=final is not None, share=share):
+                if self.meeting is not None:
+                    self.meeting.tell(exchanges.exchanges)
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
                 owners, offset_ns = exchanges.exchanges["owner"], self._clock.now_offset_ns
                 told = self._names.tell_exchanges(exchanges.columns, self._flows, owners, offset_ns)
@@ -147,6 +154,13 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         offsets = np.full(len(flow_ids), self._clock.now_offset_ns)
         offsets[known] = self._clock.of_flows((flow_ids[known] & np.uint64(SLOT_OF_FLOW)).astype(np.uint32), flow_ids[known])
         return slots, offsets
+
+    def _meet(self, now_ns: int) -> None:
+        """Remember what was exchanged, and tell what of it spans were asked for."""
+        if self.meeting is None or self.tap.turns is None or self._exchanges is None:
+            return
+        turns = self.tap.turns.take(now_ns, self.tap.high_slot)
+        self._exchanges.meet(self.meeting.look(now_ns, self._clock.now_offset_ns, turns, self.tap.rows, self._cgroups.rows))
 
     def accept(self, batch: LiveBatch) -> None:
         """The batch is stored."""
@@ -170,6 +184,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             self.tap.counters
             | self._table.counters
             | self._names.counters
+            | (self.meeting.counters if self.meeting else {})
+            | ({"turns_lost": self.tap.turns.lost} if self.tap.turns else {})
             | {
                 "refused_batches": self.refused_batches,
                 "merged_records": self.merged_records,

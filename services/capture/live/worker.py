@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from proto.columns import Reason
-from proto.subjects import raw_subject
+from proto.subjects import asked_subject, raw_subject
 from services.capture.counter_metrics import show_counters
 from services.capture.errors import CaptureError
 from services.capture.flows.exchange_table import ExchangeEmission
@@ -23,6 +23,7 @@ from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
 from services.capture.live.cgroups import find_root
 from services.capture.live.reader import LiveBatch, LiveReader
 from services.capture.live.tap_loader import TapLoadError
+from services.capture.meeting.meeting import Meeting
 from services.capture.outbox import OVERSIZED_METRIC, Outbox
 from services.capture.progress import Progress, ProgressReport
 from services.capture.settings import CaptureSettings
@@ -30,7 +31,7 @@ from services.runtime.account import Account
 from services.runtime.health import Health, serve
 from services.runtime.host.cgroup2 import hook_trouble, look_at_tree
 from services.runtime.lifecycle import Lifecycle
-from services.runtime.nats.bus import Bus, StreamFullError, connect
+from services.runtime.nats.bus import Bus, StreamFullError, Watch, connect
 from services.runtime.nats.unsynced_metrics import show_unsynced
 from services.runtime.telemetry import Telemetry
 
@@ -80,6 +81,8 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                 _show(telemetry, reader, report.progress)
                 async with serve(settings.health, health, telemetry):
                     lifecycle.start("progress", report.keep_writing())
+                    if reader.meeting is not None:
+                        lifecycle.start("questions", _hear(reader.meeting, bus.watch(asked_subject(settings.node_name))))
                     report.progress.capturing = True
                     logger.info("capture.started", capacity=options.capacity, takes_over=reader.succession.share.waits)
                     if options.trace_context and reader.tap.exchanges is None:
@@ -87,6 +90,12 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
     report.progress.finished = True
     logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
+
+
+async def _hear(meeting: Meeting, questions: Watch) -> None:
+    """Take what enrichers ask: which exchanges of this node lie within an application's spans."""
+    async for message in questions:
+        meeting.ask(message.data)
 
 
 def look_at_host(cgroup_root: Path | None) -> None:
@@ -279,4 +288,11 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
         "{pod}",
         lambda: progress.counters.get("unidentified_pods", 0),
     )
+    if (meeting := reader.meeting) is not None:
+        telemetry.gauge(
+            "wirespan.capture.exchanges.remembered",
+            "How far back exchanges are remembered, for spans that ask for theirs",
+            "s",
+            lambda: meeting.remembered_seconds,
+        )
     telemetry.gauge("wirespan.capture.slots", "Slots of the flow table", "{slot}", lambda: reader.tap.capacity)

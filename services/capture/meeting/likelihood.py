@@ -31,6 +31,8 @@ _FLOOR: Final = 0.01
 _USUAL: Final = 8.0
 """As many times count what is usual before anything is learned: a moment between 30 us and 2 ms."""
 _USUAL_S: Final = (30e-6, 2e-3)
+_BACKWARD: Final = 0.02
+"""An exchange that begins before its span, or ends after it: one clock is read by both, but not at one moment."""
 _LEAST_OVERTAKEN: Final = 1e-4
 _MEMORY: Final = 20_000.0
 """Times that are remembered; more make earlier ones count less."""
@@ -46,17 +48,19 @@ def _bins(times: Times) -> npt.NDArray[np.int64]:
 class Learned:
     """The distribution of a time."""
 
-    def __init__(self, counts: Numbers | None = None, usual: tuple[float, float] = (0.0, 1e9)) -> None:
-        """`usual`: where it lies as long as nothing is known, in seconds."""
+    def __init__(self, counts: Numbers | None = None, usual: tuple[float, float] = (0.0, 1e9), backward: float = 0.5) -> None:
+        """`usual`: where it lies as long as nothing is known, in seconds; `backward`: how likely it is less than nothing."""
         self._counts = np.zeros(_BINS) if counts is None else counts
         within = (_EDGES_S[1:] >= usual[0]) & (_EDGES_S[1:] <= usual[1])
-        self._usual = _USUAL * (0.8 * within / within.sum() + 0.2 / _BINS)
+        self._any = np.where(_EDGES_S[:-1] < _EDGES_S[_HALF], backward, 1 - backward)
+        self._any /= self._any.sum()
+        self._usual = _USUAL * (0.8 * within / within.sum() + 0.2 * self._any)
         self._log: Numbers | None = None
 
     def copy(self) -> Learned:
         """Return one that learns by itself."""
         twin = Learned(self._counts.copy())
-        twin._usual = self._usual
+        twin._usual, twin._any = self._usual, self._any
         return twin
 
     def learn(self, times: Times) -> None:
@@ -71,7 +75,7 @@ class Learned:
         """Return the logarithm of the density at each, per second."""
         if self._log is None:
             smooth = np.convolve(self._counts, _SMOOTHING / _SMOOTHING.sum(), "same")
-            mass = smooth + self._usual + _FLOOR * smooth.sum() / _BINS
+            mass = smooth + self._usual + _FLOOR * smooth.sum() * self._any
             self._log = np.log(mass / mass.sum() / _WIDTHS_S)
         found: Numbers = self._log[_bins(times)]
         return found
@@ -103,9 +107,9 @@ class Habits:
     """What is known of the spans and exchanges of one application and peer."""
 
     def __init__(self) -> None:
-        self.lead = Learned()
+        self.lead = Learned(backward=_BACKWARD)
         """From a span's begin to its exchange's."""
-        self.lag = Learned(usual=_USUAL_S)
+        self.lag = Learned(usual=_USUAL_S, backward=_BACKWARD)
         """From an exchange's end to its span's."""
         self.length = Learned()
         """Of a span."""

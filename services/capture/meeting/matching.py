@@ -7,6 +7,7 @@ exchanges in a row are a transaction, or a request that was tried again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,7 +41,9 @@ class Windows:
         return len(self.begin)
 
 
-def containing(spans: Windows, exchanges: Windows) -> tuple[Indexes, Indexes]:
+def containing(
+    spans: Windows, exchanges: Windows, may_be: Callable[[Indexes, Indexes], npt.NDArray[np.bool_]] | None = None
+) -> tuple[Indexes, Indexes]:
     """Return the pairs, span and exchange, of which the exchange lies within the span; sorted by spans."""
     by_end = np.argsort(exchanges.end, kind="stable")
     ends = exchanges.end[by_end]
@@ -51,6 +54,9 @@ def containing(spans: Windows, exchanges: Windows) -> tuple[Indexes, Indexes]:
     found = by_end[np.repeat(first, behind - first) + within]
     fits = exchanges.begin[found] >= spans.begin[which] - TOLERANCE_NS
     which, found = which[fits], found[fits]
+    if may_be is not None:
+        fits = may_be(which, found)
+        which, found = which[fits], found[fits]
     counts = np.bincount(which, minlength=len(spans))
     if len(counts) and counts.max() > 2 * _NEAREST:
         place = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -81,9 +87,18 @@ def nexts_of(exchanges: Windows, connections: Indexes) -> Windows:
     return found
 
 
-def match(spans: Windows, exchanges: Windows, connections: Indexes, habits: Habits) -> Met:
-    """Give each span its exchange where that is certain, and learn from how they fit. `connections`: of each exchange."""
-    of_span, of_exchange = containing(spans, exchanges)
+def match(
+    spans: Windows,
+    exchanges: Windows,
+    connections: Indexes,
+    habits: Habits,
+    may_be: Callable[[Indexes, Indexes], npt.NDArray[np.bool_]] | None = None,
+) -> Met:
+    """Give each span its exchange where that is certain, and learn from how they fit.
+
+    `connections`: of each exchange. `may_be`: of pairs, whether they may belong together by anything but their times.
+    """
+    of_span, of_exchange = containing(spans, exchanges, may_be)
     candidates = np.bincount(of_span, minlength=len(spans)) > 0
     nexts = nexts_of(exchanges, connections)
 
@@ -103,7 +118,7 @@ def match(spans: Windows, exchanges: Windows, connections: Indexes, habits: Habi
         )
 
     habits.length.learn(spans.end - spans.begin)
-    window_s = max(int(spans.end.max(initial=0)) - int(spans.begin.min(initial=1 << 62)), 1_000_000) / 1e9
+    window_s = max(int(spans.end.max(initial=0)) - int(spans.begin.min(initial=1 << 62)), 1_000_000_000) / 1e9
     possible, rate = pairs(of_span, of_exchange), max(len(spans), 1) / window_s
     known = habits
     for _ in range(_ROUNDS):

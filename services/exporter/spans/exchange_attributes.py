@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from proto.columns import BROKEN_OFF, ExchangeEnd, HttpMethod
+from proto.columns import BROKEN_OFF, ExchangeEnd, ExchangeMatched, HttpMethod
 from proto.exchange_phases import Phase
 from proto.flow_batch import AttributeValue
 from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE, Attribute, Integer
@@ -47,6 +47,7 @@ class ExchangeFacts:
     """Of HTTP; 0: none."""
     grpc: int = 0
     """gRPC's status code plus 1; 0: none."""
+    matched: int = ExchangeMatched.CONTEXT
 
     @property
     def observer(self) -> str:
@@ -75,6 +76,7 @@ class ExchangeFacts:
                 "network.transport": "tcp",
                 "network.type": "ipv4" if self.ipv4 else "ipv6",
                 "flow.direction": self.direction,
+                "flow.exchange.matched": ExchangeMatched(self.matched).name.lower(),
             }
             if self.method:
                 values["http.request.method"] = _METHODS.get(self.method, "_OTHER")
@@ -137,6 +139,8 @@ EXCHANGE_WORDS: Final = (
               "response paused), `active_timeout` (it went on), `shutdown` (capture ended), `switched` (the response made "
               "another protocol's, or a tunnel, of the connection), `stream` (both ends said that they are done: HTTP/2), "
               "`stream_reset` (one of them gave the stream up)"),
+    Attribute("flow.exchange.matched", OURS, "how it is known whose it is: `context` where the request carried its trace "
+              "context, `span` where an application's span was met with it"),
     Attribute("flow.exchange.shared", OURS, "true: streams share the connection, and the retransmissions are the "
               "connection's", "HTTP/2", "boolean"),
     Attribute("http.request.method", STABLE, "the request's method, `_OTHER` for one that RFC 9110 and RFC 5789 do not have",

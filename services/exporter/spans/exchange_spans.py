@@ -40,7 +40,7 @@ from services.exporter.spans.verdicts import Verdicts
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
 _PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 3, 5, 6, 7, 15
-_SHARED, _METHOD, _GRPC, _STATUS = 16, 17, 21, 29
+_SHARED, _METHOD, _GRPC, _STATUS, _MATCHED = 16, 17, 21, 29, 45
 
 
 class ExchangeSpans:
@@ -117,7 +117,8 @@ class ExchangeSpans:
             shared=bool(bits >> _SHARED & 1),
             method=bits >> _METHOD & 0xF,
             grpc=bits >> _GRPC & 0xFF,
-            status=bits >> _STATUS,
+            status=bits >> _STATUS & 0xFFFF,
+            matched=bits >> _MATCHED & 1,
         )
         chosen = (item for item in facts.words().items() if self._selection.has(item[0]))
         out = field(SPAN_NAME, facts.name.encode()) + b"".join(attribute(*item) for item in chosen)
@@ -137,6 +138,7 @@ def _facts_key(records: Records) -> Array:
         (column("http_method") & np.uint8(0xF), _METHOD),
         (column("grpc_status"), _GRPC),
         (column("http_status"), _STATUS),
+        (column("exchange_matched") & np.uint8(1), _MATCHED),
     ):
         key |= value.astype(np.uint64) << np.uint64(shift)
     return key

@@ -1,0 +1,224 @@
+"""The meeting of what is asked and what is remembered.
+
+A question waits for a while, so that those of the same application that belong to the same time are there too: they are
+answered together. One that is ambiguous then is tried once more with those that came meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.columns import Role
+from services.capture.flows.exchange_layout import EXCHANGE, MET, NO_EXCHANGES, Exchanges
+from services.capture.flows.layout import Slots
+from services.capture.meeting.assignment import NOBODY, Indexes
+from services.capture.meeting.likelihood import Habits
+from services.capture.meeting.matching import TOLERANCE_NS, Windows, match
+from services.capture.meeting.questions import Questions
+from services.capture.meeting.questions import Rows as Asked
+from services.capture.meeting.reasons import Counts, Reason
+from services.capture.meeting.ring import Ring, Rows
+from services.capture.meeting.turns import TurnFlag, Turns
+
+Owners = Callable[[npt.NDArray[np.uint64]], tuple[npt.NDArray[np.uint32], list[dict[str, str]]]]
+"""As CgroupIndex.rows."""
+
+HOLD_NS: Final = 8_000_000_000
+"""An SDK sends what has ended every 5 s, and collectors gather for a while."""
+_MOST_HABITS: Final = 4_096
+_MOST_TOLD: Final = 200_000
+_ANYBODY: Final = ""
+
+
+class Meeting:
+    """Not for two threads at once, but for `ask`."""
+
+    def __init__(self, size_bytes: int, hold_ns: int = HOLD_NS) -> None:
+        self.ring = Ring(size_bytes)
+        self._counts = Counts()
+        self._questions = Questions(self._counts, hold_ns)
+        self._habits: OrderedDict[tuple[int, bool, bytes], Habits] = OrderedDict()
+        self._told_spans: set[bytes] = set()
+        self._told_order: deque[bytes] = deque()
+        self.now_ns = 0
+
+    def ask(self, message: bytes) -> None:
+        """Take a message of the bus; from any thread."""
+        self._questions.ask(message)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What became of questions; cumulative."""
+        return self._counts.by_name() | {"turns_unknown": self.ring.unknown}
+
+    @property
+    def remembered_seconds(self) -> float:
+        """How far back exchanges are remembered."""
+        return self.ring.seconds(self.now_ns)
+
+    def tell(self, exchanges: Exchanges) -> None:
+        """These were read on the wire with their context, and are told for that."""
+        by_wire = exchanges[exchanges["slot"] != MET]
+        if not len(by_wire):
+            return
+        self.ring.tell(by_wire["flow_id"], by_wire["number"])
+        for span in by_wire["parent_span_id"].tolist():
+            if span not in self._told_spans:
+                self._told_spans.add(span)
+                self._told_order.append(span)
+        while len(self._told_order) > _MOST_TOLD:
+            self._told_spans.discard(self._told_order.popleft())
+
+    def look(self, now_ns: int, offset_ns: int, turns: Turns, slots: Callable[[Any], Slots], owners: Owners) -> Exchanges:
+        """Remember these turns; return the exchanges of spans whose time has come."""
+        self.now_ns = now_ns
+        self.ring.add(turns, slots)
+        waiting = self._questions.read(now_ns, offset_ns, self.ring.oldest_ns)
+        due = np.unique(waiting["local"][waiting["due"] <= now_ns])
+        if not len(due):
+            return NO_EXCHANGES
+        by_wire = np.array([span in self._told_spans for span in waiting["span_id"].tolist()], np.bool_)
+        self._settle(waiting["number"][by_wire], Reason.BY_CONTEXT)
+        waiting = waiting[~by_wire & np.isin(waiting["local"], due)]
+        numbers, facts = self.ring.connections()
+        whose, containers = owners(facts["owner"])
+        rows = self.ring.rows()
+        rows = rows[rows["told"] == 0]
+        found = [NO_EXCHANGES]
+        names = self._questions.local_names()
+        for local in due.tolist():
+            here = _of(names[local], whose, containers)
+            of_local = waiting[waiting["local"] == local]
+            if not here.any():
+                self._settle(of_local["number"], Reason.NOT_HERE)
+                continue
+            for server in (False, True):
+                asked = of_local[of_local["server"] == server]
+                ours: Indexes = np.flatnonzero(here & np.equal(facts["role"], Role.SERVER if server else Role.CLIENT))
+                for peers in _together(asked):
+                    habits = self._habits_of((local, server, min(peers["peer_address"].tolist())))
+                    found.append(self._answer(peers, numbers[ours], facts[ours], rows, habits))
+        met = np.concatenate(found)
+        self.ring.tell(met["flow_id"], met["number"])
+        return met
+
+    def _habits_of(self, key: tuple[int, bool, bytes]) -> Habits:
+        habits = self._habits.setdefault(key, Habits())
+        self._habits.move_to_end(key)
+        if len(self._habits) > _MOST_HABITS:
+            self._habits.popitem(last=False)
+        return habits
+
+    def _settle(self, numbers: Any, reason: Reason) -> None:
+        settled = np.unique(numbers)
+        self._counts.add(reason, len(settled))
+        self._questions.answered(settled)
+
+    def _answer(self, asked: Asked, numbers: Indexes, facts: Rows, rows: Rows, habits: Habits) -> Exchanges:
+        """Match spans, whose peers may be the same, with the exchanges of these connections."""
+        first, of_span = np.unique(asked["number"], return_index=True)[1], np.unique(asked["number"], return_inverse=True)[1]
+        spans = asked[first]
+        window = Windows(spans["begin"], spans["end"])
+        peers = _Peers(asked, of_span, facts)
+        place: Indexes = np.searchsorted(numbers, rows["connection"])
+        known = np.zeros(len(rows), np.bool_)
+        inside = place < len(numbers)
+        known[inside] = (numbers[place[inside]] == rows["connection"][inside]) & peers.any_of[place[inside]]
+        known &= rows["response_last_ns"] >= np.uint64(max(int(window.begin.min()) - TOLERANCE_NS, 0))
+        known &= rows["request_first_ns"] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
+        rows, place = rows[known], place[known]
+        exchanges = Windows(rows["request_first_ns"].astype(np.int64), rows["response_last_ns"].astype(np.int64))
+        met = match(window, exchanges, place, habits, lambda which, found: peers.may_be(which, place[found]))
+        told = met.exchange != NOBODY
+        pairs = [(span, int(met.exchange[span])) for span in np.flatnonzero(told).tolist()]
+        pairs += [(span, exchange) for span, earlier in met.earlier.items() for exchange in earlier]
+        self._settle(spans["number"][told], Reason.MATCHED)
+        due = spans["due"] <= self.now_ns
+        ambiguous = ~told & met.candidates & due
+        self._settle(spans["number"][~met.candidates & due], Reason.NO_EXCHANGE)
+        self._settle(spans["number"][ambiguous & spans["tried"]], Reason.AMBIGUOUS)
+        self._questions.try_again(spans["number"][ambiguous & ~spans["tried"]], self.now_ns)
+        which, found = (np.array([pair[end] for pair in pairs], np.int64) for end in (0, 1))
+        return _exchanges(spans[which], rows[found], facts[place[found]])
+
+
+def _of(local: str, whose: npt.NDArray[np.uint32], containers: list[dict[str, str]]) -> npt.NDArray[np.bool_]:
+    """Which connections are somebody's, whom a pod's uid or a container's id names."""
+    if local == _ANYBODY:
+        return np.ones(len(whose), np.bool_)
+    named = [row for row, each in enumerate(containers) if local in {each.get("pod_uid"), each.get("container_id")}]
+    found: npt.NDArray[np.bool_] = np.isin(whose, named)
+    return found
+
+
+def _together(asked: Asked) -> Iterable[Asked]:
+    """Yield questions by what their peers may have in common: addresses of one question are the same peer's."""
+    parent: dict[bytes, bytes] = {}
+
+    def root(address: bytes) -> bytes:
+        while (above := parent.setdefault(address, address)) != address:
+            parent[address] = address = parent[above]
+        return address
+
+    addresses = asked["peer_address"].tolist()
+    numbers = asked["number"].tolist()
+    for row in range(1, len(addresses)):
+        if numbers[row] == numbers[row - 1]:
+            parent[root(addresses[row])] = root(addresses[row - 1])
+    groups: dict[bytes, list[int]] = {}
+    for row, address in enumerate(addresses):
+        groups.setdefault(root(address), []).append(row)
+    for rows in groups.values():
+        yield asked[rows]
+
+
+class _Peers:
+    """Whose peer may be whose: of questions and of connections."""
+
+    def __init__(self, asked: Asked, of_span: Indexes, facts: Rows) -> None:
+        ends: Mapping[tuple[bytes, int, int], int]
+        keys = list(zip(*(asked[name].tolist() for name in ("peer_address", "peer_port", "local_port")), strict=True))
+        ends = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        self._of_facts = np.zeros((len(facts), len(ends)), np.bool_)
+        for (address, port, local_port), place in ends.items():
+            fits = np.zeros(len(facts), np.bool_)
+            for end in ("remote", "backend"):
+                ports = facts[f"{end}_port"]
+                same: npt.NDArray[np.bool_] = facts[f"{end}_address"] == np.void(address)
+                fits |= same & (ports == (port or ports))
+            self._of_facts[:, place] = fits & (facts["local_port"] == (local_port or facts["local_port"]))
+        self._of_spans = np.zeros((int(of_span.max()) + 1, len(ends)), np.bool_)
+        self._of_spans[of_span, [ends[key] for key in keys]] = True
+        self.any_of: npt.NDArray[np.bool_] = np.asarray(self._of_facts.any(axis=1))
+
+    def may_be(self, spans: Indexes, connections: Indexes) -> npt.NDArray[np.bool_]:
+        """Whether, pair by pair, a connection's peer may be a span's."""
+        if self._of_facts.shape[1] == 1:
+            return np.ones(len(spans), np.bool_)
+        found: npt.NDArray[np.bool_] = np.asarray((self._of_spans[spans] & self._of_facts[connections]).any(axis=1))
+        return found
+
+
+def _exchanges(spans: Asked, rows: Rows, facts: Rows) -> Exchanges:
+    """Return exchanges as those are that were read on the wire, with the spans that they were met by."""
+    found = np.zeros(len(spans), EXCHANGE)
+    for name in ("flow_id", "owner", "local_address", "remote_address", "local_port", "remote_port", "role", "isn_seen",
+                 "local_isn", "remote_isn"):  # fmt: skip
+        found[name] = facts[name]
+    for name in ("number", "request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns", "request_bytes",
+                 "response_bytes"):  # fmt: skip
+        found[name] = rows[name]
+    # What the server said first may not have been the response: then it is not known when that began.
+    tickets = rows["flags"] & np.uint8(TurnFlag.TICKETS) != 0
+    found["response_first_ns"] = np.where(tickets, rows["response_last_ns"], rows["response_first_ns"])
+    found["ended_ns"] = rows["response_last_ns"]
+    found["flow_first_ns"] = facts["first_ns"]
+    found["request_retransmits"], found["response_retransmits"] = rows["retransmits"].T
+    found["trace_id"], found["parent_span_id"], found["trace_flags"] = spans["trace_id"], spans["span_id"], spans["flags"]
+    found["slot"] = MET
+    return found

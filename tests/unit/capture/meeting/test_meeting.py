@@ -1,0 +1,273 @@
+"""What is asked meets what is remembered: whose, with whom, when; and what becomes of every question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from proto.asked.batch import AskedBatch, encode_asked
+from proto.asked.columns import ASKED, SpanKind
+from proto.columns import NO_INDEX, Role
+from services.capture.flows.exchange_layout import EXCHANGE, MET
+from services.capture.live.slot_layout import SLOT
+from services.capture.meeting.meeting import Meeting
+from services.capture.meeting.turns import TURN, TurnFlag
+from tests.support.meeting.pool import Pool, simulate
+
+MS = 1_000_000
+OFFSET = 1_700_000_000_000_000_000
+"""From the packets' clock to Unix time."""
+POD, OTHER_POD = "6a1b7c9e-0000-4000-8000-000000000001", "6a1b7c9e-0000-4000-8000-000000000002"
+OWNERS = {1: POD, 2: OTHER_POD}
+PEER, ANOTHER = bytes(10) + b"\xff\xff\x0a\x00\x00\x09", bytes(10) + b"\xff\xff\x0a\x00\x00\x0a"
+HOLD = 1_000 * MS
+
+
+class Node:
+    """A node whose connections and exchanges are said."""
+
+    def __init__(self, size_bytes: int = 1 << 20) -> None:
+        self.meeting = Meeting(size_bytes, HOLD)
+        self._slots = np.zeros(4_096, SLOT)
+        self._turns: list[Any] = []
+        self._asked: list[dict[str, Any]] = []
+        self.now = 100_000 * MS
+
+    def connection(
+        self, number: int, *, owner: int = 1, peer: bytes = PEER, role: Role = Role.CLIENT, port: int = 5432
+    ) -> None:
+        """Open one, from port 40000 + `number`."""
+        slot = self._slots[number]
+        slot["id"], slot["cgroup_id"], slot["role"], slot["remote_address"] = number, owner, role, np.void(peer)
+        slot["local_port"], slot["remote_port"] = (40_000 + number, port) if role == Role.CLIENT else (port, 40_000 + number)
+
+    def exchange(self, connection: int, number: int, begin_ms: float, end_ms: float, flags: int = 0) -> None:
+        """It took place, its server answering in the middle."""
+        turn = np.zeros(1, TURN)
+        times = (begin_ms, begin_ms + 0.1, (begin_ms + end_ms) / 2, end_ms)
+        names = ("request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns")
+        for name, at in zip(names, times, strict=True):
+            turn[name] = int(at * MS)
+        turn["flow_id"], turn["number"], turn["flags"], turn["request_bytes"] = connection, number, flags, 70
+        self._turns.append(turn)
+
+    def ask(self, begin_ms: float, end_ms: float, **said: Any) -> bytes:
+        """Ask for a span; return its id."""
+        span = (len(self._asked) + 1).to_bytes(8, "big")
+        self._asked.append({
+            "begin": int(begin_ms * MS) + OFFSET, "end": int(end_ms * MS) + OFFSET, "span_id": span, "peers": [(PEER, 5432)],
+            "kind": SpanKind.CLIENT, "local": POD, "local_port": 0,
+        } | said)  # fmt: skip
+        return span
+
+    def _message(self) -> bytes:
+        rows = [(number, each, peer) for number, each in enumerate(self._asked) for peer in each["peers"]]
+        locals_ = list(dict.fromkeys(each["local"] for _, each, _ in rows))
+        values: dict[str, list[Any]] = {
+            "question": [number for number, _, _ in rows],
+            "trace_id": [bytes(8) + each["span_id"] for _, each, _ in rows],
+            "span_id": [each["span_id"] for _, each, _ in rows],
+            "flags": [1] * len(rows),
+            "kind": [each["kind"] for _, each, _ in rows],
+            "start_ns": [each["begin"] for _, each, _ in rows],
+            "end_ns": [each["end"] for _, each, _ in rows],
+            "local": [locals_.index(each["local"]) for _, each, _ in rows],
+            "local_port": [each["local_port"] for _, each, _ in rows],
+            "peer_address": [peer[0] for _, _, peer in rows],
+            "peer_port": [peer[1] for _, _, peer in rows],
+        }
+        columns = {column.name: np.array(values[column.name], column.dtype) for column in ASKED}
+        return encode_asked(AskedBatch("node-a", len(rows), locals_, columns))
+
+    def look(self, after_ms: int = 0) -> Any:
+        """Let time pass, hand on what there is, and return what is told."""
+        if self._asked:
+            self.meeting.ask(self._message())
+            self._asked = []
+        turns = np.concatenate([np.zeros(0, TURN), *self._turns])
+        self._turns = []
+        self.now += after_ms * MS
+        return self.meeting.look(self.now, OFFSET, turns, lambda slots: self._slots[slots], owners)
+
+    def answer(self) -> list[tuple[bytes, int, int]]:
+        """Ask, and wait until all is said: span, connection and number of each exchange that is told."""
+        told = [self.look(), self.look(1_500), self.look(1_500)]
+        return [(row["parent_span_id"].tobytes(), int(row["flow_id"]), int(row["number"])) for each in told for row in each]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """What became of the questions, by `asked_<reason>` without what is 0."""
+        counters = self.meeting.counters.items()
+        return {name.removeprefix("asked_"): count for name, count in counters if name.startswith("asked_") and count}
+
+
+def owners(cgroups: np.ndarray) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """As CgroupIndex.rows."""
+    rows = [{"pod_uid": pod} for pod in OWNERS.values()]
+    return np.array([list(OWNERS).index(each) if each in OWNERS else NO_INDEX for each in cgroups.tolist()], np.uint32), rows
+
+
+@pytest.fixture
+def node() -> Node:
+    """One with three connections: two of a pod's, to two peers, and another pod's."""
+    found = Node()
+    found.connection(1)
+    found.connection(2, peer=ANOTHER)
+    found.connection(3, owner=2)
+    for connection in (1, 2, 3):
+        found.exchange(connection, 0, 1_000, 1_050)
+    return found
+
+
+def test_a_span_has_the_exchange_of_its_pod_and_peer(node: Node) -> None:
+    """Neither another peer's nor another pod's, though they took place at the same time."""
+    span = node.ask(999.8, 1_050.2)
+    assert node.answer() == [(span, 1, 0)]
+    assert node.reasons == {"matched": 1}
+
+
+def test_a_peer_with_several_addresses_is_one_peer(node: Node) -> None:
+    """A name's addresses are alternatives: the exchange may be of either, but not of a third."""
+    span = node.ask(999.8, 1_050.2, peers=[(bytes(15) + b"\x01", 5432), (ANOTHER, 5432)])
+    assert node.answer() == [(span, 2, 0)]
+
+
+def test_a_servers_span_names_its_connection(node: Node) -> None:
+    """Of two clients that were served at the same time, the one whose address and port the span says."""
+    for connection in (10, 11):
+        node.connection(connection, role=Role.SERVER, port=8443)
+        node.exchange(connection, 4, 2_000, 2_030)
+    span = node.ask(2_000.1, 2_029.9, kind=SpanKind.SERVER, peers=[(PEER, 40_011)])
+    assert node.answer() == [(span, 11, 4)]
+
+
+def test_a_host_without_pods_is_whoever_is_there(node: Node) -> None:
+    """An empty `local` is anything on the node; where two then fit alike, none is told."""
+    node.ask(999.8, 1_050.2, local="")
+    assert node.answer() == []
+    assert node.reasons == {"ambiguous": 1}
+
+
+@pytest.mark.parametrize(
+    ("begin_ms", "end_ms", "said", "reason"),
+    [
+        (1_100, 1_200, {}, "no_exchange"),
+        (999.8, 1_050.2, {"local": "6a1b7c9e-0000-4000-8000-00000000dead"}, "not_here"),
+        (1_050, 1_000, {}, "malformed"),
+        (1_000, 1_000 + 25 * 3_600_000, {}, "malformed"),
+        (1_000, 1_050, {"kind": 1}, "malformed"),
+        (110_000, 110_050, {}, "clock_apart"),
+        (86_400_000, 86_400_050, {}, "clock_apart"),
+    ],
+)
+def test_what_has_no_answer_is_counted(node: Node, begin_ms: float, end_ms: float, said: Any, reason: str) -> None:
+    """Spans of the future, of a day, of nobody here, of no kind that has a network below it."""
+    node.ask(begin_ms, end_ms, **said)
+    assert node.answer() == []
+    assert node.reasons == {reason: 1}
+
+
+def test_no_message_but_a_question_is_taken(node: Node) -> None:
+    """Hostile bytes are counted, and what is asked beside them is answered."""
+    for message in (b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03"):
+        node.meeting.ask(message)
+    span = node.ask(999.8, 1_050.2)
+    assert node.answer() == [(span, 1, 0)]
+    assert node.reasons == {"matched": 1, "malformed": 4}
+
+
+def test_what_is_forgotten_is_too_old() -> None:
+    """Where exchanges were overwritten, spans from before the oldest are not answered from what is left."""
+    node = Node(size_bytes=16 * 64)
+    node.connection(1)
+    for number in range(40):
+        node.exchange(1, number, 1_000 + 10 * number, 1_005 + 10 * number)
+    old, fresh = node.ask(999.8, 1_005.2), node.ask(1_389.8, 1_395.2)
+    assert node.answer() == [(fresh, 1, 39)]
+    assert old != fresh
+    assert node.reasons == {"matched": 1, "too_old": 1}
+
+
+def test_nothing_is_told_twice(node: Node) -> None:
+    """The same span asked again, and another one like it, get nothing."""
+    first = node.ask(999.8, 1_050.2)
+    assert node.answer() == [(first, 1, 0)]
+    node.ask(999.9, 1_050.3)
+    assert node.answer() == []
+    assert node.reasons == {"matched": 1, "no_exchange": 1}
+
+
+def test_the_wire_wins(node: Node) -> None:
+    """An exchange that carried its context is told for that alone, and its span is not given another one."""
+    node.look()
+    read = np.zeros(1, EXCHANGE)
+    span = node.ask(999.8, 1_050.2)
+    read["flow_id"], read["number"], read["parent_span_id"] = 1, 0, np.void(span)
+    node.meeting.tell(read)
+    assert node.answer() == []
+    assert node.reasons == {"by_context": 1}
+
+
+def test_what_is_told_is_an_exchange(node: Node) -> None:
+    """Times, bytes, connection and ids; where the server's first words may have been tickets, the response has no other begin
+    than its end.
+    """
+    node.connection(5)
+    node.exchange(5, 0, 3_000, 3_040, flags=TurnFlag.TLS | TurnFlag.TICKETS)
+    asked = [node.ask(999.8, 1_050.2), node.ask(2_999.8, 3_040.1)]
+    node.look()
+    first, second = sorted(node.look(1_500), key=lambda row: int(row["flow_id"]))
+    assert [bytes(row["parent_span_id"]) for row in (first, second)] == asked
+    assert (first["request_first_ns"], first["request_last_ns"]) == (1_000 * MS, 1_000 * MS + MS // 10)
+    assert (first["response_first_ns"], first["response_last_ns"]) == (1_025 * MS, 1_050 * MS)
+    assert second["response_first_ns"] == second["response_last_ns"] == 3_040 * MS
+    assert (first["local_port"], first["remote_port"], first["role"]) == (40_001, 5_432, Role.CLIENT)
+    assert (first["request_bytes"], first["trace_flags"], first["slot"]) == (70, 1, MET)
+
+
+def test_a_pool_is_met_batch_by_batch() -> None:
+    """Spans come as an SDK sends them, every few seconds those that have ended: what is told is true, and most is told."""
+    talk = simulate(Pool(callers=12, connections=20, service_ms=30), 4_000, seed=3)
+    node = Node(size_bytes=4 << 20)
+    for connection in range(20):
+        node.connection(connection)
+    begin = int(talk.spans.begin.min())
+    numbers = np.arange(len(talk.connection))
+    owner_of = {(int(c), int(n)): int(o) for c, n, o in zip(talk.connection, numbers, talk.owner, strict=True)}
+    spans: dict[bytes, int] = {}
+    told: list[tuple[bytes, int, int]] = []
+    sent = exchanged = 0
+    by_end, seen = np.argsort(talk.spans.end), np.argsort(talk.exchanges.end)
+    for until in range(2_000, 40_000, 2_000):
+        node.now = until * MS
+        while exchanged < len(seen) and talk.exchanges.end[seen[exchanged]] - begin < node.now:
+            at = int(seen[exchanged])
+            node.exchange(
+                int(talk.connection[at]),
+                at,
+                *((int(each[at]) - begin) / MS for each in (talk.exchanges.begin, talk.exchanges.end)),
+            )
+            exchanged += 1
+        while sent < len(by_end) and talk.spans.end[by_end[sent]] - begin < node.now:
+            at = int(by_end[sent])
+            span = (at + 1).to_bytes(8, "little")
+            spans[span] = at
+            node.ask(*((int(each[at]) - begin) / MS for each in (talk.spans.begin, talk.spans.end)), span_id=span)
+            sent += 1
+        told += [(row["parent_span_id"].tobytes(), int(row["flow_id"]), int(row["number"])) for row in node.look()]
+    assert all(owner_of[connection, number] == spans[span] for span, connection, number in told)
+    assert len(told) > 0.97 * len(talk.truth)
+
+
+def test_the_ring_keeps_to_its_bytes() -> None:
+    """However much is exchanged, on however many connections: what is remembered is bounded, and the latest is there."""
+    node = Node(size_bytes=64 * 1024)
+    for connection in range(3_000):
+        node.connection(connection)
+        node.exchange(connection, 0, 1_000 + connection, 1_000.5 + connection)
+    span = node.ask(1_000 + 2_998.8, 1_000 + 2_999.7)
+    assert node.answer() == [(span, 2_999, 0)]
+    assert len(node.meeting.ring) <= 64 * 1024 // 64
+    assert 0 < node.meeting.remembered_seconds < 110
