@@ -33,6 +33,7 @@ HOLD_NS: Final = 8_000_000_000
 _MOST_HABITS: Final = 4_096
 _MOST_TOLD: Final = 200_000
 _ANYBODY: Final = ""
+_UNKNOWN: Final = bytes(16)
 
 
 class Meeting:
@@ -157,7 +158,10 @@ def _of(local: str, whose: npt.NDArray[np.uint32], containers: list[dict[str, st
 
 
 def _together(asked: Asked) -> Iterable[Asked]:
-    """Yield questions by what their peers may have in common: addresses of one question are the same peer's."""
+    """Yield questions by what their peers may have in common: addresses of one question are the same peer's.
+
+    A peer without an address may be any.
+    """
     parent: dict[bytes, bytes] = {}
 
     def root(address: bytes) -> bytes:
@@ -166,6 +170,9 @@ def _together(asked: Asked) -> Iterable[Asked]:
         return address
 
     addresses = asked["peer_address"].tolist()
+    if _UNKNOWN in addresses:
+        yield asked
+        return
     numbers = asked["number"].tolist()
     for row in range(1, len(addresses)):
         if numbers[row] == numbers[row - 1]:
@@ -190,7 +197,7 @@ class _Peers:
             for end in ("remote", "backend"):
                 ports = facts[f"{end}_port"]
                 same: npt.NDArray[np.bool_] = facts[f"{end}_address"] == np.void(address)
-                fits |= same & (ports == (port or ports))
+                fits |= (same | (address == _UNKNOWN)) & (ports == (port or ports))
             self._of_facts[:, place] = fits & (facts["local_port"] == (local_port or facts["local_port"]))
         self._of_spans = np.zeros((int(of_span.max()) + 1, len(ends)), np.bool_)
         self._of_spans[of_span, [ends[key] for key in keys]] = True

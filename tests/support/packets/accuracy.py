@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.support.meeting import curve
 from tests.support.packets import tshark_names, tshark_quic, tshark_tls
 from tests.support.packets.tshark import Conversation, Key, of_tshark, of_wirespan
 
@@ -211,7 +212,8 @@ def main() -> None:
     """Write the document."""
     found = results()
     paths = captures(Path(os.environ["WIRESPAN_PCAPS"]))
-    names = "".join([*tshark_names.accuracy(paths), *tshark_tls.accuracy(paths), *tshark_quic.accuracy(paths)])
+    compared = [*tshark_names.accuracy(paths), *tshark_tls.accuracy(paths), *tshark_quic.accuracy(paths)]
+    names = "".join([*compared, *(f"\n{line}" for line in curve.section())])
     first = subprocess.run(["tshark", "-v"], check=True, capture_output=True, text=True).stdout.split("\n", 1)[0]
     DOCUMENT.write_text(markdown(found, f"tshark {first.split()[2]}", names))
     sys.stdout.write(f"{DOCUMENT.name}: {sum(file.conversations for file in found)} conversations\n")

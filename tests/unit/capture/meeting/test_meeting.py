@@ -134,6 +134,14 @@ def test_a_peer_with_several_addresses_is_one_peer(node: Node) -> None:
     assert node.answer() == [(span, 2, 0)]
 
 
+def test_a_peer_whose_address_nobody_knows_is_known_by_its_port(node: Node) -> None:
+    """A question with a port alone is answered where one connection to that port fits."""
+    node.connection(7, peer=ANOTHER, port=6379)
+    node.exchange(7, 3, 1_000, 1_050)
+    span = node.ask(999.8, 1_050.2, peers=[(bytes(16), 6379)])
+    assert node.answer() == [(span, 7, 3)]
+
+
 def test_a_servers_span_names_its_connection(node: Node) -> None:
     """Of two clients that were served at the same time, the one whose address and port the span says."""
     for connection in (10, 11):
