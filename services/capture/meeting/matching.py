@@ -22,6 +22,8 @@ TOLERANCE_NS: Final = 2_000_000
 MARGIN: Final = 9.2
 """An assignment is certain when every other is e to this times less likely."""
 _ROUNDS: Final = 3
+_MOST_AT_AN_END: Final = 96
+"""Of a span that holds thousands, before it is known of each whether it began within the span."""
 MOST_IN_A_ROW: Final = 16
 """Exchanges of one span on one connection that are told: the last ones."""
 _STRANGERS: Final = 0.005
@@ -49,9 +51,8 @@ def containing(
     ends = exchanges.end[by_end]
     first = np.searchsorted(ends, spans.begin - TOLERANCE_NS)
     behind = np.searchsorted(ends, spans.end + TOLERANCE_NS, "right")
-    which = np.repeat(np.arange(len(spans)), behind - first)
-    within = np.arange(len(which)) - np.repeat(np.cumsum(behind - first) - (behind - first), behind - first)
-    found = by_end[np.repeat(first, behind - first) + within]
+    which, at = _ranges(first, behind)
+    found = by_end[at]
     fits = exchanges.begin[found] >= spans.begin[which] - TOLERANCE_NS
     which, found = which[fits], found[fits]
     if may_be is not None:
@@ -63,6 +64,19 @@ def containing(
         near = (place < _NEAREST) | (place >= np.repeat(counts, counts) - _NEAREST)
         which, found = which[near], found[near]
     return which, found
+
+
+def _ranges(first: Indexes, behind: Indexes) -> tuple[Indexes, Indexes]:
+    """Return the number of each range for each of its places, and the places; of a long one those at its ends."""
+    long = behind - first > 2 * _MOST_AT_AN_END
+    starts = np.concatenate([first, np.where(long, behind - _MOST_AT_AN_END, behind)])
+    lengths = np.concatenate([np.where(long, first + _MOST_AT_AN_END, behind), behind]) - starts
+    number = np.tile(np.arange(len(first)), 2)
+    order = np.argsort(number, kind="stable")
+    starts, lengths, number = starts[order], np.maximum(lengths[order], 0), number[order]
+    which = np.repeat(number, lengths)
+    within = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return which, np.repeat(starts, lengths) + within
 
 
 @dataclass(frozen=True, slots=True, eq=False)

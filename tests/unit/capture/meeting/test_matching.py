@@ -7,7 +7,7 @@ import pytest
 
 from services.capture.meeting.assignment import NOBODY
 from services.capture.meeting.likelihood import Habits
-from services.capture.meeting.matching import Met, match, windows
+from services.capture.meeting.matching import Met, containing, match, windows
 from tests.support.meeting.pool import Pool, Talk, simulate
 
 CALLS = 3_000
@@ -64,6 +64,16 @@ def test_two_that_can_be_swapped_are_not_told() -> None:
     met = match(spans, exchanges, np.array([0, 1]), Habits())
     assert met.exchange.tolist() == [NOBODY, NOBODY]
     assert met.candidates.all()
+
+
+def test_spans_of_a_day_are_no_burden() -> None:
+    """A thousand spans that hold a hundred thousand exchanges each: what is looked at is bounded, and nothing is told."""
+    second = 1_000_000_000
+    begins = second + np.arange(100_000) * 1_000_000
+    exchanges = windows(begins, begins + 500_000)
+    spans = windows(np.full(1_000, 0), np.full(1_000, 200 * second))
+    assert len(containing(spans, exchanges)[0]) < 300_000
+    assert (match(spans, exchanges, np.arange(100_000) % 20, Habits()).exchange == NOBODY).all()
 
 
 def test_nothing_to_match() -> None:
