@@ -170,6 +170,20 @@ def test_probes_and_grace(case: Rendered) -> None:
         assert spec["terminationGracePeriodSeconds"] >= drain + 5
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_no_two_servers_are_on_one_host(helm_binary: Path, replicas: int) -> None:
+    """With three servers, a host that is lost takes one of them. One alone goes wherever there is room."""
+    (nats,) = [
+        each
+        for each in render(helm_binary, {"nats": {"replicas": replicas}}).objects
+        if each["kind"] == "StatefulSet" and each["metadata"]["name"].endswith("nats")
+    ]
+    rules = nats["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    terms = rules.get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    assert [term["topologyKey"] for term in terms] == ["kubernetes.io/hostname"] * (replicas > 1)
+    assert nats["spec"]["template"]["spec"]["topologySpreadConstraints"][0]["topologyKey"] == "topology.kubernetes.io/zone"
+
+
 def test_every_pod_has_a_network_policy(helm_binary: Path) -> None:
     """With all switched on, each kind of pod but that of `helm test` is selected by a policy for both directions."""
     rendered = render(helm_binary, MATRIX["everything on"])

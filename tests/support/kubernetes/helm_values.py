@@ -153,6 +153,7 @@ MEANINGS: Final = {
     "*.nodeSelector": "node selector of the pods",
     "*.affinity": "affinity of the pods; replicas prefer hosts of their own where it is empty",
     "capture.affinity": "affinity of the pods",
+    "nats.affinity": "affinity of the pods; where it is empty, no two servers are on one host",
     "*.topologySpreadConstraints": "spread of the pods; over zones and hosts, where that can be, where it is empty",
     "*.priorityClassName": "priority class of the pods",
     "*.priorityClass.value": "its value",

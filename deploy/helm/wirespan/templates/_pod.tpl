@@ -39,6 +39,15 @@ tolerations:
 {{- if $own.affinity }}
 affinity:
   {{- toYaml $own.affinity | nindent 2 }}
+{{- else if and (eq .component "nats") (gt (int $own.replicas) 1) }}
+{{- /* Two servers on a host are lost together, and with two of three the streams: rather one server less than that. */}}
+affinity:
+  podAntiAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            {{- include "wirespan.selectorLabels" . | nindent 12 }}
 {{- else if ne .component "capture" }}
 affinity:
   podAntiAffinity:
