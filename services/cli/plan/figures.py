@@ -74,6 +74,10 @@ FIGURES: Final[dict[str, Figure]] = {
     "batch_limit_bytes": Figure(512 * 1024, "bytes a batch", "proto: larger ones are split"),
     "active_interval": Figure(30, "seconds between records of a flow that lives", "capture's default"),
     "duplicate_window": Figure(600, "seconds that a stream remembers message ids", "the streams' default"),
+    "sync_interval": Figure(1, "seconds between two syncs of NATS' files", "the chart's default, `nats.syncInterval`"),
+    "unsynced_intervals": Figure(
+        4, "sync intervals for which an enricher keeps what it stored", "two, and as many until a quiet server is heard again"
+    ),
     "utilisation": Figure(0.6, "of a core that a replica is planned to use", _CHOSEN),
     "stream_cores": Figure(
         0.6, "of a core that the leader of one stream is planned to use", "assumption: one stream is one leader"

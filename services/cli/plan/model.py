@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.cli.plan.figures import PRESETS, Attributes, Preset, figure
-from services.runtime.settings import StreamSettings
+from services.runtime.settings import NatsSettings, StreamSettings
 
 _MIB: Final = 1 << 20
 _US: Final = 1e-6
@@ -74,6 +74,8 @@ class Plan:
     enriched_bytes_per_second: float
     raw_stream_bytes: int
     enriched_stream_bytes: int
+    unsynced_bytes: int
+    """Most that a service keeps of what NATS has stored and may not have synced; an enricher needs the most."""
     volume_gib: int
     connections_per_server: int
     leaf_nodes: bool
@@ -103,6 +105,8 @@ def plan(load: Load) -> Plan:
     spans, summaries = (each * load.nodes for each in _spans(load, records, batches))
     exporting = _cores("exporter", all_batches, all_records) + load.gzip * spans * figure("gzip_record_us") * _US
     enricher = _service(_cores("enricher", all_batches, all_records) / releases, _enricher_mib(load))
+    unsynced = _unsynced_bytes(enriched / releases, enricher.replicas)
+    enricher = replace(enricher, memory_mib=_rounded_up(_enricher_mib(load) + unsynced / _MIB, 64))
     exporter = _service(exporting / releases, figure("exporter_memory"))
     servers = 1 if load.nodes < _FEW_NODES else 3
     connections = math.ceil((nodes + enricher.replicas + exporter.replicas) / servers)
@@ -123,6 +127,7 @@ def plan(load: Load) -> Plan:
         enriched_bytes_per_second=enriched,
         raw_stream_bytes=raw_stream,
         enriched_stream_bytes=enriched_stream,
+        unsynced_bytes=unsynced,
         volume_gib=math.ceil((raw_stream + enriched_stream + _OTHER_STREAMS_BYTES) / _FILE_SHARE / 1024 / _MIB),
         connections_per_server=connections,
         leaf_nodes=connections > figure("most_connections"),
@@ -189,6 +194,13 @@ def _share_bytes(batches_per_second: float, outage_minutes: float) -> int:
     """The stream of which the batches that an outage leaves of one node are a node's share."""
     batches = batches_per_second * outage_minutes * 60 * figure("headroom")
     return math.ceil(batches * figure("batch_limit_bytes") / StreamSettings().raw_node_share / _MIB) * _MIB
+
+
+def _unsynced_bytes(enriched_bytes_per_second: float, enrichers: int) -> int:
+    """What an enricher stores within the time for which it keeps it, one of them being away."""
+    seconds = figure("sync_interval") * figure("unsynced_intervals")
+    kept = enriched_bytes_per_second / max(1, enrichers - 1) * seconds * figure("headroom")
+    return max(NatsSettings().unsynced_bytes, _rounded_up(kept, _MIB))
 
 
 def _service(cores: float, memory_mib: float) -> Replicas:

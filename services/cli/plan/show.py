@@ -32,6 +32,7 @@ def rows(made: Plan) -> list[tuple[str, str]]:
         ("into FLOWS_RAW", _rate(made.raw_bytes_per_second)),
         ("into FLOWS_ENRICHED", _rate(made.enriched_bytes_per_second)),
         (f"streams for {made.load.outage_minutes:g} minutes", _streams(made)),
+        ("kept until NATS has synced", f"{units.byte_count(made.unsynced_bytes)} in each enricher at the most"),
         ("volume of each NATS server", f"{made.volume_gib} GiB"),
         ("connections to a server", f"{made.connections_per_server:,}" + (", use leaf nodes" if made.leaf_nodes else "")),
         ("preset", f"{made.load.preset}, {made.attributes} attributes"),
@@ -71,7 +72,10 @@ def values(made: Plan) -> dict[str, Any]:
             "resources": _resources(made.nats),
             "persistence": {"size": f"{made.volume_gib}Gi"},
         },
-        "settings": {"streams": {"raw_bytes": made.raw_stream_bytes, "enriched_bytes": made.enriched_stream_bytes}},
+        "settings": {
+            "nats": {"unsynced_bytes": made.unsynced_bytes},
+            "streams": {"raw_bytes": made.raw_stream_bytes, "enriched_bytes": made.enriched_stream_bytes},
+        },
     }
 
 
