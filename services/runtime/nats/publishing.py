@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, NoReturn
@@ -37,6 +36,8 @@ _TOO_LARGE: Final = 10054
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
 _SYNCED_LOOK_SECONDS: Final = 0.25
+_OUT_OF_ORDER: Final = 256
+"""By so much a sequence may be behind the highest one: answers are read in any order. Further behind, the stream is another."""
 _LOOK_SECONDS: Final = 5.0
 """How often what is surely on the disk is given up, while nothing is published."""
 
@@ -68,28 +69,45 @@ class Publisher:
         self._on_no_stream = on_no_stream
         self._without_stream: dict[str, bool] = {}
         """Subjects that no stream took though one was to be made, and whether that was said."""
+        self._highest: dict[str, int] = {}
+        """The highest sequence that each stream has given out."""
+        self._made_anew = asyncio.Event()
+        """A stream has been made anew, or went back in time: what it held is gone."""
         self.resent = 0
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
         """Messages that the stream had stored before, under the same id, and did not store again."""
 
     async def publish_again(self) -> NoReturn:
-        """Give each server that comes what the one before it may have lost with its machine, until cancelled."""
+        """Give each server that comes what the one before it may have lost with its machine, and each stream that is made anew
+        what may have been in it, until cancelled.
+        """
         generation, server_id = 0, ""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    generation = await self._connection.opened(after=generation)
+            generation = await self._opened_or_made_anew(generation)
             self._unsynced.forget(self._synced_before)
             # Read once: while these are published again the next server may come, and with it the next turn.
             last_id, server_id = server_id, self._connection.server_id
-            if last_id not in {"", server_id}:
+            made_anew = self._made_anew.is_set()
+            self._made_anew.clear()
+            if made_anew or last_id not in {"", server_id}:
                 messages = self._unsynced.take()
                 if messages:
                     logger.info("bus.publishing_again", messages=len(messages), seconds=self._unsynced_seconds)
                 for message in messages:
                     await self._publish_again(message)
                     self._unsynced.done(message)
+
+    async def _opened_or_made_anew(self, generation: int) -> int:
+        """Return the connection's generation once there is a later one, or a stream was made anew, or after a while."""
+        opened = asyncio.ensure_future(self._connection.opened(after=generation))
+        made_anew = asyncio.ensure_future(self._made_anew.wait())
+        try:
+            await asyncio.wait({opened, made_anew}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            return opened.result() if opened.done() else generation
+        finally:
+            opened.cancel()
+            made_anew.cancel()
 
     async def _publish_again(self, message: Acknowledged) -> None:
         while True:
@@ -161,6 +179,14 @@ class Publisher:
         if self._unsynced.given_up and not given_up:
             logger.warning("bus.unsynced_beyond_bound", bytes=self._unsynced.bytes, hint="WIRESPAN_NATS_UNSYNCED_BYTES")
 
+    def _note_place(self, ack: _PubAck, *, missed: bool) -> None:
+        """Notice where a stream is another than before: there was none (`missed`), or it counts anew."""
+        if missed or (not ack.duplicate and ack.seq + _OUT_OF_ORDER < self._highest.get(ack.stream, 0)):
+            self._highest[ack.stream] = ack.seq
+            self._made_anew.set()
+        else:
+            self._highest[ack.stream] = max(ack.seq, self._highest.get(ack.stream, 0))
+
     async def _settled(self, subject: str, answer: Message, size: int) -> int:
         """Return the sequence under which the message is stored; 0 asks for another attempt."""
         if answer.status == NO_RESPONDERS:
@@ -172,7 +198,8 @@ class Publisher:
             return 0
         ack = _decode(answer.data)
         if ack.error is None:
-            self._without_stream.pop(subject, None)
+            missed = self._without_stream.pop(subject, None) is not None
+            self._note_place(ack, missed=missed)
             self.duplicates += ack.duplicate
             return ack.seq
         code, description = ack.error.err_code, ack.error.description

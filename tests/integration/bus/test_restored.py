@@ -86,6 +86,26 @@ async def test_streams_changed_by_hand_are_changed_back_and_it_is_said_once(nats
     assert said == ["changed: max_msgs_per_subject, no_ack, republish"]
 
 
+@pytest.mark.parametrize("by", ["nobody yet", "somebody else"])
+async def test_what_a_deleted_stream_held_is_published_again(nats_server: NatsServer, by: str) -> None:
+    """What was stored within the time for which it is kept is in the stream that takes its place, whoever made that."""
+    count = 300
+    async with connected(nats_server) as bus:
+        bus._publisher._unsynced_seconds = 3600.0  # machines are slow
+        for number in range(count):
+            await bus.publish(SUBJECT, b"", message_id=str(number))
+        config = (await asked(bus, f"STREAM.INFO.{RAW_STREAM}"))["config"]
+        await asked(bus, f"STREAM.DELETE.{RAW_STREAM}")
+        if by == "somebody else":
+            await asked(bus, f"STREAM.CREATE.{RAW_STREAM}", config)
+        await bus.publish(SUBJECT, b"", message_id="after")
+        while (await bus.stream_state(RAW_STREAM)).messages < count + 1:  # noqa: ASYNC110 - a stream tells nobody
+            await asyncio.sleep(0.02)
+        # And no more than once: what is published again is where it was.
+        await bus.publish(SUBJECT, b"", message_id="last")
+        assert (await bus.stream_state(RAW_STREAM)).messages == count + 2
+
+
 async def test_a_stream_of_another_kind_is_said_by_name_and_the_service_goes_on(nats_server: NatsServer) -> None:
     """Deleted and made by hand with another retention it cannot be ours: one warning names it, and the service goes on."""
     with capture_logs() as logs:
