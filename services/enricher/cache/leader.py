@@ -178,6 +178,7 @@ class Leader:
             message = LogNews(
                 log=self._reader.log,
                 before=self._reader.log_end,
+                link=self._reader.link,
                 resource=piece.scope.resource,
                 namespace=piece.scope.namespace,
                 changes=changes,
@@ -203,7 +204,7 @@ class Leader:
         data = await asyncio.to_thread(encode, message)
         sequence = await self._append(CACHE_LOG_SUBJECT, data)
         part = message if isinstance(message, SnapshotPart) else None
-        await asyncio.to_thread(partial(self._reader.appended, sequence, len(data), news=news, part=part))
+        await asyncio.to_thread(partial(self._reader.appended, sequence, data, news=news, part=part))
         return sequence
 
     def _leave_out(self, key: str, obj: msgspec.Raw, error: MessageTooLargeError) -> None:
@@ -271,6 +272,7 @@ class Leader:
                 part,
                 log=self._reader.log,
                 before=self._reader.log_end,
+                link=self._reader.link,
                 last=last,
                 selection=self._selection,
                 **(told if last else {}),

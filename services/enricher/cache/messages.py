@@ -1,12 +1,14 @@
 """What enrichers tell each other of the cluster: the messages of the stream KUBE_CACHE.
 
-Its log is a chain of news, each message naming the one before it, with snapshots of all that they came to in between. A reader
-begins at a snapshot, or at the chain's first message; a broken link means that the log was trimmed before he had read it, and
-he begins anew. Beside the log stands the writer's last pulse. Messages are msgpack, deflated.
+Its log is a chain of news, each message naming the one before it by its place and its content, with snapshots of all that they
+came to in between. A reader begins at a snapshot, or at the chain's first message; a broken link means that the log was trimmed
+before he had read it, or, where only the content is another, that a server which lost power went back in time and the log went
+on from there: he begins anew. Beside the log stands the writer's last pulse. Messages are msgpack, deflated.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
@@ -73,6 +75,8 @@ class LogNews(msgspec.Struct, tag="news", frozen=True, kw_only=True):
     log: str
     before: int
     """Sequence of the log's message before this one, 0 where this is its first."""
+    link: bytes = b""
+    """`link_of` that message; empty in what earlier releases wrote."""
     resource: str
     namespace: str
     changes: list[ObjectChange]
@@ -96,6 +100,7 @@ class SnapshotPart(msgspec.Struct, tag="part", frozen=True, kw_only=True):
     log: str
     before: int
     snapshot: str
+    link: bytes = b""
     number: int
     kept: list[KeptObject] = []
     ended: list[Claim] = []
@@ -113,6 +118,11 @@ _resource_by_kind: Final = {resource.kind: resource.name for resource in ALL_RES
 _object_decoders: Final[dict[str, msgspec.msgpack.Decoder[KubeObject]]] = {
     resource.name: msgspec.msgpack.Decoder(resource.model) for resource in ALL_RESOURCES
 }
+
+
+def link_of(data: bytes) -> bytes:
+    """Return what a message of the log is known by to the one behind it."""
+    return hashlib.blake2b(data, digest_size=8).digest()
 
 
 def encode(message: CacheMessage) -> bytes:

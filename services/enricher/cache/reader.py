@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from proto.subjects import CACHE_PULSE_SUBJECT
-from services.enricher.cache.messages import LogNews, Pulse, ScopeState, SnapshotPart, decode, decode_object
+from services.enricher.cache.messages import LogNews, Pulse, ScopeState, SnapshotPart, decode, decode_object, link_of
 from services.enricher.errors import CacheMessageError
 from services.enricher.following.indexer import Indexer
 from services.enricher.following.roster import Delta, News, Roster
@@ -38,6 +38,10 @@ class CacheReader:
         """Sequence of the last message that was read, or appended by ourselves."""
         self.log_end = 0
         """Sequence of the last message of the log's chain that is known here; negative where the chain is broken."""
+        self.link = b""
+        """What that message is known by."""
+        self.went_back = False
+        """Whether the log goes on from another message than the one that was read in its place: a server lost what it had."""
         self.log_messages = 0
         """Messages that a new reader has to read behind the last snapshot."""
         self.log_bytes = 0
@@ -75,10 +79,11 @@ class CacheReader:
         elif isinstance(message, LogNews):
             self._news(message, entry)
 
-    def appended(self, sequence: int, size: int, *, news: News | None = None, part: SnapshotPart | None = None) -> None:
+    def appended(self, sequence: int, data: bytes, *, news: News | None = None, part: SnapshotPart | None = None) -> None:
         """Note what this enricher itself has written to the log."""
         self.position = self.log_end = sequence
-        self._grown(size, part)
+        self.link = link_of(data)
+        self._grown(len(data), part)
         if news is not None:
             self.take(news)
 
@@ -94,7 +99,7 @@ class CacheReader:
         self.roster, self.pulse, self.position, self.log, self.foreign = Roster(), None, position, "", False
         self._parts = []
         self._restored(self._make_cluster(), FOREVER)
-        self.log_end = 0
+        self.log_end, self.link, self.went_back = 0, b"", False
 
     def _beat(self, pulse: Pulse) -> None:
         if self.broken:
@@ -105,7 +110,7 @@ class CacheReader:
 
     def _news(self, message: LogNews, entry: JournalEntry) -> None:
         self._parts = []
-        if message.before != self.log_end:
+        if not self._follows(message):
             self._break(entry)
             return
         scope = Scope(message.resource, message.namespace)
@@ -115,7 +120,7 @@ class CacheReader:
                 deltas.append(Delta(change.key, decode_object(message.resource, change.obj), change.observed_unix_ns))
             except CacheMessageError:
                 self.unreadable += 1
-        self.log_end = entry.sequence
+        self._note_end(entry)
         self._grown(len(entry.data), None)
         self.take(News(scope, deltas, message.observed_unix_ns, message.version, message.listed))
 
@@ -124,8 +129,8 @@ class CacheReader:
         whole = bool(self._parts) and part.last
         whole = whole and [each.number for each in self._parts] == list(range(part.number + 1))
         whole = whole and {each.snapshot for each in self._parts} == {part.snapshot}
-        if part.before == self.log_end:
-            self.log_end = entry.sequence
+        if self._follows(part):
+            self._note_end(entry)
             self._grown(len(entry.data), part)
             self._parts = []  # whoever has read what it came from needs none of it
             return
@@ -133,7 +138,18 @@ class CacheReader:
             self._break(entry)
         if whole:
             self._restore()
-            self.log_end = entry.sequence
+            self._note_end(entry)
+
+    def _follows(self, message: LogNews | SnapshotPart) -> bool:
+        """Whether it comes behind the last message that is known here."""
+        if message.before != self.log_end:
+            return False
+        same = message.link == self.link or not (message.link and self.link)
+        self.went_back = self.went_back or not same
+        return same
+
+    def _note_end(self, entry: JournalEntry) -> None:
+        self.log_end, self.link = entry.sequence, link_of(entry.data)
 
     def _break(self, entry: JournalEntry) -> None:
         if self.log_end > 0:

@@ -153,6 +153,10 @@ class CachedSync(LiveIndex):
         if self._reader.foreign:
             self._reader.foreign = False
             await self._made_anew(journal)
+        if self._reader.went_back:
+            logger.warning("cache.went_back", position=self._reader.position, hint="a server of NATS lost its latest writes")
+            await asyncio.to_thread(self._reader.begin_anew)
+            self._expect_pulse()
 
     def _expect_pulse(self, *, has_resigned: bool = False) -> None:
         """Be patient from now on: a lease or a bit more; less where nobody leads, but let others go before one who resigned."""

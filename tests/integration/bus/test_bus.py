@@ -415,8 +415,8 @@ async def test_a_deleted_consumer_is_made_again(bus: Bus, nats_server: NatsServe
 
 
 async def test_a_deleted_stream_is_made_again(bus: Bus, nats_server: NatsServer) -> None:
-    """A stream that vanishes (a store that was not kept) comes back while messages are published and consumed. What was published
-    shortly before may come once more: nobody knows that it was consumed.
+    """A stream that vanishes (a store that was not kept) comes back while messages are published and consumed. What was
+    published shortly before may come once more: nobody knows that it was consumed.
     """
     async with admin(nats_server) as jetstream, consume(bus) as deliveries:
         await publish_many(bus, 1)
