@@ -135,5 +135,5 @@ def _retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
 def _unix_seconds(http_date: str) -> float | None:
     try:
         return parsedate_to_datetime(http_date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

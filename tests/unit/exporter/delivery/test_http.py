@@ -103,6 +103,7 @@ async def test_permanent_statuses(receiver: OtlpReceiver, sink: HttpSink, status
         ({"Retry-After": "Sun, 31 Dec 2023 23:00:00 GMT"} | DATE, 0.0),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-5"}, None),
+        ({"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
         ({"Retry-After": "0"}, 0.0),
     ],
 )
