@@ -14,6 +14,7 @@ import structlog
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
 from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn, without_credentials
+from services.cli.doctor.nats_sync import SYNC_FIX, sync_trouble
 from services.cli.errors import CliError
 from services.cli.run.nats_server import nats_server_binary
 from services.cli.settings import BusSettings
@@ -53,7 +54,7 @@ def check_nats(settings: BusSettings, *, named: bool) -> Finding:
         return run_bounded(_check(settings.nats, reasons))
 
 
-async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:
+async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:  # noqa: PLR0911 - one for each way it may be
     shown = without_credentials(settings.url)
     greeting = await _greeting(settings.url)
     async with runtime_bus.connect(settings, name="wirespan-doctor") as bus:
@@ -77,7 +78,10 @@ async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:
         except BusError as error:
             return warn(f"{server}, but {error}", "see its log; the connection may have been lost meanwhile")
     there = [state for state in states if state is not None]
-    return ok(f"{server}, JetStream answers, {', '.join(there) if there else 'no streams yet (the services make them)'}")
+    trouble = await asyncio.to_thread(sync_trouble, settings, str(greeting.get("server_id", "")))
+    if trouble is None:
+        return ok(f"{server}, JetStream answers, {', '.join(there) if there else 'no streams yet (the services make them)'}")
+    return warn(f"{server}, but {trouble}", SYNC_FIX)
 
 
 def _may_ask_of_streams(subject: str) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from services.cli.doctor.finding import Finding, Status
 from services.cli.doctor.kubernetes import RESOURCES, VERBS, KubernetesAccess, check_kubernetes
 from services.cli.doctor.nats import check_nats
+from services.cli.doctor.nats_sync import sync_trouble
 from services.cli.doctor.otlp import check_otlp
 from services.cli.run.destination import EndpointDestination
 from services.cli.settings import BusSettings
@@ -28,6 +29,7 @@ from services.runtime.settings import NatsSettings
 from tests.support.certificates import make_certificates
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.pipeline.otlp_receiver import OtlpReceiver, Refuse
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "services.cli", "doctor"]
@@ -235,6 +237,21 @@ def test_the_bus(nats_server: NatsServer) -> None:
     after = bus(nats_server.url)
     assert "FLOWS_RAW with 0 messages" in after.found
     assert "nats-server 2." in after.found
+
+
+@pytest.mark.parametrize(("interval", "kept", "troubled"), [("1s", 2.0, False), ("120s", 2.0, True), ("120s", 240.0, False)])
+def test_the_bus_syncs_later_than_is_kept(tmp_path: Path, interval: str, kept: float, *, troubled: bool) -> None:
+    """By the server's own word, where its monitoring port answers; of another server's word nothing follows."""
+    port = free_port()
+    with NatsServer(
+        tmp_path / "nats", extra_config=f'http: "127.0.0.1:{port}"', jetstream=f"sync_interval: {interval}"
+    ) as server:
+        (line,) = (line for line in server.log if "Server ID" in line or " ID:" in line)
+        identity = line.split()[-1]
+        settings = NatsSettings(url=server.url, unsynced_seconds=kept)
+        assert bool(sync_trouble(settings, identity, port)) == troubled
+        assert sync_trouble(settings, "ANOTHER", port) is None
+    assert sync_trouble(settings, identity, port) is None
 
 
 def test_the_bus_is_not_there(nats_server: NatsServer) -> None:
