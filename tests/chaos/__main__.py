@@ -35,7 +35,7 @@ _SETTLE_SECONDS: Final = 90.0
 _POLL_SECONDS: Final = 0.2
 _ACCOUNT_SECONDS: Final = 15.0
 """For what has been accepted to be acknowledged too."""
-_EPISODE_SECONDS: Final = 25.0
+_EPISODE_SECONDS: Final = 15.0
 """What an episode may take, roughly: no other is begun where less is left."""
 
 
@@ -186,6 +186,8 @@ def run(folder: Path, kind: Kind, seed: int, *, until: float, only: str, say: Ca
                 break
             done = episode(world, faults)
             episodes.append(done)
+            for server in world.servers:
+                server.settle()
             say(done.line)
     return episodes
 

@@ -21,6 +21,7 @@ from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess,
 SERVICES: Final = ("capture", "enricher", "exporter")
 _DOWN_SECONDS: Final = 1.0
 _HOUR: Final = 3600
+_CUTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,22 @@ def _power_cut(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def _power_cut_of_more(world: World) -> Iterator[None]:
+    """A rack: a server, all enrichers and all exporters lose power at once, some times in a row.
+
+    Not all of three servers: nats-server then does not start any more ("raft: snapshot corrupt"), docs/reliability.md.
+    """
+    for _ in range(_CUTS):
+        server = world.chance.choice(world.servers)
+        for member in (*world.named("enricher"), *world.named("exporter")):
+            member.kill()
+        server.cut_power()
+        server.restart()
+        time.sleep(world.chance.uniform(2.0, 4.0))
+    yield
+
+
+@contextmanager
 def _disk_full(world: World) -> Iterator[None]:
     server = world.chance.choice(world.servers)
     ballast = server.fill_disk()
@@ -236,5 +253,10 @@ FAULTS: Final = (
     Fault("consumer changed by hand", _operator(_change_consumer)),
     Fault("leader moved", _operator(lambda world, stream: world.ask(f"STREAM.LEADER.STEPDOWN.{stream}")), servers=3),
     Fault("power cut of NATS' machine", _power_cut, possible=lambda world: world.has_power_cuts),
+    Fault(
+        "power cut of NATS' machine, all enrichers' and exporters'",
+        _power_cut_of_more,
+        possible=lambda world: world.has_power_cuts,
+    ),
     Fault("clock stepped by an hour", _clock, possible=lambda _world: has_clock_steps()),
 )

@@ -74,6 +74,7 @@ class Server:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.nats.kill()
+        (self.nats.folder / "nats.log").write_text("\n".join(self.nats.log))
         if self.disk:
             self.disk.power_off()
         subprocess.run(["umount", "--lazy", self.disk_folder], check=True)
@@ -84,6 +85,13 @@ class Server:
         self.nats.kill()
         self.disk.power_off()
         self.disk.power_on()
+
+    def settle(self) -> None:
+        """Have on the disk what was written some time ago, as Linux does within half a minute: nobody syncs the description of
+        a stream that was just made.
+        """
+        if self.disk:
+            self.disk.settle()
 
     def restart(self) -> None:
         """Start it where it does not run."""

@@ -23,6 +23,7 @@ from services.exporter.delivery.environment import VARIABLES
 from services.exporter.settings import ExporterSettings
 from services.exporter.spans import document as attributes_document
 from services.runtime.settings import describe
+from tests.chaos import results
 from tests.data.scenario import conversation_table
 from tests.support import platforms
 from tests.support.kubernetes.helm_values import schema_text, values_table
@@ -117,6 +118,7 @@ def figures_table() -> str:
 WHOLE: dict[str, Callable[[], str]] = {
     "docs/attributes.md": attributes_document.markdown,
     "docs/platforms.md": platforms.markdown,
+    "docs/reliability.md": results.markdown,
     **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
     "deploy/helm/wirespan/values.schema.json": schema_text,
 }
