@@ -45,6 +45,7 @@ enum exchange_awaits {
     EXCHANGE_AWAITS_EMPTY_LINE, /* the same, and a line begins */
     EXCHANGE_AWAITS_NEWLINE,    /* the same, and of an empty line its newline is left */
     EXCHANGE_AWAITS_NOTHING,    /* its final response has begun */
+    EXCHANGE_AWAITS_HEADERS,    /* nothing yet: of the request's own headers not all have come, and no context so far */
 };
 
 /*
@@ -68,7 +69,7 @@ enum request_counter {
 struct exchange {
     __u64 flow_id;
     __u64 owner; /* the host's */
-    __u64 request_first_ns;
+    __u64 request_first_ns; /* 0: it is not known yet whether it is one of a trace */
     __u64 request_last_ns;
     __u64 response_first_ns; /* 0: none, or interim ones only */
     __u64 response_last_ns;
@@ -97,10 +98,10 @@ struct exchange {
     __u8 trace_flags;
     __u8 end;
     /* What http/response.h knows so far. */
-    __u64 status_ns;       /* when the status line began that is awaited or was the last */
+    __u64 status_ns;       /* when the status line began that is awaited or was the last; before that, the request */
     __u8 status_line[24];  /* EXCHANGE_STATUS_BYTES at most, and room for as many behind any of them */
     __u16 status;          /* of the last status line; 0: none was seen. Of a stream the reader's */
-    __u8 status_bytes;
+    __u8 status_bytes; /* before that, windows of the headers that were looked at, and behind them the enum trace_place */
     __u8 awaits;
     __u8 method; /* enum http_method. Of a stream the reader's */
     __u8 is_stream; /* of HTTP/2: its number is the stream's, and its context is not known here */

@@ -138,12 +138,18 @@ FLOW_INLINE void exchange_end(exchange_host host, struct flow *flow, struct exch
     exchange_ended(host, open);
 }
 
+/* It is told to nobody, and counted as what. */
+FLOW_INLINE void exchange_leave(exchange_host host, struct flow *flow, struct exchange *open, __u32 counter)
+{
+    flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
+    count_request(host, counter);
+    exchange_dropped(host, open);
+}
+
 /* Which response is whose cannot be told. */
 FLOW_INLINE void exchange_drop(exchange_host host, struct flow *flow, struct exchange *open)
 {
-    flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
-    count_request(host, REQUEST_UNPAIRED);
-    exchange_dropped(host, open);
+    exchange_leave(host, flow, open, REQUEST_UNPAIRED);
 }
 
 /* Note when the connection said that nothing more comes: by a reset, by both ends' FIN, or by the server's. */

@@ -23,6 +23,13 @@
 #define EXCHANGE_MOST_ODD 4
 
 /*
+ * Of a request's headers, what is looked at for a context: so many times TEXT_WINDOW bytes, one for each segment at the least. Of
+ * segments of 1,460 bytes each takes two.
+ */
+#define EXCHANGE_MOST_WINDOWS 15
+#define EXCHANGE_PLACE_SHIFT  4 /* behind the windows in exchange.status_bytes */
+
+/*
  * Leave behind what of a segment came before. Returns whether the rest is what follows in its stream; where nothing came before
  * that was seen, it is taken to be.
  */
@@ -55,6 +62,7 @@ struct exchange_request {
     __u8 may_begin; /* the client had not asked, or not for more than that */
     __u8 is_next;   /* the packet follows the one before in its stream */
     __u8 has_path;
+    __u8 has_begun; /* what lies at `at` are more of its headers */
 };
 
 /*
@@ -101,31 +109,93 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
     return 0;
 }
 
-/* A request begins with the text: look for its trace context. */
-FLOW_INLINE void exchange_begins(exchange_host host, const struct text *text, struct flow *flow, const struct packet *packet,
+/*
+ * A window of headers had no context, and they go on. Returns where in the frame the next window is; 0: it has to come in another
+ * segment, if it is looked at at all.
+ */
+FLOW_INLINE __u32 exchange_await_headers(
+        exchange_host host, const struct text *text, struct flow *flow, struct exchange *open, enum trace_place before)
+{
+    __u8 windows = (open->status_bytes & ((1 << EXCHANGE_PLACE_SHIFT) - 1)) + 1;
+    int is_within = text->end - text->begin > TEXT_WINDOW;
+    enum trace_place place = is_within ? TRACE_IN_LINE : trace_ends(text, before);
+
+    if (windows >= EXCHANGE_MOST_WINDOWS || place == TRACE_IN_NAME) {
+        exchange_leave(host, flow, open, TRACE_CUT);
+        return 0;
+    }
+    open->status_bytes = (__u8)(windows | place << EXCHANGE_PLACE_SHIFT);
+    return is_within ? text->begin + TEXT_WINDOW : 0;
+}
+
+/* More of a request's headers, of which no context has come. Returns as exchange_await_headers. */
+FLOW_INLINE __u32 exchange_from_headers(
+        exchange_host host, frame_source source, __u32 offset, struct flow *flow, const struct packet *packet, __u32 at)
+{
+    const struct text text = {.source = source, .begin = at, .end = offset + packet->payload_bytes};
+    struct exchange *open = exchange_of_flow(host, flow);
+    struct trace_context context = {.flags = 0};
+    enum trace_place place;
+    enum trace_found found;
+
+    if (!open || open->awaits != EXCHANGE_AWAITS_HEADERS)
+        return 0;
+    place = (enum trace_place)(open->status_bytes >> EXCHANGE_PLACE_SHIFT);
+    found = trace_context_find(&text, place, &context);
+    if (found == TRACE_GOES_ON)
+        return exchange_await_headers(host, &text, flow, open, place);
+    if (context.body && request_follows(&text, context.body)) {
+        exchange_leave(host, flow, open, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
+        exchange_give_up(host, flow, CONNECTION_PIPELINED);
+    } else if (found == TRACE_SAMPLED) {
+        __builtin_memcpy(open->trace_id, context.trace_id, 16);
+        __builtin_memcpy(open->parent_span_id, context.parent_span_id, 8);
+        open->trace_flags = context.flags;
+        open->status_bytes = 0;
+        open->awaits = EXCHANGE_AWAITS_STATUS;
+        open->request_first_ns = open->status_ns; /* last: whoever reads along sees a whole one */
+        count_request(host, found);
+    } else {
+        exchange_leave(host, flow, open, found);
+    }
+    return 0;
+}
+
+/*
+ * A request begins with the text: look for its trace context. Returns where in the frame its headers go on, with something that is
+ * to be looked at; 0: nowhere.
+ */
+FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, struct flow *flow, const struct packet *packet,
         const struct exchange_request *request)
 {
     struct trace_context context = {.flags = 0};
     struct exchange *open;
-    enum trace_found found = trace_context_find(text, &context);
+    enum trace_found found = trace_context_find(text, TRACE_IN_LINE, &context);
 
     flow->requests = FLOW_REQUESTS_UNKNOWN;
     if (context.body && request_follows(text, context.body)) {
         exchange_give_up(host, flow, CONNECTION_PIPELINED);
         count_request(host, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
-        return;
+        return 0;
     }
-    if (found == TRACE_SAMPLED) {
+    if (found == TRACE_SAMPLED || found == TRACE_GOES_ON) {
         open = exchange_place(host);
         if (!open) {
             count_request(host, REQUEST_NO_ROOM);
-            return;
+            return 0;
         }
         open->method = (__u8)(request->part ? HTTP_METHOD_UNKNOWN : request_method(text));
-        exchange_begin(open, flow, packet, &context, request->part + text->end - text->begin, request->first_ns);
+        open->status_ns = request->first_ns;
+        if (found == TRACE_GOES_ON)
+            open->awaits = EXCHANGE_AWAITS_HEADERS;
+        exchange_begin(open, flow, packet, &context, request->part + text->end - text->begin,
+                found == TRACE_SAMPLED ? request->first_ns : 0);
         flow->requests = FLOW_REQUESTS_TRACED;
+        if (found == TRACE_GOES_ON)
+            return exchange_await_headers(host, text, flow, open, TRACE_IN_LINE);
     }
     count_request(host, found);
+    return 0;
 }
 
 /*
@@ -165,6 +235,11 @@ FLOW_INLINE __u32 exchange_look(
 FLOW_INLINE __u32 exchange_hear(exchange_host host, struct text *text, struct flow *flow, const struct packet *packet, int from,
         const struct exchange_moment *before, struct exchange *open, int fresh)
 {
+    if (open->awaits == EXCHANGE_AWAITS_HEADERS) {
+        if (fresh)
+            exchange_leave(host, flow, open, TRACE_CUT);
+        return 0;
+    }
     exchange_measure(open, flow);
     if (open->awaits == EXCHANGE_AWAITS_NOTHING) {
         if (exchange_is_moved(flow, packet, from, fresh) && packet->time_ns > open->response_last_ns)
@@ -185,7 +260,7 @@ FLOW_INLINE __u32 exchange_hear(exchange_host host, struct text *text, struct fl
 
 /*
  * A TCP packet of the client's that was just added to its flow, is of interest, and opens no connection. Its payload lies at
- * `offset` of the frame. Returns what exchange_from_line is to go on with.
+ * `offset` of the frame. Returns what exchange_from_line is to go on with, or exchange_from_headers where the request `has_begun`.
  */
 FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, frame_source source, __u32 offset,
         struct flow *flow, const struct packet *packet, int from, const struct exchange_moment *before)
@@ -204,6 +279,15 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
         exchange_closes(open, flow, packet, from, before);
     if (!packet->payload_bytes || packet->tcp_flags & TCP_RST)
         return request;
+    if (open && open->awaits == EXCHANGE_AWAITS_HEADERS && fresh) {
+        exchange_add(open, flow, packet, from, 1);
+        request.has_begun = (__u8)exchange_is_next(&text, packet, before);
+        if (request.has_begun)
+            request.at = text.begin;
+        else
+            exchange_leave(host, flow, open, TRACE_CUT);
+        return request;
+    }
     if (!fresh || (!open && before->request_ns && !part)) {
         if (open)
             exchange_add(open, flow, packet, from, fresh);
@@ -232,15 +316,19 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
     return request;
 }
 
-/* Go on with a client's packet that may begin a request: the end of its line tells. */
-FLOW_INLINE void exchange_from_line(exchange_host host, frame_source source, __u32 offset, struct flow *flow,
+/*
+ * Go on with a client's packet that may begin a request: the end of its line tells. Returns where there are more of its headers to be
+ * looked at by exchange_from_headers; 0: there are none.
+ */
+FLOW_INLINE __u32 exchange_from_line(exchange_host host, frame_source source, __u32 offset, struct flow *flow,
         const struct packet *packet, int from, const struct exchange_request *request)
 {
     const struct text text = {.source = source, .begin = request->at, .end = offset + packet->payload_bytes};
     enum request_beginning begins = request_line(&text, request->part != 0, request->has_path);
 
     if (exchange_ask(host, &text, flow, packet, from, request, begins, exchange_of_flow(host, flow)))
-        exchange_begins(host, &text, flow, packet, request);
+        return exchange_begins(host, &text, flow, packet, request);
+    return 0;
 }
 
 /*

@@ -53,8 +53,11 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
     offset = packet->transport_offset + (words >> 4) * 4u;
     if (!has_streams && flow_from_client(flow, from)) {
         request = exchange_from_client(host, frame, offset, flow, packet, from, &before);
-        if (request.at)
-            exchange_from_line(host, frame, offset, flow, packet, from, &request);
+        at = request.at;
+        if (at && !request.has_begun)
+            at = exchange_from_line(host, frame, offset, flow, packet, from, &request);
+        while (at)
+            at = exchange_from_headers(host, frame, offset, flow, packet, at);
         has_streams = flow->requests == FLOW_REQUESTS_STREAMS; /* the preface's own segment has frames too */
     } else if (!has_streams) {
         do
@@ -73,6 +76,10 @@ static void exchanges_end(
 
     exchange->end = (__u8)end;
     exchange->ended_ns = ended_ns;
+    if (!exchange->request_first_ns) {
+        exchange_leave(host, flow, exchange, TRACE_CUT);
+        return;
+    }
     flow->requests &= (__u8)~FLOW_REQUESTS_STATE;
     exchange_ended(host, exchange);
 }

@@ -25,7 +25,7 @@
 #define RINGBUF_NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: nobody waits */
 /* What is left in the socket buffer for the program that is called: words of __sk_buff.cb, which the kernel gives to programs. */
 #define CB_NEXT_SEQUENCE 0
-#define CB_REQUEST       0 /* for the program that looks at a line: what is known of the request */
+#define CB_REQUEST       0 /* for the programs that look at a line and at headers: what is known of the request */
 #define CB_REQUEST_LOW   1
 #define CB_REQUEST_HIGH  2
 #define CB_OUTCOME       3
@@ -53,6 +53,7 @@ BPF_TABLE("percpu_array", u32, u64, request_counters, REQUEST_COUNTERS + 1);
 enum exchange_call {
     CALL_REQUEST, /* what the client says */
     CALL_LINE, /* and it may begin a request */
+    CALL_HEADERS, /* and there are more of its headers */
     CALL_RESPONSE, /* what the server says */
     EXCHANGE_CALLS,
 };
@@ -198,14 +199,24 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
         request.may_begin = skb->cb[CB_REQUEST] >> 8 & 1;
         request.has_path = skb->cb[CB_REQUEST] >> 9 & 1;
         request.is_next = 1;
-        exchange_from_line(host, skb, offset, &slot->flow, &packet, from, &request);
+        at = exchange_from_line(host, skb, offset, &slot->flow, &packet, from, &request);
+        if (at) {
+            skb->cb[CB_AT] = at;
+            call_exchange(skb, from, CALL_HEADERS);
+        }
+    } else if (which == CALL_HEADERS) {
+        at = exchange_from_headers(host, skb, offset, &slot->flow, &packet, request.at);
+        if (at) {
+            skb->cb[CB_AT] = at;
+            call_exchange(skb, from, CALL_HEADERS);
+        }
     } else if (which == CALL_REQUEST) {
         request = exchange_from_client(host, skb, offset, &slot->flow, &packet, from, &before);
         if (request.at) {
             skb->cb[CB_REQUEST] = request.part | (__u32)request.may_begin << 8 | (__u32)request.has_path << 9;
             leave_time(skb, request.first_ns);
             skb->cb[CB_AT] = request.at;
-            call_exchange(skb, from, CALL_LINE);
+            call_exchange(skb, from, request.has_begun ? CALL_HEADERS : CALL_LINE);
         }
     } else {
         at = exchange_from_server(host, skb, offset, &slot->flow, &packet, from, &before, skb->cb[CB_AT]);

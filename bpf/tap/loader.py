@@ -26,7 +26,8 @@ from typing import Any
 CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
 QUESTION_PROGRAMS = ("tap_ingress_question", "tap_egress_question")
 HANDSHAKE_PROGRAMS = ("tap_ingress_handshake", "tap_egress_handshake")
-EXCHANGE_PROGRAMS = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in ("request", "line", "response"))
+EXCHANGE_LOOKS = ("request", "line", "headers", "response")
+EXCHANGE_PROGRAMS = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in EXCHANGE_LOOKS)
 REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", *QUESTION_PROGRAMS, "tap_nothing")
 PROGRAMS = {
     **dict.fromkeys(REQUIRED_PROGRAMS, (CGROUP_SKB, -1)),

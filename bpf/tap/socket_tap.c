@@ -207,6 +207,11 @@ int tap_ingress_line(struct __sk_buff *skb)
     return tap_exchange(skb, FLOW_RX, CALL_LINE);
 }
 
+int tap_ingress_headers(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_RX, CALL_HEADERS);
+}
+
 int tap_ingress_response(struct __sk_buff *skb)
 {
     return tap_exchange(skb, FLOW_RX, CALL_RESPONSE);
@@ -220,6 +225,11 @@ int tap_egress_request(struct __sk_buff *skb)
 int tap_egress_line(struct __sk_buff *skb)
 {
     return tap_exchange(skb, FLOW_TX, CALL_LINE);
+}
+
+int tap_egress_headers(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX, CALL_HEADERS);
 }
 
 int tap_egress_response(struct __sk_buff *skb)

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from proto.columns import ExchangeEnd, Observer, Role
+from services.capture.flows.exchange_layout import EXCHANGE
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.flows.table import FlowTable
+from services.capture.live import bpf_syscall
 from services.capture.live.records import monotonic_ns
 from services.capture.live.socket_tap import SocketTap
 from tests.support.node.live_capture import reason_to_skip
@@ -98,6 +100,13 @@ def told(path, *requests: bytes, wait_seconds: float = 0.0):
         rows = [{name: column[row] for name, column in columns.items()} for row in range(len(emission))]
         counters = tap.counters
     return {role: [row for row in rows if row["role"] == role] for role in (Role.CLIENT, Role.SERVER)}, counters
+
+
+def read_open(tap):
+    """How many exchanges the kernel's table holds, whether or not they are known to be any."""
+    room = tap.loaded.map_descriptions["open_exchanges"].max_entries
+    keys, _ = bpf_syscall.read_hash(tap.loaded.maps["open_exchanges"], "<u8", EXCHANGE, room)
+    return len(keys)
 
 
 def phases(row):
@@ -203,3 +212,43 @@ def test_what_ends_without_a_packet_is_told_once():
         for emission in flows.drain(monotonic_ns() + 400 * 1_000_000_000):
             flows.accept(emission)
         assert len(tap.exchanges.open_exchanges()) == 0
+
+
+def test_long_headers_are_looked_through_however_they_are_sent():
+    """A cookie of 4 KiB before the context, in one write and in several; one that is longer than is looked at is counted."""
+
+    def asked(number: int, cookie: int) -> bytes:
+        return request(number).replace(b"Host: cart", b"Host: cart\r\nCookie: " + b"t=p;" * (cookie // 4), 1)
+
+    long, longer = asked(1, 4096), asked(2, 16_384)
+    with SocketTap(capacity=4096, trace_context=True) as tap:
+        with lossy_path(0) as (client, server), serving(server), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
+            asking.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            asking.connect((SERVER, PORT))
+            for parts in ([long], [longer], [long[:1000], long[1000:3000], long[3000:]], long.splitlines(keepends=True)):
+                for part in parts:
+                    asking.sendall(part)
+                left = len(RESPONSE)
+                while left:
+                    left -= len(asking.recv(65536))
+        tap.detach()
+        (emission,) = ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True)
+        counters = tap.counters
+    of_client = emission.columns["role"] == Role.CLIENT
+    assert emission.columns["request_bytes"][of_client].tolist() == [len(long)] * 3
+    assert {bytes(each) for each in emission.columns["trace_id"]} == {TRACE_ID}
+    assert (counters["requests_sampled"], counters["requests_cut"]) == (6, 2)
+
+
+def test_headers_that_never_end_leave_nothing_behind():
+    """Their connection is gone: the kernel's table keeps nothing of it."""
+    with SocketTap(capacity=4096, trace_context=True) as tap:
+        table, flows = ExchangeTable(tap.exchanges, observer=Observer.SOCKET), FlowTable(tap, observer=Observer.SOCKET)
+        with lossy_path(0) as (client, server), serving(server), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
+            asking.connect((SERVER, PORT))
+            asking.sendall(request(1)[:50])
+        for _ in range(3):
+            assert not list(table.drain(monotonic_ns() + 10**11))
+            for emission in flows.drain(monotonic_ns() + 10**11):
+                flows.accept(emission)
+        assert read_open(tap) == 0

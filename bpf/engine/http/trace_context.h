@@ -2,8 +2,8 @@
 /*
  * The W3C trace context of a request (https://www.w3.org/TR/trace-context/).
  *
- * Read are HTTP/1 requests in clear text, and of them the first TEXT_WINDOW bytes of the segment that begins the request. All
- * that is kept are the trace id, the caller's span id and the flags. HTTP/2 compresses its headers (HPACK) and TLS hides them.
+ * Read are HTTP/1 requests in clear text, TEXT_WINDOW bytes of their headers at a time. All that is kept are the trace id, the
+ * caller's span id and the flags. HTTP/2 compresses its headers (HPACK) and TLS hides them.
  */
 #ifndef WIRESPAN_TRACE_CONTEXT_H
 #define WIRESPAN_TRACE_CONTEXT_H
@@ -19,10 +19,18 @@ enum trace_found {
     TRACE_SAMPLED,
     TRACE_UNSAMPLED,
     TRACE_ABSENT,    /* the headers end without one */
-    TRACE_CUT,       /* the headers go on behind what is looked at */
+    TRACE_CUT,       /* the headers go on behind what is looked at, or it is cut in two */
     TRACE_MALFORMED, /* there is one that says nothing */
     TRACE_REPEATED,  /* there are several: none is valid */
     TRACE_FINDINGS,
+    TRACE_GOES_ON = 64, /* no finding: the headers go on, behind the window or the text, and there is none so far */
+};
+
+/* Where in the headers a text ends, and so where the one behind it begins. */
+enum trace_place {
+    TRACE_IN_LINE,
+    TRACE_AT_LINE, /* behind a newline */
+    TRACE_IN_NAME, /* behind what may be half of the header's name, which is not put together */
 };
 
 struct trace_context {
@@ -138,12 +146,56 @@ FLOW_INLINE int is_traceparent(const struct text *text, __u32 offset)
     return (head | 0x20 * BYTES_OF_1) == 0x7261706563617274ull && (tail | 0x00202020u) == 0x3a746e65u;
 }
 
+/* Where in the headers the text ends, which begins at a place `before`. */
+FLOW_INLINE enum trace_place trace_ends(const struct text *text, enum trace_place before)
+{
+    __u32 behind;
+    __u8 last = 0;
+    __u8 byte = 0;
+
+    TEXT_LOOP
+    for (behind = 0; behind < TRACE_NAME_BYTES; behind++) {
+        last = byte;
+        if (text->end - text->begin <= behind)
+            break;
+        if (text_load(text, text->end - 1 - behind, &byte, 1))
+            return TRACE_IN_NAME;
+        if (byte == '\n')
+            break;
+    }
+    if (behind == TRACE_NAME_BYTES || (byte != '\n' && before == TRACE_IN_LINE))
+        return TRACE_IN_LINE;
+    if (!behind)
+        return TRACE_AT_LINE;
+    return (last | 0x20) == 't' ? TRACE_IN_NAME : TRACE_IN_LINE;
+}
+
+/* Whether a text that begins at a line begins with the end of all headers, or with the header (`*header`). -1: that is cut in two. */
+FLOW_INLINE int trace_line(const struct text *text, enum trace_place place, __u32 *header, struct trace_context *context)
+{
+    __u8 first = 0;
+    int named;
+
+    if (place == TRACE_IN_LINE || text_load(text, text->begin, &first, 1))
+        return 0;
+    if (first == '\n' || first == '\r') {
+        context->body = text->begin + (first == '\r' ? 2 : 1);
+        return 1;
+    }
+    if ((first | 0x20) != 't')
+        return 0;
+    named = is_traceparent(text, text->begin);
+    if (named > 0)
+        *header = text->begin;
+    return named < 0 ? -1 : 0;
+}
+
 /*
- * Look for the trace context of a request. Lines are found a word at a time: a newline before a "t" and a "p" where they stand in
- * the name may begin the header, one before another ends all headers. Headers that go on behind what is looked at may have
- * another one there; the first one counts then.
+ * Look for the trace context of a request, which begins at `place` in the headers. Lines are found a word at a time: a newline
+ * before a "t" and a "p" where they stand in the name may begin the header, one before another ends all headers. Headers that go
+ * on behind what is looked at may have another one there; the first one counts then.
  */
-FLOW_INLINE enum trace_found trace_context_find(const struct text *text, struct trace_context *context)
+FLOW_INLINE enum trace_found trace_context_find(const struct text *text, enum trace_place place, struct trace_context *context)
 {
     __u64 words[TEXT_CHUNK_WORDS + 1];
     __u32 header = 0;
@@ -155,8 +207,10 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, struct 
     __u64 word;
     __u32 at;
     __u32 line;
-    int named;
+    int named = trace_line(text, place, &header, context);
 
+    if (named)
+        return named < 0 ? TRACE_CUT : TRACE_ABSENT;
     TEXT_LOOP
     for (at = 0; at < TEXT_WINDOW; at += 8) {
         if (!(at % TEXT_CHUNK_BYTES) && text_load_chunk(text, text->begin + at, words) <= 0)
@@ -175,7 +229,7 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, struct 
             line = text->begin + at + first_byte(starts) + 1;
             named = is_traceparent(text, line);
             if (named < 0)
-                break;
+                return header ? trace_value(text, header + TRACE_NAME_BYTES, context) : TRACE_CUT;
             if (named && header)
                 return TRACE_REPEATED;
             if (named)
@@ -188,7 +242,7 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, struct 
     }
     if (header)
         return trace_value(text, header + TRACE_NAME_BYTES, context);
-    return context->body ? TRACE_ABSENT : TRACE_CUT;
+    return context->body ? TRACE_ABSENT : TRACE_GOES_ON;
 }
 
 #endif

@@ -20,9 +20,8 @@ from services.capture.live.ring_buffer import BUSY, DISCARDED, RingBuffer
 from services.capture.live.tap_loader import LoadedTap, connect_calls
 
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls")
-PROGRAMS: Final = {
-    f"{way}_calls": [f"tap_{way}_{look}" for look in ("request", "line", "response")] for way in ("ingress", "egress")
-}
+_LOOKS: Final = ("request", "line", "headers", "response")
+PROGRAMS: Final = {f"{way}_calls": [f"tap_{way}_{look}" for look in _LOOKS] for way in ("ingress", "egress")}
 """Which programs are called through which map, in the order of bpf/tap/exchanges.h's `enum exchange_call`."""
 
 _RING_RECORD: Final = np.dtype({
@@ -60,14 +59,21 @@ class TapExchanges:
         """Return copies of those that are not over. Those that were told and whose flow is gone are deleted."""
         keys, found = bpf_syscall.read_hash(self._maps["open_exchanges"], "<u8", EXCHANGE, self._room)
         self._open_ids = keys
-        found = found[found["request_first_ns"] != 0]  # the others are being written
+        begun = found["request_first_ns"] != 0
+        self._delete_gone(found[~begun & (found["flow_id"] != 0)])
+        found = found[begun]  # the others are being written, or their headers are still coming
         told = self._is_told(found)
-        if told.any():
-            flows = self._rows(found["slot"][told])
-            gone = (flows["id"] != found["flow_id"][told]) | (flows["state"] != State.LIVE)
-            bpf_syscall.delete_all(self._maps["open_exchanges"], np.ascontiguousarray(found["flow_id"][told][gone]))
+        self._delete_gone(found[told])
         left: Exchanges = found[~told]
         return left
+
+    def _delete_gone(self, exchanges: Exchanges) -> None:
+        """Delete those whose flow is gone."""
+        if not len(exchanges):
+            return
+        flows = self._rows(exchanges["slot"])
+        gone = (flows["id"] != exchanges["flow_id"]) | (flows["state"] != State.LIVE)
+        bpf_syscall.delete_all(self._maps["open_exchanges"], np.ascontiguousarray(exchanges["flow_id"][gone]))
 
     def end_exchanges(self, exchanges: Exchanges) -> None:
         """End those that these are copies of, as their `end` and `ended_ns` say."""

@@ -222,7 +222,8 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         found = np.zeros(int(self._exchanges.open_count), EXCHANGE)
         if len(found):
             self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
-        return np.concatenate([found, self._calls.open_exchanges()])
+        begun = found[found["request_first_ns"] != 0]  # of the others the headers are still coming
+        return np.concatenate([begun, self._calls.open_exchanges()])
 
     def end_exchanges(self, exchanges: Exchanges) -> None:
         """End the open exchanges that these are copies of, as their `end` and `ended_ns` say."""
