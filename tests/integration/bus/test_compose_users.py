@@ -54,6 +54,11 @@ async def test_each_user_can_do_its_work_and_its_answers_reach_nothing_else(serv
         await capture.publish("flows.raw.host", b"raw", message_id="1")
         assert (await anext(watch)).data == b"raw"
         assert await take(enricher, RAW_STREAM, ENRICHER_DURABLE) == b"raw"
+        asked = capture.watch("spans.asked.host")
+        await asked.start()
+        await capture.may_publish()
+        await enricher.tell("spans.asked.host", b"what?")
+        assert (await anext(asked)).data == b"what?"
         await enricher.publish("flows.enriched.host", b"enriched", message_id="1")
         assert await take(exporter, ENRICHED_STREAM, EXPORTER_DURABLE) == b"enriched"
         await exporter.dead_letter_payload(

@@ -73,6 +73,17 @@ MATRIX: Final[dict[str, Tree]] = {
         "exporter": {"autoscaling": {"type": "keda"}},
         "networkPolicy": {"monitoringFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}]},
     },
+    "spans are taken in": {
+        "correlation": {
+            "intake": {
+                "enabled": True,
+                "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}],
+                "authorizationSecret": "intake",
+                "tlsSecret": "intake-tls",
+            }
+        },
+        "nats": {"auth": {"nodes": ["node-a"]}},
+    },
     "some namespaces": {"rbac": {"namespaces": ["shop", "billing"]}},
     "some namespaces, no nodes": {"rbac": {"namespaces": ["shop"], "nodes": False}},
     "no roles, no policies, no accounts": {

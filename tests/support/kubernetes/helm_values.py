@@ -46,7 +46,16 @@ SET_BY_THE_CHART: Final = {
     "cluster": {"name": "cluster.name"},
     "kube": {"namespaces": "rbac.namespaces"},
     "capture": {"node": "capture.enabled", "cgroup_root": "capture.cgroupPath", "drain_seconds": "capture.drainSeconds"},
-    "enricher": {"drain_seconds": "enricher.drainSeconds"},
+    "enricher": {
+        "drain_seconds": "enricher.drainSeconds",
+        "intake": "correlation.intake.enabled",
+        "intake_host": "health.host",
+        "intake_grpc_port": "correlation.intake.enabled",
+        "intake_http_port": "correlation.intake.enabled",
+        "intake_tls_cert": "correlation.intake.tlsSecret",
+        "intake_tls_key": "correlation.intake.tlsSecret",
+        "intake_authorization_file": "correlation.intake.authorizationSecret",
+    },
     "exporter": {"drain_seconds": "exporter.drainSeconds", "preset": "exporter.preset"},
 }
 """Settings, by group, that no `settings` map takes because a value of the chart decides them: which one."""
@@ -131,6 +140,7 @@ SHAPES: Final[dict[str, Schema]] = {
     "nats.tls.validityDays": _COUNT,
     "nats.persistence.size": {"type": "string", "pattern": "^[0-9.]+(k|M|G|T|Ki|Mi|Gi|Ti)?$"},
     "nats.extraConfig": {"type": "string"},
+    "correlation.intake.from": _OBJECTS,
     "networkPolicy.*From": _OBJECTS,
     "networkPolicy.*.to": _OBJECTS,
     "networkPolicy.*orts": {"type": "array", "items": _PORT},

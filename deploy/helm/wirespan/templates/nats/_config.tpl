@@ -71,7 +71,10 @@ accounts {
   {{- end }}
   {{- end }}
   {{- range $node := $nats.auth.nodes }}
-  {{- $may := dict "publish" (list (printf "flows.raw.%s" (include "wirespan.subjectToken" $node))) "subscribe" (list (printf "_INBOX_capture.%s.>" $node)) }}
+  {{- $token := include "wirespan.subjectToken" $node }}
+  {{- $hears := list (printf "_INBOX_capture.%s.>" $node) }}
+  {{- if $root.Values.correlation.intake.enabled }}{{ $hears = append $hears (printf "spans.asked.%s" $token) }}{{ end }}
+  {{- $may := dict "publish" (list (printf "flows.raw.%s" $token)) "subscribe" $hears }}
   {{ printf "%s_NODE_%s" $nats.account $node | quote }} {
     {{- include "wirespan.natsImporter" (dict "root" $root "name" $node "password" (include "wirespan.nodePassword" (dict "key" $nodesKey "node" $node) | quote) "may" $may) | nindent 4 }}
   }

@@ -7,6 +7,11 @@ The server maps the API of a domain to $JS.API before it looks at permissions.
 {{- $api := "$JS.API" -}}
 {{- $streams := list "FLOWS_RAW" "FLOWS_ENRICHED" "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE" -}}
 {{- $enricher := list "flows.enriched.*" "flows.dead.enricher" "kube.cache.*" (printf "%s.DIRECT.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api) -}}
+{{- $capture := list "_INBOX_capture.>" -}}
+{{- if .Values.correlation.intake.enabled -}}
+{{- $enricher = append $enricher "spans.asked.*" -}}
+{{- $capture = append $capture "spans.asked.*" -}}
+{{- end -}}
 {{- range $stream := $streams -}}
 {{- range list "CREATE" "UPDATE" "INFO" -}}
 {{- $enricher = append $enricher (printf "%s.STREAM.%s.%s" $api . $stream) -}}
@@ -20,7 +25,7 @@ The server maps the API of a domain to $JS.API before it looks at permissions.
 {{- $reader = append $reader (printf "%s.%s" $api .) -}}
 {{- end -}}
 {{- $operator := concat $reader (list "flows.raw.*" "flows.enriched.*" (printf "%s.STREAM.MSG.DELETE.FLOWS_DEAD" $api)) -}}
-capture: {publish: ["flows.raw.*"], subscribe: ["_INBOX_capture.>"]}
+capture: {publish: ["flows.raw.*"], subscribe: {{ toRawJson $capture }}}
 enricher: {publish: {{ toRawJson $enricher }}, subscribe: ["_INBOX_enricher.>", "kube.bell.>"]}
 exporter: {publish: {{ toRawJson $exporter }}, subscribe: ["_INBOX_exporter.>"]}
 reader: {publish: {{ toRawJson $reader }}, subscribe: ["_INBOX_reader.>", "flows.>"]}
@@ -55,6 +60,9 @@ other user has one, a node's too, which imports what he may publish: answers rea
 { service: {{ . | quote }}{{ if contains ".MSG.NEXT." . }}, response_type: stream{{ end }} }
 {{- end }}
 { stream: "flows.>" }
+{{- if has "spans.asked.*" .capture.subscribe }}
+{ stream: "spans.asked.*" }
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -78,8 +86,10 @@ itself, as of the account that asks: what may be asked is mapped to an import, a
 {{- $publish = append $publish $local -}}
 {{- $imports = append $imports (printf "{ service: { account: %s, subject: %s }, to: %s }" $nats.account (quote .) (quote $local)) -}}
 {{- end -}}
-{{- if has "flows.>" .may.subscribe -}}
-{{- $imports = append $imports (printf "{ stream: { account: %s, subject: \"flows.>\" } }" $nats.account) -}}
+{{- range .may.subscribe -}}
+{{- if or (eq . "flows.>") (hasPrefix "spans.asked." .) -}}
+{{- $imports = append $imports (printf "{ stream: { account: %s, subject: %s } }" $nats.account (quote .)) -}}
+{{- end -}}
 {{- end -}}
 users: [ {{ include "wirespan.natsUser" (dict "name" .name "password" .password "may" (dict "publish" $publish "subscribe" .may.subscribe)) }} ]
 {{- if $mappings }}
