@@ -36,6 +36,8 @@ class Relay:
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._began = time.monotonic()
+        self.began_unix_ns = time.time_ns()
+        """When START, of the packets' clock, was."""
         self._conversations: list[Conversation] = []
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
