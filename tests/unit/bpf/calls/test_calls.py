@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bpf
-from hatch_build import compile_replay
+from hatch_build import compile_library
 from proto.columns import ExchangeEnd
 from services.capture.calls import reader
 from services.capture.calls.reader import CallReader
@@ -76,7 +76,7 @@ def bounded(tmp_path, monkeypatch):
     """A reader with room for two."""
     library = tmp_path / "bounded.so"
     monkeypatch.setenv("CFLAGS", "-DMOST_CONNECTIONS=2 -DMOST_CALLS=2 -DMOST_HELD_BYTES=40000")
-    compile_replay(Path(bpf.SOURCE_DIRECTORY, "replay", "replay.c"), library)
+    compile_library(Path(bpf.SOURCE_DIRECTORY, "replay", "replay.c"), library)
     monkeypatch.setattr(bpf, "REPLAY_LIBRARY", library)
     monkeypatch.setattr(reader, "_library", lambda: reader.load_library(reader._SIGNATURES))
     return CallReader()
