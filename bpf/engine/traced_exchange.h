@@ -23,11 +23,11 @@
 #define EXCHANGE_MOST_ODD 4
 
 /*
- * Of a request's headers, what is looked at for a context: so many times TEXT_WINDOW bytes, one for each segment at the least. Of
- * segments of 1,460 bytes each takes two.
+ * Of a request's headers, what is looked at for a context: so many times TRACE_WINDOW bytes, one for each segment at the least. Of
+ * segments of 1,460 bytes each takes three.
  */
-#define EXCHANGE_MOST_WINDOWS 15
-#define EXCHANGE_PLACE_SHIFT  4 /* behind the windows in exchange.status_bytes */
+#define EXCHANGE_MOST_WINDOWS 28
+#define EXCHANGE_PLACE_SHIFT  5 /* behind the windows in exchange.status_bytes */
 
 /*
  * Leave behind what of a segment came before. Returns whether the rest is what follows in its stream; where nothing came before
@@ -117,7 +117,7 @@ FLOW_INLINE __u32 exchange_await_headers(
         exchange_host host, const struct text *text, struct flow *flow, struct exchange *open, enum trace_place before)
 {
     __u8 windows = (open->status_bytes & ((1 << EXCHANGE_PLACE_SHIFT) - 1)) + 1;
-    int is_within = text->end - text->begin > TEXT_WINDOW;
+    int is_within = text->end - text->begin > TRACE_WINDOW;
     enum trace_place place = is_within ? TRACE_IN_LINE : trace_ends(text, before);
 
     if (windows >= EXCHANGE_MOST_WINDOWS || place == TRACE_IN_NAME) {
@@ -125,7 +125,7 @@ FLOW_INLINE __u32 exchange_await_headers(
         return 0;
     }
     open->status_bytes = (__u8)(windows | place << EXCHANGE_PLACE_SHIFT);
-    return is_within ? text->begin + TEXT_WINDOW : 0;
+    return is_within ? text->begin + TRACE_WINDOW : 0;
 }
 
 /* More of a request's headers, of which no context has come. Returns as exchange_await_headers. */

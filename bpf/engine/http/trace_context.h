@@ -2,7 +2,7 @@
 /*
  * The W3C trace context of a request (https://www.w3.org/TR/trace-context/).
  *
- * Read are HTTP/1 requests in clear text, TEXT_WINDOW bytes of their headers at a time. All that is kept are the trace id, the
+ * Read are HTTP/1 requests in clear text, TRACE_WINDOW bytes of their headers at a time. All that is kept are the trace id, the
  * caller's span id and the flags. HTTP/2 compresses its headers (HPACK) and TLS hides them.
  */
 #ifndef WIRESPAN_TRACE_CONTEXT_H
@@ -10,6 +10,7 @@
 
 #include "text.h"
 
+#define TRACE_WINDOW      512u /* of headers, looked at in one go: whole chunks */
 #define TRACE_NAME_BYTES  12u /* "traceparent:" */
 #define TRACE_VALUE_BYTES 55u /* version, trace id, parent id and flags with their dashes */
 #define TRACE_MAX_BLANKS  8u  /* between name and value, and behind it */
@@ -212,7 +213,7 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, enum tr
     if (named)
         return named < 0 ? TRACE_CUT : TRACE_ABSENT;
     TEXT_LOOP
-    for (at = 0; at < TEXT_WINDOW; at += 8) {
+    for (at = 0; at < TRACE_WINDOW; at += 8) {
         if (!(at % TEXT_CHUNK_BYTES) && text_load_chunk(text, text->begin + at, words) <= 0)
             break;
         word = words[at / 8 % TEXT_CHUNK_WORDS];
@@ -229,7 +230,7 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, enum tr
             line = text->begin + at + first_byte(starts) + 1;
             named = is_traceparent(text, line);
             if (named < 0)
-                return header ? trace_value(text, header + TRACE_NAME_BYTES, context) : TRACE_CUT;
+                break;
             if (named && header)
                 return TRACE_REPEATED;
             if (named)
@@ -242,6 +243,8 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, enum tr
     }
     if (header)
         return trace_value(text, header + TRACE_NAME_BYTES, context);
+    if (named < 0)
+        return TRACE_CUT;
     return context->body ? TRACE_ABSENT : TRACE_GOES_ON;
 }
 

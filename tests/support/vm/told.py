@@ -13,7 +13,7 @@ from tests.support import platforms
 from tests.support.vm.cache import cache_folder
 from tests.support.vm.kernels import KERNELS, KernelFiles
 
-_LOOKS = ("", "_question", "_request", "_line", "_response")
+_LOOKS = ("", "_question", "_request", "_line", "_headers", "_response")
 """What the names of the tap's programs have behind the direction."""
 
 
@@ -50,7 +50,8 @@ class Told:
 
 def table() -> str:
     """What the last runs' verifiers walked, in Markdown."""
-    lines = ["| kernel | flags | every packet | question | request | its line | response |", "|---|---|---|---|---|---|---|"]
+    columns = ("kernel", "flags", "every packet", "question", "request", "its line", "more headers", "response")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in KERNELS:
         counts = _counts(name)
         if counts.exists():

@@ -99,8 +99,8 @@ def test_headers_that_go_on_in_the_next_segment_are_missed(tmp_path, cut):
 
 
 def test_headers_that_are_longer_than_is_looked_at_are_missed(tmp_path):
-    """15,360 bytes are looked at, of which the header's name is to begin within; and 1,024 for the end of the first line."""
-    far, near = (request("X: " + "x" * size, f"traceparent: {CONTEXT}") for size in (15_400, 15_200))
+    """14,336 bytes are looked at, of which the header's name is to begin within; and 1,024 for the end of the first line."""
+    far, near = (request("X: " + "x" * size, f"traceparent: {CONTEXT}") for size in (14_400, 14_200))
     assert looked_at(tmp_path, far) == ({"cut"}, [])
     assert looked_at(tmp_path, near)[0] == {"sampled"}
     assert looked_at(tmp_path, request(f"traceparent: {CONTEXT}", line=f"GET /{'x' * 1200} HTTP/1.1")) == ({"cut"}, [])
