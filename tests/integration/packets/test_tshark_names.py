@@ -90,3 +90,13 @@ def test_names_of_real_captures_are_what_tshark_reads(path):
     except CaptureFileError:
         pytest.skip("no capture")
     assert told[1] == of_tshark(path)[1]
+
+
+@pytest.mark.parametrize("path", captures(), ids=lambda path: path.name)
+def test_answers_over_tcp_of_real_captures_are_what_tshark_reads(path):
+    """Name, type, code, records and time of each."""
+    try:
+        told = of_wirespan_by_question(path)
+    except CaptureFileError:
+        pytest.skip("no capture")
+    assert of_tshark(path, "tcp")[1] <= told
