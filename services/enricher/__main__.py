@@ -105,7 +105,7 @@ async def _taking_spans(
     if not settings.intake:
         yield None
         return
-    # Imported where it is asked for: gRPC and the server for HTTP are 30 MiB.
+    # Imported where it is asked for: gRPC and the server for HTTP are 12 MiB.
     from services.enricher.intake.intake import Intake  # noqa: PLC0415
 
     names = NamesSeen()
