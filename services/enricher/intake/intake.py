@@ -1,18 +1,18 @@
 """The intake: takes copies of spans at its doors, makes questions of them, and puts those to the captures.
 
-Flows come first. Requests are answered before they are looked at; one thread, which yields to all others, looks at them a few
-MiB at a time; and what is more than it manages is passed over, and counted.
+Flows come first. Requests are answered before they are looked at; one thread looks at them a few MiB at a time, and rests for
+as long as it has worked; what is more than it manages is passed over, and counted. (A low priority would do the flows harm: a
+thread that waits for a processor while it holds Python's lock has all others wait.)
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import structlog
@@ -43,7 +43,6 @@ _TURN_BYTES: Final = 4 << 20
 _MOST_ROWS: Final = 1 << 16
 """Rows that are piled up before they are sent, whatever the time."""
 _SEND_SECONDS: Final = 2.0
-_NICENESS: Final = 10
 _HEADERS_ROOM: Final = 1024
 
 
@@ -89,18 +88,22 @@ class Intake:
     async def run(self, stopping: asyncio.Event) -> None:
         """Look at requests and ask, until told to stop; what waits then is passed over, as it would be too old for the next."""
         stop: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
-        with ThreadPoolExecutor(1, "intake", _yield_to_others) as thread:
+        with ThreadPoolExecutor(1, "intake") as thread:
             try:
                 while not stopping.is_set():
                     await _first_of(stop, self._first.wait())
                     await _first_of(stop, asyncio.sleep(_GATHER_SECONDS))
                     self._first.clear()
+                    gathering_since = time.monotonic()
                     while len(self._door) and not stopping.is_set():
                         view = await self._source.view(0, stopping)
-                        turn = self._door.drain(_TURN_BYTES)
+                        turn, began = self._door.drain(_TURN_BYTES), time.monotonic()
                         await asyncio.get_running_loop().run_in_executor(thread, self._look_at, turn, view.index)
-                        if self._questions.rows >= _MOST_ROWS:
+                        ended = time.monotonic()
+                        if self._questions.rows >= _MOST_ROWS or ended - gathering_since > _GATHER_SECONDS:
                             await self._ask(thread)
+                            gathering_since = ended
+                        await _first_of(stop, asyncio.sleep(ended - began))
                     await self._ask(thread)
             finally:
                 stop.cancel()
@@ -131,9 +134,3 @@ async def _first_of(stop: asyncio.Future[Any], other: Coroutine[Any, Any, object
         await asyncio.wait({stop, task}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         task.cancel()
-
-
-def _yield_to_others() -> None:
-    """Let this thread run where nobody else wants to: on Linux a thread has a niceness of its own."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
