@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import re
+import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,3 +235,35 @@ async def test_a_port_that_is_taken_is_said_in_one_line(opened, ports):
             with pytest.raises(IntakeError, match=str(port)):
                 async with opened(**{name: port}):
                     pass
+
+
+async def test_the_enricher_takes_spans_where_it_is_told_to(nats_server, ports, tmp_path):
+    """The service listens where its settings say and counts what came; a second one there ends with a line of why."""
+    health, url = free_port(), f"http://127.0.0.1:{ports['intake_http_port']}/v1/traces"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBECONFIG"))}
+    environ |= {
+        "WIRESPAN_NATS_URL": nats_server.url,
+        "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(SNAPSHOT),
+        "WIRESPAN_ENRICHER_INTAKE": "true",
+        **{f"WIRESPAN_ENRICHER_{name.upper()}": str(port) for name, port in ports.items()},
+    }
+    command = (sys.executable, "-m", "services.enricher")
+    first = await asyncio.create_subprocess_exec(*command, env=environ | {"WIRESPAN_HEALTH_PORT": str(health)})
+    try:
+        async with aiohttp.ClientSession() as session:
+            body = request([span(1, start=time.time_ns(), end=time.time_ns())], k8s__pod__uid=CART)
+            while True:
+                with suppress(aiohttp.ClientConnectionError):
+                    async with session.post(url, data=body, headers=PROTOBUF) as sent:
+                        assert sent.status == 200
+                    async with session.get(f"http://127.0.0.1:{health}/metrics") as answer:
+                        if re.search(r'wirespan_enricher_intake_spans_total\{result="asked"\} [1-9]', await answer.text()):
+                            break
+                await asyncio.sleep(0.1)
+        second = await asyncio.create_subprocess_exec(*command, env=environ, stderr=asyncio.subprocess.PIPE)
+        _, said = await second.communicate()
+        assert second.returncode == 2
+        assert f":{ports['intake_grpc_port']}" in said.decode().splitlines()[-1]
+    finally:
+        first.terminate()
+        assert await first.wait() == 0
