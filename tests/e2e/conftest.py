@@ -54,6 +54,12 @@ def otelcol_json() -> Path:
 
 
 @pytest.fixture(scope="session")
+def otelcol_copy() -> Path:
+    """The Collector that sends copies of what it gets over OTLP."""
+    return needed("otelcol-copy")
+
+
+@pytest.fixture(scope="session")
 def otelcol_metrics() -> Path:
     """The Collector that makes metrics of spans and writes them to a Prometheus."""
     return needed("otelcol-metrics")

@@ -275,6 +275,8 @@ _PROMETHEUS: Final = "v0.316.0"
 _OTLP: Final = f"go.opentelemetry.io/collector/receiver/otlpreceiver v{_COLLECTOR}"
 _FILE: Final = f"{_CONTRIB}/exporter/fileexporter v{_COLLECTOR}"
 _DEBUG: Final = f"go.opentelemetry.io/collector/exporter/debugexporter v{_COLLECTOR}"
+_OTLP_OUT: Final = f"go.opentelemetry.io/collector/exporter/otlpexporter v{_COLLECTOR}"
+_OTLP_HTTP_OUT: Final = f"go.opentelemetry.io/collector/exporter/otlphttpexporter v{_COLLECTOR}"
 _SPAN_METRICS: Final = f"{_CONTRIB}/connector/spanmetricsconnector v{_COLLECTOR}"
 _REMOTE_WRITE: Final = f"{_CONTRIB}/exporter/prometheusremotewriteexporter v{_COLLECTOR}"
 _JSON_FILE: Final = f"{_CONTRIB}/receiver/otlpjsonfilereceiver v{_COLLECTOR}"
@@ -317,6 +319,7 @@ TOOLS: Final = {
             ),
         ),
         _collector("otelcol", receivers=(_OTLP,), exporters=(_FILE, _DEBUG), providers=_PROVIDERS),
+        _collector("otelcol-copy", receivers=(_OTLP,), exporters=(_OTLP_OUT, _OTLP_HTTP_OUT, _FILE), providers=_PROVIDERS),
         _collector("otelcol-json", receivers=(_JSON_FILE,), exporters=(_FILE,), providers=_PROVIDERS),
         _collector(
             "otelcol-metrics",
