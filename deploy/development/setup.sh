@@ -33,6 +33,7 @@ if wants test; then
   need iptables command -v iptables
   need nftables command -v nft
   need clang command -v clang
+  need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
   need nghttp2-client command -v h2load
   need nghttp2-server command -v nghttpd
   need libclang-rt-dev compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*'

@@ -15,7 +15,7 @@ import grpc
 
 from tests.chaos.links import State
 from tests.chaos.members import Member
-from tests.chaos.world import STREAMS, World, has_clock_steps
+from tests.chaos.world import STREAMS, World, has_clock_steps, has_disks
 from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess, Refuse, Stall
 
 SERVICES: Final = ("capture", "enricher", "exporter")
@@ -247,7 +247,7 @@ FAULTS: Final = (
     Fault("backend refuses some spans (partial success)", _answering(PartialSuccess(1)), refuses=True),
     Fault("backend restarted with new certificates", _new_certificates),
     Fault("stream full", _stream_full),
-    Fault("disk of NATS full", _disk_full, servers=1, on_plain_disk=True),
+    Fault("disk of NATS full", _disk_full, servers=1, on_plain_disk=True, possible=lambda _world: has_disks()),
     Fault("stream deleted", _operator(lambda world, stream: world.ask(f"STREAM.DELETE.{stream}")), alone=True),
     Fault("consumer deleted", _operator(lambda world, stream: world.ask(f"CONSUMER.DELETE.{stream}.{STREAMS[stream]}"))),
     Fault("consumer changed by hand", _operator(_change_consumer)),
