@@ -47,6 +47,8 @@ _SIDES: Final = ("local", "remote")
 _ATTEMPTS: Final = 5
 """Deliveries after which a batch that trips this service up is given up. The faults of others are no such thing."""
 _REST_SECONDS: Final = 5.0
+_SETTLING_SHARE: Final = 0.5
+"""Of the drain time, for what waits to be on the disk."""
 
 
 class Worker:
@@ -125,7 +127,10 @@ class Worker:
             closing.cancel()
             lag.cancel()
             if self._settling:
-                await asyncio.wait(self._settling)
+                # What is not on the disk by then, because no server answers, is done again by another.
+                await asyncio.wait(self._settling, timeout=self._settings.drain_seconds * _SETTLING_SHARE)
+            for task in self._settling:
+                task.cancel()
 
     async def _close(self, deliveries: Consumption) -> None:
         await self._stopping.wait()

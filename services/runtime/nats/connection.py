@@ -209,6 +209,13 @@ class Connection:
         """When a server last said anything, by the event loop's clock."""
         return self._last.heard_at if self._last is not None else 0.0
 
+    async def hear(self) -> None:
+        """Have the server say something, if it lives: `heard_at` is then now."""
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await client.flush(timeout=_FLUSH_SECONDS)
+
     def new_inbox(self) -> str:
         """Return a subject that nobody else uses."""
         return f"{self._settings.inbox_prefix}.{NUID().next().decode()}"

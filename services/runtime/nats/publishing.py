@@ -138,6 +138,8 @@ class Publisher:
             if not any(map(self._unsynced.holds, message_ids)):
                 return
             await asyncio.sleep(_SYNCED_LOOK_SECONDS)
+            if asyncio.get_running_loop().time() - self._connection.heard_at > _SYNCED_LOOK_SECONDS:
+                await self._connection.hear()
 
     @property
     def _synced_before(self) -> float:
