@@ -32,7 +32,7 @@ test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
 	$(BIN)/pytest -q tests/kernel
 
 setup-e2e:
-	@deploy/development/setup.sh run test e2e
+	@deploy/development/setup.sh run shop test e2e
 
 test-e2e: setup-e2e ## the whole product against real tools, built once into a cache (needs Go; the containers need Docker)
 	$(BIN)/python -m tests.support.tools

@@ -1,0 +1,92 @@
+"""The shop in Jaeger: for each fault the query that names it finds what the fault did, and nothing else.
+
+What is slow on a busy machine besides is slow in truth: of what is slow, the applications' own spans are the measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proto.verdicts.names import Verdict
+from services.cli.explain.backend import trace_of
+from services.cli.explain.command import explained
+from services.cli.shop.places import FAULTS
+from tests.e2e.shop.shop_run import QUICK_NS, SLOW_NS, ShopRun, Span, shop_in_jaeger, skip_where_it_cannot_run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+VERDICTS = {
+    "lossy-path": ("catalog", "path_loss"),
+    "slow-reader": ("catalog", "zero_window"),
+    "full-accept-queue": ("catalog", "accept_queue"),
+    "slow-resolver": ("resolver", "name_resolution"),
+}
+"""Faults that no slow machine makes: at whose end, and what its spans say."""
+SERVICES = ("load", "frontend", "catalog", "cart")
+ALSO = {"zero_window": {"lossy-path"}}
+"""Where else a verdict is true: what comes behind a lost segment fills the receiver's buffer."""
+
+skip_where_it_cannot_run()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Iterator[ShopRun]:
+    """The shop, each fault once, in a Jaeger."""
+    with shop_in_jaeger(tmp_path_factory.mktemp("shop"), FAULTS) as run:
+        yield run
+
+
+@pytest.mark.parametrize("fault", VERDICTS)
+def test_a_faults_query_finds_it_and_no_other(run: ShopRun, fault: str) -> None:
+    """In Jaeger: service and `flow.verdict`. All that it finds was while the fault was made."""
+    service, verdict = VERDICTS[fault]
+    found = run.matching(service, flow__verdict=verdict, flow__observer="server")
+    where = {fault} | ALSO.get(verdict, set())
+    assert any(run.within(fault, span) for span in found)
+    others = [span for span in found if not any(run.within(one, span) for one in where)]
+    assert [(span.start_ns, span.duration_ns, span.tags) for span in others] == []
+
+
+@pytest.mark.parametrize(("fault", "service"), [("slow-database", "postgres"), ("exhausted-pool", "catalog")])
+def test_a_slow_server_is_the_one_that_is_slow(run: ShopRun, fault: str, service: str) -> None:
+    """`server_slow` at the database where it is the database, at the catalog alone where that keeps its connections."""
+    assert any(run.within(fault, span) for span in run.matching(service, flow__verdict="server_slow", flow__observer="server"))
+
+
+def test_a_slow_request_is_found_in_its_own_trace_and_a_quick_one_is_not(run: ShopRun) -> None:
+    """Each request for a product that took its own span long has an exchange at the server with `server_slow` in the same
+    trace; no trace has one of whose requests the frontend itself, which waited for them, says that they were quick.
+    """
+    slow = {span.trace_id for span in run.matching("catalog", "exchange at server", flow__verdict="server_slow")}
+    assert {one.trace_id for one in run.requests() if one.duration_ns >= SLOW_NS} <= slow
+    asked = run.matching("frontend", "GET")
+    quick = by_trace(asked, lambda spans: all(span.duration_ns < QUICK_NS for span in spans))
+    assert quick
+    assert slow & quick == set()
+
+
+def test_requests_meet_their_network_in_their_own_trace(run: ShopRun) -> None:
+    """Those of HTTP/1 in clear text, at both ends. gRPC and what is in TLS are more services here once they are seen live."""
+    for name, services in {"exchange at client": {"frontend"}, "exchange at server": {"catalog"}}.items():
+        assert {service for service in SERVICES if run.matching(service, name)} >= services
+
+
+def test_explain_says_of_a_trace_what_was_wrong(run: ShopRun) -> None:
+    """Of a request that waited for the exhausted pool, out of Jaeger: the server took long, as both ends tell."""
+    waited = (span for span in run.requests() if run.within("exhausted-pool", span) and span.duration_ns >= SLOW_NS)
+    trace_id = next(waited).trace_id
+    told, _ = explained(trace_of(run.jaeger, trace_id), trace_id)
+    (slow,) = [one for one in told if one.verdict == Verdict.SERVER_SLOW]
+    assert slow.tellers == "both ends"
+    assert slow.advice.sentence == "the server took long for this request, not the network"
+    assert slow.connection.destination.port == 8080
+
+
+def by_trace(spans: list[Span], holds) -> set[str]:
+    """The traces of whose spans something holds."""
+    traces: dict[str, list[Span]] = {}
+    for span in spans:
+        traces.setdefault(span.trace_id, []).append(span)
+    return {trace_id for trace_id, some in traces.items() if holds(some)}
