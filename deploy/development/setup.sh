@@ -3,9 +3,8 @@
 # itself from this checkout. Says what it could not install and what will not work without it. Safe to run again: done work is
 # not done twice.
 #   setup.sh run [shop] [test] [e2e] [cluster] [kernels]
-#                                                      "shop" adds the databases of the shop, "test" what only the tests use, "e2e"
-#                                                      Docker, Compose and what makes a base image, "cluster" what a node of
-#                                                      Kubernetes is made of, "kernels" emulators for other kernels
+# "shop" adds the databases of the shop; "test" what only the tests use; "e2e" Docker, Compose, what makes a base image and what
+# OpenSearch is started by; "cluster" what a node of Kubernetes is made of; "kernels" emulators for other kernels.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 purposes=" $* "
@@ -43,6 +42,8 @@ if wants e2e; then
   need docker-compose sh -c 'command -v docker-compose || docker compose version'
   need debootstrap command -v debootstrap
   need skopeo command -v skopeo
+  need default-jdk-headless command -v javac
+  need maven command -v mvn
 fi
 if wants kernels; then
   need qemu-system-x86 command -v qemu-system-x86_64

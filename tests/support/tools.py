@@ -255,10 +255,28 @@ def _etcd(folder: Path) -> None:
     run(*command, folder=sources, GOFLAGS="-mod=mod -buildvcs=false")
 
 
+_OPENSEARCH: Final = _ROOT / "tests" / "support" / "opensearch"
+
+
+def _opensearch(folder: Path) -> None:
+    """OpenSearch is published as jars too: those of one node, and what starts it."""
+    sources = folder.parent / "sources"
+    shutil.copytree(_OPENSEARCH, sources)
+    run("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={folder / 'jars'}", folder=sources)
+    run("javac", "-cp", f"{folder / 'jars'}/*", "-d", folder / "classes", "OneNode.java", folder=sources)
+    program = folder / "opensearch"
+    # A folder's name within the script is its own: the folder is renamed once it is complete.
+    command = 'exec java -Xms512m -Xmx512m -cp "$here/classes:$here/jars/*" OneNode "$@"'
+    program.write_text(f'#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\n{command}\n')
+    program.chmod(0o755)
+
+
 def _source_version(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(
-        path for path in folder.rglob("*") if path.suffix in {"", ".go", ".mod", ".sum", ".json"} and path.is_file()
+        path
+        for path in folder.rglob("*")
+        if path.suffix in {"", ".go", ".mod", ".sum", ".json", ".java", ".xml"} and path.is_file()
     ):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -292,6 +310,7 @@ TOOLS: Final = {
         _own_go("tls_stacks", _ROOT / "tests" / "support" / "tls_stacks"),
         _own_go("dashboard_check", _ROOT / "tests" / "support" / "dashboard_check"),
         _own_node("traceql_check", _ROOT / "tests" / "support" / "traceql_check"),
+        Tool("opensearch", _source_version(_OPENSEARCH), _opensearch),
         Tool("etcd", _ETCD.removeprefix("v"), _etcd),
         kubernetes("kube-apiserver", KUBERNETES, "1.24", "kube-apiserver"),
         kubernetes("kube-apiserver-older", _OLDER_KUBERNETES, "1.23", "kube-apiserver"),
