@@ -70,7 +70,7 @@ def spans(path: Path) -> list[dict]:
 
 
 def test_a_wheel_brings_its_library_and_the_demo(wheel: Path) -> None:
-    """No compiler is needed where it is installed: the library is inside, for this platform; so is what the demo replays."""
+    """No compiler is needed where it is installed: the library is inside, for this platform; so is what the demos run."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {
@@ -79,6 +79,7 @@ def test_a_wheel_brings_its_library_and_the_demo(wheel: Path) -> None:
         "services/cli/run/demo/cluster.pcapng",
         "services/cli/run/demo/cluster.json",
     } <= names
+    assert {f"services/cli/shop/sources/{name}" for name in ("requirements.txt", "frontend.py", "README.md")} <= names
     assert not any(name.startswith(("tests/", "deploy/")) for name in names)
     assert "linux_" in wheel.name
 
