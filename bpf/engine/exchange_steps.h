@@ -48,7 +48,7 @@ FLOW_INLINE int exchange_is_touched(const struct flow *flow, const struct packet
         return 0;
     if (packet->tcp_flags & TCP_SYN || flow->role == FLOW_ROLE_UNKNOWN)
         return 0;
-    if (exchange_is_open(flow))
+    if (exchange_is_open(flow) || flow->requests == FLOW_REQUESTS_STREAMS)
         return 1;
     return before->request_ns ? flow->requests >> FLOW_REQUESTS_PART_SHIFT : flow->request_ns != 0;
 }

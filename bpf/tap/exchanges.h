@@ -39,13 +39,15 @@ struct exchange_of {
 
 typedef struct exchange_of exchange_host;
 
-/* Behind the counters of requests: exchanges that the ring buffer had no room for. */
-#define EXCHANGES_LOST REQUEST_COUNTERS
+/* Behind the counters of requests: exchanges that the ring buffer had no room for, and what was to be told of frames. */
+#define EXCHANGES_LOST           REQUEST_COUNTERS
+#define FRAMES_LOST              (REQUEST_COUNTERS + 1)
+#define TAP_COUNTERS_OF_REQUESTS (REQUEST_COUNTERS + 2)
 
 BPF_F_TABLE("hash", slot_reference, struct exchange, open_exchanges, OPEN_EXCHANGES, BPF_F_NO_PREALLOC);
 BPF_RINGBUF_OUTPUT(ended_exchanges, ENDED_PAGES);
 BPF_TABLE("array", u32, struct exchange, no_exchange, 1);
-BPF_TABLE("percpu_array", u32, u64, request_counters, REQUEST_COUNTERS + 1);
+BPF_TABLE("percpu_array", u32, u64, request_counters, TAP_COUNTERS_OF_REQUESTS);
 /*
  * The programs that are called, one for each kind of look: what one leaves to the next comes to it as if from nowhere, so that the
  * verifier walks each but once. An array for each direction: the kernel binds one to where its programs are attached.
@@ -55,6 +57,7 @@ enum exchange_call {
     CALL_LINE, /* and it may begin a request */
     CALL_HEADERS, /* and there are more of its headers */
     CALL_RESPONSE, /* what the server says */
+    CALL_FRAMES, /* of HTTP/2, by either: streams.h */
     EXCHANGE_CALLS,
 };
 BPF_PROG_ARRAY(ingress_calls, EXCHANGE_CALLS);
@@ -100,10 +103,22 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
-/* Replay alone follows it. */
-#define exchange_preface(host, source, flow, from, sequence) exchange_give_up(host, flow, CONNECTION_HTTP2)
+#define exchange_preface(host, skb, flow, from, sequence) note_preface(host, skb, flow, sequence)
 
 #include "../engine/content_role.h"
+#include "../engine/exchange_steps.h"
+
+/* The connection is one of HTTP/2 from this byte on: for begin_streams. What was answered before was HTTP/1, which went over to it. */
+FLOW_INLINE void note_preface(exchange_host host, struct __sk_buff *skb, struct flow *flow, __u32 sequence)
+{
+    if (flow->responses) {
+        exchange_give_up(host, flow, CONNECTION_HTTP2);
+        return;
+    }
+    skb->cb[CB_AT] = sequence;
+    flow->requests = FLOW_REQUESTS_STREAMS;
+}
+
 #include "../engine/traced_exchange.h"
 
 /* Go on with a packet in another program. Does not return, but where the call fails. */
@@ -134,7 +149,10 @@ FLOW_INLINE void look_into(
     leave_time(skb, before.request_ns);
     skb->cb[CB_OUTCOME] = before.outcome;
     skb->cb[CB_AT] = 0;
-    call_exchange(skb, from, flow_from_client(flow, from) ? CALL_REQUEST : CALL_RESPONSE);
+    if (flow->requests == FLOW_REQUESTS_STREAMS)
+        call_exchange(skb, from, CALL_FRAMES);
+    else
+        call_exchange(skb, from, flow_from_client(flow, from) ? CALL_REQUEST : CALL_RESPONSE);
 }
 
 /* Who asks, by what is said, where nobody else told: before the packet, whose payload lies at `offset`, is added to its flow. */
@@ -149,9 +167,11 @@ FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *
 {
     if (!packet->payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
         return 0;
-    return exchange_is_open(flow) ||
+    return exchange_is_open(flow) || flow->requests == FLOW_REQUESTS_STREAMS ||
            ((!flow->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT) && flow_from_client(flow, from));
 }
+
+FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, exchange_host host, struct flow *flow, int from);
 
 /*
  * The packet that was left off at, read once more: of a connected socket, whose storage has its flow by now, and without IP
@@ -225,6 +245,8 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
             call_exchange(skb, from, CALL_RESPONSE);
         }
     }
+    if (which != CALL_RESPONSE && slot->flow.requests == FLOW_REQUESTS_STREAMS)
+        begin_streams(skb, sk, host, &slot->flow, from);
     return 1;
 }
 #else

@@ -26,7 +26,7 @@ from typing import Any
 CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
 QUESTION_PROGRAMS = ("tap_ingress_question", "tap_egress_question")
 HANDSHAKE_PROGRAMS = ("tap_ingress_handshake", "tap_egress_handshake")
-EXCHANGE_LOOKS = ("request", "line", "headers", "response")
+EXCHANGE_LOOKS = ("request", "line", "headers", "response", "frames")
 EXCHANGE_PROGRAMS = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in EXCHANGE_LOOKS)
 REQUIRED_PROGRAMS = ("tap_ingress", "tap_egress", *QUESTION_PROGRAMS, "tap_nothing")
 PROGRAMS = {
@@ -54,6 +54,7 @@ MAPS = (
     "request_counters",
     "ingress_calls",
     "egress_calls",
+    "http2_frames",
     "pieces",
     "pieces_lost",
     "ingress_handshakes",

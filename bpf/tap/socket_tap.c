@@ -33,6 +33,7 @@
 #include "keys.h"
 #include "questions.h"
 #include "rules.h"
+#include "streams.h"
 #include "timed.h"
 #include "translation.h"
 
@@ -235,6 +236,16 @@ int tap_egress_headers(struct __sk_buff *skb)
 int tap_egress_response(struct __sk_buff *skb)
 {
     return tap_exchange(skb, FLOW_TX, CALL_RESPONSE);
+}
+
+int tap_ingress_frames(struct __sk_buff *skb)
+{
+    return tap_frames(skb, FLOW_RX);
+}
+
+int tap_egress_frames(struct __sk_buff *skb)
+{
+    return tap_frames(skb, FLOW_TX);
 }
 #endif
 

@@ -95,8 +95,11 @@ FLOW_INLINE void http2_frame_ends(struct http2_side *side)
     http2_expect_head(side);
 }
 
-/* Take what there is of a frame's head, at `offset`. Returns how many bytes; -1 where nothing more can be made of them. */
-FLOW_INLINE int http2_take_some_head(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
+/*
+ * Take what there is of a frame's head, at `offset`; with the fields behind it the frame begins. Returns -1 where nothing more can be
+ * made of them.
+ */
+FLOW_INLINE int http2_step_head(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
 {
     __u64 behind = side->want - side->have - 1u; /* as text_load_some has it: bytes behind the first */
     __u32 have = side->have & (HTTP2_HEAD_ROOM - 1);
@@ -109,39 +112,26 @@ FLOW_INLINE int http2_take_some_head(const struct http2_look *look, struct http2
         side->begun_ns = look->packet->time_ns;
     if (parse_load(look->source, offset, side->head + have, (__u32)behind + 1))
         return -1;
+    side->taken = (__u32)behind + 1;
     side->have += (__u8)(behind + 1);
+    http2_settle();
     if (side->have == HTTP2_HEAD_BYTES && http2_take_head(side))
         return -1;
-    return (int)behind + 1;
+    http2_settle();
+    if (side->have < side->want)
+        return 0;
+    if (http2_take_fields(side))
+        return -1;
+    side->untold = side->have;
+    side->parts = HTTP2_BEGINS;
+    return 0;
 }
 
-/*
- * Take the next of what one direction says, which lies at `offset` of the packet's frame: of a frame its head, and its payload as far
- * as it is there; of a header block no more than is handed on at once. Returns how many of the `there` bytes; -1 where nothing more
- * can be made of them.
- */
-FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
+/* Take what there is of a frame's payload; of a header block no more than is handed on at once. */
+FLOW_INLINE void http2_step_payload(struct http2_side *side, __u32 there)
 {
-    __u32 taken = 0;
-    __u32 held = 0;
-    __u8 parts = 0;
-    __u32 bytes;
-    int head;
+    __u32 bytes = there - side->taken;
 
-    if (side->have < side->want) {
-        head = http2_take_some_head(look, side, offset, there);
-        if (head < 0)
-            return -1;
-        taken = (__u32)head;
-        side->next += taken;
-        if (side->have < side->want)
-            return head;
-        if (http2_take_fields(side))
-            return -1;
-        side->untold = side->have;
-        parts = HTTP2_BEGINS;
-    }
-    bytes = there - taken;
     if (bytes > side->left)
         bytes = side->left;
     if (!http2_is_passing(side)) {
@@ -149,23 +139,45 @@ FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *sid
             bytes = side->left - side->padding;
         if (bytes > HTTP2_HELD_BYTES)
             bytes = HTTP2_HELD_BYTES;
-        held = bytes;
+        side->held = (__u16)bytes;
         side->block_bytes += bytes;
         if (side->block_bytes > HTTP2_BLOCK_BYTES) {
-            parts |= HTTP2_CUT;
-            held = 0;
+            side->parts |= HTTP2_CUT;
+            side->held = 0;
         }
     }
+    side->taken += bytes;
     side->left -= bytes;
     side->untold += bytes;
-    side->next += bytes;
     if (!side->left)
-        parts |= HTTP2_ENDS;
-    if (http2_is_told(side) && (parts || held))
-        http2_tell_frame(look, side, parts, offset + taken, held);
-    if (!side->left)
+        side->parts |= HTTP2_ENDS;
+}
+
+/*
+ * Take the next of what one direction says, which lies at `offset` of the packet's frame: of a frame its head, and its payload as far
+ * as it is there. Returns how many of the `there` bytes; -1 where nothing more can be made of them.
+ */
+FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
+{
+    __u32 at;
+
+    side->taken = 0;
+    side->held = 0;
+    side->parts = 0;
+    if (side->have < side->want && http2_step_head(look, side, offset, there))
+        return -1;
+    http2_settle();
+    at = side->taken;
+    if (side->have == side->want)
+        http2_step_payload(side, there);
+    http2_settle();
+    side->next += side->taken;
+    if (http2_is_told(side) && (side->parts || side->held))
+        http2_tell_frame(look, side, side->parts, offset + at, side->held);
+    http2_settle();
+    if (side->parts & HTTP2_ENDS)
         http2_frame_ends(side);
-    return (int)(taken + bytes);
+    return (int)side->taken;
 }
 
 /* Go to where a direction goes on in a segment: what is between was not captured, or came before. -1: frames may begin in there. */

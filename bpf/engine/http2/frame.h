@@ -31,6 +31,9 @@ enum http2_flag {
     HTTP2_HAS_PRIORITY = 0x20,
 };
 
+/* What is known of a step is in memory, and read from there again. */
+#define http2_settle() __asm__ volatile("" : : : "memory")
+
 enum http2_side_state {
     HTTP2_IS_PLACED = 1, /* `next` is known */
     HTTP2_OPENS_SIDE = 2, /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
@@ -53,7 +56,11 @@ struct http2_side {
     __u8 padding;
     __u8 block;       /* the type of the frame that began a header block, until that is over */
     __u8 state;       /* bits of http2_side_state */
-    __u8 pad;
+    /* What a step has taken so far: here, and not in a variable, so that BPF's verifier forgets how it came to it. */
+    __u8 parts; /* enum http2_part */
+    __u16 held; /* bytes of a header block */
+    __u16 pad;
+    __u32 taken; /* bytes */
 };
 
 FLOW_INLINE int http2_is_block(const struct http2_side *side)

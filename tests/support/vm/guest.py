@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import bpf
 from tests.support.vm import cpio
 from tests.support.vm.kernels import KernelFiles
 from tests.support.vm.userland import PYTHON, compiled, userland
@@ -138,7 +139,7 @@ def _initramfs(files: KernelFiles, programs: dict[str, bytes]) -> bytes:
         str(path.relative_to(_ROOT)): path.read_bytes()
         for folder in _SOURCES
         for path in sorted((_ROOT / folder).rglob("*"))
-        if path.suffix in {".py", ".c", ".h"}
+        if path.suffix in {".py", ".c", ".h"} or (path == bpf.REPLAY_LIBRARY and files.kernel.architecture == "amd64")
     }
     site = "usr/lib/python3/dist-packages"
     stand_in = Path(__file__).with_name("inside") / "stand_in_bcc.py"

@@ -13,7 +13,7 @@ from tests.support import platforms
 from tests.support.vm.cache import cache_folder
 from tests.support.vm.kernels import KERNELS, KernelFiles
 
-_LOOKS = ("", "_question", "_request", "_line", "_headers", "_response")
+_LOOKS = ("", "_question", "_request", "_line", "_headers", "_response", "_frames")
 """What the names of the tap's programs have behind the direction."""
 
 
