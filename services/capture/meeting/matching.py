@@ -19,7 +19,7 @@ from services.capture.meeting.likelihood import Habits, Pairs, Times, as_times
 
 TOLERANCE_NS: Final = 2_000_000
 """Clocks of one host are read at different moments, and the kernel's is converted."""
-MARGIN: Final = 9.2
+MARGIN: Final = 7.0
 """An assignment is certain when every other is e to this times less likely."""
 _ROUNDS: Final = 3
 _MOST_AT_AN_END: Final = 96
