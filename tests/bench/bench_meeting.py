@@ -25,7 +25,7 @@ def remembering() -> float:
     slots["id"] = np.arange(CONNECTIONS)
     turns = np.zeros(TURNS, TURN)
     turns["flow_id"] = np.random.default_rng(1).integers(0, CONNECTIONS, TURNS)
-    ring = Ring(16 << 20)
+    ring = Ring(16 << 20, lambda _: False)
     best = float("inf")
     for _ in range(ROUNDS):
         begun = time.process_time()

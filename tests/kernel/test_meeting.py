@@ -51,7 +51,7 @@ class Watched:
 
     def __init__(self, tap: SocketTap) -> None:
         self.tap = tap
-        self.meeting = Meeting(16 << 20, HOLD_NS)
+        self.meeting = Meeting(16 << 20, lambda _: False, HOLD_NS)
 
     def look(self) -> Any:
         """Return what is told by now."""
@@ -163,7 +163,7 @@ def test_what_is_met_is_a_record(certificates: Certificates) -> None:
     rules = TapRules(loopback=True)
     options = LiveOptions(capacity=4096, rules=rules, trace_context=True, names="all", meeting_bytes=16 << 20)
     reader = LiveReader(node="here", epoch="test", options=options)
-    reader.meeting = Meeting(16 << 20, HOLD_NS)
+    reader.meeting = Meeting(16 << 20, reader._names.may_multiplex, HOLD_NS)
     load = Load(callers=1, calls=30, delays_ms=(5, 10), reach=1)
     told: list[Any] = []
     with reader:

@@ -39,6 +39,8 @@ class Requests(enum.IntEnum):
     """Each has a number, and its answer the same: DNS, ICMP's queries."""
     NEW = 4
     """Of datagrams, whose first one is just being looked at."""
+    STREAMS = 7
+    """Of HTTP/2, whose frames are followed."""
 
 
 class Disposition(enum.IntEnum):

@@ -70,7 +70,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         self._options = options
         self._table_settings = table or FlowTableSettings(max_rows=_LARGEST_ROWS)
         self._names = NameReader(options.names, options.hidden_names, options.questions)
-        self.meeting = Meeting(options.meeting_bytes) if options.meeting_bytes else None
+        self.meeting = Meeting(options.meeting_bytes, self._names.may_multiplex) if options.meeting_bytes else None
         """Where spans of applications are asked for: None where nobody may."""
         self._sequence = 0
         self._stack = ExitStack()

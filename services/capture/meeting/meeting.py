@@ -34,6 +34,8 @@ _MOST_SPANS: Final = 5_000
 """That are matched at one look, some 0.3 s of work: the others at the next."""
 _MOST_HABITS: Final = 4_096
 _MOST_TOLD: Final = 200_000
+_RECENT_NS: Final = 60_000_000_000
+"""A connection that has said nothing for so long has no request under way."""
 _ANYBODY: Final = ""
 _UNKNOWN: Final = bytes(16)
 
@@ -41,8 +43,9 @@ _UNKNOWN: Final = bytes(16)
 class Meeting:
     """Not for two threads at once, but for `ask`."""
 
-    def __init__(self, size_bytes: int, hold_ns: int = HOLD_NS) -> None:
-        self.ring = Ring(size_bytes)
+    def __init__(self, size_bytes: int, may_multiplex: Callable[[int], bool], hold_ns: int = HOLD_NS) -> None:
+        """`may_multiplex` as `Ring` has it."""
+        self.ring = Ring(size_bytes, may_multiplex)
         self._counts = Counts()
         self._questions = Questions(self._counts, hold_ns)
         self._habits: OrderedDict[tuple[int, bool, bytes], Habits] = OrderedDict()
@@ -138,6 +141,9 @@ class Meeting:
         known = np.zeros(len(rows), np.bool_)
         inside = place < len(numbers)
         known[inside] = (numbers[place[inside]] == rows["connection"][inside]) & peers.any_of[place[inside]]
+        if _have_several(rows[known], facts[place[known]], int(window.begin.min()) - _RECENT_NS):
+            self._settle(spans["number"], Reason.MULTIPLEXED)
+            return NO_EXCHANGES
         known &= rows["response_last_ns"] >= np.uint64(max(int(window.begin.min()) - TOLERANCE_NS, 0))
         known &= rows["request_first_ns"] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
         rows, place = rows[known], place[known]
@@ -154,6 +160,11 @@ class Meeting:
         self._questions.try_again(spans["number"][ambiguous & ~spans["tried"]], self.now_ns)
         which, found = (np.array([pair[end] for pair in pairs], np.int64) for end in (0, 1))
         return _exchanges(spans[which], rows[found], facts[place[found]])
+
+
+def _have_several(rows: Rows, facts: Rows, since_ns: int) -> bool:
+    """Whether an exchange since then was on a connection that may have several under way: any span may be of one of those."""
+    return bool((facts["several"] & (rows["response_last_ns"] >= np.uint64(max(since_ns, 0)))).any())
 
 
 def _of(local: str, whose: npt.NDArray[np.uint32], containers: list[dict[str, str]]) -> npt.NDArray[np.bool_]:

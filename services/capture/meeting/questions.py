@@ -19,10 +19,10 @@ Rows: TypeAlias = npt.NDArray[Any]
 QUESTION: Final = np.dtype([
     ("number", "<i8"), ("begin", "<i8"), ("end", "<i8"), ("due", "<i8"), ("local", "<i8"),
     ("trace_id", "V16"), ("span_id", "V8"), ("peer_address", "V16"),
-    ("peer_port", "<u2"), ("local_port", "<u2"), ("flags", "|u1"), ("server", "?"), ("tried", "?"),
+    ("peer_port", "<u2"), ("local_port", "<u2"), ("flags", "|u1"), ("server", "?"), ("tried", "?"), ("messages", "?"),
 ])  # fmt: skip
 """A span and one of its peer's addresses; rows of one question have one number. Times on the packets' clock. `due`: from when
-on it is to be answered; `tried`: it was ambiguous once."""
+on it is to be answered; `tried`: it was ambiguous once. `messages`: it is a queue's, whose clients do not wait for answers."""
 
 _NONE: Final = np.zeros(0, QUESTION)
 _MOST_ROWS: Final = 200_000
@@ -110,6 +110,7 @@ class Questions:
         for name in ("trace_id", "span_id", "peer_address", "peer_port", "local_port", "flags"):
             rows[name] = columns[name]
         rows["server"] = columns["kind"] == SpanKind.SERVER
+        rows["messages"] = np.isin(columns["kind"], (SpanKind.PRODUCER, SpanKind.CONSUMER))
         known = np.isin(columns["kind"], [kind.value for kind in SpanKind]) & (columns["end_ns"] < latest)
         rows["begin"] = np.where(known, rows["begin"], rows["end"] + 1)
         return rows
@@ -120,6 +121,7 @@ class Questions:
             (Reason.MALFORMED, lambda rows: (rows["end"] < rows["begin"]) | (rows["end"] - rows["begin"] > _LONGEST_NS)),
             (Reason.CLOCK_APART, lambda rows: rows["end"] > now_ns + _AHEAD_NS),
             (Reason.TOO_OLD, lambda rows: rows["begin"] < oldest_ns),
+            (Reason.MULTIPLEXED, lambda rows: rows["messages"].astype(np.bool_)),
         )
         for reason, is_bad in checks:
             bad = np.unique(rows["number"][is_bad(rows)])

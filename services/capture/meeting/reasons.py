@@ -15,6 +15,8 @@ class Reason(enum.StrEnum):
     AMBIGUOUS = "ambiguous"
     """Exchanges lie within the span, and which are its own cannot be told."""
     NO_EXCHANGE = "no_exchange"
+    MULTIPLEXED = "multiplexed"
+    """A connection to this peer may have several requests under way at once, so that turns of it are nobody's exchange."""
     TOO_OLD = "too_old"
     """The span began before what is remembered."""
     NOT_HERE = "not_here"

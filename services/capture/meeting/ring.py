@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from services.capture.flows.layout import KNOWN_ISN, Slots
-from services.capture.meeting.turns import Turns
+from services.capture.flows.layout import KNOWN_ISN, Requests, Slots
+from services.capture.meeting.turns import TurnFlag, Turns
 
 Rows: TypeAlias = npt.NDArray[Any]
 Indexes = npt.NDArray[np.int64]
@@ -23,8 +23,9 @@ FACTS: Final = np.dtype([
     ("local_address", "V16"), ("remote_address", "V16"), ("backend_address", "V16"),
     ("local_isn", "<u4"), ("remote_isn", "<u4"),
     ("local_port", "<u2"), ("remote_port", "<u2"), ("backend_port", "<u2"), ("role", "|u1"), ("isn_seen", "|u1"),
+    ("several", "?"), ("in_tls", "?"), ("pad", "V6"),
 ])  # fmt: skip
-"""What is known of a connection. `owner`: its socket's cgroup."""
+"""What is known of a connection. `owner`: its socket's cgroup. `several`: requests may be under way on it at once."""
 
 EXCHANGE_ROW: Final = np.dtype([
     ("request_first_ns", "<u8"), ("request_last_ns", "<u8"), ("response_first_ns", "<u8"), ("response_last_ns", "<u8"),
@@ -39,7 +40,9 @@ _FACTS_SHARE: Final = 0.25
 class Ring:
     """Not for two threads at once."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, may_multiplex: Callable[[int], bool]) -> None:
+        """`may_multiplex`: whether what a flow has in TLS may be a protocol of several requests at once, such as HTTP/2."""
+        self._may_multiplex = may_multiplex
         self._facts = np.zeros(max(int(size_bytes * _FACTS_SHARE) // FACTS.itemsize, 16), FACTS)
         self._rows = np.zeros(max(int(size_bytes * (1 - _FACTS_SHARE)) // EXCHANGE_ROW.itemsize, 16), EXCHANGE_ROW)
         self._facts_made = 0
@@ -61,6 +64,7 @@ class Ring:
         new = np.flatnonzero(connections < 0)
         if len(new):
             connections[new] = self._learn(flows[new], slots((flows[new] & np.uint64(0xFFFF_FFFF)).astype(np.uint32)))
+        self._note_tls(connections[np.bincount(which, turns["flags"] & np.uint8(TurnFlag.TLS)) > 0])
         of_turn = connections[which]
         self.unknown += int((of_turn < 0).sum())
         turns, of_turn = turns[of_turn >= 0], of_turn[of_turn >= 0]
@@ -90,10 +94,19 @@ class Ring:
         ):
             facts[name] = kept[member]
         facts["isn_seen"] = (kept["tx_known"] & KNOWN_ISN) | (kept["rx_known"] & KNOWN_ISN) << 1
+        # Of one that is older than capture nobody knows what it began with.
+        facts["several"] = (kept["requests"] == Requests.STREAMS) | (facts["isn_seen"] == 0)
         self._facts[at] = facts
         self._connection_of.update(zip(flows[same].tolist(), numbers[same].tolist(), strict=True))
         self._facts_made += len(same)
         return numbers
+
+    def _note_tls(self, connections: Indexes) -> None:
+        """These speak TLS by now: what in it, each is asked once."""
+        at = connections[connections >= 0] % len(self._facts)
+        for place in at[~self._facts["in_tls"][at]].tolist():
+            self._facts["in_tls"][place] = True
+            self._facts["several"][place] |= self._may_multiplex(int(self._facts["flow_id"][place]))
 
     def connections(self) -> tuple[Indexes, Rows]:
         """Return the numbers of the connections that are known, and the facts of each."""

@@ -32,6 +32,8 @@ _RECORD_HEADER: Final = 5
 _ALERT_BYTES: Final = 7
 _ALERT_CONTENT, _CONTENT_TYPE, _TAG, _SHORT_TAG = 2, 1, 16, 8
 _LONGEST_OFFER: Final = 255
+_ONE_AT_A_TIME: Final = frozenset({"http/1.0", "http/1.1", "postgresql", "imap", "pop3", "ftp"})
+"""Protocols (IANA's ALPN ids) whose clients wait for one response before they ask for the next, as nearly all do."""
 
 
 class Handshake(NamedTuple):
@@ -161,6 +163,18 @@ class HandshakeTable:
         """Return from when to when a flow's handshake took place; None where that is not known."""
         flow = self._flows.get(flow_id)
         return None if flow is None else flow.times
+
+    def may_multiplex(self, flow_id: int) -> bool:
+        """Whether a flow's TLS may hold a protocol of several requests at once: HTTP/2, or what nobody saw agreed upon.
+
+        In TLS 1.3 the server's choice is encrypted, so what the client offered has to do.
+        """
+        flow = self._flows.get(flow_id)
+        if flow is None or flow.handshake.client is None:
+            return True
+        server = flow.handshake.server
+        agreed = (server.protocol,) if server and server.protocol else flow.handshake.client.protocols
+        return not _ONE_AT_A_TIME.issuperset(agreed)
 
     def put_back(self, flow_ids: Array, taken: Mapping[int, Handshake]) -> None:
         """What `take` returned is stored nowhere and never will be: it is due again."""

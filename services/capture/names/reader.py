@@ -135,6 +135,10 @@ class NameReader:
             named[clients[row]] = names.place(name)
         return {"remote_name": named}
 
+    def may_multiplex(self, flow_id: int) -> bool:
+        """As `HandshakeTable.may_multiplex`."""
+        return self._handshakes.may_multiplex(flow_id)
+
     def leave(self) -> None:
         """Tell nothing of the questions so far: another capture does. Whose names they were is known all the same."""
         self._questions = QuestionTable(self._rules)

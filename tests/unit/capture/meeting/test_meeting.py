@@ -11,6 +11,7 @@ from proto.asked.batch import AskedBatch, encode_asked
 from proto.asked.columns import ASKED, SpanKind
 from proto.columns import NO_INDEX, Role
 from services.capture.flows.exchange_layout import EXCHANGE, MET
+from services.capture.flows.layout import KNOWN_ISN, Requests
 from services.capture.live.slot_layout import SLOT
 from services.capture.meeting.meeting import Meeting
 from services.capture.meeting.turns import TURN, TurnFlag
@@ -29,17 +30,33 @@ class Node:
     """A node whose connections and exchanges are said."""
 
     def __init__(self, size_bytes: int = 1 << 20) -> None:
-        self.meeting = Meeting(size_bytes, HOLD)
+        self.several: set[int] = set()
+        """Connections whose TLS may hold several requests at once."""
+        self.tls_asked: list[int] = []
+        self.meeting = Meeting(size_bytes, self._may_multiplex, HOLD)
         self._slots = np.zeros(4_096, SLOT)
         self._turns: list[Any] = []
         self._asked: list[dict[str, Any]] = []
         self.now = 100_000 * MS
 
+    def _may_multiplex(self, flow_id: int) -> bool:
+        self.tls_asked.append(flow_id)
+        return flow_id in self.several
+
     def connection(
-        self, number: int, *, owner: int = 1, peer: bytes = PEER, role: Role = Role.CLIENT, port: int = 5432
+        self,
+        number: int,
+        *,
+        owner: int = 1,
+        peer: bytes = PEER,
+        role: Role = Role.CLIENT,
+        port: int = 5432,
+        begun: bool = True,
+        requests: Requests = Requests.OPAQUE,
     ) -> None:
-        """Open one, from port 40000 + `number`."""
+        """Open one, from port 40000 + `number`; not `begun`: it is older than capture."""
         slot = self._slots[number]
+        slot["tx_known"], slot["requests"] = KNOWN_ISN if begun else 0, requests
         slot["id"], slot["cgroup_id"], slot["role"], slot["remote_address"] = number, owner, role, np.void(peer)
         slot["local_port"], slot["remote_port"] = (40_000 + number, port) if role == Role.CLIENT else (port, 40_000 + number)
 
@@ -279,3 +296,53 @@ def test_the_ring_keeps_to_its_bytes() -> None:
     assert node.answer() == [(span, 2_999, 0)]
     assert len(node.meeting.ring) <= 64 * 1024 // 64
     assert 0 < node.meeting.remembered_seconds < 110
+
+
+@pytest.mark.parametrize("how", ["older than capture", "frames of HTTP/2", "HTTP/2 in TLS"])
+def test_where_requests_may_overlap_nothing_is_told(how: str) -> None:
+    """A turn of a connection that several requests share may be any one's: no span is told one, nor another connection's."""
+    node = Node()
+    node.connection(1)
+    node.connection(2, begun=how != "older than capture", requests=Requests.STREAMS if "frames" in how else Requests.OPAQUE)
+    node.several = {2} if "TLS" in how else set()
+    node.exchange(1, 0, 1_000, 1_050)
+    node.exchange(2, 0, 1_000, 1_050, flags=TurnFlag.TLS)
+    node.ask(999, 1_051)
+    assert node.answer() == []
+    assert node.reasons == {"multiplexed": 1}
+
+
+def test_what_was_shared_long_ago_is_not_now() -> None:
+    """A connection of several requests that has said nothing for a minute holds up nobody."""
+    node = Node()
+    node.connection(1)
+    node.connection(2, requests=Requests.STREAMS)
+    node.exchange(2, 0, 1_000, 1_050)
+    node.exchange(1, 0, 70_000, 70_050)
+    span = node.ask(69_999, 70_051)
+    assert node.answer() == [(span, 1, 0)]
+
+
+def test_what_tls_holds_is_asked_once() -> None:
+    """Also of a connection that came to it after it had talked in clear text, as through a proxy's CONNECT."""
+    node = Node()
+    node.connection(1)
+    node.several = {1}
+    node.exchange(1, 0, 1_000, 1_050)
+    node.look()
+    node.exchange(1, 1, 2_000, 2_050, flags=TurnFlag.TLS)
+    node.exchange(1, 2, 3_000, 3_050, flags=TurnFlag.TLS)
+    node.look()
+    node.exchange(1, 3, 4_000, 4_050, flags=TurnFlag.TLS)
+    node.ask(3_999, 4_051)
+    assert node.answer() == []
+    assert node.tls_asked == [1]
+    assert node.reasons == {"multiplexed": 1}
+
+
+@pytest.mark.parametrize("kind", [SpanKind.PRODUCER, SpanKind.CONSUMER])
+def test_messages_are_not_met(node: Node, kind: SpanKind) -> None:
+    """Clients of queues send the next before the last is answered, so which turn is whose cannot be told."""
+    node.ask(999, 1_051, kind=kind)
+    assert node.answer() == []
+    assert node.reasons == {"multiplexed": 1}

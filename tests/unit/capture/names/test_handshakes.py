@@ -144,3 +144,33 @@ def test_from_when_to_when_a_handshake_took_place_is_known_as_long_as_its_flow_i
     assert table.times(3) == (200, 900)
     table.take(ids, np.array([True]))
     assert table.times(3) is None
+
+
+def protocols(*names):
+    """ALPN's extension with these."""
+    return 16, vector(b"".join(vector(name, 1) for name in names), 2)
+
+
+@pytest.mark.parametrize(("offered", "chosen", "expected"), [
+    ((), (), False),
+    ((b"http/1.1",), (), False),
+    ((b"postgresql",), (), False),
+    ((b"h2", b"http/1.1"), (), True),
+    ((b"h2", b"http/1.1"), (b"http/1.1",), False),
+    ((b"http/1.1", b"h2"), (b"h2",), True),
+    ((b"amqp",), (), True),
+])  # fmt: skip
+def test_what_tls_holds_may_have_several_requests_at_once(offered, chosen, expected):
+    """By what the server chose where that can be read, else by what the client offered."""
+    table = HandshakeTable()
+    table.add(piece(client_hello(*([protocols(*offered)] if offered else []))))
+    table.add(piece(server_hello(*([protocols(*chosen)] if chosen else [TLS_1_3])), 1))
+    assert table.may_multiplex(1) is expected
+
+
+def test_nobody_knows_what_is_in_tls_whose_hello_was_not_seen():
+    """It may be anything."""
+    table = HandshakeTable()
+    assert table.may_multiplex(1)
+    table.add(piece(server_hello(TLS_1_3), 1))
+    assert table.may_multiplex(1)
