@@ -7,7 +7,7 @@
 
 #include "../engine/packet.h"
 
-/* Packets and bytes that are in no flow. services/capture/live/slot_layout.py has the same words. */
+/* Packets and bytes that are in no flow. services/capture/live/tap/slot_layout.py has the same words. */
 enum tap_counter {
     TAP_UNATTRIBUTED_TCP, /* the table is full */
     TAP_UNATTRIBUTED_UDP,

@@ -34,7 +34,7 @@ struct slot {
     struct socket_facts socket;
 };
 
-_Static_assert(sizeof(struct slot) == 512, "whole cache lines; services/capture/live/slot_layout.py mirrors it");
+_Static_assert(sizeof(struct slot) == 512, "whole cache lines; services/capture/live/tap/slot_layout.py mirrors it");
 
 /* A slot as it was when the reference was taken: slot number below, generation above. Another generation is another flow. */
 typedef __u64 slot_reference;

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from services.capture.errors import CaptureFileError
 from services.capture.live import worker as live_worker
-from services.capture.live.cgroups import NoCgroup2Error
-from services.capture.live.tap_loader import TapLoadError
+from services.capture.live.owners.cgroups import NoCgroup2Error
+from services.capture.live.tap.loader import TapLoadError
 from services.capture.replay import worker
 from services.capture.settings import CaptureSettings
 from services.runtime.lifecycle import Lifecycle, service_main

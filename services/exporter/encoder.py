@@ -22,11 +22,11 @@ from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Assembly, Scope, SpanSet
 from services.exporter.spans.bundle import MOST_BATCHES, Bundle, bundle
 from services.exporter.spans.entities import Origin
-from services.exporter.spans.exchange_spans import ExchangeSpans
+from services.exporter.spans.exchanges.spans import ExchangeSpans
 from services.exporter.spans.flow_spans import FlowSpans
 from services.exporter.spans.identity import TRACE_RECORDS, Perspective, SpanIds, perspective
+from services.exporter.spans.names.question_spans import QuestionSpans
 from services.exporter.spans.profiles import Profile
-from services.exporter.spans.question_spans import QuestionSpans
 from services.exporter.spans.selection import selection
 from services.exporter.spans.summary import NOT_OF_A_SUMMARY, Thinning, summary_ids, summed_up, without_lost_parents
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from services.capture.live.cgroups import find_root
+from services.capture.live.owners.cgroups import find_root
 from tests.support.pipeline.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from proto.columns import Observer
 from services.capture.flows.exchange_table import ExchangeTable
-from services.capture.live.cgroups import find_root
+from services.capture.live.owners.cgroups import find_root
 from services.capture.live.records import monotonic_ns
-from services.capture.live.socket_tap import SocketTap, TapRules
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from tests.bench.bench_socket_tap import statistics
 from tests.support.node import bpf_info
 from tests.support.packets.http2_talk import DATA, END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame

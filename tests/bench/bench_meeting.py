@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from services.capture.live.slot_layout import SLOT
+from services.capture.live.tap.slot_layout import SLOT
 from services.capture.meeting.ring import EXCHANGE_ROW, Ring
 from services.capture.meeting.turns import TURN
 from tests.support.meeting.curve import measure

@@ -18,9 +18,9 @@ import sys
 from contextlib import ExitStack
 from typing import get_args
 
-from services.capture.live import bpf_syscall
-from services.capture.live.cgroups import find_root
-from services.capture.live.socket_tap import SocketTap, TapRules
+from services.capture.live.owners.cgroups import find_root
+from services.capture.live.tap import bpf_syscall
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from services.capture.names.pieces import KINDS, Names
 from tests.bench import bench_socket_tap as loads
 from tests.support.node import bpf_info

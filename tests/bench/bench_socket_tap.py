@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from services.capture.live import bpf_syscall
-from services.capture.live.cgroups import find_root
-from services.capture.live.slot_layout import SLOT
-from services.capture.live.socket_tap import tick_ns
-from services.capture.live.tap_exchanges import TapExchanges
-from services.capture.live.tap_loader import QUESTION_PROGRAMS, LoadedTap, connect_calls, load_tap
+from services.capture.live.owners.cgroups import find_root
+from services.capture.live.tap import bpf_syscall
+from services.capture.live.tap.exchanges import TapExchanges
+from services.capture.live.tap.loader import QUESTION_PROGRAMS, LoadedTap, connect_calls, load_tap
+from services.capture.live.tap.slot_layout import SLOT
+from services.capture.live.tap.socket_tap import tick_ns
 from tests.support.node import bpf_info
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -206,7 +206,7 @@ def flows(count: int) -> None:
     from proto.columns import Observer, Reason
     from services.capture.flows.table import FlowTable
     from services.capture.live.records import monotonic_ns
-    from services.capture.live.socket_tap import SocketTap, TapRules
+    from services.capture.live.tap.socket_tap import SocketTap, TapRules
 
     with _datagram_socket() as receiver:
         port = receiver.getsockname()[1]

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from proto.columns import Reason
 from proto.flow_batch import decode
 from services.capture.live.reader import LiveOptions, LiveReader
-from services.capture.live.socket_tap import TapRules
+from services.capture.live.tap.socket_tap import TapRules
 from services.exporter.encoder import SpanEncoder
 from tests.e2e.backends.test_jaeger import asked, running_jaeger
 from tests.e2e.conftest import ROOT, WIRESPAN

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.capture.flows.datagrams import DatagramRules
-from services.capture.live.socket_tap import SocketTap
+from services.capture.live.tap.socket_tap import SocketTap
 from tests.support.node.live_capture import Live
 from tests.support.node.namespaces import Network, Pod
 

@@ -12,7 +12,7 @@ import pytest
 from proto.columns import Role
 from services.capture.flows.layout import Requests
 from services.capture.live.records import monotonic_ns
-from services.capture.live.socket_tap import SocketTap
+from services.capture.live.tap.socket_tap import SocketTap
 from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, wait_until
 from tests.support.packets import dns
 

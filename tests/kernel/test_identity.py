@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from proto.columns import NO_INDEX
-from services.capture.live.cgroups import CgroupIndex, NoCgroup2Error, cgroup_id, find_root
+from services.capture.live.owners.cgroups import CgroupIndex, NoCgroup2Error, cgroup_id, find_root
 
 UID = "1e6a2f34-90ab-4cde-8f01-23456789abcd"
 POD_SLICE = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"

@@ -13,11 +13,11 @@ import pytest
 from proto.columns import Outcome, Reason, Role, RoleSource
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import State
-from services.capture.live.cgroups import cgroup_id, find_root
+from services.capture.live.owners.cgroups import cgroup_id, find_root
 from services.capture.live.records import monotonic_ns
-from services.capture.live.slot_layout import FLOW_KEY
-from services.capture.live.socket_tap import SocketTap, TapRules, tick_ns
-from services.capture.live.tap_loader import SYSTEM_PYTHON, TapLoadError, load_tap
+from services.capture.live.tap.loader import SYSTEM_PYTHON, TapLoadError, load_tap
+from services.capture.live.tap.slot_layout import FLOW_KEY
+from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
 from tests.support.node import bpf_info
 from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, slots_of, wait_until
 from tests.support.node.namespaces import Pod
@@ -371,7 +371,7 @@ def test_both_ends_of_a_translated_connection_see_its_sequence_numbers(live, pod
 def test_a_killed_capture_leaves_nothing_attached(tmp_path: Path) -> None:
     """After kill -9 the kernel has none of its programs."""
     script = (
-        "import sys, time\nfrom services.capture.live.socket_tap import SocketTap\n"
+        "import sys, time\nfrom services.capture.live.tap.socket_tap import SocketTap\n"
         "from tests.support.node.bpf_info import program_id\n"
         "with SocketTap(capacity=1024) as tap:\n"
         "    print(*(program_id(fd) for fd in tap.loaded.programs.values()), flush=True)\n    time.sleep(600)\n"

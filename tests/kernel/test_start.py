@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from services.capture.live.cgroups import find_root
+from services.capture.live.owners.cgroups import find_root
 from services.runtime.host import bpf_call
 from services.runtime.host.cgroup2 import mounts_of
 from tests.support.node.live_capture import reason_to_skip

@@ -16,7 +16,7 @@ from proto.columns import Reason
 from proto.flow_batch import FlowBatch, decode
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.reader import LiveOptions, LiveReader
-from services.capture.live.socket_tap import TapRules
+from services.capture.live.tap.socket_tap import TapRules
 from services.exporter.spans.identity import IdMixer, perspective
 from tests.support.node.live_capture import reason_to_skip, wait_until
 

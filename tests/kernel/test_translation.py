@@ -14,10 +14,10 @@ import pytest
 
 import bpf
 from proto.columns import Outcome, Role
-from services.capture.live.cgroups import find_root
-from services.capture.live.slot_layout import TapCounter
-from services.capture.live.socket_tap import SocketTap
-from services.capture.live.tap_loader import SYSTEM_PYTHON
+from services.capture.live.owners.cgroups import find_root
+from services.capture.live.tap.loader import SYSTEM_PYTHON
+from services.capture.live.tap.slot_layout import TapCounter
+from services.capture.live.tap.socket_tap import SocketTap
 from tests.support.node import kube_proxy
 from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, wait_until
 from tests.support.node.namespaces import Namespace, Network, Pod

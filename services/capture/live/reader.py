@@ -25,13 +25,13 @@ from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTabl
 from services.capture.flows.layout import Slots
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.flows.timing import FlowTableSettings
-from services.capture.live.cgroups import CgroupIndex, find_root
-from services.capture.live.cgroups_v1 import PodsOfVersion1
-from services.capture.live.processes import Processes
+from services.capture.live.owners.cgroups import CgroupIndex, find_root
+from services.capture.live.owners.cgroups_v1 import PodsOfVersion1
+from services.capture.live.owners.processes import Processes
 from services.capture.live.records import LiveClock, LiveRecords, finish, finish_exchanges, monotonic_ns
-from services.capture.live.slot_layout import SLOT_OF_FLOW
-from services.capture.live.socket_tap import SocketTap
 from services.capture.live.succession import Succession
+from services.capture.live.tap.slot_layout import SLOT_OF_FLOW
+from services.capture.live.tap.socket_tap import SocketTap
 from services.capture.live_options import LiveOptions
 from services.capture.meeting.meeting import Meeting
 from services.capture.names.reader import NameReader, NamesTold

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import COLUMNS, Role
-from services.capture.live.container_names import with_name
-from services.capture.live.processes import Flow
+from services.capture.live.owners.container_names import with_name
+from services.capture.live.owners.processes import Flow
 
 if TYPE_CHECKING:
     from services.capture.flows.exchange_table import ExchangeEmission
     from services.capture.flows.layout import Array, Slots
     from services.capture.flows.table import Emission
-    from services.capture.live.cgroups import CgroupIndex
-    from services.capture.live.processes import Processes
+    from services.capture.live.owners.cgroups import CgroupIndex
+    from services.capture.live.owners.processes import Processes
 
 _OF_FLOW: Final = ("flow_start_unix_ns", "syn_unix_ns", "syn_ack_unix_ns", "handshake_ack_unix_ns")
 """Times that are the same in every record of a flow, once they are known."""

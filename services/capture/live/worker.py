@@ -20,9 +20,9 @@ from services.capture.counter_metrics import show_counters
 from services.capture.errors import CaptureError
 from services.capture.flows.exchange_table import ExchangeEmission
 from services.capture.flows.table import ROLE_METRIC, WITHOUT_ROLE
-from services.capture.live.cgroups import find_root
+from services.capture.live.owners.cgroups import find_root
 from services.capture.live.reader import LiveBatch, LiveReader
-from services.capture.live.tap_loader import TapLoadError
+from services.capture.live.tap.loader import TapLoadError
 from services.capture.meeting.meeting import Meeting
 from services.capture.outbox import OVERSIZED_METRIC, Outbox
 from services.capture.progress import Progress, ProgressReport

@@ -24,9 +24,9 @@ from services.exporter.spans.attributes import (
     Integer,
     Integers,
 )
-from services.exporter.spans.exchange_attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS, ExchangeIntegers
+from services.exporter.spans.exchanges.attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS, ExchangeIntegers
+from services.exporter.spans.names.question_spans import QUESTION_INTEGERS, QUESTION_WORDS
 from services.exporter.spans.profiles import least_profile
-from services.exporter.spans.question_spans import QUESTION_INTEGERS, QUESTION_WORDS
 from services.exporter.spans.setup.attributes import STEP_INTEGERS
 
 _INTRODUCTION: Final = """\

@@ -13,11 +13,11 @@ from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.piece_table import Column
 from services.exporter.otlp.protobuf_wire import as_void
 from services.exporter.spans.attributes import Integer, Integers
-from services.exporter.spans.handshakes import Handshakes
 from services.exporter.spans.identity import TRACE_RECORDS, IdMixer, Mask, Perspective, SpanIds
 from services.exporter.spans.links import link_rows
+from services.exporter.spans.names.handshakes import Handshakes
+from services.exporter.spans.names.questions import Questions, ServerNames
 from services.exporter.spans.pieces import Backends, Ends, Files, Tunnels, Words
-from services.exporter.spans.questions import Questions, ServerNames
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 from services.exporter.spans.verdicts import Verdicts

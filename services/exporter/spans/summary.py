@@ -20,8 +20,8 @@ from proto.dns import SERVER_FAILURE
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.spans.bundle import Bundle
 from services.exporter.spans.facts import PORTS
-from services.exporter.spans.handshakes import failed_handshakes
 from services.exporter.spans.identity import FLAG_IS_REMOTE, NOTHING_CONTINUED, Mask, Perspective, SpanIds, mixed_again
+from services.exporter.spans.names.handshakes import failed_handshakes
 
 MINUTE_NS: Final = np.uint64(60_000_000_000)
 _RANDOM_BITS: Final = 56

@@ -17,7 +17,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from services.capture.live.cgroups import NoCgroup2Error, find_root
+from services.capture.live.owners.cgroups import NoCgroup2Error, find_root
 from tests.e2e.backends.compose_spans import many_flows, read, replayed, talk, with_port
 from tests.e2e.conftest import CAPTURE, ROOT, WIRESPAN
 from tests.support.containers.compose import PATIENCE_SECONDS, Project, fetch_compose_v2

@@ -17,7 +17,7 @@ import pytest
 
 from proto.flow_batch import decode
 from proto.subjects import RAW_STREAM
-from services.capture.live.cgroups import find_root
+from services.capture.live.owners.cgroups import find_root
 from services.runtime.nats.bus import Bus, connect
 from tests.e2e.conftest import ROOT, WIRESPAN
 from tests.support.kubernetes.helm_chart import Rendered, render

@@ -14,7 +14,7 @@ from proto.columns import Observer, Outcome, Role
 from proto.flow_batch import FlowBatch, decode
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.reader import LiveOptions, LiveReader
-from services.capture.live.socket_tap import TapRules
+from services.capture.live.tap.socket_tap import TapRules
 from services.capture.live.worker import LivePublisher
 from services.capture.progress import Progress
 from services.runtime.nats.bus import connect

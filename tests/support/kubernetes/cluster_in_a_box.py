@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Final, Self
 
-from services.capture.live.cgroups import find_root
+from services.capture.live.owners.cgroups import find_root
 from tests.support.node.namespaces import Namespace, Network
 from tests.unit.enricher.objects_as_json import node, pod
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.capture.live import bpf_syscall
+from services.capture.live.tap import bpf_syscall
 
 VERIFIER_BOUND = 500_000
 """Instructions that the verifier may walk in a program of ours: half of what kernels since 5.2 allow anybody with CAP_BPF

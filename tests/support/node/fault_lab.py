@@ -32,9 +32,9 @@ from proto.flow_batch import FlowBatch, decode, encode
 from proto.verdicts.rules import judged
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.table import FlowTable
-from services.capture.live.cgroups import CgroupIndex, find_root
+from services.capture.live.owners.cgroups import CgroupIndex, find_root
 from services.capture.live.records import LiveClock, finish
-from services.capture.live.socket_tap import SocketTap, TapRules
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from services.exporter.encoder import SpanEncoder
 from tests.support.node.delaying_forwarder import slow_way
 from tests.support.node.namespaces import Network

@@ -12,11 +12,11 @@ import numpy as np
 from proto.columns import Observer, Reason, Role
 from services.capture.flows.layout import Slots, State
 from services.capture.flows.table import FlowTable
-from services.capture.live.cgroups import NoCgroup2Error, find_root
+from services.capture.live.owners.cgroups import NoCgroup2Error, find_root
 from services.capture.live.records import monotonic_ns
-from services.capture.live.slot_windows import map_slots
-from services.capture.live.socket_tap import SocketTap
-from services.capture.live.tap_loader import SYSTEM_PYTHON
+from services.capture.live.tap.loader import SYSTEM_PYTHON
+from services.capture.live.tap.slot_windows import map_slots
+from services.capture.live.tap.socket_tap import SocketTap
 
 WAIT_SECONDS = 30
 

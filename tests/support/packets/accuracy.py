@@ -183,16 +183,16 @@ compared there.
         theirs, ours = (sum(file.events[measure][side] for file in found) for side in (0, 1))
         yield f"| {measure} | {theirs} | {ours} |\n"
     yield """
-These captures hold few losses, so they say little of late segments. `tests/kernel/test_accuracy_under_loss.py` therefore sends
-real connections through a router that loses 3 % of the packets and captures on both sides of it: more than a hundred
+These captures hold few losses, so they say little of late segments. `tests/kernel/faults/test_accuracy_under_loss.py` therefore
+sends real connections through a router that loses 3 % of the packets and captures on both sides of it: more than a hundred
 retransmissions a run, held to the same reach.
 
 Both tell late segments apart by Wireshark's rules, which have to do with any capture point, and which call overtaken
 segments retransmissions where two duplicate ACKs came first. A receiver's socket knows better, and says so live. Over a
 path of 40 ms that held every twentieth full segment back for 5 ms and lost nothing, the sender sent 6 segments again; the
 receiver's socket said 6 sent again and 83 overtaken, tshark on the receiver's capture 47 and 40. Where 3 % were lost and
-nothing was reordered, 57 were sent again; the socket said 57 and 0, tshark 29 and 25 (`tests/kernel/test_path_measures.py`
-holds the socket to it).
+nothing was reordered, 57 were sent again; the socket said 57 and 0, tshark 29 and 25
+(`tests/kernel/faults/test_path_measures.py` holds the socket to it).
 """
     yield "\n## Where they disagree, and why\n\n| measure | conversations | why | for example |\n|---|---|---|---|\n"
     classes: dict[tuple[str, str], list[str]] = {}

@@ -106,8 +106,8 @@ def accuracy(paths: Iterable[Path]) -> Iterator[str]:
 Questions over UDP, each once however often it was sent, by name and type; and the answers to them by name, type, response code,
 number of records and time to the nanosecond. `tests/integration/packets/test_tshark_names.py` holds that all are alike, here
 and in a capture of 760 questions that it makes; over TCP the answers, in a capture of 100 connections, and the two of
-dns_fragmented.pcap. Live, `tests/kernel/test_resolvers.py` holds what is told of Unbound and dnsmasq against Unbound's own log,
-and a capture of it against tshark.
+dns_fragmented.pcap. Live, `tests/kernel/names/test_resolvers.py` holds what is told of Unbound and dnsmasq against Unbound's
+own log, and a capture of it against tshark.
 
 | capture | questions: tshark | Wirespan | alike | answers: tshark | Wirespan | alike | why not all |
 |---|---|---|---|---|---|---|---|

@@ -64,7 +64,7 @@ def accuracy(paths: Iterable[Path]) -> Iterator[str]:
 By version, server's name, protocols offered, cipher suite and whether a session goes on.
 `tests/integration/packets/test_tshark_quic.py` holds that all are alike, here and in a capture of 100 connections that it
 makes, with hellos torn over two datagrams. tshark 4.0 does not decrypt version 2. Both versions are held live against what
-quic-go says (`tests/kernel/test_tls_stacks.py`).
+quic-go says (`tests/kernel/names/test_tls_stacks.py`).
 
 | capture | handshakes: tshark | Wirespan | alike | why not all |
 |---|---|---|---|---|

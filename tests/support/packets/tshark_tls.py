@@ -92,9 +92,9 @@ def accuracy(paths: Iterable[Path]) -> Iterator[str]:
 Connections that begin with a ClientHello, or come to one (behind HAProxy's protocol, CONNECT, a database's request for TLS,
 STARTTLS), by server's name, protocols offered, version, cipher suite, whether a session goes on, and fatal alert.
 `tests/integration/packets/test_tshark_tls.py` holds that all are alike, here and in a capture of 255 handshakes of OpenSSL that
-it makes. Which record ends a handshake tshark does not say: its time is held by `tests/unit/bpf/test_handshakes.py` against
-when the test sent what. Live, the same is held against what OpenSSL, Go, GnuTLS and PostgreSQL say themselves
-(`tests/kernel/test_handshakes.py`, `test_tls_stacks.py`).
+it makes. Which record ends a handshake tshark does not say: its time is held by `tests/unit/bpf/payloads/test_handshakes.py`
+against when the test sent what. Live, the same is held against what OpenSSL, Go, GnuTLS and PostgreSQL say themselves
+(`tests/kernel/names/test_handshakes.py`, `test_tls_stacks.py`).
 
 | capture | handshakes: tshark | Wirespan | alike | why not all |
 |---|---|---|---|---|

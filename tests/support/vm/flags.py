@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.capture.live.socket_tap import SocketTap, TapRules
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from services.capture.names.pieces import PieceKind
 from tests.support.vm.inside.scenes import NO_RULE
 from tests.support.vm.kernels import KernelFiles

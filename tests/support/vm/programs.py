@@ -11,7 +11,7 @@ from typing import Final
 
 import bpf
 from bpf.tap.loader import with_includes
-from services.capture.live.tap_loader import SYSTEM_PYTHON
+from services.capture.live.tap.loader import SYSTEM_PYTHON
 from tests.support.vm.inside.stand_in_bcc import known_outside, program_key
 
 _DUMP: Final = Path(__file__).with_name("dump_programs.py")

@@ -30,7 +30,7 @@ from services.exporter.spans.identity import (
     phase_ids,
 )
 from services.exporter.spans.links import link_rows
-from services.exporter.spans.questions import Questions
+from services.exporter.spans.names.questions import Questions
 from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 from services.exporter.spans.setup.attributes import STEP_INTEGERS

@@ -21,10 +21,10 @@ import numpy as np
 
 from proto.columns import Observer, Outcome, Reason
 from services.capture.flows.exchange_table import ExchangeTable
-from services.capture.live.cgroups import CgroupIndex, find_root
+from services.capture.live.owners.cgroups import CgroupIndex, find_root
 from services.capture.live.records import LiveClock, finish, finish_exchanges, monotonic_ns
-from services.capture.live.socket_tap import SocketTap, TapRules, tick_ns
-from services.capture.live.tap_loader import LoadedTap, load_tap
+from services.capture.live.tap.loader import LoadedTap, load_tap
+from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
 from services.capture.names.pieces import PieceKind
 from services.cli.doctor.loading import check_load
 from services.cli.doctor.privileges import check_memlock

@@ -12,7 +12,7 @@ from proto.asked.columns import ASKED, SpanKind
 from proto.columns import NO_INDEX, Role
 from services.capture.flows.exchange_layout import EXCHANGE, MET
 from services.capture.flows.layout import KNOWN_ISN, Requests
-from services.capture.live.slot_layout import SLOT
+from services.capture.live.tap.slot_layout import SLOT
 from services.capture.meeting.meeting import Meeting
 from services.capture.meeting.turns import TURN, TurnFlag
 from tests.support.meeting.pool import Pool, simulate

@@ -1,0 +1,1 @@
+"""Whose a socket is: control groups, containers, processes."""

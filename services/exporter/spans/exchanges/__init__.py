@@ -1,0 +1,1 @@
+"""What an application's trace is told of its requests."""

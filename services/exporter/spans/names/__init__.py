@@ -1,0 +1,1 @@
+"""What was read of payloads: DNS questions and TLS handshakes."""

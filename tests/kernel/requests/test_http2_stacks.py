@@ -1,0 +1,75 @@
+"""Calls of real stacks of HTTP/2 (grpcio, Node, h2load, nghttp, curl), live at both ends of their connections, none missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from proto.columns import ExchangeEnd, Observer, Role
+from services.capture.flows.exchange_table import ExchangeTable
+from services.capture.live.records import monotonic_ns
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
+from tests.support.node.live_capture import reason_to_skip
+from tests.support.packets.http2_stacks import STACKS, is_missing
+from tests.support.packets.http_talk import counted
+from tests.support.packets.pcap import write
+from tests.support.packets.replayed import replay_files
+
+pytestmark = [
+    pytest.mark.xdist_group("socket_tap"),
+    pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or ""),
+]
+
+SAME = ("trace_id", "parent_span_id")
+SAID = ("http_method", "http_status", "grpc_status", "exchange_shared")
+BYTES = ("request_bytes", "response_bytes")
+PHASES = ("request_first", "request_last", "response_first", "response_last")
+
+
+@pytest.fixture(params=STACKS)
+def stack(request):
+    """A talk of a client and a server through a relay; skips where one is not installed."""
+    if is_missing(request.param):
+        pytest.skip(f"{STACKS[request.param][0]} is not installed")
+    return request.param
+
+
+def live(talk, tmp_path):
+    """What the tap makes of a talk: role -> client's port and stream -> row; the packets that the relay saw; counters."""
+    with SocketTap(capacity=4096, trace_context=True, rules=TapRules(loopback=True)) as tap:
+        frames = list(talk(tmp_path, None))
+        tap.detach()
+        table = ExchangeTable(tap.exchanges, observer=Observer.SOCKET)
+        columns = [emission.columns for emission in table.drain(monotonic_ns(), final=True)]
+        counters = tap.counters
+    rows = [{name: column[row] for name, column in each.items()} for each in columns for row in range(len(each["role"]))]
+    ends = {}
+    for role, port in ((Role.CLIENT, "local_port"), (Role.SERVER, "remote_port")):
+        ends[role] = {(int(row[port]), int(row["record"]) & 0x7FFFFFFF): row for row in rows if row["role"] == role}
+    return ends, frames, counters
+
+
+def test_every_call_is_told_at_both_ends(stack, tmp_path):
+    """What is read of the packets that a relay saw between them: contexts, methods, statuses, bytes, and how each ended. What
+    the server tells of lies within what the client does.
+    """
+    ends, frames, counters = live(STACKS[stack][1], tmp_path)
+    replayed = replay_files([write(tmp_path / "talk.pcap", frames)], trace_context=True)
+    expected = {(int(each["local_port"]), int(each["record"]) & 0x7FFFFFFF): each for each in replayed.exchanges}
+    assert len(expected) == counted(replayed)["requests_sampled"] > 0
+    assert {name: counters[name] for name in ("exchanges_lost", "pieces_lost_http2", "pieces_frames_missing")} == {
+        "exchanges_lost": 0, "pieces_lost_http2": 0, "pieces_frames_missing": 0
+    }  # fmt: skip
+    assert all(rows.keys() >= expected.keys() for rows in ends.values()), counters
+    for key, theirs in expected.items():
+        for rows in ends.values():
+            ours = rows[key]
+            assert [ours[name].tobytes() for name in SAME] == [bytes(theirs[name]) for name in SAME], key
+            assert {name: ours[name] for name in SAID} == {name: theirs[name] for name in SAID}, key
+            if theirs["exchange_end"] == ExchangeEnd.STREAM:
+                assert ours["exchange_end"] == ExchangeEnd.STREAM, key
+                assert {name: ours[name] for name in BYTES} == {name: theirs[name] for name in BYTES}, key
+        client, server = ends[Role.CLIENT][key], ends[Role.SERVER][key]
+        asked, answered = PHASES[:2], PHASES[2:]
+        assert all(client[f"{name}_unix_ns"] <= server[f"{name}_unix_ns"] for name in asked), key
+        if server["response_first_unix_ns"]:
+            assert all(client[f"{name}_unix_ns"] >= server[f"{name}_unix_ns"] for name in answered), key

@@ -1,0 +1,185 @@
+"""Application spans meet the exchanges of real TLS connections, whose server knows which call came by which."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from proto.asked.batch import AskedBatch, encode_asked
+from proto.asked.columns import ASKED, SpanKind
+from proto.columns import ExchangeMatched, Reason
+from proto.flow_batch import decode
+from services.capture.live.reader import LiveReader
+from services.capture.live.tap.socket_tap import SocketTap
+from services.capture.live_options import LiveOptions, TapRules
+from services.capture.meeting.meeting import Meeting
+from services.capture.names.pieces import PieceKind
+from tests.support.certificates import Certificates, make_certificates
+
+LOCALHOST = bytes(10) + b"\xff\xff\x7f\0\0\1"
+HOLD_NS = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """For a server called localhost."""
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How the pool is used, and which share of the spans is to be told."""
+
+    callers: int
+    calls: int
+    delays_ms: tuple[int, int]
+    reach: float
+
+
+class Watched:
+    """A tap, and what is remembered of what it sees."""
+
+    def __init__(self, tap: SocketTap) -> None:
+        self.tap = tap
+        self.meeting = Meeting(16 << 20, lambda _: False, HOLD_NS)
+
+    def look(self) -> Any:
+        """Return what is told by now."""
+        assert self.tap.turns is not None
+        assert self.tap.pieces is not None
+        for _ in self.tap.pieces.take():
+            pass
+        offset, now = offset_ns(), time.monotonic_ns()
+        turns = self.tap.turns.take(now, self.tap.high_slot)
+        return self.meeting.look(now, offset, turns, self.tap.rows, whoever)
+
+
+def offset_ns() -> int:
+    """From the monotonic clock to Unix time: of several looks at both, the one that took least."""
+    looks = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(5)]
+    before, unix, after = min(looks, key=lambda look: look[2] - look[0])
+    return unix - (before + after) // 2
+
+
+def whoever(cgroups: np.ndarray) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """As CgroupIndex.rows, of a host without pods."""
+    return np.zeros(len(cgroups), np.uint32), [{}]
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """One that sees loopback too."""
+    rules = TapRules(loopback=True)
+    with SocketTap(capacity=4096, rules=rules, trace_context=True, pieces=tuple(PieceKind), meeting=True) as tap:
+        yield Watched(tap)
+
+
+def questions(spans: list[list[Any]], port: int) -> bytes:
+    """Ask for the exchanges of a host's client spans."""
+    count = len(spans)
+    ids = [int(call).to_bytes(8, "big") for call, _, _ in spans]
+    values: dict[str, Any] = {
+        "question": range(count), "trace_id": [bytes(8) + each for each in ids], "span_id": ids, "flags": [1] * count,
+        "kind": [SpanKind.CLIENT] * count, "start_ns": [begin for _, begin, _ in spans], "end_ns": [end for _, _, end in spans],
+        "local": [0] * count, "local_port": [0] * count, "peer_address": [LOCALHOST] * count, "peer_port": [port] * count,
+    }  # fmt: skip
+    return encode_asked(AskedBatch("here", count, [""], {c.name: np.array(values[c.name], c.dtype) for c in ASKED}))
+
+
+def talk(certificates: Certificates, load: Load) -> tuple[int, list[list[Any]], dict[str, list[int]]]:
+    """Have a pool of 20 connections used; return the server's port, the spans, and by which connection each call came."""
+    module = [sys.executable, "-m"]
+    server_arguments = [str(certificates.server_certificate), str(certificates.server_key), *map(str, load.delays_ms)]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [*module, "tests.support.meeting.tls_server", *server_arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        arguments = [str(certificates.authority), str(port), str(load.callers), "20", str(load.calls)]
+        said = subprocess.run(
+            [*module, "tests.support.meeting.tls_client", *arguments], stdout=subprocess.PIPE, text=True, cwd=root, check=True
+        )
+        return port, json.loads(said.stdout), json.loads(server.communicate()[0])
+
+
+def call(watched: Watched, certificates: Certificates, load: Load) -> dict[str, Any]:
+    """Ask for all spans of such talk, and return what was told and what is true, call by call."""
+    port, spans, served = talk(certificates, load)
+    told = [watched.look()]
+    for first in range(0, len(spans), 4_000):
+        watched.meeting.ask(questions(spans[first : first + 4_000], port))
+    deadline = time.monotonic() + 30
+    while (counts := watched.meeting.counters) and sum(
+        n for name, n in counts.items() if name.startswith("asked_")
+    ) < load.calls:
+        told.append(watched.look())
+        assert time.monotonic() < deadline
+    rows = np.concatenate(told)
+    firsts: dict[int, int] = defaultdict(lambda: 1 << 32)
+    numbers, facts = watched.meeting.ring.connections()
+    ports = dict(zip(numbers.tolist(), facts["local_port"].tolist(), strict=True))
+    for row in watched.meeting.ring.rows():
+        firsts[ports[row["connection"]]] = min(firsts[ports[row["connection"]]], int(row["number"]))
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in rows:
+        at = int(row["local_port"])
+        found[str(int.from_bytes(row["parent_span_id"].tobytes(), "big"))].append((at, int(row["number"]) - firsts[at]))
+    return {"found": found, "true": {call: tuple(place) for call, place in served.items()}, "counts": counts}
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        Load(callers=5, calls=400, delays_ms=(5, 40), reach=0.95),
+        Load(callers=20, calls=1_500, delays_ms=(20, 120), reach=0.9),
+        Load(callers=50, calls=3_000, delays_ms=(50, 250), reach=0.85),
+    ],
+    ids=lambda load: f"{load.callers}",
+)
+def test_each_span_meets_its_own_exchange(watched: Watched, certificates: Certificates, load: Load) -> None:
+    """Over 20 keep-alive connections in TLS 1.3: no span is told another's exchange, and most are told theirs."""
+    ran = call(watched, certificates, load)
+    wrong = {each: (places, ran["true"][each]) for each, places in ran["found"].items() if places != [ran["true"][each]]}
+    assert not wrong
+    assert watched.tap.turns is not None
+    assert watched.tap.turns.lost == 0
+    assert len(ran["found"]) >= load.reach * load.calls, ran["counts"]
+
+
+def test_what_is_met_is_a_record(certificates: Certificates) -> None:
+    """Through capture's reader: records with the spans' ids, of the flow that has them, that say that they were met."""
+    rules = TapRules(loopback=True)
+    options = LiveOptions(capacity=4096, rules=rules, trace_context=True, names="all", meeting_bytes=16 << 20)
+    reader = LiveReader(node="here", epoch="test", options=options)
+    reader.meeting = Meeting(16 << 20, reader._names.may_multiplex, HOLD_NS)
+    load = Load(callers=1, calls=30, delays_ms=(5, 10), reach=1)
+    told: list[Any] = []
+    with reader:
+        port, spans, _ = talk(certificates, load)
+        reader.meeting.ask(questions(spans, port))
+        deadline = time.monotonic() + 30
+        while sum(len(batch.column("flow_id")) for batch in told) < load.calls:
+            for ready in reader.read():
+                reader.accept(ready)
+                batch = decode(ready.messages[0].message)
+                told.append(batch.take(batch.column("exchange_matched") == ExchangeMatched.SPAN))
+            assert time.monotonic() < deadline, reader.counters
+        assert reader.counters["asked_matched"] == load.calls
+    parents = {row.tobytes() for batch in told for row in batch.column("parent_span_id")}
+    assert parents == {int(each).to_bytes(8, "big") for each, _, _ in spans}
+    for batch in told:
+        assert set(batch.column("remote_port").tolist()) <= {port}
+        assert (batch.column("reason") == Reason.EXCHANGE).all()
+        assert (batch.column("response_first_unix_ns") > batch.column("request_last_unix_ns")).all()
