@@ -66,11 +66,11 @@ check: setup-test ## lint, types, import contracts, C format, generated document
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run --Werror bpf/*/*.[ch] bpf/engine/*/*.[ch] bpf/replay/*/*.[ch]
+	$(BIN)/clang-format --dry-run --Werror bpf/*/*.[ch] bpf/engine/*/*.[ch] bpf/replay/*/*.[ch] bpf/tap/*/*.[ch]
 
 format: ## format Python and C
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i bpf/*/*.[ch] bpf/engine/*/*.[ch] bpf/replay/*/*.[ch]
+	$(BIN)/clang-format -i bpf/*/*.[ch] bpf/engine/*/*.[ch] bpf/replay/*/*.[ch] bpf/tap/*/*.[ch]
 
 docs: ## write the generated parts of the documents
 	$(BIN)/python -m tests.support.documents.generated_docs

@@ -8,7 +8,7 @@
 
 #include "../replay/host.h"
 
-#include "../engine/exchange.h"
+#include "../engine/exchanges/exchange.h"
 #include "../engine/http/trace_context.h"
 
 #define HEADER_TEXT_BYTES 80u /* that are looked at of a name or a value: a trace context and blanks around it */

@@ -15,7 +15,7 @@ static inline void exchange_preface(exchange_host host, frame_source source, str
         flow->requests = FLOW_REQUESTS_STREAMS;
 }
 
-#include "../engine/traced_exchange.h"
+#include "../engine/exchanges/traced_exchange.h"
 
 /* A reader is asked to take what has ended before there is more than this. */
 #ifndef ENDED_EXCHANGES

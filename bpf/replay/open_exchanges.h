@@ -5,7 +5,7 @@
 
 #include "host.h"
 
-#include "../engine/exchange.h"
+#include "../engine/exchanges/exchange.h"
 
 #include <stdlib.h>
 #include <string.h>

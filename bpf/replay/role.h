@@ -5,7 +5,7 @@
 
 #include "host.h"
 
-#include "../engine/content_role.h"
+#include "../engine/exchanges/content_role.h"
 #include "../engine/port_role.h"
 
 /*

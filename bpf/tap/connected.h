@@ -4,13 +4,13 @@
 #define WIRESPAN_CONNECTED_H
 
 #include "clock.h"
-#include "exchanges.h"
-#include "handshakes.h"
-#include "questions.h"
+#include "exchanges/exchanges.h"
+#include "pieces/handshakes.h"
+#include "pieces/questions.h"
 #include "segments.h"
 #include "socket.h"
 #include "timed.h"
-#include "turns.h"
+#include "exchanges/turns.h"
 
 #include "../engine/update.h"
 

@@ -3,7 +3,7 @@
 #ifndef WIRESPAN_HTTP_RESPONSE_H
 #define WIRESPAN_HTTP_RESPONSE_H
 
-#include "../exchange.h"
+#include "../exchanges/exchange.h"
 #include "text.h"
 
 #define STATUS_SWITCHING 101u

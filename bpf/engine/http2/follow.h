@@ -9,7 +9,7 @@
 #ifndef WIRESPAN_HTTP2_FOLLOW_H
 #define WIRESPAN_HTTP2_FOLLOW_H
 
-#include "../exchange_steps.h"
+#include "../exchanges/exchange_steps.h"
 #include "../parse.h"
 
 #include "frame.h"

@@ -1,4 +1,4 @@
-"""`struct exchange` of bpf/engine/exchange.h as a numpy dtype, and the words that C and Python count requests by.
+"""`struct exchange` of bpf/engine/exchanges/exchange.h as a numpy dtype, and the words that C and Python count requests by.
 
 A test compiles the header and compares every offset, size and number below.
 """

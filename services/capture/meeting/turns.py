@@ -1,4 +1,4 @@
-"""`struct turn` of bpf/engine/turn.h as a numpy dtype: one exchange of a connection, whatever its protocol.
+"""`struct turn` of bpf/engine/exchanges/turn.h as a numpy dtype: one exchange of a connection, whatever its protocol.
 
 A test compiles the header and compares every offset, size and number below.
 """

@@ -1,5 +1,5 @@
-"""The traced exchanges of the live table: what bpf/tap/exchanges.h keeps where it is compiled with TRACE_CONTEXT, and the calls
-of HTTP/2, which this side keeps itself from what bpf/tap/streams.h tells.
+"""The traced exchanges of the live table: what bpf/tap/exchanges/exchanges.h keeps where it is compiled with TRACE_CONTEXT, and the calls
+of HTTP/2, which this side keeps itself from what bpf/tap/exchanges/streams.h tells.
 
 Open exchanges are in a hash that programs write and this side reads; ended ones come through a ring buffer, read as one array.
 An exchange that is ended here stays in the hash, for the programs may be at it: it is remembered as told until its flow is gone
@@ -26,7 +26,7 @@ from services.capture.live.tap.ring_buffer import BUSY, DISCARDED, RingBuffer
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls", "http2_frames")
 _LOOKS: Final = ("request", "line", "headers", "response")
 PROGRAMS: Final = {f"{way}_calls": [f"tap_{way}_{look}" for look in _LOOKS] for way in ("ingress", "egress")}
-"""Which programs are called through which map, in the order of bpf/tap/exchanges.h's `enum exchange_call`."""
+"""Which programs are called through which map, in the order of bpf/tap/exchanges/exchanges.h's `enum exchange_call`."""
 _FRAMES: Final = {name: f"tap_{name.partition('_')[0]}_frames" for name in PROGRAMS}
 """Behind them, where the kernel takes it: without, connections of HTTP/2 are given up."""
 

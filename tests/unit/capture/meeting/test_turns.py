@@ -9,7 +9,7 @@ from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
 #include "replay/exchanges.h"
-#include "engine/turn.h"
+#include "engine/exchanges/turn.h"
 """
 
 

@@ -6,9 +6,9 @@
 #ifndef WIRESPAN_TAP_PIECES_H
 #define WIRESPAN_TAP_PIECES_H
 
-#include "slots.h"
+#include "../slots.h"
 
-#include "../engine/piece.h"
+#include "../../engine/piece.h"
 
 /* PIECES: a bit for each kind that is asked for. */
 #ifdef PIECES

@@ -10,11 +10,11 @@
 #ifndef WIRESPAN_EXCHANGES_H
 #define WIRESPAN_EXCHANGES_H
 
-#include "slots.h"
-#include "socket.h"
+#include "../slots.h"
+#include "../socket.h"
 
 #ifdef TRACE_CONTEXT
-#include "../engine/exchange.h"
+#include "../../engine/exchanges/exchange.h"
 
 #ifndef OPEN_EXCHANGES
 #define OPEN_EXCHANGES 65536
@@ -105,8 +105,8 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
 
 #define exchange_preface(host, skb, flow, from, sequence) note_preface(host, skb, flow, sequence)
 
-#include "../engine/content_role.h"
-#include "../engine/exchange_steps.h"
+#include "../../engine/exchanges/content_role.h"
+#include "../../engine/exchanges/exchange_steps.h"
 
 /* The connection is one of HTTP/2 from this byte on: for begin_streams. What was answered before was HTTP/1, which went over to it. */
 FLOW_INLINE void note_preface(exchange_host host, struct __sk_buff *skb, struct flow *flow, __u32 sequence)
@@ -119,7 +119,7 @@ FLOW_INLINE void note_preface(exchange_host host, struct __sk_buff *skb, struct 
     flow->requests = FLOW_REQUESTS_STREAMS;
 }
 
-#include "../engine/traced_exchange.h"
+#include "../../engine/exchanges/traced_exchange.h"
 
 /* Go on with a packet in another program. Does not return, but where the call fails. */
 FLOW_INLINE void call_exchange(struct __sk_buff *skb, int from, enum exchange_call which)

@@ -10,9 +10,9 @@
 #define WIRESPAN_TAP_QUESTIONS_H
 
 #include "pieces.h"
-#include "slots.h"
+#include "../slots.h"
 
-#include "../engine/parse.h"
+#include "../../engine/parse.h"
 
 #ifndef OPEN_QUESTIONS
 #define OPEN_QUESTIONS 16384
@@ -36,8 +36,8 @@ struct question_key {
 
 typedef slot_reference question_host;
 
-#include "../engine/questions.h"
-#include "../engine/quic.h"
+#include "../../engine/questions.h"
+#include "../../engine/quic.h"
 
 BPF_TABLE("lru_hash", struct question_key, struct question, open_questions, OPEN_QUESTIONS);
 /* One for each direction: the kernel binds one to where its programs are attached. */

@@ -3,9 +3,9 @@
 #ifndef WIRESPAN_EXCHANGE_H
 #define WIRESPAN_EXCHANGE_H
 
-#include "flow.h"
+#include "../flow.h"
 
-#include "http/trace_context.h"
+#include "../http/trace_context.h"
 
 #define EXCHANGE_STATUS_BYTES 12u /* "HTTP/1.1 200" */
 

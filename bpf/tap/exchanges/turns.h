@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * Every exchange of every connection (engine/turn.h), for the meeting with application spans: compiled with MEETING, which needs
+ * Every exchange of every connection (engine/exchanges/turn.h), for the meeting with application spans: compiled with MEETING, which needs
  * TRACE_CONTEXT and the pieces of TLS. Open turns are beside the slots, in an array that the reader maps; ended ones go
  * through a ring buffer, and what it has no room for is counted.
  */
@@ -8,10 +8,10 @@
 #define WIRESPAN_TAP_TURNS_H
 
 #include "exchanges.h"
-#include "slots.h"
+#include "../slots.h"
 
 #ifdef MEETING
-#include "../engine/turn.h"
+#include "../../engine/exchanges/turn.h"
 
 #ifndef TURN_PAGES
 #define TURN_PAGES 1024 /* 4 MiB: 47,000 turns between two looks */

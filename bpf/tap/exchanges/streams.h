@@ -12,12 +12,12 @@
 #include "exchanges.h"
 
 #ifdef TRACE_CONTEXT
-#include "../engine/http2/told.h"
+#include "../../engine/http2/told.h"
 
 static inline __attribute__((always_inline)) int http2_tell(
         exchange_host host, frame_source skb, struct http2_told *told, __u32 offset);
 
-#include "../engine/http2/follow.h"
+#include "../../engine/http2/follow.h"
 
 #ifndef FRAME_PAGES
 #define FRAME_PAGES 2048 /* 8 MiB: what is told of 20,000 calls of gRPC between two looks */

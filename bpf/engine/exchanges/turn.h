@@ -10,7 +10,7 @@
 #ifndef WIRESPAN_TURN_H
 #define WIRESPAN_TURN_H
 
-#include "flow.h"
+#include "../flow.h"
 
 /* One a flow; services/capture/meeting/turns.py mirrors it. Bytes are payload, each counted once. */
 struct turn {

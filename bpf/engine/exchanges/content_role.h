@@ -8,7 +8,7 @@
 #ifndef WIRESPAN_CONTENT_ROLE_H
 #define WIRESPAN_CONTENT_ROLE_H
 
-#include "flow.h"
+#include "../flow.h"
 
 #define CONTENT_WORD(a, b, c, d) ((__u32)(a) | (__u32)(b) << 8 | (__u32)(c) << 16 | (__u32)(d) << 24)
 

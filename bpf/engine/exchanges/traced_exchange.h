@@ -15,9 +15,9 @@
 
 #include "exchange_steps.h"
 
-#include "http/request.h"
-#include "http/response.h"
-#include "http/trace_context.h"
+#include "../http/request.h"
+#include "../http/response.h"
+#include "../http/trace_context.h"
 
 /* A connection is given up for another protocol's when its client has said so often in a row what is no request. */
 #define EXCHANGE_MOST_ODD 4

@@ -10,9 +10,9 @@
 #ifndef WIRESPAN_TAP_HANDSHAKES_H
 #define WIRESPAN_TAP_HANDSHAKES_H
 
-#include "exchanges.h"
+#include "../exchanges/exchanges.h"
 #include "pieces.h"
-#include "turns.h"
+#include "../exchanges/turns.h"
 
 #if defined(PIECES) && PIECES & 4
 #ifndef OPEN_HANDSHAKES
@@ -20,7 +20,7 @@
 #endif
 typedef slot_reference handshake_host;
 
-#include "../engine/tls.h"
+#include "../../engine/tls.h"
 
 BPF_TABLE("lru_hash", slot_reference, struct handshake, open_handshakes, OPEN_HANDSHAKES);
 BPF_TABLE("array", u32, struct handshake, no_handshake, 1);
