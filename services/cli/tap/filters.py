@@ -234,6 +234,12 @@ def min_response_time(text: str) -> RecordTest:
     return lambda batch: batch.column("response_time_max_ns") >= least
 
 
+def _tells_of_a_request(batch: FlowBatch) -> Mask:
+    """Which records say how a connection was set up because a request waited for it: the connection's own say so too."""
+    found: Mask = batch.column("reason") == Reason.EXCHANGE
+    return found
+
+
 def min_connect_time(text: str) -> RecordTest:
     """From the first SYN to the end of the handshake it took at least this. Raises ValueError."""
     least = units.nanoseconds(text)
@@ -241,7 +247,7 @@ def min_connect_time(text: str) -> RecordTest:
     def accepts(batch: FlowBatch) -> Mask:
         syn, ack = batch.column("syn_unix_ns"), batch.column("handshake_ack_unix_ns")
         slow: Mask = (syn != 0) & (ack >= syn) & (ack - np.minimum(syn, ack) >= least)
-        return slow
+        return slow & ~_tells_of_a_request(batch)
 
     return accepts
 
@@ -253,8 +259,8 @@ def min_retransmits(text: str) -> RecordTest:
         raise ValueError("a number of segments, from 0")
 
     def accepts(batch: FlowBatch) -> Mask:
-        again = sum(batch.column(name).astype(np.uint64) for name in ("tx_retransmits", "rx_retransmits", "syn_repeats"))
-        return np.asarray(again >= least)
+        again = sum(batch.column(name).astype(np.uint64) for name in ("tx_retransmits", "rx_retransmits"))
+        return np.asarray(again + np.where(_tells_of_a_request(batch), 0, batch.column("syn_repeats")) >= least)
 
     return accepts
 

@@ -325,5 +325,8 @@ def _transport(row: Mapping[str, Any]) -> str:
 
 
 def _connect_ns(row: Mapping[str, Any]) -> int | None:
+    """How long connecting took: told by the connection's records, and not again by the exchange that waited for it."""
+    if row["reason"] == "exchange":
+        return None
     syn, ack = row["syn_unix_ns"], row["handshake_ack_unix_ns"]
     return ack - syn if syn and ack >= syn else None

@@ -112,7 +112,7 @@ class Publisher:
     async def _publish_again(self, message: Acknowledged) -> None:
         while True:
             try:
-                await self.publish(message.subject, message.payload, message_id=message.message_id, headers=message.headers)
+                await self._publish(message.subject, message.payload, message.message_id, message.headers, keep=True)
             except StreamFullError:
                 await asyncio.sleep(_LONGEST_WAIT_SECONDS)
             except PublishRefusedError as error:
@@ -154,6 +154,13 @@ class Publisher:
         With `keep` it is published again to the next server, should it be lost before this one has synced it. Raises
         StreamFullError, MessageTooLargeError or PublishRefusedError.
         """
+        ack = await self._publish(subject, payload, message_id, headers, keep=keep)
+        self.duplicates += ack.duplicate
+        return ack.seq
+
+    async def _publish(
+        self, subject: str, payload: bytes, message_id: str, headers: Mapping[str, str] | None, *, keep: bool
+    ) -> _PubAck:
         all_headers = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         wait_seconds = _FIRST_WAIT_SECONDS
         while True:
@@ -162,10 +169,10 @@ class Publisher:
                 answer = await self._connection.request(
                     subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
                 )
-                if sequence := await self._settled(subject, answer, len(payload)):
+                if ack := await self._settled(subject, answer, len(payload)):
                     if keep and self._unsynced_seconds:
                         self._keep(subject, payload, message_id, headers)
-                    return sequence
+                    return ack
             except (DisconnectedError, RequestTimeoutError) as error:
                 logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
             except PermissionDeniedError as error:
@@ -182,33 +189,33 @@ class Publisher:
             logger.warning("bus.unsynced_beyond_bound", bytes=self._unsynced.bytes, hint="WIRESPAN_NATS_UNSYNCED_BYTES")
 
     def _note_place(self, ack: _PubAck, *, missed: bool) -> None:
-        """Notice where a stream is another than before: there was none (`missed`), or it counts anew."""
-        if missed or (not ack.duplicate and ack.seq + _OUT_OF_ORDER < self._highest.get(ack.stream, 0)):
+        """Notice where a stream is another than before: there was none meanwhile (`missed`), or it counts anew."""
+        highest = self._highest.get(ack.stream, 0)
+        if (missed and highest) or (not ack.duplicate and ack.seq + _OUT_OF_ORDER < highest):
             self._highest[ack.stream] = ack.seq
             self._made_anew.set()
         else:
-            self._highest[ack.stream] = max(ack.seq, self._highest.get(ack.stream, 0))
+            self._highest[ack.stream] = max(ack.seq, highest)
 
-    async def _settled(self, subject: str, answer: Message, size: int) -> int:
-        """Return the sequence under which the message is stored; 0 asks for another attempt."""
+    async def _settled(self, subject: str, answer: Message, size: int) -> _PubAck | None:
+        """Return the stream's word that the message is stored; None asks for another attempt."""
         if answer.status == NO_RESPONDERS:
             if self._without_stream.get(subject) is False:  # making it did not help
                 self._without_stream[subject] = True
                 logger.warning("publish.no_stream", subject=subject)
             await self._on_no_stream()
             self._without_stream.setdefault(subject, False)
-            return 0
+            return None
         ack = _decode(answer.data)
         if ack.error is None:
             missed = self._without_stream.pop(subject, None) is not None
             self._note_place(ack, missed=missed)
-            self.duplicates += ack.duplicate
-            return ack.seq
+            return ack
         code, description = ack.error.err_code, ack.error.description
         if code in _FULL or (code == _STORE_FAILED and any(text in description for text in _FULL_TEXTS)):
             raise StreamFullError(code, description)
         if code in _PASSING:
-            return 0
+            return None
         if code == _TOO_LARGE:
             raise MessageTooLargeError(code, description, limit=size // 2)
         raise PublishRefusedError(code, description)

@@ -124,6 +124,8 @@ var exchange = map[string]show{
 	"request_bytes": plain, "response_bytes": plain, "request_retransmits": plain, "response_retransmits": plain,
 	"exchange_shared": plain, "http_status": plain, "grpc_status": plain,
 	"exchange_matched": names{0: "context", 1: "span"}.show,
+	"tls_handshake_unix_ns": plain, "lookup_unix_ns": plain, "lookup_flow_start_unix_ns": plain,
+	"lookup_local_address": address, "lookup_remote_address": address, "lookup_local_port": plain, "lookup_remote_port": plain,
 	"http_method": names{
 		0: "unknown", 1: "get", 2: "post", 3: "put", 4: "delete", 5: "head", 6: "options", 7: "patch", 8: "connect",
 		9: "trace", 10: "other",
