@@ -27,7 +27,7 @@ def _page() -> Iterator[str]:
     yield from ('.TH WIRESPAN 1 "" "Wirespan" "User Commands"', ".SH NAME")
     yield "wirespan \\- every connection as OpenTelemetry trace spans"
     yield from (".SH SYNOPSIS", ".B wirespan", "COMMAND [OPTION]... [ARGUMENT]...", ".SH COMMANDS")
-    root = click.Context(wirespan, info_name="wirespan")
+    root = click.Context(wirespan, info_name="wirespan", **wirespan.context_settings)
     yield from _commands(wirespan, root)
     yield from (".SH ENVIRONMENT", "Settings are variables that begin with WIRESPAN_, those of the backend the standard ones,")
     yield "OTEL_EXPORTER_OTLP_*. docs/configuration.md lists all."

@@ -57,7 +57,7 @@ def test_replay_keeps_exchanges_where_python_looks_for_them(printed):
 
 def test_no_member_is_left_out():
     """Every member of the C structure that the reader may want has its mirror."""
-    source = (bpf.SOURCE_DIRECTORY / "engine" / "exchange.h").read_text()
+    source = (bpf.SOURCE_DIRECTORY / "engine" / "exchanges" / "exchange.h").read_text()
     body = re.search(r"^struct exchange \{\n(.*?)^\};", source, re.MULTILINE | re.DOTALL)[1]
     members = set(re.findall(r"^\s+__u\d+ (\w+)", body, re.MULTILINE))
     assert members - set(MEMBERS) == {
