@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SOCKET, TLS, VERDICT, Column
+from proto.columns import COLUMNS, ENRICHED, EXCHANGE, FILE, NAMES, NAT, NO_INDEX, RAW, SET_UP, SOCKET, TLS, VERDICT, Column
 from proto.errors import DecodeError
 from proto.flow_batch import Array, Entity, FlowBatch
 
@@ -43,6 +43,7 @@ _NUMBERS: Final = {name: number for number, name in TRANSPORTS.items()}
 _BATCH_KEYS: Final = frozenset({"node", "epoch", "sequence"})
 _ADDRESSES: Final = frozenset(
     {"local_address", "remote_address", "local_tunnel_address", "remote_tunnel_address", "remote_nat_address"}
+    | {"lookup_local_address", "lookup_remote_address"}
 )
 _NAME_INDEXES: Final = frozenset(column.name for column in NAMES + TLS if column.default == NO_INDEX)
 _ENTITY_INDEXES: Final = frozenset({"local_entity", "remote_entity", "local_service", "remote_service"})
@@ -58,7 +59,7 @@ def rows(batch: FlowBatch) -> Iterator[dict[str, Any]]:
     schema does not know come last and as they are; raw bytes are in hexadecimal.
     """
     known: tuple[Column, ...] = RAW
-    for some in (SOCKET, NAT, NAMES, TLS, FILE, EXCHANGE):
+    for some in (SOCKET, NAT, NAMES, TLS, FILE, EXCHANGE, SET_UP):
         if any(column.name in batch.columns for column in some):
             known += some
     if batch.entities is not None:

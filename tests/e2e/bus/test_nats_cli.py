@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for
 PROBE = (Path(__file__).parents[2] / "golden" / "flow_v1.msgpack").read_bytes()
 PROBE_NODE = "node-a"
 PATIENCE_SECONDS = 60
-PHASES = {"request transfer", "server wait", "response transfer"}
+PHASES = {"request transfer", "server wait", "response transfer", "connect", "tls handshake", "dns lookup"}
+"""Spans that share a record with their exchange's: its phases, and the steps that its connection was set up in."""
 
 
 async def test_nats_sub_shows_records_while_a_capture_is_replayed(

@@ -124,8 +124,6 @@ var exchange = map[string]show{
 	"request_bytes": plain, "response_bytes": plain, "request_retransmits": plain, "response_retransmits": plain,
 	"exchange_shared": plain, "http_status": plain, "grpc_status": plain,
 	"exchange_matched": names{0: "context", 1: "span"}.show,
-	"tls_handshake_unix_ns": plain, "lookup_unix_ns": plain, "lookup_flow_start_unix_ns": plain,
-	"lookup_local_address": address, "lookup_remote_address": address, "lookup_local_port": plain, "lookup_remote_port": plain,
 	"http_method": names{
 		0: "unknown", 1: "get", 2: "post", 3: "put", 4: "delete", 5: "head", 6: "options", 7: "patch", 8: "connect",
 		9: "trace", 10: "other",
@@ -135,6 +133,12 @@ var exchange = map[string]show{
 var enriched = map[string]show{
 	"local_entity": entity, "remote_entity": entity, "local_service": entity, "remote_service": entity,
 	"local_resolution": resolutions.show, "remote_resolution": resolutions.show,
+}
+
+// setUp is what the first request of a connection waited for: shown where the batch has any of it.
+var setUp = map[string]show{
+	"tls_handshake_unix_ns": plain, "lookup_unix_ns": plain, "lookup_flow_start_unix_ns": plain,
+	"lookup_local_address": address, "lookup_remote_address": address, "lookup_local_port": plain, "lookup_remote_port": plain,
 }
 
 // verdict is what somebody has judged: shown where the batch has any of it.
@@ -298,7 +302,7 @@ func dump(message []byte, output io.Writer) error {
 	for name, known := range raw {
 		shows[name] = known
 	}
-	for _, some := range []map[string]show{socket, nat, lookups, handshakes, file, exchange, verdict} {
+	for _, some := range []map[string]show{socket, nat, lookups, handshakes, file, exchange, setUp, verdict} {
 		for name := range some {
 			if _, found := batch.Columns[name]; found {
 				maps.Copy(shows, some)
