@@ -23,7 +23,7 @@ FACTS: Final = np.dtype([
     ("local_address", "V16"), ("remote_address", "V16"), ("backend_address", "V16"),
     ("local_isn", "<u4"), ("remote_isn", "<u4"),
     ("local_port", "<u2"), ("remote_port", "<u2"), ("backend_port", "<u2"), ("role", "|u1"), ("isn_seen", "|u1"),
-    ("several", "?"), ("in_tls", "?"), ("pad", "V6"),
+    ("several", "?"), ("in_tls", "?"),
 ])  # fmt: skip
 """What is known of a connection. `owner`: its socket's cgroup. `several`: requests may be under way on it at once."""
 

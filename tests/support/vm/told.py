@@ -50,7 +50,7 @@ class Told:
 
 def table() -> str:
     """What the last runs' verifiers walked, in Markdown."""
-    columns = ("kernel", "flags", "every packet", "question", "request", "its line", "more headers", "response")
+    columns = ("kernel", "flags", "every packet", "question", "request", "its line", "more headers", "response", "frames")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in KERNELS:
         counts = _counts(name)
