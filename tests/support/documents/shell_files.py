@@ -45,9 +45,11 @@ def _commands(group: click.Group, parent: click.Context) -> Iterator[str]:
             continue
         usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
         yield from (f'.SS "{_escaped(usage)}"', *_text(command.help or ""))
-        for parameter in command.get_params(context):
+        for parameter in command.params:
             if record := parameter.get_help_record(context):
                 yield from (".TP", f".B {_escaped(record[0])}", _escaped(record[1]) or "\\&")
+        # Not from `get_params`: click keeps there the names that the first context of this process gave the option.
+        yield from (".TP", f".B {_escaped(', '.join(context.help_option_names))}", "Show this message and exit.")
 
 
 def _text(text: str) -> Iterator[str]:
