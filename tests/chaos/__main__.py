@@ -35,6 +35,7 @@ _SETTLE_SECONDS: Final = 90.0
 _POLL_SECONDS: Final = 0.2
 _ACCOUNT_SECONDS: Final = 15.0
 """For what has been accepted to be acknowledged too."""
+_MANY: Final = 200
 _EPISODE_SECONDS: Final = 15.0
 """What an episode may take, roughly: no other is begun where less is left."""
 
@@ -144,7 +145,10 @@ def _under_way(world: World) -> int:
 
 
 def schedule(world: World, only: str) -> list[tuple[Fault, ...]]:
-    """Nothing wrong first, then each fault alone, in random order, and then pairs, more than there is time for."""
+    """Nothing wrong first, then each fault alone, in random order, and then pairs, more than there is time for.
+
+    Where there are none to make pairs of, it is the same ones again.
+    """
     possible = [
         fault
         for fault in FAULTS
@@ -156,7 +160,7 @@ def schedule(world: World, only: str) -> list[tuple[Fault, ...]]:
     singles: list[tuple[Fault, ...]] = [(fault,) for fault in possible]
     world.chance.shuffle(singles)
     pairable = [fault for fault in possible if not fault.alone]
-    pairs = [tuple(world.chance.sample(pairable, 2)) for _ in range(200)] if len(pairable) > 1 else []
+    pairs = [tuple(world.chance.sample(pairable, 2)) for _ in range(_MANY)] if len(pairable) > 1 else singles * _MANY
     return [(), *singles, *pairs]
 
 

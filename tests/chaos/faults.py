@@ -152,17 +152,17 @@ def _power_cut(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def _power_cut_of_more(world: World) -> Iterator[None]:
-    """A rack: a server, all enrichers and all exporters lose power at once, some times in a row.
-
-    Not all of three servers: nats-server then does not start any more ("raft: snapshot corrupt"), docs/reliability.md.
-    """
+def _power_cut_of_all(world: World) -> Iterator[None]:
+    """A building: all servers, all enrichers and all exporters lose power at once, some times in a row."""
     for _ in range(_CUTS):
-        server = world.chance.choice(world.servers)
         for member in (*world.named("enricher"), *world.named("exporter")):
             member.kill()
-        server.cut_power()
-        server.restart()
+        for server in world.servers:
+            server.nats.kill()
+        for server in world.servers:
+            server.cut_power()
+        for server in world.servers:
+            server.restart()
         time.sleep(world.chance.uniform(2.0, 4.0))
     yield
 
@@ -254,8 +254,8 @@ FAULTS: Final = (
     Fault("leader moved", _operator(lambda world, stream: world.ask(f"STREAM.LEADER.STEPDOWN.{stream}")), servers=3),
     Fault("power cut of NATS' machine", _power_cut, possible=lambda world: world.has_power_cuts),
     Fault(
-        "power cut of NATS' machine, all enrichers' and exporters'",
-        _power_cut_of_more,
+        "power cut of all of NATS' machines, all enrichers' and exporters'",
+        _power_cut_of_all,
         possible=lambda world: world.has_power_cuts,
     ),
     Fault("clock stepped by an hour", _clock, possible=lambda _world: has_clock_steps()),

@@ -24,7 +24,7 @@ from tests.chaos.links import Network
 from tests.chaos.members import ROOT, Feeder, Member
 from tests.chaos.traffic import Generator
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.nats_server import NatsServer, clustered
 from tests.support.pipeline.power_cut import Disk
 from tests.support.ports import free_port, free_ports
 from tests.support.tools import ToolUnavailableError, tool
@@ -52,16 +52,12 @@ class Server:
         self._mounted = self.disk_folder / "store"
         self.disk: Disk | None = None
         self._program = program
-        config = ""
-        if len(cluster_ports) > 1:
-            routes = ", ".join(f"nats://127.0.0.1:{port}" for port in cluster_ports)
-            config = (
-                f'server_name: "n{number}"\ncluster {{ name: chaos, listen: "127.0.0.1:{cluster_ports[number]}", '
-                f"no_advertise: true, routes: [{routes}] }}"
-            )
         store = self.disk_folder / "machine" / "mount" if program else self._mounted
         self.nats = NatsServer(
-            folder / f"nats-{number}", jetstream=f"sync_interval: {SYNC_SECONDS}s", store=store, extra_config=config
+            folder / f"nats-{number}",
+            jetstream=f"sync_interval: {SYNC_SECONDS}s",
+            store=store,
+            extra_config=clustered(number, cluster_ports),
         )
 
     def __enter__(self) -> Self:

@@ -7,12 +7,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 START_SECONDS = 30
+
+
+def clustered(number: int, route_ports: Sequence[int]) -> str:
+    """`extra_config` of one of several servers that are a cluster, at these ports of the loopback; nothing for one alone."""
+    if len(route_ports) == 1:
+        return ""
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in route_ports)
+    listen = f"127.0.0.1:{route_ports[number]}"
+    return f'server_name: "n{number}"\ncluster {{ name: test, listen: "{listen}", no_advertise: true, routes: [{routes}] }}'
 
 
 class NatsServer:

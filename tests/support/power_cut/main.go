@@ -28,6 +28,7 @@ type node struct {
 
 var (
 	_ = (fs.NodeFsyncer)((*node)(nil))
+	_ = (fs.NodeOpener)((*node)(nil))
 	_ = (fs.NodeCreater)((*node)(nil))
 	_ = (fs.NodeMkdirer)((*node)(nil))
 	_ = (fs.NodeRmdirer)((*node)(nil))
@@ -49,6 +50,24 @@ func settled(outcome syscall.Errno, change error) syscall.Errno {
 		os.Exit(1)
 	}
 	return outcome
+}
+
+// file keeps the kernel from writing past us to the file in CACHE. It tells of what was written with O_SYNC as it does of fsync, but
+// only where it writes through us: past us, such a write would be on the disk of any machine and not on this one.
+type file struct{ *fs.LoopbackFile }
+
+func (file) PassthroughFd() (int, bool) { return 0, false }
+
+func seen(handle fs.FileHandle) fs.FileHandle {
+	if loopback, ok := handle.(*fs.LoopbackFile); ok {
+		return file{loopback}
+	}
+	return handle
+}
+
+func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	handle, fuseFlags, outcome := n.LoopbackNode.Open(ctx, flags)
+	return seen(handle), fuseFlags, outcome
 }
 
 func (n *node) Fsync(_ context.Context, _ fs.FileHandle, _ uint32) syscall.Errno {
@@ -82,6 +101,7 @@ func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out 
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	inode, handle, fuseFlags, outcome := n.LoopbackNode.Create(ctx, name, flags, mode, out)
+	handle = seen(handle)
 	made, err := os.OpenFile(n.onDisk(name), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
 		err = made.Close()
