@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -17,14 +20,13 @@ import pytest
 
 from proto.asked.batch import AskedBatch, encode_asked
 from proto.asked.columns import ASKED, SpanKind
-from proto.columns import ExchangeMatched, Reason
-from proto.flow_batch import decode
-from services.capture.live.reader import LiveReader
 from services.capture.live.tap.socket_tap import SocketTap
-from services.capture.live_options import LiveOptions, TapRules
+from services.capture.live_options import TapRules
 from services.capture.meeting.meeting import Meeting
 from services.capture.names.pieces import PieceKind
 from tests.support.certificates import Certificates, make_certificates
+from tests.support.pipeline.processes import WAIT_SECONDS, Pipeline
+from tests.support.ports import free_port
 
 LOCALHOST = bytes(10) + b"\xff\xff\x7f\0\0\1"
 HOLD_NS = 1_000_000_000
@@ -76,28 +78,37 @@ def whoever(cgroups: np.ndarray) -> tuple[np.ndarray, list[dict[str, str]]]:
     return np.zeros(len(cgroups), np.uint32), [{}]
 
 
-@pytest.fixture
-def watched() -> Iterator[Watched]:
+@pytest.fixture(scope="module")
+def tap() -> Iterator[SocketTap]:
     """One that sees loopback too."""
     rules = TapRules(loopback=True)
     with SocketTap(capacity=4096, rules=rules, trace_context=True, pieces=tuple(PieceKind), meeting=True) as tap:
-        yield Watched(tap)
+        yield tap
+
+
+@pytest.fixture
+def watched(tap: SocketTap) -> Watched:
+    """One that remembers nothing yet."""
+    return Watched(tap)
 
 
 def questions(spans: list[list[Any]], port: int) -> bytes:
     """Ask for the exchanges of a host's client spans."""
     count = len(spans)
-    ids = [int(call).to_bytes(8, "big") for call, _, _ in spans]
+    ids = [int(call).to_bytes(8, "big") for call, *_ in spans]
     values: dict[str, Any] = {
         "question": range(count), "trace_id": [bytes(8) + each for each in ids], "span_id": ids, "flags": [1] * count,
-        "kind": [SpanKind.CLIENT] * count, "start_ns": [begin for _, begin, _ in spans], "end_ns": [end for _, _, end in spans],
+        "kind": [SpanKind.CLIENT] * count, "start_ns": [span[1] for span in spans], "end_ns": [span[2] for span in spans],
         "local": [0] * count, "local_port": [0] * count, "peer_address": [LOCALHOST] * count, "peer_port": [port] * count,
     }  # fmt: skip
     return encode_asked(AskedBatch("here", count, [""], {c.name: np.array(values[c.name], c.dtype) for c in ASKED}))
 
 
-def talk(certificates: Certificates, load: Load) -> tuple[int, list[list[Any]], dict[str, list[int]]]:
-    """Have a pool of 20 connections used; return the server's port, the spans, and by which connection each call came."""
+def talk(certificates: Certificates, load: Load, endpoint: str = "") -> tuple[int, list[list[Any]], dict[str, list[int]]]:
+    """Have a pool of 20 connections used; return the server's port, the spans, and by which connection each call came.
+
+    The spans go to `endpoint` too.
+    """
     module = [sys.executable, "-m"]
     server_arguments = [str(certificates.server_certificate), str(certificates.server_key), *map(str, load.delays_ms)]
     root = Path(__file__).parents[3]
@@ -109,8 +120,9 @@ def talk(certificates: Certificates, load: Load) -> tuple[int, list[list[Any]], 
         port = int(server.stdout.readline())
         arguments = [str(certificates.authority), str(port), str(load.callers), "20", str(load.calls)]
         said = subprocess.run(
-            [*module, "tests.support.meeting.tls_client", *arguments], stdout=subprocess.PIPE, text=True, cwd=root, check=True
-        )
+            [*module, "tests.support.meeting.tls_client", *arguments], stdout=subprocess.PIPE, text=True, cwd=root, check=True,
+            env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+        )  # fmt: skip
         return port, json.loads(said.stdout), json.loads(server.communicate()[0])
 
 
@@ -158,28 +170,59 @@ def test_each_span_meets_its_own_exchange(watched: Watched, certificates: Certif
     assert len(ran["found"]) >= load.reach * load.calls, ran["counts"]
 
 
-def test_what_is_met_is_a_record(certificates: Certificates) -> None:
-    """Through capture's reader: records with the spans' ids, of the flow that has them, that say that they were met."""
-    rules = TapRules(loopback=True)
-    options = LiveOptions(capacity=4096, rules=rules, trace_context=True, names="all", meeting_bytes=16 << 20)
-    reader = LiveReader(node="here", epoch="test", options=options)
-    reader.meeting = Meeting(16 << 20, reader._names.may_multiplex, HOLD_NS)
-    load = Load(callers=1, calls=30, delays_ms=(5, 10), reach=1)
-    told: list[Any] = []
-    with reader:
-        port, spans, _ = talk(certificates, load)
-        reader.meeting.ask(questions(spans, port))
-        deadline = time.monotonic() + 30
-        while sum(len(batch.column("flow_id")) for batch in told) < load.calls:
-            for ready in reader.read():
-                reader.accept(ready)
-                batch = decode(ready.messages[0].message)
-                told.append(batch.take(batch.column("exchange_matched") == ExchangeMatched.SPAN))
-            assert time.monotonic() < deadline, reader.counters
-        assert reader.counters["asked_matched"] == load.calls
-    parents = {row.tobytes() for batch in told for row in batch.column("parent_span_id")}
-    assert parents == {int(each).to_bytes(8, "big") for each, _, _ in spans}
-    for batch in told:
-        assert set(batch.column("remote_port").tolist()) <= {port}
-        assert (batch.column("reason") == Reason.EXCHANGE).all()
-        assert (batch.column("response_first_unix_ns") > batch.column("request_last_unix_ns")).all()
+def answered(pipeline: Pipeline) -> dict[str, int]:
+    """What capture says that became of questions."""
+    said = re.findall(r'^wirespan_capture_spans_asked_total\{reason="(.*)"\} (.*)$', pipeline.metrics("capture"), re.MULTILINE)
+    return defaultdict(int, {reason: int(float(count)) for reason, count in said})
+
+
+def met_spans(file: Path) -> list[dict[str, Any]]:
+    """The exchanges that were met, as the exporter has written them by now."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    groups = [group for line in lines if line.endswith("\n") for group in json.loads(line)["resourceSpans"]]
+    spans = [span for group in groups for scope in group["scopeSpans"] for span in scope["spans"]]
+    spans = [span for span in spans if span["name"] == "exchange at client"]
+    for span in spans:
+        span["attributes"] = {one["key"]: next(iter(one["value"].values())) for one in span["attributes"]}
+    return [span for span in spans if span["attributes"]["flow.exchange.matched"] == "span"]
+
+
+@pytest.mark.timeout(600)  # three services start, one of which compiles the tap
+def test_spans_that_an_sdk_sends_have_their_exchanges_for_children(certificates: Certificates, tmp_path: Path) -> None:
+    """The services over a real bus: spans go to the enricher over OTLP, their calls over a pool of TLS connections; what the
+    exporter tells of these is each under the right span.
+    """
+    intake = free_port()
+    told = tmp_path / "spans.jsonl"
+    load = Load(callers=5, calls=60, delays_ms=(5, 40), reach=0.5)
+    with Pipeline(
+        tmp_path,
+        WIRESPAN_CAPTURE_REPLAY_FILES="",
+        WIRESPAN_CAPTURE_REPLAY_LOOP="",
+        WIRESPAN_CAPTURE_LOOPBACK="true",
+        WIRESPAN_CAPTURE_MEETING="true",
+        WIRESPAN_CAPTURE_NODE="here",
+        WIRESPAN_ENRICHER_KUBE_SNAPSHOT="",
+        WIRESPAN_ENRICHER_INTAKE="true",
+        WIRESPAN_ENRICHER_INTAKE_NODE="here",
+        WIRESPAN_ENRICHER_INTAKE_GRPC_PORT=str(intake),
+        WIRESPAN_ENRICHER_INTAKE_HTTP_PORT="0",
+        WIRESPAN_EXPORTER_OUTPUT_FILE=str(told),
+        WIRESPAN_EXPORTER_ATTRIBUTES="full",
+        WIRESPAN_KUBE_API="off",
+    ) as pipeline:
+        pipeline.wait_for("enricher", "wirespan_enricher_records_total")
+        _, spans, served = talk(certificates, load, f"http://127.0.0.1:{intake}")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while sum((counts := answered(pipeline)).values()) < load.calls or len(met := met_spans(told)) < counts["matched"]:
+            assert time.monotonic() < deadline, counts
+            time.sleep(0.2)
+    by_parent = {span["parentSpanId"]: span for span in met}
+    own = {call: by_parent.get(f"{span_id:016x}") for call, _, _, span_id in spans}
+    found = [(served[call], span) for call, span in own.items() if span is not None]
+    assert len(found) == len(met) >= load.reach * load.calls
+    assert [span["attributes"]["source.port"] for _, span in found] == [str(port) for (port, _), _ in found]
+    # On one connection what was asked first came first.
+    found.sort(key=lambda pair: pair[0])
+    for (place, span), (next_place, next_span) in itertools.pairwise(found):
+        assert place[0] != next_place[0] or int(span["endTimeUnixNano"]) < int(next_span["startTimeUnixNano"])

@@ -2,18 +2,21 @@
 
     python -m tests.support.meeting.tls_client <authority> <port> <callers> <connections> <calls>
 
-Prints one line of JSON when it is done: a list of [call's id, span's begin, span's end], Unix nanoseconds.
+Prints one line of JSON when it is done: a list of [call's id, span's begin, span's end, span's id], Unix nanoseconds. Where
+OTEL_EXPORTER_OTLP_ENDPOINT is set the spans go there too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
@@ -25,6 +28,8 @@ async def main() -> None:
     exported = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exported))
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer("calls")
     pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(connections):
@@ -33,7 +38,8 @@ async def main() -> None:
 
     async def caller() -> None:
         for number in left:
-            with tracer.start_as_current_span("call", kind=SpanKind.CLIENT, attributes={"call": str(number)}):
+            attributes = {"call": str(number), "server.address": "localhost", "server.port": port}
+            with tracer.start_as_current_span("call", kind=SpanKind.CLIENT, attributes=attributes):
                 reader, writer = await pool.get()
                 writer.write(f"{number}\n".encode())
                 await reader.readline()
@@ -41,7 +47,8 @@ async def main() -> None:
 
     await asyncio.gather(*(caller() for _ in range(callers)))
     spans = exported.get_finished_spans()
-    said = [[(each.attributes or {})["call"], each.start_time, each.end_time] for each in spans]
+    provider.shutdown()
+    said = [[(each.attributes or {})["call"], each.start_time, each.end_time, each.context.span_id] for each in spans]
     sys.stdout.write(json.dumps(said) + "\n")
 
 
