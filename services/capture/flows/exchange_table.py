@@ -17,7 +17,7 @@ server's FIN, the moment at which an idle flow is given up; not with the packet,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -66,6 +66,10 @@ _TIMES: Final = {
 }
 
 
+Meet = Callable[[Exchanges], Exchanges]
+"""Given what was read on the wire and is not told yet, open ones too; returns what is known by the spans that it was met by."""
+
+
 class ExchangeHost(Protocol):
     """Who keeps the exchanges of its flows."""
 
@@ -106,23 +110,20 @@ class ExchangeTable:
         self._settings = settings or FlowTableSettings()
         self._observer = observer
         self._waiting: list[Exchanges] = []
-        self._met: list[Exchanges] = []
         self.dropped = 0
         """Exchanges that were given up because too many waited for the bus."""
 
-    def meet(self, exchanges: Exchanges) -> None:
-        """Tell these too: they are over, and known by the spans that they were met by."""
-        if len(exchanges):
-            self._met.append(exchanges)
-
-    def drain(self, now_unix_ns: int, *, final: bool = False, share: Share = EVERYTHING) -> Iterator[ExchangeEmission]:
-        """Yield the exchanges of the share that are over; with `final`, all.
+    def drain(
+        self, now_unix_ns: int, *, final: bool = False, share: Share = EVERYTHING, meet: Meet | None = None
+    ) -> Iterator[ExchangeEmission]:
+        """Yield the exchanges of the share that are over; with `final`, all. With those that `meet` returns.
 
         To be called before the flows are drained, whose slots tell why an exchange is over.
         """
-        self._end(now_unix_ns, final=final)
-        taken = np.concatenate([self._host.take_exchanges(), *self._met])
-        self._met = []
+        open_ = self._end(now_unix_ns, final=final)
+        taken = self._host.take_exchanges()
+        if meet is not None:
+            taken = np.concatenate([taken, meet(np.concatenate([open_, taken]))])
         begun = taken["isn_seen"] != 0
         taken = taken[~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])]
         if not len(taken) and not any(map(len, self._waiting)):
@@ -151,16 +152,20 @@ class ExchangeTable:
         is_first = np.where(taken["is_stream"] != 0, taken["stream_ended"] & STREAM_IS_FIRST, taken["number"] == 0)
         rows = np.flatnonzero((is_first != 0) & (taken["role"] == Role.CLIENT))
         if len(rows):
-            flows = self._host.rows(np.ascontiguousarray(taken["slot"][rows]))
-            same = flows["id"] == taken["flow_id"][rows]
+            flow_ids = taken["flow_id"][rows]
+            # Only live ones are met, and there the lower half of a flow's id is its slot.
+            slots = np.where(taken["slot"][rows] == MET, flow_ids.astype(np.uint32), taken["slot"][rows])
+            flows = self._host.rows(slots)
+            same = flows["id"] == flow_ids
             for name in OF_CONNECTION:
                 ended[name][rows] = np.where(same, flows[name], 0)
         return ended
 
-    def _end(self, now_ns: int, *, final: bool) -> None:
+    def _end(self, now_ns: int, *, final: bool) -> Exchanges:
+        """End those that are over; return all that were open."""
         exchanges = self._host.open_exchanges()
         if not len(exchanges):
-            return
+            return exchanges
         flows = self._host.rows(exchanges["slot"])
         same = flows["id"] == exchanges["flow_id"]
         outcome = np.where(same, flows["outcome"], np.uint8(Outcome.UNKNOWN))
@@ -184,6 +189,7 @@ class ExchangeTable:
         idle = end == ExchangeEnd.IDLE_TIMEOUT
         exchanges["ended_ns"] = np.where(leaving, at_end_ns, np.where(idle, last_ns, np.uint64(now_ns)))
         self._host.end_exchanges(exchanges[end != ExchangeEnd.NONE])
+        return exchanges
 
 
 def _passed(since_ns: Array, now_ns: int, seconds: float) -> Array:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -21,6 +22,7 @@ from proto.columns import Observer, Reason
 from proto.exchange_phases import span_count
 from proto.flow_batch import Array, FlowBatch, encode_parts
 from proto.subjects import batch_id, part_id
+from services.capture.flows.exchange_layout import NO_EXCHANGES, Exchanges
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.layout import Slots
 from services.capture.flows.table import Emission, FlowTable
@@ -133,10 +135,8 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                 self._table.leave(waited, share.rest_since_ns, now_ns)
         counters = self.counters
         if self._exchanges is not None:
-            self._meet(now_ns)
-            for exchanges in self._exchanges.drain(now_ns, final=final is not None, share=share):
-                if self.meeting is not None:
-                    self.meeting.tell(exchanges.exchanges)
+            meet = partial(self._meet, now_ns) if self.meeting is not None else None
+            for exchanges in self._exchanges.drain(now_ns, final=final is not None, share=share, meet=meet):
                 records = finish_exchanges(exchanges, self._clock, self._cgroups)
                 owners, offset_ns = exchanges.exchanges["owner"], self._clock.now_offset_ns
                 told = self._names.tell_exchanges(exchanges.columns, self._flows, owners, offset_ns)
@@ -155,12 +155,13 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         offsets[known] = self._clock.of_flows((flow_ids[known] & np.uint64(SLOT_OF_FLOW)).astype(np.uint32), flow_ids[known])
         return slots, offsets
 
-    def _meet(self, now_ns: int) -> None:
-        """Remember what was exchanged, and tell what of it spans were asked for."""
-        if self.meeting is None or self.tap.turns is None or self._exchanges is None:
-            return
+    def _meet(self, now_ns: int, by_wire: Exchanges) -> Exchanges:
+        """Remember what was exchanged, and return what of it spans were asked for, but for what was read on the wire."""
+        if self.meeting is None or self.tap.turns is None:
+            return NO_EXCHANGES
         turns = self.tap.turns.take(now_ns, self.tap.high_slot)
-        self._exchanges.meet(self.meeting.look(now_ns, self._clock.now_offset_ns, turns, self.tap.rows, self._cgroups.rows))
+        self.meeting.tell(by_wire)
+        return self.meeting.look(now_ns, self._clock.now_offset_ns, turns, self.tap.rows, self._cgroups.rows)
 
     def accept(self, batch: LiveBatch) -> None:
         """The batch is stored."""

@@ -68,12 +68,11 @@ class Meeting:
         return self.ring.seconds(self.now_ns)
 
     def tell(self, exchanges: Exchanges) -> None:
-        """These were read on the wire with their context, and are told for that."""
-        by_wire = exchanges[exchanges["slot"] != MET]
-        if not len(by_wire):
+        """These were read on the wire with their context, and are told for that, or will be."""
+        if not len(exchanges):
             return
-        self.ring.tell(by_wire["flow_id"], by_wire["number"])
-        for span in by_wire["parent_span_id"].tolist():
+        self.ring.tell(exchanges["flow_id"], exchanges["number"])
+        for span in exchanges["parent_span_id"].tolist():
             if span not in self._told_spans:
                 self._told_spans.add(span)
                 self._told_order.append(span)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class Plan:
     """A bus that runs already; None starts one."""
     bus_timeout_seconds: float | None = DEFAULT_SECONDS
     """How long to wait for it."""
+    intake_port: int | None = None
+    """Where the enricher takes copies of applications' spans, over OTLP/gRPC, for capture to meet with what it sees live."""
 
     @property
     def live(self) -> bool:
@@ -235,10 +238,18 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
     if plan.speed is not None:
         capture["WIRESPAN_CAPTURE_REPLAY_SPEED"] = str(plan.speed)
     if plan.live:
-        capture |= _live_settings(environ, nats)
+        capture |= _live_settings(environ, [*bus_ports(nats.url), *filter(None, [plan.intake_port])])
     enricher = {"WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(plan.kube_snapshot.absolute())} if plan.kube_snapshot else {}
     if plan.kubeconfig:
         enricher = {"WIRESPAN_KUBE_API": "kubeconfig", "WIRESPAN_KUBE_KUBECONFIG": str(plan.kubeconfig.absolute())}
+    if plan.intake_port is not None:
+        capture |= {"WIRESPAN_CAPTURE_MEETING": "true"}
+        enricher |= {
+            "WIRESPAN_ENRICHER_INTAKE": "true",
+            "WIRESPAN_ENRICHER_INTAKE_GRPC_PORT": str(plan.intake_port),
+            "WIRESPAN_ENRICHER_INTAKE_HTTP_PORT": "0",
+            "WIRESPAN_ENRICHER_INTAKE_NODE": plan.node,
+        }
     # A run that ends says what was refused; waiting for better credentials would keep it from ending.
     exporter = {} if plan.loop or plan.live else {"WIRESPAN_EXPORTER_UNAUTHORIZED": "dead_letter"}
     if not any(environ.get(name) for name in _HOW_MUCH):
@@ -252,18 +263,25 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
     ]
 
 
-def _live_settings(environ: Mapping[str, str], nats: NatsAddress) -> dict[str, str]:
+def _live_settings(environ: Mapping[str, str], own_ports: Sequence[int]) -> dict[str, str]:
     """What a person who looks at one machine wants: more than a node of a cluster needs to tell. Their own settings go first.
 
-    The bus is left out whatever they say, or each batch of records would be traffic to tell of in the next.
+    The run's own ports are left out whatever they say, or each batch of records would be traffic to tell of in the next.
     """
-    denied = [*filter(None, [environ.get("WIRESPAN_CAPTURE_DENY_PORTS")]), *map(str, bus_ports(nats.url))]
+    denied = [*filter(None, [environ.get("WIRESPAN_CAPTURE_DENY_PORTS")]), *map(str, own_ports)]
     return {
         "WIRESPAN_CAPTURE_LOOPBACK": environ.get("WIRESPAN_CAPTURE_LOOPBACK") or "true",
         "WIRESPAN_CAPTURE_PROCESS_NAMES": environ.get("WIRESPAN_CAPTURE_PROCESS_NAMES") or "true",
         "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": environ.get("WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS") or "5",
         "WIRESPAN_CAPTURE_DENY_PORTS": ",".join(denied),
     }
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody has."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def bus_ports(urls: str) -> list[int]:

@@ -28,7 +28,7 @@ from services.cli.run.capture_files import check_capture
 from services.cli.run.destination import Existing, choose_destination
 from services.cli.run.ledger_table import ledger_table
 from services.cli.run.live_view import show
-from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
+from services.cli.run.pipeline import Pipeline, Plan, free_port, running_pipeline
 from services.cli.run.replay import prepare_output
 from services.cli.settings import bus_settings
 from services.cli.shop.places import FAULTS
@@ -158,11 +158,15 @@ def up(
         cluster_name=cluster_name,
         bus=bus_settings(nats_url) if nats_url is not None else None,
         bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
+        intake_port=free_port() if shop else None,
     )
     quiet_logs()
     wanted = FlowFilter(conditions(ctx, enriched=True))
     console = Console(stderr=True, highlight=False)
-    beside = partial(beside_shop, prepared(fault, destination, partial(console.print, markup=False))) if shop else None
+    beside = None
+    if plan.intake_port is not None:
+        say = partial(console.print, markup=False)
+        beside = partial(beside_shop, prepared(fault, destination, plan.intake_port, say))
     raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, wanted, duration=duration, beside=beside)))
 
 

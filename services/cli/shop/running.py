@@ -20,6 +20,7 @@ from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.run.supervisor import Command, Supervisor
 from services.cli.shop.control_groups import control_groups, inside
 from services.cli.shop.places import FAULTS, SOURCES, Databases, as_database_user, databases, python_of_shop
+from services.cli.shop.telemetry import write_configuration
 
 ADDRESSES: Final = {
     "frontend": "127.0.77.1:8443",
@@ -47,9 +48,13 @@ class Prepared:
     python: Path
     fault: str
     destination: EndpointDestination | FileDestination
+    intake: str
+    """URL of where copies of its spans go."""
 
 
-def prepared(fault: str | None, destination: EndpointDestination | FileDestination, say: Callable[[str], None]) -> Prepared:
+def prepared(
+    fault: str | None, destination: EndpointDestination | FileDestination, intake_port: int, say: Callable[[str], None]
+) -> Prepared:
     """Look what there is and install what the shop is made of. Raises CliError where it cannot run here."""
     there = databases()
     for line in there.missing():
@@ -57,13 +62,13 @@ def prepared(fault: str | None, destination: EndpointDestination | FileDestinati
     if fault is not None:
         there.check(fault)
     _check_addresses()
-    return Prepared(there, python_of_shop(say), fault or "", destination)
+    return Prepared(there, python_of_shop(say), fault or "", destination, f"http://127.0.0.1:{intake_port}")
 
 
 async def beside_shop(shop: Prepared, work: Callable[[], Coroutine[Any, Any, None]], say: Callable[[str], None]) -> None:
     """Start the shop, what it stands on first; then run `work` for as long as the shop does; then stop all of it.
 
-    The shop's own spans go where ours go, unless that is a file. Raises CliError where it does not start.
+    The shop's own spans go where ours go, unless that is a file, and to the enricher. Raises CliError where it does not start.
     """
     with _folder() as folder, control_groups(_NAMES) as groups:
         if not groups:
@@ -112,15 +117,12 @@ def _command(name: str, folder: Path, environ: Mapping[str, str], *arguments: st
 def _environ(shop: Prepared, folder: Path) -> dict[str, str]:
     there, destination = shop.databases, shop.destination
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "PYTHON", "SHOP_"))}
-    if isinstance(destination, EndpointDestination):
+    exported = isinstance(destination, EndpointDestination)
+    if exported:
         kept = destination.environ(kept)
     return kept | {
+        "OTEL_CONFIG_FILE": str(write_configuration(folder, kept, shop.intake, exported=exported)),
         "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=shop",
-        "OTEL_TRACES_EXPORTER": "otlp" if isinstance(destination, EndpointDestination) else "none",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": kept.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        "OTEL_BSP_SCHEDULE_DELAY": "1000",
         "SHOP_FAULT_FILE": str(folder / "fault"),
         "SHOP_CERTIFICATES": str(folder / "certificates"),
         "SHOP_HOSTS": f"catalog.shop={ADDRESSES['catalog'].partition(':')[0]}",

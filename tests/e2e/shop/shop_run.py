@@ -43,6 +43,8 @@ class Span:
     """A span as Jaeger gives it back."""
 
     trace_id: str
+    span_id: str
+    parent_id: str
     service: str
     name: str
     start_ns: int
@@ -116,6 +118,8 @@ def shop_in_jaeger(folder: Path, faults: tuple[str, ...], opensearch: str | None
 def _span(span: dict[str, Any], processes: dict[str, Any]) -> Span:
     return Span(
         span["traceID"],
+        span["spanID"],
+        next((one["spanID"] for one in span["references"] if one["refType"] == "CHILD_OF"), ""),
         processes[span["processID"]]["serviceName"],
         span["operationName"],
         span["startTime"] * 1000,

@@ -25,6 +25,11 @@ VERDICTS = {
 }
 """Faults that no slow machine makes: at whose end, and what its spans say."""
 SERVICES = ("load", "frontend", "catalog", "cart")
+IN_TLS = {"catalog": 5432, "cart": 6379, "load": 8443}
+"""Who asks in TLS, and where."""
+PORTS = ("net.peer.port", "server.port")
+CLOCK_NS = 2_000_000
+"""What one host's clock is read apart."""
 ALSO = {"zero_window": {"lossy-path"}}
 """Where else a verdict is true: what comes behind a lost segment fills the receiver's buffer."""
 
@@ -68,9 +73,31 @@ def test_a_slow_request_is_found_in_its_own_trace_and_a_quick_one_is_not(run: Sh
 
 
 def test_requests_meet_their_network_in_their_own_trace(run: ShopRun) -> None:
-    """Those of HTTP/1 in clear text, at both ends. gRPC and what is in TLS are more services here once they are seen live."""
-    for name, services in {"exchange at client": {"frontend"}, "exchange at server": {"catalog"}}.items():
-        assert {service for service in SERVICES if run.matching(service, name)} >= services
+    """Those of HTTP/1 and gRPC in clear text, at both ends; what nothing on the wire says, at the client."""
+    for name, services in {"exchange at client": SERVICES, "exchange at server": ("catalog", "cart")}.items():
+        assert {service for service in SERVICES if run.matching(service, name)} >= set(services)
+
+
+@pytest.mark.parametrize(("service", "port"), IN_TLS.items())
+def test_what_is_in_tls_is_met_by_its_span(run: ShopRun, service: str, port: int) -> None:
+    """Postgres, Redis and HTTPS: exchanges under spans of the client's own that ask there and last as long; a slow question has
+    a slow one, and a quick one has none.
+    """
+    spans = {span.span_id: span for span in run.traces(service) if span.service == service}
+    met = run.matching(service, "exchange at client", flow__exchange__matched="span", destination__port=str(port))
+    assert met
+    for exchange in met:
+        span = spans[exchange.parent_id]
+        assert str(port) in {str(span.tags.get(name)) for name in PORTS} or f":{port}/" in str(span.tags.get("http.url"))
+        assert (exchange.trace_id, span.tags["span.kind"]) == (span.trace_id, "client")
+        assert span.start_ns <= exchange.start_ns + CLOCK_NS
+        assert exchange.start_ns + exchange.duration_ns <= span.start_ns + span.duration_ns + CLOCK_NS
+    asked = {span.span_id: span for span in spans.values() if run.within("slow-database", span)}
+    times = [(asked[one.parent_id].duration_ns, one.duration_ns) for one in met if one.parent_id in asked]
+    assert all(span >= SLOW_NS for span, exchange in times if exchange >= SLOW_NS)
+    if service == "catalog":
+        assert any(exchange >= SLOW_NS for _, exchange in times)
+        assert all(exchange >= QUICK_NS for span, exchange in times if span >= SLOW_NS)
 
 
 def test_explain_says_of_a_trace_what_was_wrong(run: ShopRun) -> None:

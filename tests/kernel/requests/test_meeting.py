@@ -187,7 +187,6 @@ def met_spans(file: Path) -> list[dict[str, Any]]:
     return [span for span in spans if span["attributes"]["flow.exchange.matched"] == "span"]
 
 
-@pytest.mark.timeout(600)  # three services start, one of which compiles the tap
 def test_spans_that_an_sdk_sends_have_their_exchanges_for_children(certificates: Certificates, tmp_path: Path) -> None:
     """The services over a real bus: spans go to the enricher over OTLP, their calls over a pool of TLS connections; what the
     exporter tells of these is each under the right span.

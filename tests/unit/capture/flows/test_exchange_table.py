@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from proto.columns import EXCHANGE, RAW
+from proto.columns import EXCHANGE, RAW, ExchangeMatched
 from services.capture.flows import exchange_table
+from services.capture.flows.exchange_layout import MET
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.replay.source import ReplaySource
@@ -41,6 +42,23 @@ def test_records_come_once_in_order(table):
     assert [len(emission) for emission in emissions] == [2, 2, 1]
     assert flows(emissions) == [1, 2, 3, 4, 5]
     assert list(table.drain(0, final=True)) == []
+
+
+def test_what_was_met_by_a_span_is_told_with_what_was_read_on_the_wire(table):
+    """Also the first exchange of a connection. Whoever meets them is told what the wire says by itself, open or over."""
+    said = []
+
+    def meet(by_wire):
+        said.append(by_wire)
+        met = by_wire[:1].copy()
+        met["slot"], met["parent_span_id"] = MET, b"span-id."
+        return met
+
+    batches = [emission.columns for emission in table.drain(0, final=True, meet=meet)]
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in ("exchange_matched", "parent_span_id")}
+    assert sorted(set(said[0]["flow_id"].tolist())) == [1, 2, 3, 4, 5]
+    of_spans = columns["exchange_matched"] == ExchangeMatched.SPAN
+    assert (len(of_spans), columns["parent_span_id"][of_spans].tolist()) == (6, [b"span-id."])
 
 
 def test_columns_are_of_the_schema(table):
