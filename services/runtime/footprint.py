@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Final, cast
 
@@ -33,3 +35,16 @@ def do_without(*packages: str) -> None:
     for package in packages:
         # None is how Python marks what cannot be imported.
         cast("dict[str, ModuleType | None]", sys.modules).setdefault(package, None)
+
+
+@contextlib.contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """As `do_without`, for what is imported in this context: who imports them after it has them."""
+    modules = cast("dict[str, ModuleType | None]", sys.modules)
+    hidden = [package for package in packages if package not in modules]
+    do_without(*hidden)
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del modules[package]

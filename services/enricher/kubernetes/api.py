@@ -13,17 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import msgspec
-import urllib3
-from kubernetes import client
 
 from services.enricher.errors import ApiRefusedError, ApiUnreachableError, KubeConfigError
 from services.enricher.kubernetes.access.configuration import Access, Source, find_access, one_line
 from services.enricher.kubernetes.access.credentials import Credential
 from services.runtime.redaction import redacted
+
+if TYPE_CHECKING:
+    import urllib3
+    from kubernetes import client
+
+# Both take long to load, and whoever has an `Access` has loaded them: imported where they are used.
 
 _CONNECT_SECONDS: Final = 5.0
 _MOST_CONNECTIONS: Final = 256
@@ -48,6 +52,8 @@ class Answer:
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it comes. Raises ApiUnreachableError where it breaks off or nothing comes for too long."""
+        import urllib3  # noqa: PLC0415
+
         try:
             yield from self._response.stream(_CHUNK_BYTES, decode_content=True)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -137,6 +143,8 @@ class KubeApi:
             _release(response)
 
     def _ask(self, connections: _Connections, url: str, headers: Mapping[str, str]) -> Any:
+        import urllib3  # noqa: PLC0415
+
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=self._silence_seconds)
         pool: Any = connections.client.rest_client.pool_manager
         sent = {**headers, **connections.headers()}
@@ -179,6 +187,8 @@ class KubeApi:
         configuration.connection_pool_maxsize = _MOST_CONNECTIONS
         if certificate is not None:
             configuration.cert_file = configuration.key_file = certificate.path
+        from kubernetes import client  # noqa: PLC0415
+
         self._connections = _Connections(access, client.ApiClient(configuration), credential, certificate, self._generation)
         return self._connections
 
@@ -200,6 +210,8 @@ def _release(response: Any) -> None:
 
 
 def _refusal(response: urllib3.BaseHTTPResponse) -> ApiRefusedError:
+    import urllib3  # noqa: PLC0415
+
     try:
         body = response.read(_MOST_ERROR_BYTES, decode_content=True)
         status = msgspec.json.decode(body, type=_Status)

@@ -11,15 +11,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from kubernetes import client, config
-from kubernetes.config import kube_config
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.enricher.errors import ApiUnreachableError, KubeConfigError
 from services.enricher.kubernetes.access.credentials import Credentials, ExecPlugin, FixedToken, TokenFile
 from services.runtime.proxies import proxy_for
 from services.runtime.redaction import hide, hide_userinfo, redacted
+
+if TYPE_CHECKING:
+    from kubernetes import client
+
+# The `kubernetes` package takes half a second to load: it is imported once there is a cluster to reach.
 
 Source = Literal["auto", "in-cluster", "kubeconfig", "off"]
 
@@ -49,7 +51,7 @@ def find_access(source: Source, *, kubeconfig: Path | None) -> Callable[[], Acce
     if source == "in-cluster" or (source == "auto" and not kubeconfig and _SERVICE_ACCOUNT.exists()):
         return lambda: _read(source, _of_service_account)
     if source == "kubeconfig" or named:
-        return lambda: _read(named or source, lambda: _of_kubeconfig(named or kube_config.KUBE_CONFIG_DEFAULT_LOCATION))
+        return lambda: _read(named or source, lambda: _of_kubeconfig(named))
     return None
 
 
@@ -68,6 +70,8 @@ def _read(name: str, read: Callable[[], Access]) -> Access:
 
 
 def _of_service_account() -> Access:
+    from kubernetes import client, config  # noqa: PLC0415 - see above
+
     configuration = client.Configuration()
     config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.proxy, configuration.no_proxy = proxy_for(configuration.host), None
@@ -76,8 +80,11 @@ def _of_service_account() -> Access:
     return Access(configuration, TokenFile(_SERVICE_ACCOUNT))
 
 
-def _of_kubeconfig(paths: str) -> Access:
-    merged: Any = kube_config.KubeConfigMerger(paths).config  # type: ignore[no-untyped-call]
+def _of_kubeconfig(paths: str | None) -> Access:
+    from kubernetes import client  # noqa: PLC0415 - see above
+    from kubernetes.config import kube_config  # noqa: PLC0415
+
+    merged: Any = kube_config.KubeConfigMerger(paths or kube_config.KUBE_CONFIG_DEFAULT_LOCATION).config  # type: ignore[no-untyped-call]
     if merged is None:
         raise KubeConfigError("there is no such file")
     _hide_secrets(merged)

@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.exporter.__main__ import _endpoint_sink
 from services.exporter.delivery.environment import OtlpSettings
 from services.exporter.delivery.header_files import read_header_files
 from services.exporter.delivery.sink import Accepted, Rejected, Retry, Sink
+from services.exporter.service import _endpoint_sink
 from services.runtime.errors import SettingsError
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.pipeline.otlp_receiver import OtlpReceiver, Refuse, export_request
