@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from services.cli.errors import CliError
+from services.cli.views.printable import printable
 from services.runtime.redaction import guard_standard_error
 
 _COMMANDS: Final = {
@@ -82,9 +83,10 @@ def _print_version(ctx: click.Context, _option: click.Parameter, asked: bool) ->
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
 def wirespan() -> None:
     """Every connection as OpenTelemetry trace spans."""
-    from services.cli.variables import check_variables  # noqa: PLC0415 - help needs no settings
+    if any(name.startswith("WIRESPAN_") for name in os.environ):
+        from services.cli.variables import check_variables  # noqa: PLC0415 - who sets nothing waits for no settings
 
-    check_variables(os.environ)
+        check_variables(os.environ)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,8 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         wirespan.main(arguments, prog_name="wirespan")
     except CliError as error:
-        from services.cli.views.flow_view import printable  # noqa: PLC0415 - only who fails needs it
-
         if str(error):
             print(f"wirespan: {printable(str(error))}", file=sys.stderr)
         for line in error.notes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from services.cli.errors import CliError
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 if TYPE_CHECKING:
     from services.runtime.nats import bus as runtime_bus
@@ -33,6 +32,8 @@ async def reached(bus: runtime_bus.Bus, url: str, *, say: Callable[[str], None],
 
     Raises CliError after `timeout_seconds`; None waits without end.
     """
+    import asyncio  # noqa: PLC0415 - the option above is of commands that may need no bus
+
     where = f"NATS at {printable(url.rpartition('@')[2])}"
     told = None
     try:
@@ -50,6 +51,8 @@ async def reached(bus: runtime_bus.Bus, url: str, *, say: Callable[[str], None],
 
 
 async def _within_a_look(bus: runtime_bus.Bus) -> bool:
+    import asyncio  # noqa: PLC0415
+
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
             await bus.wait_connected()

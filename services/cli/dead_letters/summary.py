@@ -9,7 +9,7 @@ from typing import Final
 from services.cli.dead_letters.letters import Letter
 from services.cli.run.ledger import DeadLetter
 from services.cli.views import units
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 _HEADINGS: Final = ("SERVICE", "REASON", "LETTERS", "RECORDS", "SIZE", "FIRST", "LAST", "DETAIL")
 _NUMERIC: Final = frozenset({"LETTERS", "RECORDS", "SIZE"})

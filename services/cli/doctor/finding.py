@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 _CREDENTIALS: Final = re.compile(r"(^|,|//)[^/@,\s]*@")
 

@@ -15,7 +15,7 @@ from proto.flow_batch import FlowBatch
 from proto.rows import batches
 from services.cli.errors import CliError, UsageError
 from services.cli.tap.span_records import records
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 _PATHS: Final = ("/api/v3/traces/{}", "/api/traces/{}")
 """Jaeger's and Tempo's."""

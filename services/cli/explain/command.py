@@ -28,8 +28,8 @@ from services.cli.settings import BusSettings, bus_settings
 from services.cli.tap.bus_source import BusSource
 from services.cli.tap.input_file import InputLines
 from services.cli.views import units
-from services.cli.views.flow_view import printable
 from services.cli.views.json_line import json_line
+from services.cli.views.printable import printable
 from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
 
 _SINCE: Final = "10m"

@@ -13,7 +13,7 @@ from typing import Final
 
 from services.cli.errors import NotACaptureError
 from services.cli.run.run_folder import RunFolder, run_folder
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 _MAGIC: Final = frozenset(
     {

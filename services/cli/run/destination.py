@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from services.cli.errors import UsageError
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 from services.runtime.otlp_protocol import suggested_protocol
 from services.runtime.private_files import refuse_planted_link
 

@@ -14,7 +14,7 @@ from proto.errors import DecodeError
 from proto.exchange_phases import span_count
 from proto.flow_batch import FlowBatch, decode
 from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, SPANS_HEADER, subject_token
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 PARTIAL_SUCCESS: Final = "partial_success"
 """Reason of a dead letter whose request the backend took, without some of its spans (OTLP partial success)."""

@@ -6,27 +6,15 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import click
-from rich.console import Console
 
-from services.cli import interruption
 from services.cli.errors import UsageError
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
-from services.cli.run.at_once import NOT_READ_WHOLE, CaptureRecords
 from services.cli.run.capture_files import as_files, check_capture, content_digest
 from services.cli.run.destination import EndpointDestination, Existing, FileDestination, choose_destination
-from services.cli.settings import bus_settings
 from services.cli.tap.filter_options import FilterCommand, conditions
-from services.cli.tap.filters import FlowFilter
-from services.cli.views.conversation_table import conversation_table
-from services.cli.views.conversations import summed
-from services.cli.views.flow_view import flow_views, printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
-
-_WIDEST: Final = 10_000
-"""Columns of what is no screen."""
 
 
 @click.command(cls=FilterCommand)
@@ -83,14 +71,21 @@ def replay(
         for file in kept:
             check_capture(file)
         if table:
-            raise SystemExit(_show_table(kept, kube_snapshot, FlowFilter(wanted)))
+            from services.cli.run.table import show_table  # noqa: PLC0415 - loaded once there is something to show
+
+            raise SystemExit(show_table(kept, kube_snapshot, wanted))
         destination = choose_destination(
             endpoint=otlp_endpoint, protocol=otlp_protocol, output=output, environ=os.environ, existing=existing or "refuse"
         )
-        bus = bus_settings(nats_url) if nats_url is not None else None
+        bus = None
+        if nats_url is not None:
+            from services.cli.settings import bus_settings  # noqa: PLC0415
+
+            bus = bus_settings(nats_url)
         prepare_output(destination, (*kept, *filter(None, [kube_snapshot])))
         digest = content_digest(kept)
-        # What only shows a file does not load what runs the services.
+        # Who cannot be served is told so before what runs the services is loaded, and who wants a table does without.
+        from services.cli import interruption  # noqa: PLC0415
         from services.cli.run.replaying import Plan, replaying  # noqa: PLC0415
 
         plan = Plan(
@@ -106,20 +101,6 @@ def replay(
         )
         quiet_logs()
         raise SystemExit(interruption.run(lambda asked: replaying(plan, asked)))
-
-
-def _show_table(files: Sequence[Path], kube_snapshot: Path | None, wanted: FlowFilter) -> int:
-    """Show who talked to whom; return the exit status. All of it, and where nobody looks at a screen in full width."""
-    source = CaptureRecords(files, kube_snapshot)
-    conversations = summed(view for batch in source.batches() for view in flow_views(wanted(batch)))
-    console = Console(highlight=False)
-    width = console.width if console.is_terminal else None
-    if width is None:
-        console.width = _WIDEST
-    console.print(conversation_table(conversations, width=width, height=None, notes=(), of="in all"))
-    for fault in source.faults:
-        Console(stderr=True, highlight=False).print(printable(fault), style="red", markup=False, soft_wrap=True)
-    return NOT_READ_WHOLE if source.faults else 0
 
 
 def prepare_output(destination: EndpointDestination | FileDestination, inputs: Sequence[Path]) -> None:

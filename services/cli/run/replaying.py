@@ -11,7 +11,7 @@ from services.cli.run.ledger import Ledger
 from services.cli.run.ledger_table import ledger_table
 from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
 from services.cli.run.progress_view import ProgressView
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 __all__ = ["Plan", "replaying", "report"]
 

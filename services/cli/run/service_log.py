@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 _TAIL_BYTES: Final = 64 * 1024
 _SHOWN_KEYS_FIRST: Final = ("detail", "error", "exception", "reason")

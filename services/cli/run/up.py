@@ -35,7 +35,7 @@ from services.cli.shop.places import FAULTS
 from services.cli.shop.running import beside_shop, prepared
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
 _INSTALLED: Final = Path(__file__).parent / "demo"

@@ -20,7 +20,7 @@ from services.cli.settings import BusSettings
 from services.cli.status.show import lines
 from services.cli.status.state import SILENT_SECONDS, Status, troubles
 from services.cli.tap.command import chosen_bus
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
 
 if TYPE_CHECKING:

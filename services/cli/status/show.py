@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from services.cli.status.state import Node, Stage, Status, seconds
 from services.cli.views import units
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 
 _WIDTH = 16
 _MOST_NODES = 20

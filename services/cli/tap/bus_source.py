@@ -12,7 +12,7 @@ from proto.flow_batch import FlowBatch, decode
 from proto.subjects import ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SEEN_SUBJECTS, RECENT_STREAM
 from services.cli.errors import CliError
 from services.cli.views import units
-from services.cli.views.flow_view import printable
+from services.cli.views.printable import printable
 from services.runtime.errors import ApiError
 
 if TYPE_CHECKING:

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
-from rich.console import Console
 
-from services.cli import interruption
-from services.cli.errors import CliError
-from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
-from services.cli.run.at_once import NOT_READ_WHOLE, CaptureRecords
 from services.cli.run.capture_files import as_files, check_capture
-from services.cli.settings import BusSettings, bus_settings
-from services.cli.tap.bus_source import BusSource
 from services.cli.tap.filter_options import FilterCommand, conditions
-from services.cli.tap.filters import FlowFilter, between
-from services.cli.tap.held import Held, by_time, latest
-from services.cli.tap.input_file import InputLines
-from services.cli.tap.printing import Format, Printer
 from services.cli.views import units
-from services.cli.views.flow_view import printable
-from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
+from services.cli.waiting import DEFAULT_SECONDS, timeout_option
+
+if TYPE_CHECKING:
+    from services.cli.settings import BusSettings
+    from services.cli.tap.printing import Format
 
 
 class _Moment(click.ParamType[int]):
@@ -48,17 +36,6 @@ class _Moment(click.ParamType[int]):
         except ValueError:
             self.fail(f"{text!r}: neither a duration (90s, 10m, 1h30m) nor a time (2026-05-28T07:12:09Z)", param, ctx)
         return int((moment if moment.tzinfo else moment.astimezone(UTC)).timestamp() * 1_000_000) * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Which records, from when, and how they are shown."""
-
-    wanted: FlowFilter
-    printer: Printer
-    last: int | None
-    history: bool
-    follow: bool
 
 
 @click.command(cls=FilterCommand)
@@ -132,84 +109,36 @@ def tap(
         raise click.UsageError("--kube-snapshot names the workloads of capture files: give FILE")
     if raw and (history or input_file is not None or files):
         raise click.UsageError("--raw is for what passes now: raw records are gone once they are enriched")
-    wanted = FlowFilter([*conditions(ctx, enriched=not raw), *between(since, until)])
-    asked = _Asked(wanted, Printer(form, numeric=numeric), last, history, follow or not history)
-    if input_file is not None:
-        _show_file(input_file, asked)
-        return
-    if files:
-        raise SystemExit(_show_captures(files, kube_snapshot, asked))
+    with as_files(files) as kept:
+        for file in kept:
+            check_capture(file)
+        # Loaded once there is something to show: arrays, the terminal.
+        from services.cli.tap import showing  # noqa: PLC0415
+        from services.cli.tap.printing import Printer  # noqa: PLC0415
+
+        wanted = showing.wanted(conditions(ctx, enriched=not raw), since, until)
+        asked = showing.Asked(wanted, Printer(form, numeric=numeric), last, history, follow or not history)
+        if input_file is not None:
+            showing.show_file(input_file, asked)
+            return
+        if files:
+            raise SystemExit(showing.show_captures(kept, kube_snapshot, asked))
     if kube_context is not None and nats_url is not None:
         raise click.UsageError("--nats-url and --kube-context are two places to listen: give one of them")
     quiet_logs()
+    from services.cli import interruption  # noqa: PLC0415 - a file is shown without it
+
     patience = timeout_seconds or (None if asked.follow else DEFAULT_SECONDS)
     with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
-        raise SystemExit(interruption.run(lambda each: _tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
+        raise SystemExit(interruption.run(lambda each: showing.tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
 
 
 def chosen_bus(nats_url: str | None, kube_context: str | None, kube_namespace: str) -> AbstractContextManager[BusSettings]:
     """Return where to listen: a cluster's bus through its API server, or what `bus_settings` says."""
     if kube_context is None:
+        from services.cli.settings import bus_settings  # noqa: PLC0415 - a file is shown without settings
+
         return contextlib.nullcontext(bus_settings(nats_url))
     from services.cli.tap.cluster_bus import cluster_bus  # noqa: PLC0415 - Kubernetes' client is large
 
     return cluster_bus(kube_context, kube_namespace)
-
-
-async def _tap(
-    settings: BusSettings, interrupted: Interruption, asked: _Asked, *, raw: bool, timeout_seconds: float | None
-) -> int:
-    from services.runtime.nats import bus as runtime_bus  # noqa: PLC0415 - a file is shown before the bus's client is loaded
-
-    notes = _notes()
-    async with runtime_bus.connect(settings.nats, name="wirespan-tap") as bus:
-        source = BusSource(bus, notes, raw=raw)
-
-        async def listen() -> None:
-            await reached(bus, settings.nats.url, say=partial(notes.print, markup=False), timeout_seconds=timeout_seconds)
-            if asked.history:
-                held = [Held(batch).only(asked.wanted) async for batch in source.recent()]
-                asked.printer.show(by_time(list(latest(iter(held), asked.last))))
-            if asked.follow:
-                async for batch in source.live():
-                    asked.printer.show(Held(batch).only(asked.wanted).shown())
-
-        ended = await interrupted.unless_asked(listen())
-        if source.left_out:
-            notes.print(f"{units.counted(source.left_out, 'message')} came faster than they could be shown", style="yellow")
-    return 0 if interrupted.exit_status or (ended and not asked.follow) else 1
-
-
-def _show_file(lines: BinaryIO, asked: _Asked) -> None:
-    source = InputLines(lines)
-    _show(source.held(), asked)
-    if source.refused:
-        reason = f"neither records nor spans ({printable(source.first_reason)})"
-        if source.refused == source.read:
-            raise CliError(f"{getattr(lines, 'name', '<stdin>')}: {reason}")
-        _notes().print(f"{units.counted(source.refused, 'line')} left out: {reason}", style="yellow", markup=False)
-
-
-def _show_captures(files: Sequence[Path], kube_snapshot: Path | None, asked: _Asked) -> int:
-    """Show the records of capture files; return the exit status."""
-    with as_files(files) as kept:
-        for file in kept:
-            check_capture(file)
-        source = CaptureRecords(kept, kube_snapshot)
-        _show(map(Held, source.batches()), asked)
-    for fault in source.faults:
-        _notes().print(printable(fault), style="red", markup=False, soft_wrap=True)
-    return NOT_READ_WHOLE if source.faults else 0
-
-
-def _show(some: Iterator[Held], asked: _Asked) -> None:
-    wanted = (held.only(asked.wanted) for held in some)
-    if asked.history:
-        asked.printer.show(by_time(list(latest(wanted, asked.last))))
-        return
-    for held in wanted:
-        asked.printer.show(held.shown())
-
-
-def _notes() -> Console:
-    return Console(file=sys.stderr, highlight=False)

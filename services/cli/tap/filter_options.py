@@ -6,14 +6,15 @@ that is left out. That is the grammar of `hubble observe`, which people know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import importlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from services.cli.tap import filters, name_filters
-from services.cli.tap.filters import Condition, EndTest, RecordTest, Where, at
+if TYPE_CHECKING:
+    from services.cli.tap.filters import Condition, RecordTest, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,45 +22,47 @@ class _Filter:
     name: str
     metavar: str
     help: str
-    test: Callable[[str], EndTest] | Callable[[str], RecordTest] | RecordTest
-    """What the text that it takes accepts; of a flag, which has no metavar and takes none, what it accepts itself."""
+    test: str
+    """What makes a test of the text that it takes; of a flag, which has no metavar and takes none, the test itself. As
+    `module:name` of this package, imported where the filter is used: arrays take long to load."""
     of_end: bool = True
     enriched_only: bool = False
 
 
 _FILTERS: Final = (
-    _Filter("pod", "[NS/]PREFIX", "a pod whose name begins so; `NS/` stands for all of a namespace", filters.pod,
+    _Filter("pod", "[NS/]PREFIX", "a pod whose name begins so; `NS/` stands for all of a namespace", "filters:pod",
             enriched_only=True),
-    _Filter("namespace", "NAME", "in this namespace", filters.namespace, enriched_only=True),
-    _Filter("service", "[NS/]NAME", "this Service, or has this `service.name`", filters.service, enriched_only=True),
-    _Filter("workload", "[NS/]NAME", "the deployment, stateful set, node, systemd unit ... of that name", filters.workload,
+    _Filter("namespace", "NAME", "in this namespace", "filters:namespace", enriched_only=True),
+    _Filter("service", "[NS/]NAME", "this Service, or has this `service.name`", "filters:service", enriched_only=True),
+    _Filter("workload", "[NS/]NAME", "the deployment, stateful set, node, systemd unit ... of that name", "filters:workload",
             enriched_only=True),
-    _Filter("ip", "ADDRESS|CIDR", "this address, or in this network", filters.address),
-    _Filter("port", "PORT[-PORT]", "at this port, or one of this range", filters.port),
-    _Filter("protocol", "NAME|NUMBER", "the transport: tcp, udp, icmp, icmpv6, sctp ...", filters.protocol, of_end=False),
+    _Filter("ip", "ADDRESS|CIDR", "this address, or in this network", "filters:address"),
+    _Filter("port", "PORT[-PORT]", "at this port, or one of this range", "filters:port"),
+    _Filter("protocol", "NAME|NUMBER", "the transport: tcp, udp, icmp, icmpv6, sctp ...", "filters:protocol", of_end=False),
     _Filter("failed", "", "refused, timeout, a reset that cut something short, a question of DNS or a ping without an answer",
-            filters.failed, of_end=False),
-    _Filter("unanswered", "", "a connection attempt, a request or a question that never had an answer", filters.unanswered,
+            "filters:failed", of_end=False),
+    _Filter("unanswered", "", "a connection attempt, a request or a question that never had an answer", "filters:unanswered",
             of_end=False),
-    _Filter("slower-than", "DURATION", "connecting or a response took at least this: 250us, 100ms, 1.5s", filters.slower_than,
+    _Filter("slower-than", "DURATION", "connecting or a response took at least this: 250us, 100ms, 1.5s", "filters:slower_than",
             of_end=False),
     _Filter("outcome", "NAME", "established, closed, half_open, refused, timeout, reset; of questions unanswered or waiting; "
-            "failed is what --failed is", filters.outcome, of_end=False),
-    _Filter("verdict", "NAME", "what was wrong: server_slow, path_loss, accept_queue ...; `ok`, `unknown`", filters.verdict,
+            "failed is what --failed is", "filters:outcome", of_end=False),
+    _Filter("verdict", "NAME", "what was wrong: server_slow, path_loss, accept_queue ...; `ok`, `unknown`", "filters:verdict",
             of_end=False, enriched_only=True),
-    _Filter("seen-by", "WHO", "whose socket saw it: client, server or unknown; `capture` is a capture file", filters.observer,
+    _Filter("seen-by", "WHO", "whose socket saw it: client, server or unknown; `capture` is a capture file", "filters:observer",
             of_end=False),
-    _Filter("node-name", "NAME", "the node that saw it", filters.node, of_end=False),
-    _Filter("min-response-time", "DURATION", "a response took at least this: 250us, 100ms, 1.5s", filters.min_response_time,
+    _Filter("node-name", "NAME", "the node that saw it", "filters:node", of_end=False),
+    _Filter("min-response-time", "DURATION", "a response took at least this: 250us, 100ms, 1.5s", "filters:min_response_time",
             of_end=False),
-    _Filter("min-connect-time", "DURATION", "connecting took at least this", filters.min_connect_time, of_end=False),
-    _Filter("min-retransmits", "NUMBER", "at least so many segments and SYNs were sent again", filters.min_retransmits,
+    _Filter("min-connect-time", "DURATION", "connecting took at least this", "filters:min_connect_time", of_end=False),
+    _Filter("min-retransmits", "NUMBER", "at least so many segments and SYNs were sent again", "filters:min_retransmits",
             of_end=False),
-    _Filter("to-name", "GLOB", "the destination's address was looked up under this name: '*.stripe.com'", name_filters.to_name,
+    _Filter("to-name", "GLOB", "the destination's address was looked up under this name: '*.stripe.com'",
+            "name_filters:to_name",
             of_end=False),
-    _Filter("dns-name", "GLOB", "this name was looked up", name_filters.dns_name, of_end=False),
+    _Filter("dns-name", "GLOB", "this name was looked up", "name_filters:dns_name", of_end=False),
     _Filter("dns-code", "CODE", "a lookup was answered so: nxdomain, servfail, noerror ...; `none`: not at all",
-            name_filters.dns_code, of_end=False),
+            "name_filters:dns_code", of_end=False),
 )  # fmt: skip
 
 _NOT: Final = "--not"
@@ -70,12 +73,17 @@ _SIDES: Final[tuple[tuple[str, Where, str], ...]] = (
 )
 
 
+def _imported(test: str) -> Any:
+    module, _, name = test.partition(":")
+    return getattr(importlib.import_module(f"services.cli.tap.{module}"), name)
+
+
 class _Test(click.ParamType[Any]):
     """The text given to a filter, as what it accepts."""
 
     name = "text"
 
-    def __init__(self, test: Callable[..., Any], where: Where | None) -> None:
+    def __init__(self, test: str, where: Where | None) -> None:
         self._test = test
         self._where = where
 
@@ -83,10 +91,10 @@ class _Test(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            accepted = self._test(value)
+            accepted = _imported(self._test)(value)
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
-        return accepted if self._where is None else at(self._where, cast(EndTest, accepted))
+        return accepted if self._where is None else _imported("filters:at")(self._where, accepted)
 
 
 class FilterOption(click.Option):
@@ -98,7 +106,7 @@ class FilterOption(click.Option):
         self.field = f"{side}{given.name}"
         self.negated = negated
         self.enriched_only = given.enriched_only
-        self._flag = None if given.metavar else cast(RecordTest, given.test)
+        self._flag = None if given.metavar else given.test
         takes: dict[str, Any] = {"is_flag": True}
         if self._flag is None:
             takes = {"metavar": given.metavar, "type": _Test(given.test, where), "multiple": True}
@@ -112,8 +120,9 @@ class FilterOption(click.Option):
     def accepted(self, value: Any) -> Sequence[RecordTest]:
         """Return what is accepted where the option was given as `value`."""
         if self._flag is None:
-            return cast(Sequence[RecordTest], value)
-        return [self._flag] if value else []
+            tests: Sequence[RecordTest] = value
+            return tests
+        return [_imported(self._flag)] if value else []
 
 
 class FilterCommand(click.Command):
@@ -145,12 +154,13 @@ def conditions(ctx: click.Context, *, enriched: bool) -> list[Condition]:
 
     Raises click.UsageError where one needs names and the records that are asked for have none.
     """
-    found = []
+    found: list[Condition] = []
     for option in ctx.command.params:
         if isinstance(option, FilterOption) and (given := option.accepted(ctx.params[str(option.name)])):
             if option.enriched_only and not enriched:
                 raise click.UsageError(f"--{option.field} needs records with names, and --raw ones have none", ctx)
-            found += [Condition(option.field, accepts, option.negated) for accepts in given]
+            condition = _imported("filters:Condition")
+            found += [condition(option.field, accepts, option.negated) for accepts in given]
     return found
 
 

@@ -16,8 +16,9 @@ from services.cli.tap.held import Row
 from services.cli.views import units
 from services.cli.views.conversations import Tellers
 from services.cli.views.flow_line import OUTCOME_STYLES, flow_line
-from services.cli.views.flow_view import FlowView, flow_view, printable
+from services.cli.views.flow_view import FlowView, flow_view
 from services.cli.views.json_line import json_line
+from services.cli.views.printable import printable
 
 _TIME_OF_DAY: Final = 12
 

@@ -14,6 +14,7 @@ from proto.dns import record_type, response_code
 from proto.flow_batch import FlowBatch
 from proto.rows import rows
 from proto.verdicts.names import MEASURE_ATTRIBUTES, VerdictMeasure
+from services.cli.views.printable import printable
 
 WORKLOAD_NAMES: Final = (
     "k8s.deployment.name",
@@ -168,11 +169,6 @@ class FlowView:
 def flow_views(batch: FlowBatch, *, numeric: bool = False) -> Iterator[FlowView]:
     """Yield a view of every record of a raw or enriched batch; `numeric` ones have addresses where there are names."""
     return (flow_view(row, numeric=numeric) for row in rows(batch))
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters escaped: names come from the network and must not command the terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:

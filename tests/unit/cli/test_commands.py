@@ -72,6 +72,25 @@ assert not heavy, heavy
         assert command in result.stdout
 
 
+def test_a_file_that_is_not_there_is_told_of_at_once() -> None:
+    """Nothing that shows or sends records is loaded before the files have been looked at."""
+    source = """
+import sys
+from services.cli.__main__ import main
+for command in ("tap", "replay"):
+    try:
+        main([command, "no-such-file.pcap"])
+    except SystemExit as end:
+        assert end.code == 3
+heavy = {"numpy", "rich", "grpc", "msgspec", "nats", "asyncio"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WIRESPAN_")}
+    result = subprocess.run([sys.executable, "-c", source], cwd=ROOT, env=environ, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(b"no-such-file.pcap: cannot be read") == 2
+
+
 def test_every_command_has_help() -> None:
     """And names its options."""
     for command in ("replay", "up", "tap", "decode"):

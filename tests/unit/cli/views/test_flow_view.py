@@ -16,7 +16,8 @@ from proto.verdicts.names import Verdict, VerdictMeasure
 from services.cli.views.conversation_table import conversation_table
 from services.cli.views.conversations import Conversations, Tellers
 from services.cli.views.flow_line import flow_line
-from services.cli.views.flow_view import flow_views, printable
+from services.cli.views.flow_view import flow_views
+from services.cli.views.printable import printable
 from tests.unit.cli.flow_records import LOCAL, REMOTE, START, record_batch
 
 POD = Entity("k8s.pod", {"k8s.pod.name": "web-1", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
