@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -127,6 +126,8 @@ class ProgressReport:
 
     async def keep_writing(self) -> None:
         """Write twice a second until cancelled."""
+        import asyncio  # noqa: PLC0415 - a capture that is only shown has no event loop to load
+
         while True:
             self.write()
             await asyncio.sleep(_INTERVAL_SECONDS)

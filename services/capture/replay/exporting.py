@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
-import structlog
 
 from proto.frames import write_frame
 from services.capture.errors import CaptureFileError
@@ -20,7 +19,6 @@ from services.runtime.settings import SettingsError, load
 
 def export(files: Sequence[str], output: IO[bytes]) -> int:
     """Write the batches; return the exit code, which `export.py` explains."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     try:
         settings = load(CaptureSettings, prefix="WIRESPAN_CAPTURE_")
         settings = msgspec.structs.replace(settings, replay_files=tuple(map(Path, files)), replay_loop=False)

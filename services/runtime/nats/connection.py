@@ -292,17 +292,21 @@ class Connection:
     async def run(self) -> None:
         """Keep a socket open until cancelled."""
         await self.subscribe(f"{self._inbox}.*", self._answered)
+        clock = asyncio.get_running_loop().time
         while True:
-            client = _OneSocketClient()
+            client, began, wait_seconds = _OneSocketClient(), clock(), self._wait_seconds()
             try:
                 await self._open(client)
                 await self._until_lost(client)
+                # A socket that lasted is replaced at once. One that is lost as soon as it is there (a forwarder without a
+                # server behind it, a server that goes down) would be made again without end.
+                wait_seconds -= clock() - began
             except Exception as error:  # noqa: BLE001 - whatever the client library trips over, there is another try
                 await self._on_error(error)
-                await asyncio.sleep(self._wait_seconds())
             finally:
                 self._disconnect()
                 await self._close(client)
+            await asyncio.sleep(max(wait_seconds, 0))
 
     async def _open(self, client: _OneSocketClient) -> None:
         await _cancellable(client.connect(**self._options(client)))
