@@ -95,7 +95,7 @@ class SpanEncoder:
         a destination that nobody knows is `peer.service` too.
         """
         self._cluster_name = cluster_name
-        self._version = distribution_version if distribution_version is not None else _installed_version()
+        self._version = distribution_version if distribution_version is not None else installed_version()
         self._flow_spans = FlowSpans(cluster_name, selection(profile), trace_records, looked_up_peers=looked_up_peers)
         self._thinning = thinning
         self._summaries = FlowSpans(cluster_name, selection(profile, NOT_OF_A_SUMMARY)) if thinning else None
@@ -237,7 +237,8 @@ def _resource_keys(whole: Bundle, seen: Perspective) -> Array:
     return key
 
 
-def _installed_version() -> str:
+def installed_version() -> str:
+    """Return the version that spans and metrics name."""
     try:
         return version("wirespan")
     except PackageNotFoundError:  # run from a source tree

@@ -42,9 +42,14 @@ class SharedRequest:
 class Encoded:
     """One batch's share of what was encoded."""
 
-    records: int
+    batch: FlowBatch
     requests: list[SharedRequest] = field(default_factory=list)
     """All that have spans of the batch."""
+
+    @property
+    def records(self) -> int:
+        """How many there are in the batch."""
+        return self.batch.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ class EncodingQueue:
             except DecodeError as error:
                 results.append(Unfit("undecodable", str(error)))
             else:
-                results.append(encoded := Encoded(batch.count))
+                results.append(encoded := Encoded(batch))
                 fit.append((delivery, batch, encoded))
         try:
             self._encode_together(fit)

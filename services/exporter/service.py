@@ -8,8 +8,8 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
 
@@ -18,11 +18,12 @@ from services.exporter.delivery.failover import FailoverSink
 from services.exporter.delivery.file import FileSink
 from services.exporter.delivery.gate import DeliverySettings
 from services.exporter.delivery.header_files import read_header_files
-from services.exporter.delivery.renewing import RenewingSink
+from services.exporter.delivery.opening import open_endpoint
 from services.exporter.delivery.retrying import Delivery
 from services.exporter.delivery.sink import Sink
 from services.exporter.encoder import SpanEncoder
 from services.exporter.errors import OutputFileError
+from services.exporter.metrics.opening import Target, flow_metrics, read_target
 from services.exporter.settings import ExporterSettings
 from services.exporter.worker import SERVICE, Worker
 from services.runtime import health
@@ -48,12 +49,17 @@ def run_service() -> int:
     return service_main(SERVICE, ExporterSettings, functools.partial(_run, destination))
 
 
-Destination: TypeAlias = tuple[OtlpSettings, ...] | FileSink
-"""Endpoints, the one to use first; or a file."""
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where things go."""
+
+    spans: tuple[OtlpSettings, ...] | FileSink
+    """Endpoints, the one to use first; or a file."""
+    metrics: Target | None
 
 
 def _destination() -> Destination:
-    """Where spans go. Raises SettingsError with the faults of every variable, the exporter's own and the standard ones."""
+    """Where spans and metrics go. Raises SettingsError with the faults of every variable, our own and the standard ones."""
     faults: list[str] = []
     settings = None
     endpoints: list[OtlpSettings] = []
@@ -68,50 +74,39 @@ def _destination() -> Destination:
             endpoints += [read_endpoint(one, variable) for one in (settings.failover_endpoints if settings else ())]
         except SettingsError as error:
             faults += error.faults
-        try:
-            headers = read_header_files(settings.header_files if settings else ())
-            endpoints = [replace(one, header_files=headers) for one in endpoints]
-        except SettingsError as error:
-            faults += error.faults
+    metrics = None
+    try:
+        to_network = settings is not None and (settings.output_file is None or "otlp" in settings.flow_metrics)
+        headers = read_header_files(settings.header_files if settings and to_network else ())
+        endpoints = [replace(one, header_files=headers) for one in endpoints]
+        metrics = read_target(settings, headers) if settings else None
+    except SettingsError as error:
+        faults += [fault for fault in error.faults if fault not in faults]
     if not faults and settings is not None and settings.output_file is not None:
         try:
-            return FileSink(settings.output_file, settings.output_max_bytes, settings.output_kept_files)
+            sink = FileSink(settings.output_file, settings.output_max_bytes, settings.output_kept_files)
+            return Destination(sink, metrics)
         except OutputFileError as error:
             faults.append(f"WIRESPAN_EXPORTER_OUTPUT_FILE={error}")
     if faults:
         raise SettingsError(faults)
-    return tuple(endpoints)
+    return Destination(tuple(endpoints), metrics)
 
 
 @asynccontextmanager
 async def _open_sink(destination: Destination, settings: ExporterSettings, telemetry: Telemetry) -> AsyncIterator[Sink]:
-    sink = destination if isinstance(destination, FileSink) else _network_sink(destination, settings, telemetry)
+    spans = destination.spans
+    sink = spans if isinstance(spans, FileSink) else _network_sink(spans, settings, telemetry)
     try:
         yield sink
     finally:
         await sink.close()
 
 
-def _endpoint_sink(endpoint: OtlpSettings) -> Sink:
-    def opened() -> Sink:
-        if endpoint.secure:
-            endpoint.ssl_context()  # gRPC would take files that do not belong together, and fail at each handshake
-        # Imported where it is asked for: each client takes a tenth of a second to load.
-        if endpoint.protocol == "grpc":
-            from services.exporter.delivery.grpc import GrpcSink  # noqa: PLC0415
-
-            return GrpcSink(endpoint)
-        from services.exporter.delivery.http import HttpSink  # noqa: PLC0415
-
-        return HttpSink(endpoint)
-
-    return RenewingSink(endpoint.credential_files, opened) if endpoint.credential_files else opened()
-
-
 def _network_sink(endpoints: Sequence[OtlpSettings], settings: ExporterSettings, telemetry: Telemetry) -> Sink:
     sinks: list[tuple[str, Sink]] = []
     for one in endpoints:
-        sinks.append((one.endpoint, _endpoint_sink(one)))
+        sinks.append((one.endpoint, open_endpoint(one)))
         logger.info("sink.opened", protocol=one.protocol, endpoint=one.endpoint, secure=one.secure)
     if endpoints[0].timeout_seconds < _SHORT_TIMEOUT_SECONDS:
         logger.warning("timeout.short", milliseconds=round(endpoints[0].timeout_seconds * 1000))
@@ -137,6 +132,7 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
             _open_sink(destination, settings, telemetry) as sink,
             runtime_bus.connect(settings.nats, name=f"wirespan-{SERVICE}") as bus,
             health.serve(settings.health, readiness, telemetry),
+            flow_metrics(settings, destination.metrics, telemetry) as counting_flows,
         ):
             delivery = Delivery(sink, telemetry, limits, encoding=encoding)
             readiness.check("bus", lambda: bus.connected)
@@ -153,7 +149,7 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
                 trace_records=settings.trace_records,
                 looked_up_peers=settings.looked_up_peers,
             )
-            worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding)
+            worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding, flow_metrics=counting_flows)
             readiness.check("moving", lambda: worker.moving)
             bus.expect_streams(settings.streams)
             await worker.run(lifecycle.stopping)

@@ -115,6 +115,22 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
     failback_seconds: Annotated[
         float, Meta(gt=0, description="between two requests that try the endpoints before the one in use")
     ] = 30.0
+    flow_metrics: Annotated[
+        tuple[Literal["otlp", "prometheus"], ...],
+        Meta(
+            description="where metrics of flows go, made of every record: `otlp`, to where the standard variables for metrics "
+            "say; `prometheus`, to be scraped beside the exporter's own; empty: none are made"
+        ),
+    ] = ()
+    flow_metrics_pairs: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="most workload pairs that have series of their own; those beyond are counted as one, marked "
+            "`otel.metric.overflow`",
+        ),
+    ] = 2000
     concurrent_batches: Annotated[
         int, Meta(ge=1, le=1000, description="most batches taken from the bus and not yet acknowledged, per exporter")
     ] = 64

@@ -22,6 +22,7 @@ from services.exporter.delivery.rare_log import RareLog
 from services.exporter.delivery.retrying import Delivery, Refused
 from services.exporter.encoder import SpanEncoder
 from services.exporter.encoding_queue import EncodingQueue, SharedRequest, Unfit
+from services.exporter.metrics.flow_metrics import FlowMetrics
 from services.exporter.settings import ExporterSettings
 from services.runtime.account import Account
 from services.runtime.errors import BusError
@@ -50,12 +51,14 @@ class Worker:
         telemetry: Telemetry,
         *,
         encoding: Executor,
+        flow_metrics: FlowMetrics | None = None,
     ) -> None:
         self._bus = bus
         self._delivery = delivery
         self._encoding_queue = EncodingQueue(encoder, settings.max_request_bytes, encoding)
         self._requests: set[asyncio.Task[None]] = set()
         self._settings = settings
+        self._flow_metrics = flow_metrics
         self._in_hand: dict[asyncio.Task[None], int] = {}
         self._finished = asyncio.Event()
         self._log = RareLog()
@@ -175,6 +178,8 @@ class Worker:
             await asyncio.gather(*(asyncio.shield(self._sending(request)) for request in encoded.requests))
             await delivery.ack()
             records.tell("settled")
+            if self._flow_metrics is not None:
+                self._flow_metrics.settled(encoded.batch, delivery.stream_sequence, delivery.message_id)
 
     def _sending(self, shared: SharedRequest) -> asyncio.Task[None]:
         """The one task that sends a request, whoever of those with spans in it asks first."""

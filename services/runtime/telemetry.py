@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader, Perio
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from services.runtime.otlp_protocol import suggested_protocol
 from services.runtime.proxies import grpc_options, proxy_for
@@ -84,6 +85,10 @@ class Telemetry(AbstractContextManager["Telemetry"]):
     def cumulative(self, name: str, description: str, unit: str, read: Callable[[], Reading]) -> None:
         """As `gauge`, for a number that is counted elsewhere and only grows."""
         self._meter.create_observable_counter(name, [_observer(read)], unit, description)
+
+    def collect(self, collector: Collector) -> None:
+        """Show what a collector has at /metrics, beside the instruments. Over OTLP it is not sent."""
+        self._registry.register(collector)
 
     def prometheus(self) -> bytes:
         """Return every metric in the Prometheus text format."""

@@ -1,11 +1,12 @@
 """The standard OTEL_EXPORTER_OTLP_* variables, with the meaning the OpenTelemetry specification gives them
 (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
 
-Each is read as OTEL_EXPORTER_OTLP_TRACES_<NAME> first, then as OTEL_EXPORTER_OTLP_<NAME>; an empty value counts as unset.
+Each is read as OTEL_EXPORTER_OTLP_TRACES_<NAME> first (for metrics of flows OTEL_EXPORTER_OTLP_METRICS_<NAME>), then as
+OTEL_EXPORTER_OTLP_<NAME>; an empty value counts as unset.
 Where the specification leaves a choice, or implementations differ:
 
-- PROTOCOL is what the endpoint suggests where nothing is set: `http/protobuf` for port 4318 or a path that ends in /v1/traces,
-  else `grpc`. The specification allows either; `http/json` is not offered.
+- PROTOCOL is what the endpoint suggests where nothing is set: `http/protobuf` for port 4318 or a path that ends in /v1/traces
+  (/v1/metrics), else `grpc`. The specification allows either; `http/json` is not offered.
 - TIMEOUT is in milliseconds, as specified. The OpenTelemetry SDK for Python reads the same variable in seconds.
 - An endpoint with `http://` or `https://` says itself whether the connection is secure, for gRPC too. INSECURE counts only for
   a gRPC endpoint without a scheme, which is secure otherwise.
@@ -21,7 +22,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from services.exporter.delivery.header_files import HEADER_NAME, HEADER_VALUE, HeaderFile
@@ -29,7 +30,7 @@ from services.runtime.errors import SettingsError
 from services.runtime.otlp_protocol import suggested_protocol
 from services.runtime.redaction import hide
 
-TRACES_PATH: Final = "/v1/traces"
+Signal: TypeAlias = Literal["traces", "metrics"]
 DEFAULT_TIMEOUT_MS: Final = 10_000
 
 VARIABLES: Final = {
@@ -49,7 +50,6 @@ VARIABLES: Final = {
 """Each variable: its default, and what it means."""
 
 _GENERAL: Final = "OTEL_EXPORTER_OTLP_"
-_TRACES: Final = "OTEL_EXPORTER_OTLP_TRACES_"
 _METADATA_NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _HOST: Final = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])"
 _GRPC_TARGET: Final = re.compile(
@@ -107,9 +107,9 @@ class OtlpSettings:
         return context
 
 
-def read_environment(environ: Mapping[str, str] = os.environ) -> OtlpSettings:
-    """Return what the variables say. Raises SettingsError with one line for each that makes no sense."""
-    return _Reader(environ).read()
+def read_environment(environ: Mapping[str, str] = os.environ, *, signal: Signal = "traces") -> OtlpSettings:
+    """Return what the variables say of a signal. Raises SettingsError with one line for each that makes no sense."""
+    return _Reader(environ, signal).read()
 
 
 def read_endpoint(endpoint: str, variable: str, environ: Mapping[str, str] = os.environ) -> OtlpSettings:
@@ -118,7 +118,7 @@ def read_endpoint(endpoint: str, variable: str, environ: Mapping[str, str] = os.
     Raises SettingsError with one line for what is wrong with it, under the name of the `variable` that holds it.
     """
     try:
-        others = {name: value for name, value in environ.items() if name != f"{_TRACES}ENDPOINT"}
+        others = {name: value for name, value in environ.items() if name != f"{_GENERAL}TRACES_ENDPOINT"}
         return read_environment({**others, f"{_GENERAL}ENDPOINT": endpoint})
     except SettingsError as error:
         raise SettingsError([fault.replace(f"{_GENERAL}ENDPOINT=", f"{variable}=") for fault in error.faults]) from error
@@ -127,8 +127,10 @@ def read_endpoint(endpoint: str, variable: str, environ: Mapping[str, str] = os.
 class _Reader:
     """One reading of the environment; collects what is wrong with it."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], signal: Signal) -> None:
         self._environ = environ
+        self._of_signal = f"{_GENERAL}{signal.upper()}_"
+        self._path = f"/v1/{signal}"
         self._faults: list[str] = []
 
     def read(self) -> OtlpSettings:
@@ -154,8 +156,8 @@ class _Reader:
         return settings
 
     def _variable(self, name: str) -> str:
-        """The variable that decides: the one for traces where it is set."""
-        return _TRACES + name if self._environ.get(_TRACES + name, "").strip() else _GENERAL + name
+        """The variable that decides: the one for the signal where it is set."""
+        return self._of_signal + name if self._environ.get(self._of_signal + name, "").strip() else _GENERAL + name
 
     def _value(self, name: str) -> str:
         return self._environ.get(self._variable(name), "").strip()
@@ -198,13 +200,13 @@ class _Reader:
         """The endpoint in the form its client takes, and whether it is secure."""
         value = self._value("ENDPOINT")
         if not value:
-            return ("localhost:4317", False) if protocol == "grpc" else (f"http://localhost:4318{TRACES_PATH}", False)
+            return ("localhost:4317", False) if protocol == "grpc" else (f"http://localhost:4318{self._path}", False)
         scheme = value.partition("://")[0].lower() if "://" in value else ""
         if scheme in ("http", "https"):
             url = self._url(value)
             if protocol != "grpc" and url.path in ("", "/") and not self._value("PROTOCOL") and self._is_exact:
                 # Most servers answer 404 there, and that is for good: spans would become dead letters.
-                self._fault("ENDPOINT", value, f"a path, for this variable is used as it is: {TRACES_PATH} for most servers")
+                self._fault("ENDPOINT", value, f"a path, for this variable is used as it is: {self._path} for most servers")
             target = _target(url) if protocol == "grpc" else self._post_url(url)
             return target, scheme == "https"
         if protocol == "grpc":
@@ -231,12 +233,12 @@ class _Reader:
     def _post_url(self, url: SplitResult) -> str:
         if self._is_exact:
             return url._replace(path=url.path or "/").geturl()
-        return url._replace(path=url.path.rstrip("/") + TRACES_PATH).geturl()
+        return url._replace(path=url.path.rstrip("/") + self._path).geturl()
 
     @property
     def _is_exact(self) -> bool:
-        """Whether the endpoint is that of traces."""
-        return self._variable("ENDPOINT").startswith(_TRACES)
+        """Whether the endpoint is that of the signal."""
+        return self._variable("ENDPOINT").startswith(self._of_signal)
 
     def _insecure(self) -> bool:
         value = self._value("INSECURE")

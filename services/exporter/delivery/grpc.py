@@ -7,6 +7,7 @@ The bytes go onto the channel as they are. The rules for what may be sent again 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -15,12 +16,15 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from services.exporter.delivery.environment import OtlpSettings
+from services.exporter.delivery.environment import OtlpSettings, Signal
 from services.exporter.delivery.sink import MAX_RESPONSE_BYTES, Outcome, Rejected, Retry, read_response, user_agent
 from services.runtime.proxies import grpc_options
 from services.runtime.redaction import redacted
 
-EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_EXPORT_METHODS: Final[Mapping[Signal, str]] = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
 
 _RETRYABLE: Final = frozenset(
     {
@@ -46,7 +50,7 @@ _STATUS_DETAILS: Final = "grpc-status-details-bin"
 class GrpcSink:
     """One channel to an OTLP/gRPC backend. Must be made where its event loop runs."""
 
-    def __init__(self, settings: OtlpSettings) -> None:
+    def __init__(self, settings: OtlpSettings, signal: Signal = "traces") -> None:
         self._timeout_seconds = settings.timeout_seconds
         # Metadata whose name ends in -bin carries bytes.
         self._metadata = tuple(
@@ -54,7 +58,7 @@ class GrpcSink:
         )
         self._channel = _open_channel(settings)
         self._export: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
-            EXPORT_METHOD, request_serializer=None, response_deserializer=None
+            _EXPORT_METHODS[signal], request_serializer=None, response_deserializer=None
         )
 
     async def send(self, body: bytes) -> Outcome:

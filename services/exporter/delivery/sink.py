@@ -57,7 +57,7 @@ Outcome: TypeAlias = Accepted | Retry | Rejected
 
 
 class Sink(Protocol):
-    """Where serialized ExportTraceServiceRequests go. Attempts may run side by side."""
+    """Where serialized requests go. Attempts may run side by side."""
 
     async def send(self, body: bytes) -> Outcome:
         """Make one attempt to hand over `body`. Every failure is an outcome; only cancellation is raised."""
@@ -78,7 +78,7 @@ def user_agent() -> str:
 
 
 def read_response(body: bytes) -> Accepted:
-    """Return what a serialized ExportTraceServiceResponse says.
+    """Return what a serialized ExportTraceServiceResponse says; one to metrics is the same on the wire.
 
     By the time there is a response the backend has said yes, so one that cannot be read is an acceptance with a warning:
     sending again what was taken would be worse.

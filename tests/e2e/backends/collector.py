@@ -29,6 +29,10 @@ class Collector:
     def __init__(self, executable: Path, folder: Path, receivers: dict[str, Any], more: dict[str, Any] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output = folder / "collected.jsonl"
+        self.endpoint = ""
+        """Where it listens, where whoever made it says so."""
+        self.metrics = folder / "metrics.jsonl"
+        """Where the metrics go that it is given, where `more` has them written."""
         self.log: list[str] = []
         self._config = folder / "collector.json"  # JSON is YAML
         self._executable = executable

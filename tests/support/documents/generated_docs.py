@@ -20,6 +20,7 @@ from services.cli.plan.model import Load, plan
 from services.cli.plan.show import costs, rows
 from services.enricher.settings import EnricherSettings
 from services.exporter.delivery.environment import VARIABLES
+from services.exporter.metrics import document as metrics_document
 from services.exporter.settings import ExporterSettings
 from services.exporter.spans import document as attributes_document
 from services.runtime.settings import describe
@@ -139,6 +140,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/diagnosis.md", "rules"): verdicts_document.table,
     ("docs/diagnosis.md", "pairs"): verdicts_document.pairs,
     ("docs/diagnosis.md", "advice"): verdicts_document.advice,
+    ("docs/metrics.md", "metrics of flows"): metrics_document.markdown,
     ("docs/configuration.md", "groups"): lambda: settings_table("groups"),
     ("docs/configuration.md", "capture"): lambda: settings_table("capture"),
     ("docs/configuration.md", "enricher"): lambda: settings_table("enricher"),

@@ -28,6 +28,10 @@ class Exporter:
         self._log = folder / "exporter.log"
         self._process: subprocess.Popen[bytes] | None = None
 
+    def set(self, **environ: str) -> None:
+        """Have the next start find these variables too."""
+        self._environ |= environ
+
     def start(self) -> None:
         """Start the process."""
         command = [sys.executable, "-m", "services.exporter"]

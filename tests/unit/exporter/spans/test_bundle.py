@@ -83,7 +83,8 @@ async def test_what_does_not_decode_does_not_spoil_the_others():
         first, broken, empty, last = await asyncio.gather(*(queue.encoded(Message(data)) for data in messages))
     assert isinstance(broken, Unfit)
     assert (broken.reason, broken.records) == ("undecodable", None)
-    assert empty == Encoded(0)
+    assert isinstance(empty, Encoded)
+    assert (empty.records, empty.requests) == (0, [])
     assert isinstance(first, Encoded)
     assert isinstance(last, Encoded)
     assert len({id(shared) for one in (first, last) for shared in one.requests}) == 1
