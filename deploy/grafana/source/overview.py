@@ -14,6 +14,7 @@ from deploy.grafana.source.selections import (
     FAILED,
     GRAPH,
     WHERE,
+    flows,
     found,
     over_time,
     quantiles,
@@ -33,6 +34,7 @@ _ZONES: Final = f"{EDGE[:-1]}, span.source.cloud.availability_zone, span.destina
 _OUTSIDE: Final = "by (span.source.service.name, span.server.address, span.destination.external.name)"
 _BYTES: Final = ("span.flow.bytes.delta", "span.flow.reverse.bytes.delta")
 _PAIR: Final = "/d/wirespan-pair?var-client=${__data.fields.Client}&var-server=${__data.fields.Server}&${__url_time_range}"
+_OF_FLOWS: Final = "Of every record, with any preset: metrics of flows, where the exporter makes them."
 _FAILED_SHARE: Final = f"{rate(**FAILED)} / {rate(**BEGUN)}"
 
 
@@ -105,6 +107,20 @@ def _lines() -> list[Json]:
             *(traceql(over_time("sum_over_time", _OUTWARDS, way, f"{_OUTSIDE} | topk(10)")) for way in _BYTES),
             unit="bytes",
             about=f"The name is the one that was looked up, or that of the network. {BOTH_WAYS}",
+        ),
+        timeseries(
+            "Leaving the cluster, exactly",
+            promql(f"topk(10, {flows('flow_egress_bytes_total', 'by (source_service_name, destination_service_name)')})", ends),
+            unit="Bps",
+            about=_OF_FLOWS,
+        ),
+        timeseries(
+            "Across zones, exactly",
+            promql(
+                f"topk(10, {flows('flow_cross_zone_bytes_total', 'by (source_service_name, destination_service_name)')})", ends
+            ),
+            unit="Bps",
+            about=f"Both ways. {_OF_FLOWS}",
         ),
     ]
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from deploy.grafana.source.panels import Json, dashboard, label_values, promql, row, spans, stat, timeseries, traceql
-from deploy.grafana.source.selections import BOTH_WAYS, FAILED, GRAPH, PAIR, over_time, quantiles, rate, selected
+from deploy.grafana.source.selections import (
+    BOTH_WAYS,
+    FAILED,
+    GRAPH,
+    PAIR,
+    TCP,
+    flow_quantile,
+    flows,
+    over_time,
+    quantiles,
+    rate,
+    selected,
+)
 
 _ENDS: Final = (
     'span.source.service.name =~ "${client:pipe}"'
@@ -24,7 +36,7 @@ def pair() -> Json:
         "wirespan-pair",
         "Wirespan / Workload pair",
         "Was it the connect, the path, the queue or the server?",
-        [*_numbers(), row("Time"), *_times(), row("Path"), *_path(), row("Outcome"), *_outcome()],
+        [*_numbers(), row("Time"), *_times(), row("Path"), *_path(), row("Outcome"), *_outcome(), *_requests()],
         [
             label_values("client", "Client", f"label_values({GRAPH}_total, client)"),
             label_values("server", "Server", f'label_values({GRAPH}_total{{client=~"$client"}}, server)'),
@@ -85,6 +97,27 @@ def _path() -> list[Json]:
             about=BOTH_WAYS,
         )
         for title, (measure, unit) in both_ways.items()
+    ]
+
+
+def _requests() -> list[Json]:
+    sent_again = [
+        f"{flows(f'flow_{way}tcp_retransmits_total', **PAIR)} / {flows(f'flow_{way}packets_total', **PAIR, **TCP)}"
+        for way in ("", "reverse_")
+    ]
+    quantiles_of_time = [
+        promql(flow_quantile(rank, "flow_response_time_seconds", **PAIR), f"{rank:.0%}") for rank in (0.5, 0.95, 0.99)
+    ]
+    verdicts = flows("flow_records_total", "by (flow_verdict)", **PAIR, flow_verdict='!~"ok|unknown"')
+    return [
+        row("Every request (metrics of flows, where the exporter makes them)"),
+        timeseries("Response time", *quantiles_of_time, unit="s", about="Of requests, not of records, none left out.", width=8),
+        timeseries(
+            "Share of segments sent again", *map(promql, sent_again), unit="percentunit", about="A: forth, B: back.", width=8
+        ),
+        timeseries(
+            "Trouble by verdict", promql(verdicts, "{{flow_verdict}}"), unit="cps", about="Records.", width=8, stack=True
+        ),
     ]
 
 

@@ -2,7 +2,7 @@
 
 Each connection between two nodes has a span from either end. Where it shall count once, the client's end is asked: every
 observer but `server`, so that a replayed capture file, whose observer is `capture`, is told too. Metrics of spans are those of
-Tempo's generator with the dimensions of deploy/compose/tempo.yaml.
+Tempo's generator with the dimensions of deploy/compose/tempo.yaml; metrics of flows are the exporter's, where they are on.
 """
 
 from __future__ import annotations
@@ -51,7 +51,20 @@ def _calls(labels: dict[str, str]) -> str:
     return f'traces_spanmetrics_calls_total{{flow_observer=~"client|capture"{matchers}}}'
 
 
+def flows(metric: str, by: str = "", **labels: str) -> str:
+    """PromQL: a metric of flows per second, each connection counted once. `labels` are matchers."""
+    matchers = "".join(f",{label}{matcher}" for label, matcher in labels.items())
+    return f'sum {by} (rate({metric}{{flow_observer!="server"{matchers}}}[$__rate_interval]))'.replace("sum  (", "sum (")
+
+
+def flow_quantile(rank: float, metric: str, **labels: str) -> str:
+    """PromQL: a quantile of a time, whether it came over OTLP (a native histogram) or was scraped (one with bounds)."""
+    scraped, sent = flows(f"{metric}_bucket", "by (le)", **labels), flows(metric, **labels)
+    return f"histogram_quantile({rank}, {scraped}) or histogram_quantile({rank}, {sent})"
+
+
 BEGUN: Final = {"span_kind": '!="SPAN_KIND_INTERNAL"'}
 """The first record of a connection; later ones are INTERNAL."""
 FAILED: Final = {"status_code": '="STATUS_CODE_ERROR"'}
 PAIR: Final = {"source_service_name": '=~"$client"', "destination_service_name": '=~"$server"'}
+TCP: Final = {"network_transport": '="tcp"'}

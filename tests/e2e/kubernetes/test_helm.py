@@ -310,6 +310,19 @@ def test_the_exporter_may_reach_every_backend(helm_binary: Path) -> None:
     assert {443, 8443} <= opened
 
 
+def test_metrics_of_flows_go_where_the_values_say(helm_binary: Path) -> None:
+    """To the backend of spans, or to an endpoint of their own, which the exporter may reach; off, no variable is there."""
+    variable = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+    assert variable not in render(helm_binary, {}).environment("exporter")
+    sent = {"exporter": {"settings": {"flow_metrics": ["otlp"]}}, "otlp": {"endpoint": "http://collector:4317"}}
+    assert render(helm_binary, sent).environment("exporter")[variable] == "http://collector:4317"
+    sent["otlp"]["metricsEndpoint"] = "http://mimir:9317"
+    rendered = render(helm_binary, sent | {"networkPolicy": {"enabled": True}})
+    assert rendered.environment("exporter")[variable] == "http://mimir:9317"
+    policy = rendered.one("NetworkPolicy", f"{RELEASE}-wirespan-exporter")
+    assert {4317, 9317} <= {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+
 @pytest.mark.parametrize("nodes", [10, 100, 1_000, 10_000])
 def test_the_chart_takes_what_is_planned(helm_binary: Path, nodes: int) -> None:
     """The values of `wirespan plan` are values of the chart, and the streams fit the volume that they come with."""
@@ -346,6 +359,13 @@ REFUSED = {
     "a header's file out of its folder": (
         {"otlp": {"headerFiles": [{"name": "../a", "secret": "b", "key": "c"}]}},
         "otlp/headerFiles/0/name",
+    ),
+    "metrics over HTTP without an endpoint": (
+        {
+            "otlp": {"endpoint": "http://a/v1/traces", "protocol": "http/protobuf"},
+            "exporter": {"settings": {"flow_metrics": ["otlp"]}},
+        },
+        "otlp.metricsEndpoint",
     ),
     "a protocol that is none": ({"otlp": {"protocol": "http/json"}}, "otlp/protocol"),
 }
