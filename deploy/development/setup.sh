@@ -20,6 +20,8 @@ need gcc command -v "${CC:-cc}"
 need libc6-dev has_header stdio.h
 need python3-venv python3 -c 'import ensurepip, venv'
 need python3-bpfcc /usr/bin/python3 -c 'import bcc'
+need nodejs command -v node
+need npm command -v npm
 if wants shop; then
   # Debian's packages start their daemons where there is a systemd; the shop starts its own, on other addresses.
   need postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
@@ -44,6 +46,7 @@ if wants e2e; then
   need skopeo command -v skopeo
   need default-jdk-headless command -v javac
   need maven command -v mvn
+  need chromium command -v chromium
 fi
 if wants kernels; then
   need qemu-system-x86 command -v qemu-system-x86_64
@@ -73,6 +76,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         libpcap-dev) say "  $package: the benchmark of replay compares itself with it" ;;
         python3-bpfcc) say "  $package: live capture needs it; without it a capture file is replayed" ;;
         postgresql | redis-server) say "  $package: the shop does without it; faults of the database need it" ;;
+        nodejs | npm) say "  $package: the page of \`wirespan view\` is built with it" ;;
         python3-venv) say "  $package: the virtual environment needs it" ;;
         *) say "  $package: the tests that use it will be skipped" ;;
       esac
@@ -98,4 +102,22 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
   .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.lock
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable .
   echo "$stamp" >.venv/.stamp
+fi
+
+# The page of `wirespan view`, which is left out where it cannot be built. Packages come by npm's own configuration.
+web=services/cli/view/web
+stamp=$({ node --version; cat $web/package-lock.json $web/build.mjs $web/src/*; } 2>/dev/null | sha256sum | cut -c1-16)
+if [ "$(cat $web/node_modules/.stamp 2>/dev/null)" != "$stamp" ] || [ ! -e services/cli/view/assets/index.html ]; then
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    say "the page of \`wirespan view\` is not built: there is no Node with npm"
+  else
+    say "building the page of \`wirespan view\`"
+    log=$(mktemp)
+    if (cd $web && timeout 120 npm ci --ignore-scripts --fetch-retries=1 --fetch-timeout=20000 && npm run --silent build) >"$log" 2>&1; then
+      echo "$stamp" >$web/node_modules/.stamp
+    else
+      tail -n 3 "$log"
+      say "the page of \`wirespan view\` is not built (whole log: $log)"
+    fi
+  fi
 fi

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
         "explain_command",
         "Say what happened on a connection, what was wrong, and how that is known.",
     ),
+    "view": ("services.cli.view.command", "view", "Serve a page: map, flows, connections, traces, the pipeline."),
     "status": (
         "services.cli.status.command",
         "status",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,11 +22,9 @@ from services.cli.explain.explanation import Explanation, explain
 from services.cli.explain.question import is_trace_id, question, worst
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
-from services.cli.run.at_once import CaptureRecords
-from services.cli.run.capture_files import as_files, is_capture
 from services.cli.settings import BusSettings, bus_settings
 from services.cli.tap.bus_source import BusSource
-from services.cli.tap.input_file import InputLines
+from services.cli.tap.files import records_of
 from services.cli.views import units
 from services.cli.views.json_line import json_line
 from services.cli.views.printable import printable
@@ -79,7 +77,7 @@ def explain_command(
             raise click.UsageError("--backend is asked for a trace by its id, 32 hexadecimal digits")
         found = explained(trace_of(backend, asked.lower()), asked)
     elif files:
-        found = explained(_of_files(files, kube_snapshot), asked)
+        found = explained(records_of(files, kube_snapshot), asked)
     else:
         try:
             after = time.time_ns() - units.nanoseconds(since)
@@ -111,20 +109,6 @@ def explained(some: Iterable[FlowBatch], asked: str) -> tuple[list[Explanation],
         return [explain(connection) for connection in requests[:_MOST]], max(len(requests) - _MOST, 0)
     connection, more = worst([connection for connection in found if connection.told.view.of_flow] or found)
     return ([explain(connection)] if connection else []), more
-
-
-def _of_files(files: Sequence[Path], kube_snapshot: Path | None) -> Iterator[FlowBatch]:
-    captures = [file for file in files if is_capture(file)]
-    if captures:
-        with as_files(captures) as kept:
-            yield from CaptureRecords(kept, kube_snapshot).batches()
-    for file in files:
-        if file not in captures:
-            with file.open("rb") as lines:
-                source = InputLines(lines)
-                yield from (held.batch for held in source.held())
-            if source.refused and source.refused == source.read:
-                raise CliError(f"{file}: neither a capture nor records nor spans ({printable(source.first_reason)})")
 
 
 async def _listen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from rich import box
@@ -19,33 +20,39 @@ _COPIES: Final = "copy_packets"
 
 def ledger_table(ledger: Ledger, destination: str, *, live: bool = False) -> Table:
     """Return the table, of a capture file or of `live` sockets. Figures that cannot be known yet are said to be so."""
-    progress = ledger.progress
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim", overflow="fold")
-    table.add_row("packets seen" if live else "packets read", units.count(progress.packets), units.byte_count(progress.bytes))
+    for name, number, note in ledger_rows(ledger, destination, live=live):
+        table.add_row(name, number, note)
+    return table
+
+
+def ledger_rows(ledger: Ledger, destination: str, *, live: bool = False) -> Iterator[tuple[str, str | Text, str]]:
+    """Yield its rows: what is counted, how many, and a note."""
+    progress = ledger.progress
+    yield ("packets seen" if live else "packets read", units.count(progress.packets), units.byte_count(progress.bytes))
     copies = progress.counters.get(_COPIES, 0)
     if copies:
-        table.add_row("  copies", units.count(copies), "seen before, at another point of their way")
+        yield ("  copies", units.count(copies), "seen before, at another point of their way")
     apart = packets_in_no_flow(progress)
-    table.add_row("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
-    table.add_row("flows", units.count(progress.flows), "")
+    yield ("  in no flow", units.count(sum(apart.values())), ", ".join(f"{n} {name}" for name, n in apart.items()))
+    yield ("flows", units.count(progress.flows), "")
     without_role = progress.counters.get(_WITHOUT_ROLE, 0)
     if without_role:
-        table.add_row("  of unknown role", units.count(without_role), "TCP joined later: nobody could tell which end asks")
-    table.add_row("records", units.count(progress.records), units.counted(progress.batches, "batch", "batches"))
+        yield ("  of unknown role", units.count(without_role), "TCP joined later: nobody could tell which end asks")
+    yield ("records", units.count(progress.records), units.counted(progress.batches, "batch", "batches"))
     if progress.exchanges:
-        table.add_row("  exchanges", units.count(progress.exchanges), "requests in application traces, with their phases")
-    table.add_row("spans", units.count(progress.expected_spans), "")
+        yield ("  exchanges", units.count(progress.exchanges), "requests in application traces, with their phases")
+    yield ("spans", units.count(progress.expected_spans), "")
     accepted = "unknown" if ledger.accepted is None else units.count(ledger.accepted)
-    table.add_row("spans accepted", Text(accepted, style="green" if ledger.complete else "yellow"), f"by {destination}")
-    table.add_row("spans refused", _bad(ledger.refused), "")
-    table.add_row("dead", _bad(ledger.dead), f"and {ledger.uncounted} uncounted messages" if ledger.uncounted else "")
+    yield ("spans accepted", Text(accepted, style="green" if ledger.complete else "yellow"), f"by {destination}")
+    yield ("spans refused", _bad(ledger.refused), "")
+    yield ("dead", _bad(ledger.dead), f"and {ledger.uncounted} uncounted messages" if ledger.uncounted else "")
     if ledger.batches_under_way:
         under_way = units.counted(ledger.batches_under_way, "batch", "batches")
-        table.add_row("not delivered", Text(under_way, style="bold red"), "stored on the bus, not acknowledged by the backend")
-    return table
+        yield ("not delivered", Text(under_way, style="bold red"), "stored on the bus, not acknowledged by the backend")
 
 
 def packets_in_no_flow(progress: CaptureProgress) -> dict[str, int]:

@@ -66,6 +66,8 @@ class Plan:
     cluster_name: str | None = None
     bus: BusSettings | None = None
     """A bus that runs already; None starts one."""
+    deny_ports: Sequence[int] = ()
+    """Ports of this run's own that a live capture leaves out, besides those of the bus."""
     bus_timeout_seconds: float | None = DEFAULT_SECONDS
     """How long to wait for it."""
     intake_port: int | None = None
@@ -238,7 +240,8 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
     if plan.speed is not None:
         capture["WIRESPAN_CAPTURE_REPLAY_SPEED"] = str(plan.speed)
     if plan.live:
-        capture |= _live_settings(environ, [*bus_ports(nats.url), *filter(None, [plan.intake_port])])
+        own_ports = (*bus_ports(nats.url), *filter(None, [plan.intake_port]), *plan.deny_ports)
+        capture |= _live_settings(environ, own_ports)
     enricher = {"WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(plan.kube_snapshot.absolute())} if plan.kube_snapshot else {}
     if plan.kubeconfig:
         enricher = {"WIRESPAN_KUBE_API": "kubeconfig", "WIRESPAN_KUBE_KUBECONFIG": str(plan.kubeconfig.absolute())}

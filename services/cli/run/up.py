@@ -8,7 +8,8 @@ import os
 import secrets
 import shlex
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from services.cli.shop.places import FAULTS
 from services.cli.shop.running import beside_shop, prepared
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.tap.filters import FlowFilter
+from services.cli.view.assets import why_not_built
+from services.cli.view.listening import listener
 from services.cli.views.printable import printable
 from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 
@@ -94,6 +97,10 @@ class Source:
 @timeout_option
 @cluster_name_option
 @click.option(
+    "--view/--no-view", "viewed", default=True, help="Serve the page of `wirespan view`, on loopback (default), or not."
+)
+@click.option("--view-port", type=click.IntRange(0, 0xFFFF), help="Where. Default: that of `wirespan view`; 0 is any free one.")
+@click.option(
     "--duration",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
@@ -118,6 +125,8 @@ def up(
     duration: float | None,
     kubeconfig: Path | None,
     speed: float | None,
+    viewed: bool,
+    view_port: int | None,
     **_filters: object,
 ) -> None:
     """Run the whole path and show live who talks to whom, with troubles on top.
@@ -147,6 +156,7 @@ def up(
     files = [source.capture] if source.capture else []
     prepare_output(destination, [*files, *filter(None, [source.kube_snapshot])])
     replay_node = _NODE if nats_url is None else f"{_NODE}-{secrets.token_hex(4)}"  # others may do the same on that bus
+    where = listener("127.0.0.1", view_port) if viewed and not why_not_built() else None
     plan = Plan(
         files=files,
         destination=destination,
@@ -159,6 +169,7 @@ def up(
         bus=bus_settings(nats_url) if nats_url is not None else None,
         bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
         intake_port=free_port() if shop else None,
+        deny_ports=[where.getsockname()[1]] if where else (),
     )
     quiet_logs()
     wanted = FlowFilter(conditions(ctx, enriched=True))
@@ -167,7 +178,9 @@ def up(
     if plan.intake_port is not None:
         say = partial(console.print, markup=False)
         beside = partial(beside_shop, prepared(fault, destination, plan.intake_port, say))
-    raise SystemExit(interruption.run(lambda asked: _up(plan, source, asked, wanted, duration=duration, beside=beside)))
+    page = partial(_page, where=where) if viewed else _no_page
+    run = partial(_up, plan, source, wanted=wanted, duration=duration, beside=beside, page=page)
+    raise SystemExit(interruption.run(run))
 
 
 def choose_source(
@@ -202,10 +215,11 @@ async def _up(
     plan: Plan,
     source: Source,
     asked: Interruption,
-    wanted: FlowFilter,
     *,
+    wanted: FlowFilter,
     duration: float | None,
     beside: Callable[..., Coroutine[Any, Any, None]] | None,
+    page: Callable[[Pipeline, str, Callable[[str], None]], AbstractAsyncContextManager[None]],
 ) -> int:
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -217,21 +231,40 @@ async def _up(
         await asked.or_end(pipeline.until_capturing())
         if plan.live:
             say(source.said)
-        for line in _introduction(pipeline):
-            say(line)
 
         async def looked_at() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(duration):
                     await pipeline.guard(show(pipeline, console, wanted))
 
-        await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
+        async with page(pipeline, source.said, say):
+            for line in _introduction(pipeline):
+                say(line)
+            await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
         await pipeline.drain(_DRAIN_SECONDS)
         ledger = await pipeline.ledger()
     console.print(ledger_table(ledger, str(plan.destination), live=plan.live))
     for fault in ledger.faults():
         notes.print(fault, style="red", markup=False, soft_wrap=True)
     return 1 if ledger.letters else 0
+
+
+@contextlib.asynccontextmanager
+async def _page(pipeline: Pipeline, said: str, say: Callable[[str], None], where: socket.socket | None) -> AsyncIterator[None]:
+    """Serve the page of the run and say where; where it cannot be served, why. The run goes on without."""
+    if where is None:
+        say(why_not_built())
+        yield
+        return
+    from services.cli.view.running import beside  # noqa: PLC0415 - a run without a page does without its server
+
+    async with beside(pipeline, said, where) as url:
+        say(f"the page to look at: {url}")
+        yield
+
+
+def _no_page(_pipeline: Pipeline, _said: str, _say: Callable[[str], None]) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
 
 
 def _introduction(pipeline: Pipeline) -> list[str]:

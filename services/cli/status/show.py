@@ -14,27 +14,29 @@ _MOST_NODES = 20
 
 def lines(status: Status, silent_seconds: float) -> Iterator[str]:
     """Whatever there is to say, trouble or not."""
+    for name, said in said_of(status, silent_seconds):
+        yield f"{name:<{_WIDTH}} {said}".rstrip()
+
+
+def said_of(status: Status, silent_seconds: float) -> Iterator[tuple[str, str]]:
+    """The same by what it is said of; a node's name is indented."""
     for stage in status.stages:
-        yield _row(stage.stream, _stage(stage))
+        yield (stage.stream, _stage(stage))
     if status.index_seconds is not None:
-        yield _row("cluster's index", f"{seconds(status.index_seconds)} old")
+        yield ("cluster's index", f"{seconds(status.index_seconds)} old")
     letters = ", ".join(f"{number:,} of {service}" for service, number in status.dead_letters.items())
-    yield _row("dead letters", letters or "none")
+    yield ("dead letters", letters or "none")
     if not status.looks_back:
-        yield _row("nodes", "unknown: no copies of the latest batches are kept (WIRESPAN_STREAMS_RECENT_BYTES)")
+        yield ("nodes", "unknown: no copies of the latest batches are kept (WIRESPAN_STREAMS_RECENT_BYTES)")
         return
     silent = [node for node in status.nodes if node.heard_seconds > silent_seconds]
-    yield _row("nodes", f"{len(status.nodes)} seen, {len(silent)} silent")
+    yield ("nodes", f"{len(status.nodes)} seen, {len(silent)} silent")
     # Those first that somebody may have to look at.
     ordered = sorted(status.nodes, key=lambda node: (-node.heard_seconds * (node in silent), -sum(node.lost_packets.values())))
     for node in ordered[:_MOST_NODES]:
-        yield _row(f"  {printable(node.name)}", _node(node))
+        yield (f"  {printable(node.name)}", _node(node))
     if len(ordered) > _MOST_NODES:
-        yield _row("", f"and {len(ordered) - _MOST_NODES} more (--json has all)")
-
-
-def _row(name: str, said: str) -> str:
-    return f"{name:<{_WIDTH}} {said}".rstrip()
+        yield ("", f"and {len(ordered) - _MOST_NODES} more (--json has all)")
 
 
 def _stage(stage: Stage) -> str:

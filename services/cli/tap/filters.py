@@ -110,7 +110,7 @@ def service(text: str) -> EndTest:
 
 def workload(text: str) -> EndTest:
     """`[NAMESPACE/]NAME` of a deployment, stateful set, daemon set, job, node, unit ...: whatever a workload is called."""
-    return _named(text, WORKLOAD_NAMES)
+    return _named(text, (*WORKLOAD_NAMES, "external.name"))
 
 
 def address(text: str) -> EndTest:

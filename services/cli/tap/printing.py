@@ -4,61 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Console
 from rich.text import Text
 
 from services.cli.errors import NobodyReadsError
 from services.cli.tap.held import Row
-from services.cli.views import units
 from services.cli.views.conversations import Tellers
-from services.cli.views.flow_line import OUTCOME_STYLES, flow_line
+from services.cli.views.flow_columns import FLOW_COLUMNS, FlowColumn, time_cell
+from services.cli.views.flow_line import flow_line
 from services.cli.views.flow_view import FlowView, flow_view
 from services.cli.views.json_line import json_line
 from services.cli.views.printable import printable
 
-_TIME_OF_DAY: Final = 12
-
 Format: TypeAlias = Literal["compact", "table", "json", "dict"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    heading: str
-    width: int
-    """What is wider pushes the rest to the right: a name is never cut."""
-    cell: Callable[[FlowView], str]
-    style: Callable[[FlowView], str] = lambda _: ""
-
-
-def _time(view: FlowView) -> str:
-    return units.moment(view.end_unix_ns)
-
-
-def _seen_by(view: FlowView) -> str:
-    if view.captured:
-        return "capture"
-    return ("client" if view.local_is_source else "server") if view.directed else "-"
-
-
-_COLUMNS: Final = (
-    _Column("TIME", _TIME_OF_DAY, _time),
-    _Column("SOURCE", 34, lambda view: str(view.source)),
-    _Column("DESTINATION", 34, lambda view: str(view.destination)),
-    _Column("PROTOCOL", 8, lambda view: view.transport),
-    _Column("OUTCOME", 11, lambda view: view.outcome or "-", lambda view: OUTCOME_STYLES.get(view.outcome, "")),
-    _Column("VERDICT", 15, lambda view: view.verdict or "-", lambda view: "yellow" if view.verdict_measure else ""),
-    _Column("SENT", 8, lambda view: units.byte_count(view.bytes_out)),
-    _Column("RECEIVED", 8, lambda view: units.byte_count(view.bytes_in)),
-    _Column("CONNECT", 7, lambda view: "-" if view.connect_ns is None else units.duration(view.connect_ns)),
-    _Column("MAX RESPONSE", 12, lambda view: units.duration(view.response_max_ns) if view.responses else "-"),
-    _Column("MEAN", 7, lambda view: units.duration(view.response_sum_ns // view.responses) if view.responses else "-"),
-    _Column("RESENT", 6, lambda view: units.count(view.retransmits + view.syn_repeats)),
-    _Column("SEEN BY", 7, _seen_by),
-)
 
 
 class _Console(Console):
@@ -98,21 +59,21 @@ class Printer:
 
     def _show_row(self, view: FlowView) -> None:
         if not self._time_width:
-            self._time_width = len(_time(view))
-            headings = (f"{column.heading:<{self._width(column)}}" for column in _COLUMNS)
+            self._time_width = len(time_cell(view))
+            headings = (f"{column.heading:<{self._width(column)}}" for column in FLOW_COLUMNS)
             self._console.print(Text("  ".join(headings).rstrip(), style="bold"))
-        cells = [Text(f"{column.cell(view):<{self._width(column)}}", style=column.style(view)) for column in _COLUMNS]
+        cells = [Text(f"{column.cell(view):<{self._width(column)}}", style=column.style(view)) for column in FLOW_COLUMNS]
         line = Text("  ").join(cells)
         line.rstrip()
         self._console.print(line)
 
-    def _width(self, column: _Column) -> int:
+    def _width(self, column: FlowColumn) -> int:
         """A time may have a date; the first one decides on all."""
-        return max(column.width, self._time_width) if column.cell is _time else column.width
+        return max(column.width, self._time_width) if column.cell is time_cell else column.width
 
     def _show_dict(self, view: FlowView, given: Row) -> None:
         """Everything that is known: what is 0, empty or unknown is left out. A ruled line ends the record."""
-        known = {"time": _time(view), "source": str(view.source), "destination": str(view.destination)} | dict(_flat(given))
+        known = {"time": time_cell(view), "source": str(view.source), "destination": str(view.destination)} | dict(_flat(given))
         width = max(map(len, known))
         for name, value in known.items():
             self._console.print(Text(f"{printable(name):>{width}}: {printable(str(value))}"))

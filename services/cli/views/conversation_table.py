@@ -64,6 +64,11 @@ def conversation_table(
     return Group(table, _totals(conversations, of, hidden=max(len(conversations) - room, 0)), *notes)
 
 
+def words(each: Conversation) -> dict[str, str]:
+    """Return what the table shows of a conversation, by heading, where there is room for all."""
+    return {column.heading.replace("\n", " "): str(column.cell(each)) for column in _COLUMNS}
+
+
 def _widths(shown: Sequence[_Column], rows: Sequence[Sequence[str | Text]], screen: int | None) -> list[int]:
     """Return how wide each column is: numbers as they are, and what they leave shared by names and outcomes.
 

@@ -125,10 +125,15 @@ class Conversations:
         """
         while self._records and self._records[0][0] <= now_seconds - self._window_seconds:
             self._records.popleft()
-        grouped: dict[Key, list[_Telling]] = {}
-        for telling in _tellings([view for _, view in self._records]):
-            grouped.setdefault(telling.key, []).append(telling)
-        return sorted((_sum(key, tellings) for key, tellings in grouped.items()), key=_rank)
+        return conversations_of([view for _, view in self._records])
+
+
+def conversations_of(views: Sequence[FlowView]) -> list[Conversation]:
+    """Return the conversations that records of flows tell of, whichever ends have told: troubles first."""
+    grouped: dict[Key, list[_Telling]] = {}
+    for telling in _tellings(views):
+        grouped.setdefault(telling.key, []).append(telling)
+    return sorted((_sum(key, tellings) for key, tellings in grouped.items()), key=rank)
 
 
 class Tellers:
@@ -232,8 +237,9 @@ def summed(views: Iterable[FlowView]) -> list[Conversation]:
             keep(flows.pop(view.flow))
     for flow in flows.values():
         keep(flow)
-    return sorted(kept.values(), key=_rank)
+    return sorted(kept.values(), key=rank)
 
 
-def _rank(each: Conversation) -> tuple[int, int, int, int, str]:
+def rank(each: Conversation) -> tuple[int, int, int, int, str]:
+    """What goes first: failures, slowness, what was sent again, then the busiest."""
     return -each.failures, -each.slow_ns, -each.retransmits, -(each.bytes_out + each.bytes_in), each.source

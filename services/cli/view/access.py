@@ -1,0 +1,118 @@
+"""Who may look at the page, and what a browser may do with it.
+
+On loopback whoever is on this machine; elsewhere who has the token, or whom an ingress has let in and named. A page of somebody
+else's, open in the same browser, gets nothing: requests must name us as their host (DNS rebinding), and nothing is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from services.cli.errors import UsageError
+
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+_COOKIE: Final = "wirespan"
+_LEAST_TOKEN: Final = 16
+LOGIN: Final = "/login"
+
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "worker-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The rules."""
+
+    address: str = "127.0.0.1"
+    """Where it listens."""
+    hosts: Iterable[str] = ()
+    """Names by which it is asked for, besides that."""
+    token: str = ""
+    header: str = ""
+    """Of a request that an ingress has let in: it names who asks."""
+    _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+
+    def check(self) -> None:
+        """Raise UsageError where the page would be open to others than those on this machine."""
+        if self.token and len(self.token) < _LEAST_TOKEN:
+            raise UsageError(f"the token of the page is shorter than {_LEAST_TOKEN} characters")
+        if not is_loopback(self.address) and not (self.token or self.header):
+            raise UsageError(
+                f"at {self.address} others could see the page: give --token-file, or --trusted-header of an ingress"
+            )
+
+    def is_ours(self, host: str) -> bool:
+        """Whether a request's Host names this page."""
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        return name.strip("[]").lower() in {*_LOCAL, self.address.lower(), *(each.lower() for each in self.hosts)}
+
+    def allows(self, request: web.Request) -> bool:
+        """Whether whoever asks may look."""
+        if self.header and request.headers.get(self.header, "").strip():
+            return True
+        if not self.token:
+            return not self.header
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return self._same(given, self.token) or self._same(request.cookies.get(_COOKIE, ""), self._session())
+
+    def let_in(self, token: str, response: web.StreamResponse) -> bool:
+        """Give a browser that has the token a cookie, so that it need not be asked again."""
+        if not (self.token and self._same(token, self.token)):
+            return False
+        response.set_cookie(_COOKIE, self._session(), httponly=True, samesite="Strict", path="/")
+        return True
+
+    def _session(self) -> str:
+        return hmac.new(self._key, self.token.encode(), hashlib.sha256).hexdigest()
+
+    @staticmethod
+    def _same(one: str, other: str) -> bool:
+        return hmac.compare_digest(one.encode(), other.encode())
+
+
+def is_loopback(address: str) -> bool:
+    """Whether nobody but those on this machine can reach it."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def guard(access: Access) -> Middleware:
+    """Return what stands before every answer."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not access.is_ours(request.host):
+            return web.Response(status=421, text="this is not the host that was asked for", headers=HEADERS)
+        if request.path != LOGIN and not access.allows(request):
+            if request.path.startswith("/api/"):
+                return web.Response(status=401, text="a token is needed", headers=HEADERS)
+            return web.Response(status=303, headers={**HEADERS, "Location": LOGIN})
+        return await handler(request)
+
+    return guarded
+
+
+async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Put what a browser is told into every answer, errors too."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)

@@ -1,0 +1,153 @@
+"""The `wirespan view` command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import click
+from rich.console import Console
+
+from services.cli import interruption
+from services.cli.errors import UsageError
+from services.cli.interruption import Interruption
+from services.cli.options import kube_snapshot_option, quiet_logs
+from services.cli.settings import BusSettings
+from services.cli.tap.bus_source import BusSource
+from services.cli.tap.command import chosen_bus
+from services.cli.view.access import Access
+from services.cli.view.kept import Kept
+from services.cli.view.listening import DEFAULT_PORT, listener
+from services.cli.view.running import bus_pipeline, keep_bus, keep_files
+from services.cli.view.server import Page, State, serving
+from services.cli.views.conversations import MOST_RECORDS
+from services.cli.views.printable import printable
+from services.cli.waiting import reached, timeout_option
+
+Served: TypeAlias = Callable[..., AbstractAsyncContextManager[str]]
+_STARTED: Final = "look at {url} (Ctrl-C ends it)"
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--nats-url",
+    metavar="URL",
+    help="NATS to listen on. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
+)
+@click.option(
+    "--kube-context", metavar="NAME", help="Listen on the bus of this context's cluster, through its API server, as reader."
+)
+@click.option("--kube-namespace", metavar="NAME", help="Namespace of the release there.", default="wirespan", show_default=True)
+@timeout_option
+@kube_snapshot_option
+@click.option(
+    "--port",
+    type=click.IntRange(0, 0xFFFF),
+    help=f"Where to serve the page. Default: {DEFAULT_PORT}, or another where that is taken; 0 is any.",
+)
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Beyond loopback it takes --token-file or --trusted-header.",
+)
+@click.option("--host", "hosts", metavar="NAME", multiple=True, help="A name by which the page is asked for there.")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Holds a token of 16 characters or more, without which nobody sees the page.",
+)
+@click.option(
+    "--trusted-header",
+    metavar="NAME",
+    default="",
+    help="Of requests that an ingress has let in, such as X-Forwarded-User: the ingress must be the only way here.",
+)
+@click.option(
+    "--keep",
+    metavar="NUMBER",
+    type=click.IntRange(min=1000),
+    default=MOST_RECORDS,
+    show_default=True,
+    help="Records to look back on at the most.",
+)
+def view(
+    *,
+    files: tuple[Path, ...],
+    nats_url: str | None,
+    kube_context: str | None,
+    kube_namespace: str,
+    timeout_seconds: float | None,
+    kube_snapshot: Path | None,
+    port: int | None,
+    listen: str,
+    hosts: tuple[str, ...],
+    token_file: Path | None,
+    trusted_header: str,
+    keep: int,
+) -> None:
+    """Serve a page to look at: a map of who talks to whom, flows, each connection as both ends saw it, traces, the pipeline.
+
+    Of FILEs that are given (captures, or JSON lines of spans or records), else of what passed on the bus lately and passes.
+    Nothing is taken from the pipeline, and the page asks nobody but this command:
+
+    \b
+      wirespan view
+      wirespan view incident.pcap --kube-snapshot cluster.json
+    """  # noqa: D301  # \b is click's: leave the lines as they are
+    if files and (nats_url or kube_context):
+        raise UsageError("FILE and a bus are two places to look at: give one of them")
+    if kube_snapshot is not None and not files:
+        raise UsageError("--kube-snapshot names the workloads of capture files: give FILE")
+    if kube_context is not None and nats_url is not None:
+        raise UsageError("--nats-url and --kube-context are two places to listen: give one of them")
+    token = token_file.read_text().strip() if token_file else ""
+    access = Access(address=listen, hosts=hosts, token=token, header=trusted_header)
+    access.check()
+    quiet_logs()
+    kept = Kept(keep)
+
+    def served(source: str, pipeline: State | None = None) -> AbstractAsyncContextManager[str]:
+        return serving(Page(kept, source, pipeline), access, listener(listen, port))
+
+    if files:
+        raise SystemExit(interruption.run(lambda each: _files(kept, files, kube_snapshot, served, each)))
+    with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
+        raise SystemExit(interruption.run(lambda each: _bus(kept, settings, timeout_seconds, served, each)))
+
+
+async def _files(kept: Kept, files: tuple[Path, ...], kube_snapshot: Path | None, served: Served, asked: Interruption) -> int:
+    async def look() -> None:
+        await keep_files(kept, files, kube_snapshot)
+        await asyncio.Event().wait()
+
+    async with served(", ".join(printable(file.name) for file in files)) as url:
+        click.echo(_STARTED.format(url=url), err=True)
+        await asked.unless_asked(look())
+    return asked.exit_status
+
+
+async def _bus(kept: Kept, settings: BusSettings, timeout_seconds: float | None, served: Served, asked: Interruption) -> int:
+    from services.runtime.nats import bus as runtime_bus  # noqa: PLC0415 - a file is shown before the bus's client is loaded
+
+    notes = Console(stderr=True, highlight=False)
+    server = printable(settings.nats.url.rpartition("@")[2])
+    async with (
+        runtime_bus.connect(settings.nats, name="wirespan-view") as bus,
+        served(f"the bus at {server}", partial(bus_pipeline, bus, server)) as url,
+    ):
+        click.echo(_STARTED.format(url=url), err=True)
+
+        async def look() -> None:
+            await reached(bus, settings.nats.url, say=partial(notes.print, markup=False), timeout_seconds=timeout_seconds)
+            await keep_bus(kept, BusSource(bus, notes, raw=False))
+
+        await asked.unless_asked(look())
+    return asked.exit_status

@@ -1,0 +1,45 @@
+"""Records as rows of the page's table: what `tap -o table` shows, and what each is ordered by."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from services.cli.tap.filters import FlowFilter
+from services.cli.view.kept import Kept
+from services.cli.views.flow_columns import FLOW_COLUMNS
+from services.cli.views.flow_view import FlowView
+
+MOST_ROWS: Final = 5_000
+ORDERED: Final = [column.order is not None for column in FLOW_COLUMNS]
+
+
+def flows(kept: Kept, which: FlowFilter, *, after: int) -> dict[str, Any]:
+    """Return the latest records that are wanted, of those with a number beyond `after`."""
+    rows: deque[dict[str, Any]] = deque(maxlen=MOST_ROWS)
+    found = 0
+    last = kept.last
+    for piece in kept.pieces:
+        if piece.first + piece.batch.count <= after:
+            continue
+        for number, at, view in piece.wanted(which, after):
+            found += 1
+            rows.append(_row(number, view, int(piece.batch.column("flow_id")[at])))
+    return {
+        "columns": [column.heading.lower() for column in FLOW_COLUMNS],
+        "numeric": ORDERED,
+        "rows": list(rows),
+        "last": last,
+        "left_out": found - len(rows),
+    }
+
+
+def _row(number: int, view: FlowView, flow_id: int) -> dict[str, Any]:
+    return {
+        "n": number,
+        "flow": f"{flow_id:#x}",
+        "trace": view.exchange.trace_id if view.exchange else "",
+        "level": 3 if view.failed else 1 if view.verdict_measure else 0,
+        "cells": [column.cell(view) for column in FLOW_COLUMNS],
+        "order": [column.order(view) if column.order else 0 for column in FLOW_COLUMNS],
+    }

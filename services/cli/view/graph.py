@@ -1,0 +1,157 @@
+"""The map: workloads and outside names, and what passes between them; namespaces may be folded into one place each."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from services.cli.tap.filters import FlowFilter
+from services.cli.view.kept import Kept
+from services.cli.views import units
+from services.cli.views.conversation_table import words
+from services.cli.views.conversations import Conversation, conversations_of, rank
+from services.cli.views.flow_view import FlowView
+
+AUTO: Final = "auto"
+_FOLDS_AT: Final = 400
+"""Edges from which on all namespaces are folded, unless somebody says which."""
+_OUTSIDE: Final = "outside"
+_ADDRESSES: Final = "addresses"
+"""What a fold of everything that has no name is called."""
+
+
+def graph(kept: Kept, which: FlowFilter, folded: Sequence[str], *, span_ns: int | None) -> dict[str, Any]:
+    """Return the map of the records that are wanted. `folded` are namespaces; `auto` is all of them where there is too much
+    to see. `span_ns` is how much time was asked for, where any was.
+    """
+    views = [view for view in kept.views(which) if view.of_flow]
+    found = conversations_of(views)
+    addresses = _addresses(views)
+    namespaces = sorted({_place(name, addresses) for each in found for name in (each.source, each.destination)})
+    fold = set(folded)
+    if AUTO in fold:
+        fold = set(namespaces) if len(found) > _FOLDS_AT else set()
+    merged = sorted(_merged(found, fold, addresses) if fold else found, key=lambda each: (-_level(each), *rank(each)))
+    seconds = (span_ns if span_ns is not None else _span_ns(views)) / 1e9
+    return {
+        "namespaces": namespaces,
+        "folded": sorted(fold & set(namespaces)),
+        "nodes": _nodes(merged, fold, addresses),
+        "edges": [_edge(each, seconds, addresses) for each in merged],
+        "seconds": seconds,
+        "totals": _totals(merged),
+    }
+
+
+def _addresses(views: Iterable[FlowView]) -> frozenset[str]:
+    return frozenset(peer.name for view in views for peer in (view.source, view.destination) if peer.is_address)
+
+
+def _place(name: str, addresses: frozenset[str]) -> str:
+    """The namespace of a workload; what has none is outside, by a name or by its address."""
+    if name in addresses:
+        return _ADDRESSES
+    return name.partition("/")[0] if "/" in name else _OUTSIDE
+
+
+def _merged(some: Iterable[Conversation], fold: set[str], addresses: frozenset[str]) -> list[Conversation]:
+    sums: dict[tuple[str, str, int, str], Conversation] = {}
+
+    def folded(name: str) -> str:
+        place = _place(name, addresses)
+        return f"{place}/" if place in fold else name
+
+    for each in some:
+        source, destination = folded(each.source), folded(each.destination)
+        port = 0 if destination.endswith("/") else each.port
+        named = replace(each, source=source, destination=destination, port=port)
+        key = source, destination, port, each.transport
+        sums.setdefault(key, Conversation(source, destination, port, each.transport)).add(named)
+    return list(sums.values())
+
+
+def _nodes(some: Sequence[Conversation], fold: set[str], addresses: frozenset[str]) -> list[dict[str, Any]]:
+    nodes: dict[str, dict[str, Any]] = {}
+    for each in some:
+        level = _level(each)
+        for name in (each.source, each.destination):
+            place = name.removesuffix("/") if name.endswith("/") else _place(name, addresses)
+            label = place if place in fold else name.removeprefix(f"{place}/")
+            node = nodes.setdefault(name, {"id": name, "label": label, "place": place, "folded": place in fold, "level": 0})
+            if name == each.destination:  # trouble is shown where it was asked for
+                node["level"] = max(node["level"], level)
+    return list(nodes.values())
+
+
+def _level(each: Conversation) -> int:
+    """How bad: 3 something failed, 2 somebody waited, 1 something was sent again or judged, 0 nothing."""
+    if each.failures:
+        return 3
+    if each.slow_ns:
+        return 2
+    return 1 if each.retransmits or each.verdicts else 0
+
+
+def _edge(each: Conversation, seconds: float, addresses: frozenset[str]) -> dict[str, Any]:
+    return {
+        "source": each.source,
+        "destination": each.destination,
+        "port": each.port,
+        "level": _level(each),
+        "transport": each.transport,
+        "flows": each.flows,
+        "bytes": each.bytes_out + each.bytes_in,
+        "query": _query(each, addresses),
+        "words": words(each) | {"rate": _rate(each.flows, seconds), "trouble": _trouble(each)},
+    }
+
+
+def _query(each: Conversation, addresses: frozenset[str]) -> str:
+    """The search that finds its records, in the tap's grammar."""
+    words = [*_end("from", each.source, addresses), *_end("to", each.destination, addresses)]
+    words += ["to-port", str(each.port)] if each.port else []
+    return shlex.join([*words, "protocol", each.transport.partition(" ")[0]])
+
+
+def _end(side: str, name: str, addresses: frozenset[str]) -> list[str]:
+    if name in addresses:
+        return [f"{side}-ip", name]
+    if name.endswith("/"):
+        return [] if name.removesuffix("/") in {_OUTSIDE, _ADDRESSES} else [f"{side}-namespace", name.removesuffix("/")]
+    looked_up = side == "to" and "." in name and "/" not in name
+    return ["to-name" if looked_up else f"{side}-workload", name]
+
+
+def _rate(flows: int, seconds: float) -> str:
+    if seconds <= 0:
+        return units.counted(flows, "flow")
+    per_second = flows / seconds
+    return f"{per_second:.3g} flows/s" if per_second >= 1 else f"{per_second * 60:.3g} flows/min"
+
+
+def _trouble(each: Conversation) -> str:
+    """In a few words, what is worst of it; empty where nothing is."""
+    if each.failures:
+        return f"{units.count(each.failures)} of {units.count(each.flows)} failed"
+    if each.slow_ns:
+        return f"slow, {units.duration(each.slow_ns)}"
+    if each.retransmits:
+        return f"{units.count(each.retransmits)} resent"
+    return next(iter(each.verdicts), "")
+
+
+def _totals(some: Sequence[Conversation]) -> dict[str, str]:
+    return {
+        "flows": units.counted(sum(each.flows for each in some), "flow"),
+        "bytes": units.byte_count(sum(each.bytes_out + each.bytes_in for each in some)),
+        "failed": units.count(sum(each.failures for each in some)),
+        "resent": units.count(sum(each.retransmits for each in some)),
+        "troubles": units.count(sum(_level(each) > 0 for each in some)),
+    }
+
+
+def _span_ns(views: Sequence[FlowView]) -> int:
+    ends = [view.end_unix_ns for view in views]
+    return max(ends) - min(ends) if ends else 0

@@ -1,0 +1,142 @@
+"""The latest records, as the page looks at them: bounded, and numbered in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from proto.columns import Reason
+from proto.flow_batch import FlowBatch
+from proto.verdicts.names import Verdict
+from proto.verdicts.rules import judged
+from services.cli.tap.filters import FlowFilter, failed
+from services.cli.views.conversations import MOST_RECORDS
+from services.cli.views.flow_view import FlowView, flow_views
+
+_BUCKETS: Final = 120
+_BUCKET_NS: Final = 100_000_000
+"""The shortest stretch of the time line that is told apart."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """Some records that came together. Views of them are made when somebody looks."""
+
+    first: int
+    """Number of its first record."""
+    batch: FlowBatch
+    _views: list[FlowView] = field(default_factory=list)
+
+    @property
+    def views(self) -> Sequence[FlowView]:
+        """How people look at each record."""
+        if not self._views:
+            self._views = list(flow_views(self.batch))
+        return self._views
+
+    def wanted(self, which: FlowFilter, after: int = 0) -> Iterator[tuple[int, int, FlowView]]:
+        """Yield number, place and view of the records that are wanted and have a number beyond `after`."""
+        for at in np.flatnonzero(which.mask(self.batch)).tolist():
+            if self.first + at > after:
+                yield self.first + at, at, self.views[at]
+
+
+class Kept:
+    """What is kept. Beyond `most` records the oldest go: the page looks back less far rather than that memory grows."""
+
+    def __init__(self, most: int = MOST_RECORDS) -> None:
+        self._most = most
+        self._pieces: deque[Piece] = deque()
+        self._changed = asyncio.Event()
+        self.records = 0
+        self.last = 0
+        """Number of the last record, from 1."""
+        self.gone = 0
+        """Records that were kept and are not any more."""
+        self.notes: list[str] = []
+        """What a person should know of where the records come from, a line each."""
+        self.complete = False
+        """Nothing more will come."""
+
+    def add(self, batch: FlowBatch) -> None:
+        """Keep the records of a batch."""
+        if batch.count:
+            batch = batch if "verdict" in batch.columns else judged(batch)
+            self._pieces.append(Piece(self.last + 1, batch))
+            self.last += batch.count
+            self.records += batch.count
+            while self.records > self._most and len(self._pieces) > 1:
+                oldest = self._pieces.popleft().batch.count
+                self.records -= oldest
+                self.gone += oldest
+        self.tell()
+
+    def end(self, notes: Sequence[str] = ()) -> None:
+        """Nothing more will come; say why, where that is worth a word."""
+        self.notes += notes
+        self.complete = True
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake whoever waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self, within_seconds: float) -> bool:
+        """Return at the next change, or when that time is over; whether there was one."""
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All of them, the oldest first."""
+        return list(self._pieces)
+
+    def views(self, which: FlowFilter) -> list[FlowView]:
+        """Return the records that are wanted, in the order in which they came."""
+        return [view for piece in self.pieces for _, _, view in piece.wanted(which)]
+
+    def of(self, which: Callable[[FlowView], bool]) -> list[FlowBatch]:
+        """Return the records whose views are wanted, in batches."""
+        found = []
+        for piece in self.pieces:
+            places = [at for at, view in enumerate(piece.views) if which(view)]
+            if places:
+                found.append(piece.batch.take(np.array(places)))
+        return found
+
+    def time_line(self) -> dict[str, object]:
+        """Return how many records of flows ended in each stretch of time, and how many of those had trouble."""
+        batches = [piece.batch for piece in self.pieces]
+        if not batches:
+            return {"begin_unix_ns": 0, "bucket_ns": 0, "records": [], "troubles": []}
+        ends = np.concatenate([batch.column("end_unix_ns")[_of_flows(batch)] for batch in batches]).astype(np.int64)
+        wrong = np.concatenate([_troubled(batch)[_of_flows(batch)] for batch in batches])
+        if not len(ends):
+            return {"begin_unix_ns": 0, "bucket_ns": 0, "records": [], "troubles": []}
+        begin = int(ends.min())
+        bucket = max((int(ends.max()) - begin) // (_BUCKETS - 1), _BUCKET_NS)
+        place = (ends - begin) // bucket
+        return {
+            "begin_unix_ns": begin,
+            "bucket_ns": bucket,
+            "records": np.bincount(place).tolist(),
+            "troubles": np.bincount(place[wrong], minlength=int(place.max()) + 1).tolist(),
+        }
+
+
+def _of_flows(batch: FlowBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.asarray(batch.column("reason") != Reason.EXCHANGE)
+
+
+def _troubled(batch: FlowBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.asarray(~np.isin(batch.column("verdict"), (Verdict.UNKNOWN, Verdict.OK)) | failed(batch))

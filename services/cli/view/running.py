@@ -1,0 +1,101 @@
+"""The page over what runs: the bus of a cluster or of `wirespan up`, or files that are read while it is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proto.errors import DecodeError
+from proto.flow_batch import FlowBatch, decode
+from proto.subjects import enriched_subject
+from services.cli.errors import CliError
+from services.cli.run.ledger_table import ledger_rows
+from services.cli.status.asking import asked
+from services.cli.status.show import said_of
+from services.cli.status.state import SILENT_SECONDS, troubles
+from services.cli.tap.bus_source import BusSource
+from services.cli.tap.files import records_of
+from services.cli.view.access import Access
+from services.cli.view.kept import Kept
+from services.cli.view.server import Page, serving
+from services.cli.views.printable import printable
+
+if TYPE_CHECKING:
+    from services.cli.run.pipeline import Pipeline
+    from services.runtime.nats import bus as runtime_bus
+
+_AT_ONCE: Final = 20
+"""Batches of a file between two looks at what else there is to do."""
+
+
+async def keep_files(kept: Kept, files: Sequence[Path], kube_snapshot: Path | None) -> None:
+    """Read all of them; what cannot be read is a note. The page is there meanwhile."""
+    some = records_of(files, kube_snapshot)
+    try:
+        while batches := await asyncio.to_thread(_next, some):
+            for batch in batches:
+                kept.add(batch)
+    except (CliError, DecodeError) as error:
+        kept.end([str(error)])
+        return
+    kept.end()
+
+
+def _next(some: Iterator[FlowBatch]) -> list[FlowBatch]:
+    return [batch for _, batch in zip(range(_AT_ONCE), some, strict=False)]
+
+
+async def keep_bus(kept: Kept, source: BusSource) -> None:
+    """Keep what passed lately and what passes, until cancelled."""
+    try:
+        await _keep(kept, source.recent())
+    except CliError as error:
+        kept.notes.append(str(error))
+    await _keep(kept, source.live())
+
+
+async def _keep(kept: Kept, some: AsyncIterable[FlowBatch]) -> None:
+    async for batch in some:
+        kept.add(batch)
+
+
+async def bus_pipeline(bus: runtime_bus.Bus, server: str) -> Mapping[str, Any]:
+    """Return what `wirespan status` says."""
+    now = await asked(bus, server)
+    wrong = troubles(now)
+    return {"rows": [*said_of(now, SILENT_SECONDS)], "troubles": wrong, "ok": not wrong}
+
+
+@contextlib.asynccontextmanager
+async def beside(pipeline: Pipeline, said: str, where: socket.socket) -> AsyncIterator[str]:
+    """Serve the page of a run of `wirespan up` while the block runs; yields its address."""
+    kept = Kept()
+    server = printable(pipeline.nats.url.rpartition("@")[2])
+
+    async def keep() -> None:
+        async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
+            with contextlib.suppress(DecodeError):
+                kept.add(decode(message.data))
+
+    async def state() -> Mapping[str, Any]:
+        found = await bus_pipeline(pipeline.bus, server)
+        ledger = ledger_rows(await pipeline.ledger(), str(pipeline.plan.destination), live=pipeline.plan.live)
+        return {**found, "ledger": [(name, str(number), note) for name, number, note in ledger]}
+
+    async with serving(Page(kept, said, state), Access(), where) as url, _running(keep()):
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

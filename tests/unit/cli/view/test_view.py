@@ -1,0 +1,212 @@
+"""The page's server: what it says is what the commands say, it keeps no more than it may, and it lets in whom it should."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from proto.columns import Outcome
+from proto.flow_batch import Entity, FlowBatch
+from services.cli.errors import CliError, UsageError
+from services.cli.explain.connections import Seen
+from services.cli.explain.explanation import explain
+from services.cli.view.access import Access
+from services.cli.view.assets import assets
+from services.cli.view.kept import Kept
+from services.cli.view.listening import listener
+from services.cli.view.server import Page, serving
+from services.cli.views.flow_columns import FLOW_COLUMNS
+from services.cli.views.flow_view import flow_views
+from tests.unit.cli.flow_records import record_batch
+
+TOKEN = "a token that is long enough"
+
+
+def pod(namespace: str, name: str) -> Entity:
+    """A pod of a deployment."""
+    return Entity("k8s.pod", {"k8s.namespace.name": namespace, "k8s.deployment.name": name, "k8s.pod.name": f"{name}-1"})
+
+
+def between(source: str, destination: str, **changes: Any) -> FlowBatch:
+    """A connection of two pods, `namespace/name` each."""
+    ends = [pod(*source.split("/")), pod(*destination.split("/"))]
+    return record_batch(entities=ends, **{"local_entity": 0, "remote_entity": 1, **changes})
+
+
+@pytest.fixture
+def kept() -> Kept:
+    """Two connections that are well, and one that was refused."""
+    some = Kept()
+    some.add(between("shop/frontend", "shop/cart", flow_id=1, local_port=1001))
+    some.add(between("shop/frontend", "shop/redis", flow_id=2, local_port=1002, remote_port=6380))
+    some.add(between("web/ingress", "shop/frontend", flow_id=3, local_port=1003, outcome=Outcome.REFUSED, responses=0))
+    return some
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """A folder with a page in it."""
+    (tmp_path / "index.html").write_text("<p>the page")
+    return tmp_path
+
+
+@contextlib.asynccontextmanager
+async def asking(kept: Kept, folder: Path, **access: Any) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of a page over what is kept."""
+    async with (
+        serving(Page(kept, "a test"), Access(**access), listener("127.0.0.1", 0), folder) as url,
+        aiohttp.ClientSession(url) as session,
+    ):
+        yield session
+
+
+async def answer(session: aiohttp.ClientSession, path: str) -> Any:
+    """What the API says."""
+    async with session.get(f"/api/{path}") as response:
+        assert response.status == 200, await response.text()
+        return await response.json()
+
+
+async def test_map_has_troubles_first_and_folds_namespaces(kept: Kept, built: Path) -> None:
+    """What failed comes first; a namespace that is folded is one place, and nothing is lost by it."""
+    async with asking(kept, built) as session:
+        whole = await answer(session, "map?fold=none")
+        folded = await answer(session, "map?fold=shop")
+    assert (whole["edges"][0]["source"], whole["edges"][0]["destination"]) == ("web/ingress", "shop/frontend")
+    assert whole["edges"][0]["words"]["trouble"] == "1 of 1 failed"
+    assert whole["namespaces"] == ["shop", "web"]
+    assert {(edge["source"], edge["destination"], edge["flows"]) for edge in folded["edges"]} == {
+        ("shop/", "shop/", 2),
+        ("web/ingress", "shop/", 1),
+    }
+    assert folded["totals"] == {**whole["totals"], "troubles": "1"}
+
+
+async def test_what_finds_an_edge_finds_its_flows(kept: Kept, built: Path) -> None:
+    """Each edge comes with a search, in the tap's grammar, whose records are that edge's and no other's."""
+    async with asking(kept, built) as session:
+        for edge in (await answer(session, "map?fold=none"))["edges"]:
+            found = await answer(session, f"flows?q={edge['query']}")
+            assert len(found["rows"]) == edge["flows"], edge["query"]
+
+
+async def test_flows_are_rows_of_the_taps_table(kept: Kept, built: Path) -> None:
+    """The same cells; what came after a record is asked for by its number."""
+    async with asking(kept, built) as session:
+        found = await answer(session, "flows?q=not failed")
+        newer = await answer(session, f"flows?after={found['rows'][0]['n']}")
+    views = [view for piece in kept.pieces for view in flow_views(piece.batch)]
+    assert [row["cells"] for row in found["rows"]] == [[column.cell(view) for column in FLOW_COLUMNS] for view in views[:2]]
+    assert [row["n"] for row in newer["rows"]] == [2, 3]
+
+
+@pytest.mark.parametrize("search", ["port many", "bogus", "not", "since", "to-port 1 'open"])
+async def test_what_cannot_be_searched_is_said(kept: Kept, built: Path, search: str) -> None:
+    """A search that is none is answered with the reason, as the tap would give it."""
+    async with asking(kept, built) as session, session.get("/api/flows", params={"q": search}) as response:
+        assert response.status == 400
+        assert await response.text()
+
+
+async def test_connection_says_what_explain_says(kept: Kept, built: Path) -> None:
+    """The sentence, the story and the numbers are those of `wirespan explain`; the axis has what lasted."""
+    async with asking(kept, built) as session:
+        said = await answer(session, "connection?flow=0x1")
+        async with session.get("/api/connection?flow=0xff") as unknown:
+            assert unknown.status == 404
+    (one,) = Seen([kept.pieces[0].batch]).connections(lambda _: True)
+    told = explain(one)
+    assert (said["head"], said["sentence"], said["because"]) == (told.head, told.advice.sentence, told.because)
+    assert [step["what"] for step in said["story"]] == [step.text for step in told.steps]
+    assert [bar["kind"] for lane in said["lanes"] for bar in lane["bars"]] == ["record", "connect"]
+
+
+def test_no_more_is_kept_than_may_be() -> None:
+    """The oldest records go, and it is said how many."""
+    kept = Kept(most=3)
+    for number in range(10):
+        kept.add(between("a/b", "c/d", flow_id=number))
+    assert (kept.records, kept.gone, kept.last) == (3, 7, 10)
+    assert [int(piece.batch.column("flow_id")[0]) for piece in kept.pieces] == [7, 8, 9]
+
+
+def test_time_line_counts_each_record_once(kept: Kept) -> None:
+    """Every record of a flow is in one stretch, troubles besides."""
+    line = kept.time_line()
+    assert (np.sum(line["records"]), np.sum(line["troubles"])) == (3, 1)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/about", "/nothing", "/api/connection?flow=x", "/../pyproject.toml"])
+async def test_every_answer_forbids_what_the_page_does_not_need(kept: Kept, built: Path, path: str) -> None:
+    """No script, style or connection but our own, in no other page's frame; answers that are errors say so too."""
+    async with asking(kept, built) as session, session.get(path) as response:
+        policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:1", 200), ("[::1]", 200), ("evil.example", 421), ("127.0.0.1.evil.example", 421)]
+)
+async def test_another_hosts_name_gets_nothing(kept: Kept, built: Path, host: str, status: int) -> None:
+    """A name of somebody else's that leads here, as in DNS rebinding, is refused."""
+    async with asking(kept, built) as session, session.get("/api/about", headers={"Host": host}) as response:
+        assert response.status == status
+
+
+async def test_a_token_is_asked_for(kept: Kept, built: Path) -> None:
+    """Without it neither API nor page; with it a browser gets a cookie that no script and no other site can use."""
+    async with asking(kept, built, token=TOKEN) as session:
+        async with session.get("/api/about") as refused, session.get("/", allow_redirects=False) as sent:
+            assert (refused.status, sent.status, sent.headers["Location"]) == (401, 303, "/login")
+        async with session.get("/api/about", headers={"Authorization": f"Bearer {TOKEN}"}) as allowed:
+            assert allowed.status == 200
+        async with session.post("/login", data={"token": "another token, as long"}) as wrong:
+            assert wrong.status == 401
+        async with session.post("/login", data={"token": TOKEN}, allow_redirects=False) as right:
+            cookie = right.cookies["wirespan"]
+        assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
+        async with session.get("/api/about", cookies={"wirespan": cookie.value}) as allowed:
+            assert allowed.status == 200
+
+
+async def test_who_an_ingress_let_in_is_let_in(kept: Kept, built: Path) -> None:
+    """With a header that is trusted, only requests that have it."""
+    async with asking(kept, built, header="X-Forwarded-User") as session:
+        async with session.get("/api/about") as refused:
+            assert refused.status == 401
+        async with session.get("/api/about", headers={"X-Forwarded-User": "ada"}) as allowed:
+            assert allowed.status == 200
+
+
+@pytest.mark.parametrize("access", [Access(address="0.0.0.0"), Access(token="short"), Access(address="192.0.2.1", token="x")])
+def test_never_open_to_others_by_mistake(access: Access) -> None:
+    """Beyond loopback it takes a token of some length, or a header."""
+    with pytest.raises(UsageError):
+        access.check()
+
+
+def test_a_page_that_is_not_built_says_so(tmp_path: Path) -> None:
+    """One line, and what builds it."""
+    with pytest.raises(CliError, match="make setup"):
+        assets(tmp_path)
+
+
+def test_a_page_that_is_built_brings_its_licences() -> None:
+    """Of everything that is bundled, beside the assets; and no address of a registry is in the lock file."""
+    web = Path(__file__).parents[4] / "services" / "cli" / "view" / "web"
+    assert "resolved" not in (web / "package-lock.json").read_text()
+    folder = web.parent / "assets"
+    if not (folder / "index.html").exists():
+        pytest.skip("the page is not built: there is no Node with npm, or their registry did not answer")
+    licences = (folder / "licences.txt").read_text()
+    for name in ("cytoscape", "uplot", "preact", "d3-force", "@dagrejs/dagre", "@tanstack/virtual-core"):
+        assert f"{name} " in licences
