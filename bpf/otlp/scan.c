@@ -90,6 +90,7 @@ static int read_span(struct state *state, struct bytes rest, uint32_t resource)
     struct otlp_scan *scan = state->scan;
     struct bytes trace_id = {rest.at, rest.at};
     struct bytes span_id = {rest.at, rest.at};
+    struct bytes parent_span_id = {rest.at, rest.at};
     struct bytes whole = rest;
     struct otlp_span *span;
     uint64_t start_ns = 0;
@@ -104,6 +105,8 @@ static int read_span(struct state *state, struct bytes rest, uint32_t resource)
             trace_id = field.bytes;
         else if (is_message(&field, 2))
             span_id = field.bytes;
+        else if (is_message(&field, 4))
+            parent_span_id = field.bytes;
         else if (field.number == 6 && field.type == WIRE_VARINT)
             kind = field.value;
         else if (field.number == 7 && field.type == WIRE_FIXED64)
@@ -132,6 +135,8 @@ static int read_span(struct state *state, struct bytes rest, uint32_t resource)
     memset(span, 0, sizeof(*span));
     memcpy(span->trace_id, trace_id.at, 16);
     memcpy(span->span_id, span_id.at, 8);
+    if (size_of(parent_span_id) == 8)
+        memcpy(span->parent_span_id, parent_span_id.at, 8);
     span->start_ns = start_ns;
     span->end_ns = end_ns;
     span->resource = resource;

@@ -26,6 +26,7 @@ struct otlp_resource {
 struct otlp_span {
     uint8_t trace_id[16];
     uint8_t span_id[8];
+    uint8_t parent_span_id[8]; /* all zero: it has none */
     uint64_t start_ns;
     uint64_t end_ns;
     uint8_t peer_address[16]; /* all zero: it is not said as a literal */

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from proto.asked.columns import ASKED
+from proto.asked.columns import ASKED, OTHER_END
 from proto.errors import DecodeError, ProtoError
 from proto.flow_batch import MAX_NODE_CHARACTERS, Array
 from proto.subjects import MAX_BATCH_BYTES
@@ -65,7 +65,7 @@ def encode_asked(batch: AskedBatch) -> bytes:
 
 
 def encode_asked_parts(batch: AskedBatch, limit: int = MAX_BATCH_BYTES) -> Iterator[tuple[int, bytes]]:
-    """Yield the batch as messages of at most `limit` bytes, each with how many questions are in it.
+    """Yield the batch as messages of at most `limit` bytes, each with how many spans are asked for in it.
 
     `locals` is cut down to what a message refers to. A question is never divided: one that exceeds the limit by itself is a
     message all the same.
@@ -77,7 +77,7 @@ def encode_asked_parts(batch: AskedBatch, limit: int = MAX_BATCH_BYTES) -> Itera
     question = batch.columns["question"]
     first_rows = np.flatnonzero(np.concatenate(([True], question[1:] != question[:-1]))) if batch.count else np.zeros(0, "<i8")
     if len(message) <= limit or len(first_rows) <= 1:
-        yield len(first_rows), message
+        yield int(np.count_nonzero(batch.columns["kind"][first_rows] != OTHER_END)), message
         return
     middle = int(first_rows[len(first_rows) // 2])
     yield from encode_asked_parts(compact.take(slice(0, middle)), limit)

@@ -18,6 +18,10 @@ class SpanKind(enum.IntEnum):
     CONSUMER = 5
 
 
+OTHER_END: Final = 6
+"""A `kind` that is no span's, and no question: what a server's span says of its client's, whose id is `span_id`."""
+
+
 @dataclass(frozen=True, slots=True)
 class AskedColumn:
     """One field of a question."""
@@ -31,12 +35,18 @@ def _column(name: str, dtype: str, meaning: str) -> AskedColumn:
     return AskedColumn(name, np.dtype(dtype), meaning)
 
 
+_KINDS: Final = ", ".join(f"{kind.value} {kind.name.lower()}" for kind in SpanKind)
+
 ASKED: Final = (
     _column("question", "<u4", "number of the question; rows of one question follow each other, and numbers do not descend"),
     _column("trace_id", "|V16", "of the application's span"),
     _column("span_id", "|V8", "as trace_id"),
     _column("flags", "|u1", "the span's W3C trace flags; bit 0 is sampled"),
-    _column("kind", "|u1", f"of the span ({', '.join(f'{kind.value} {kind.name.lower()}' for kind in SpanKind)})"),
+    _column(
+        "kind",
+        "|u1",
+        f"of the span ({_KINDS}); {OTHER_END}: no question",
+    ),
     _column("start_ns", "<u8", "Unix nanoseconds, as the application's clock read"),
     _column("end_ns", "<u8", "as start_ns"),
     _column("local", "<u4", "index into `locals`: who made the span"),

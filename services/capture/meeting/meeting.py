@@ -91,6 +91,7 @@ class Meeting:
         self._settle(waiting["number"][by_wire], Reason.BY_CONTEXT)
         waiting = waiting[~by_wire & np.isin(waiting["local"], due)]
         numbers, facts = self.ring.connections()
+        waiting = self._questions.at_other_ends(waiting, facts)
         whose, containers = owners(facts["owner"])
         rows = self.ring.rows()
         rows = rows[rows["told"] == 0]
@@ -147,7 +148,13 @@ class Meeting:
         known &= rows["request_first_ns"] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
         rows, place = rows[known], place[known]
         exchanges = Windows(rows["request_first_ns"].astype(np.int64), rows["response_last_ns"].astype(np.int64))
-        met = match(window, exchanges, place, habits, lambda which, found: peers.may_be(which, place[found]))
+        own, ports = spans["own_port"], facts["local_port"][place]
+
+        def may_be(which: Indexes, found: Indexes) -> npt.NDArray[np.bool_]:
+            fits: npt.NDArray[np.bool_] = np.asarray((own[which] == 0) | (own[which] == ports[found]))
+            return fits & peers.may_be(which, place[found])
+
+        met = match(window, exchanges, place, habits, may_be)
         told = met.exchange != NOBODY
         pairs = [(span, int(met.exchange[span])) for span in np.flatnonzero(told).tolist()]
         pairs += [(span, exchange) for span, earlier in met.earlier.items() for exchange in earlier]

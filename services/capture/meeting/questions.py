@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.asked.batch import AskedBatch, decode_asked
-from proto.asked.columns import SpanKind
+from proto.asked.columns import OTHER_END, SpanKind
 from proto.errors import DecodeError
+from services.capture.meeting.other_ends import OtherEnds
 from services.capture.meeting.reasons import Counts, Reason
 
 Rows: TypeAlias = npt.NDArray[Any]
@@ -19,10 +20,12 @@ Rows: TypeAlias = npt.NDArray[Any]
 QUESTION: Final = np.dtype([
     ("number", "<i8"), ("begin", "<i8"), ("end", "<i8"), ("due", "<i8"), ("local", "<i8"),
     ("trace_id", "V16"), ("span_id", "V8"), ("peer_address", "V16"),
-    ("peer_port", "<u2"), ("local_port", "<u2"), ("flags", "|u1"), ("server", "?"), ("tried", "?"), ("messages", "?"),
+    ("peer_port", "<u2"), ("local_port", "<u2"), ("own_port", "<u2"), ("flags", "|u1"),
+    ("server", "?"), ("tried", "?"), ("messages", "?"),
 ])  # fmt: skip
 """A span and one of its peer's addresses; rows of one question have one number. Times on the packets' clock. `due`: from when
-on it is to be answered; `tried`: it was ambiguous once. `messages`: it is a queue's, whose clients do not wait for answers."""
+on it is to be answered; `tried`: it was ambiguous once. `own_port`: of a client's connection, as its server's span has it.
+`messages`: it is a queue's, whose clients do not wait for answers."""
 
 _NONE: Final = np.zeros(0, QUESTION)
 _MOST_ROWS: Final = 200_000
@@ -45,6 +48,7 @@ class Questions:
         self._locals: dict[str, int] = {}
         self._locals_made = 0
         self._waiting = _NONE
+        self._other_ends = OtherEnds(2 * hold_ns)
 
     def ask(self, message: bytes) -> None:
         """Take a message of the bus."""
@@ -65,13 +69,19 @@ class Questions:
             except DecodeError:
                 self._counts.add(Reason.MALFORMED, 1)
                 continue
-            arrived.append(self._checked(self._rows(batch, now_ns, offset_ns), now_ns, oldest_ns))
+            is_question = batch.columns["kind"] != OTHER_END
+            self._other_ends.learn(batch.take(~is_question), now_ns)
+            arrived.append(self._checked(self._rows(batch.take(is_question), now_ns, offset_ns), now_ns, oldest_ns))
         self._waiting = np.concatenate(arrived)
         over = len(self._waiting) - _MOST_ROWS
         if over > 0:
             self._counts.add(Reason.NO_ROOM, len(np.unique(self._waiting["number"][:over])))
             self._waiting = self._waiting[over:]
         return self._waiting
+
+    def at_other_ends(self, rows: Rows, connections: Rows) -> Rows:
+        """As `OtherEnds.applied`."""
+        return self._other_ends.applied(rows, connections)
 
     def local_names(self) -> dict[int, str]:
         """Return who is meant by the numbers in `local`."""

@@ -51,6 +51,11 @@ class Locals:
             )
         return self._known[key]
 
+    def node_of(self, address: bytes, index: Index | None, now_unix_ns: int) -> str | None:
+        """Return the node that somebody with an address is on, None where nobody knows."""
+        found = self._holder(address, index, now_unix_ns) if index is not None and len(index) else None
+        return found.node if found else None
+
     def _of_host(self, resource: Resource) -> Local:
         container = resource.container_id.rpartition("/")[2]
         node = self._node or resource.host_name or self._this_host
@@ -72,8 +77,9 @@ class Locals:
 
     def _at(self, address: str, index: Index, now_unix_ns: int) -> Local | None:
         packed = packed_address(address)
-        if packed is None:
-            return None
+        return None if packed is None else self._holder(packed, index, now_unix_ns)
+
+    def _holder(self, packed: bytes, index: Index, now_unix_ns: int) -> Local | None:
         high, low = address_words(np.frombuffer(packed, "V16"))
         number = int(index.holders(high, low, np.array([now_unix_ns], np.uint64))[0])
         return None if number == NOBODY else _of_target(index, number)

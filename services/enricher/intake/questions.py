@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.asked.batch import AskedBatch, encode_asked_parts
-from proto.asked.columns import ASKED
+from proto.asked.columns import ASKED, OTHER_END, SpanKind
 from proto.flow_batch import Array
 from proto.subjects import asked_subject
 from services.enricher.index.index import Index
@@ -22,6 +22,8 @@ from services.enricher.intake.scan import NO_NAME, SPAN, Scanned, scan
 ROW: Final = np.dtype([(column.name, column.dtype) for column in ASKED])
 _MINUTE_NS: Final = np.uint64(60_000_000_000)
 """What captures remember is seconds, and clocks that are further apart than this meet nothing."""
+_NOWHERE: Final = np.void(NOWHERE)
+_NO_SPAN: Final = np.void(bytes(8))
 _LITERAL: Final = Peer((NOWHERE,), "literal")
 _COPIED: Final = ("trace_id", "span_id", "flags", "kind", "start_ns", "end_ns", "local_port", "peer_port")
 
@@ -73,6 +75,7 @@ class Questions:
         local = of_resource[spans["resource"]]
         peers, peer = self._peers_of(spans, local, places, scanned.names, index)
         self._pile(spans, local, places, peers, peer)
+        self._pile_other_ends(spans, [places[number].node for number in local.tolist()], index, now_unix_ns)
 
     def messages(self, limit: int) -> list[tuple[str, int, int, bytes]]:
         """Return all that is piled up as messages: subject, questions, rows and payload. The piles are empty then."""
@@ -150,6 +153,34 @@ class Questions:
             rows["peer_address"] = np.where(peer[source] == 0, spans["peer_address"][source], addresses)
             pile.rows.append(rows)
             pile.questions += len(chosen)
+            self.rows += len(rows)
+
+    def _pile_other_ends(self, spans: Array, nodes: Sequence[str], index: Index | None, now_unix_ns: int) -> None:
+        """Tell the clients' nodes by which end of which connection servers say that they were asked.
+
+        Without a cluster nobody knows where an address is: the server's own node is told, in case the client is there too.
+        """
+        knows = (spans["kind"] == SpanKind.SERVER) & (spans["peer_port"] != 0)
+        knows &= (spans["peer_address"] != _NOWHERE) & (spans["parent_span_id"] != _NO_SPAN)
+        by_node: dict[str, list[int]] = {}
+        found: dict[bytes, str | None] = {}
+        for row in np.flatnonzero(knows).tolist():
+            address = spans["peer_address"][row].tobytes()
+            if address not in found:
+                found[address] = self._locals.node_of(address, index, now_unix_ns)
+            node = found[address] or (nodes[row] if index is None or not len(index) else None)
+            if node is not None:
+                by_node.setdefault(node, []).append(row)
+        for node, chosen in by_node.items():
+            pile = self._piles.setdefault(node, _Pile())
+            rows = np.zeros(len(chosen), ROW)
+            for name in ("trace_id", "start_ns", "end_ns", "peer_address", "peer_port"):
+                rows[name] = spans[name][chosen]
+            rows["span_id"], rows["kind"] = spans["parent_span_id"][chosen], OTHER_END
+            rows["local"] = pile.locals.setdefault("", len(pile.locals))
+            rows["question"] = np.arange(pile.questions, pile.questions + len(rows))
+            pile.rows.append(rows)
+            pile.questions += len(rows)
             self.rows += len(rows)
 
 

@@ -25,6 +25,7 @@ SPAN: Final = np.dtype(
     [
         ("trace_id", "V16"),
         ("span_id", "V8"),
+        ("parent_span_id", "V8"),
         ("start_ns", "<u8"),
         ("end_ns", "<u8"),
         ("peer_address", "V16"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from proto.asked.batch import AskedBatch, encode_asked
-from proto.asked.columns import ASKED, SpanKind
+from proto.asked.columns import ASKED, OTHER_END, SpanKind
 from proto.columns import NO_INDEX, Role
 from services.capture.flows.exchange_layout import EXCHANGE, MET
 from services.capture.flows.layout import KNOWN_ISN, Requests
@@ -23,6 +23,7 @@ OFFSET = 1_700_000_000_000_000_000
 POD, OTHER_POD = "6a1b7c9e-0000-4000-8000-000000000001", "6a1b7c9e-0000-4000-8000-000000000002"
 OWNERS = {1: POD, 2: OTHER_POD}
 PEER, ANOTHER = bytes(10) + b"\xff\xff\x0a\x00\x00\x09", bytes(10) + b"\xff\xff\x0a\x00\x00\x0a"
+HERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
 HOLD = 1_000 * MS
 
 
@@ -58,6 +59,7 @@ class Node:
         slot = self._slots[number]
         slot["tx_known"], slot["requests"] = KNOWN_ISN if begun else 0, requests
         slot["id"], slot["cgroup_id"], slot["role"], slot["remote_address"] = number, owner, role, np.void(peer)
+        slot["local_address"] = np.void(HERE)
         slot["local_port"], slot["remote_port"] = (40_000 + number, port) if role == Role.CLIENT else (port, 40_000 + number)
 
     def exchange(self, connection: int, number: int, begin_ms: float, end_ms: float, flags: int = 0) -> None:
@@ -78,6 +80,10 @@ class Node:
             "kind": SpanKind.CLIENT, "local": POD, "local_port": 0,
         } | said)  # fmt: skip
         return span
+
+    def other_end(self, client: bytes, connection: int) -> None:
+        """A server says by which connection it was asked for a client's span."""
+        self.ask(0, 1, span_id=client, kind=OTHER_END, peers=[(HERE, 40_000 + connection)])
 
     def _message(self) -> bytes:
         rows = [(number, each, peer) for number, each in enumerate(self._asked) for peer in each["peers"]]
@@ -346,3 +352,31 @@ def test_messages_are_not_met(node: Node, kind: SpanKind) -> None:
     node.ask(999, 1_051, kind=kind)
     assert node.answer() == []
     assert node.reasons == {"multiplexed": 1}
+
+
+def swapped(node: Node) -> list[bytes]:
+    """Two spans and two exchanges, of which each may be either's."""
+    for connection in (1, 2):
+        node.connection(connection)
+        node.exchange(connection, 1, 10 + connection / 100, 20 + connection / 100)
+    return [node.ask(9, 21), node.ask(9.01, 21.01)]
+
+
+def test_what_servers_say_of_their_clients_settles_whose_exchange_it_is(node: Node) -> None:
+    """A server's span names its client's end of the connection, and its parent: so nothing is left to be swapped."""
+    first, second = swapped(node)
+    node.other_end(second, 1)
+    assert sorted(node.answer()) == [(first, 2, 1), (second, 1, 1)]
+    assert node.reasons == {"matched": 2}
+
+
+@pytest.mark.parametrize("connections", [(), (1, 2), (7,)])
+def test_servers_that_contradict_each_other_or_were_asked_by_somebody_else_settle_nothing(
+    node: Node, connections: tuple[int, ...]
+) -> None:
+    """A request that was tried again has two servers; behind a proxy the connection is the proxy's."""
+    first, _ = swapped(node)
+    for connection in connections:
+        node.other_end(first, connection)
+    assert node.answer() == []
+    assert node.reasons == {"ambiguous": 2}

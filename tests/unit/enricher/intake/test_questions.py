@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from proto.asked.batch import AskedBatch, decode_asked
+from proto.asked.columns import OTHER_END
 from proto.flow_batch import FlowBatch
 from proto.subjects import MAX_BATCH_BYTES, asked_subject
 from services.enricher.index.claims import packed_address
@@ -63,7 +64,7 @@ class Asking:
         made: dict[str, list[AskedBatch]] = {}
         for subject, questions, _rows, message in self.questions.messages(MAX_BATCH_BYTES):
             batch = decode_asked(message)
-            assert len(set(batch.columns["question"].tolist())) == questions
+            assert len(set(batch.columns["question"][batch.columns["kind"] != OTHER_END].tolist())) == questions
             assert asked_subject(batch.node) == subject
             made.setdefault(subject, []).append(batch)
         assert all(len(batches) == 1 for batches in made.values())
@@ -249,6 +250,25 @@ def test_a_servers_span_asks_about_its_client(index):
     assert addresses(batch) == packed("10.42.0.10")
     assert (batch.columns["peer_port"][0], batch.columns["local_port"][0]) == (40016, 0)
     assert set(asking.counts.peers.total) <= set(PEERS)
+
+
+def test_a_servers_span_tells_its_clients_node_which_connection_its_parent_has(index):
+    """The client's address and port, under the id of the span that is the parent; of a client that nobody knows nothing."""
+    known, unknown = (
+        near(number, kind=SERVER, client__address=address, client__port=40016, server__port=80)
+        for number, address in enumerate(("10.42.1.12", "192.0.2.9"), 1)
+    )
+    known.parent_span_id = unknown.parent_span_id = b"parentid"
+    asking = Asking(index)
+    made = asking.ask(known, unknown, k8s__pod__uid=CART)
+    assert {node: batch.columns["kind"].tolist() for node, batch in made.items()} == {
+        "spans.asked.worker-a": [SERVER, SERVER],
+        "spans.asked.worker-b": [OTHER_END],
+    }
+    columns = made["spans.asked.worker-b"].columns
+    assert [columns[name][0].tobytes() for name in ("trace_id", "span_id")] == [known.trace_id, b"parentid"]
+    assert (addresses(made["spans.asked.worker-b"]), columns["peer_port"].tolist()) == (packed("10.42.1.12"), [40016])
+    assert asking.spans == {}
 
 
 def test_hostile_bytes_are_counted(index):

@@ -127,6 +127,8 @@ def check(payload: bytes, parsed: ExportTraceServiceRequest) -> None:
     assert len(expected) == len(got.spans)
     for (place, made), row in zip(expected, got.spans, strict=True):
         assert (row["trace_id"].tobytes(), row["span_id"].tobytes()) == (made.trace_id, made.span_id)
+        parent = made.parent_span_id if len(made.parent_span_id) == 8 else bytes(8)
+        assert row["parent_span_id"].tobytes() == parent
         assert (row["start_ns"], row["end_ns"]) == (made.start_time_unix_nano, made.end_time_unix_nano)
         assert (row["kind"], row["flags"], row["resource"]) == (made.kind, (made.flags & 255) | 1, place)
         address, name = row["peer_address"].tobytes(), "" if row["name"] == NO_NAME else got.names[row["name"]]
