@@ -11,8 +11,8 @@ import pytest
 
 from services.exporter.delivery.environment import OtlpSettings
 from services.exporter.delivery.header_files import read_header_files
+from services.exporter.delivery.opening import open_endpoint
 from services.exporter.delivery.sink import Accepted, Rejected, Retry, Sink
-from services.exporter.service import _endpoint_sink
 from services.runtime.errors import SettingsError
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.pipeline.otlp_receiver import OtlpReceiver, Refuse, export_request
@@ -36,7 +36,7 @@ def opened(receiver: OtlpReceiver, live: Path, protocol: str) -> Sink:
     secret = {"ca_file": live / "authority.pem", "client_key_file": live / "client.key"}
     secret["client_certificate_file"] = live / "client.pem"
     endpoint = f"localhost:{receiver.grpc_port}" if protocol == "grpc" else f"{receiver.http_endpoint}/v1/traces"
-    return _endpoint_sink(OtlpSettings(protocol=protocol, endpoint=endpoint, secure=True, timeout_seconds=20, **secret))
+    return open_endpoint(OtlpSettings(protocol=protocol, endpoint=endpoint, secure=True, timeout_seconds=20, **secret))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
@@ -68,7 +68,7 @@ def with_header(receiver: OtlpReceiver, protocol: str, *items: str) -> Sink:
     """A sink as the exporter makes it, with headers from files, and an older value of one of them in its settings."""
     endpoint = receiver.grpc_endpoint.rpartition("/")[2] if protocol == "grpc" else f"{receiver.http_endpoint}/v1/traces"
     headers = {"headers": (("Authorization", "Bearer of-the-settings"),), "header_files": read_header_files(items)}
-    return _endpoint_sink(OtlpSettings(protocol=protocol, endpoint=endpoint, secure=False, timeout_seconds=20, **headers))
+    return open_endpoint(OtlpSettings(protocol=protocol, endpoint=endpoint, secure=False, timeout_seconds=20, **headers))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
