@@ -26,7 +26,7 @@ export function Connection({ here, version }: { here: Place; version: number }) 
   if (!answer) return <p class={error ? "error page" : "page"} role={error ? "alert" : "status"}>{error || "…"}</p>;
   return (
     <article class="page connection">
-      <h1>{answer.head}</h1>
+      <h2 class="title">{answer.head}</h2>
       <Sentence told={answer} />
       <Axis key={here.flow} lanes={answer.lanes} lasted={answer.lasted_ns} />
       <Story told={answer} />

@@ -69,7 +69,7 @@ export function Flows({ here, version }: { here: Place; version: number }) {
         onOpen={(at) => open(rows[at], here)}
         head={
           <div class="row head" role="row">
-            <span role="columnheader" aria-label="trouble" />
+            <span role="columnheader"><span class="unseen">trouble</span></span>
             {found?.columns.map((name, column) => (
               <span key={name} role="columnheader" class={found.numeric[column] && column ? "number" : ""} aria-sort={by === column ? (up ? "ascending" : "descending") : "none"}>
                 <button onClick={() => sort(column)}>{name}{by === column ? (up ? " ↑" : " ↓") : ""}</button>

@@ -85,7 +85,7 @@ function Page() {
   return (
     <div class="frame" onClick={follow}>
       <header>
-        <a class="name" href="/">Wirespan</a>
+        <h1 class="name"><a href="/">Wirespan</a></h1>
         <nav aria-label="views">
           {VIEWS.map(([name, title]) => {
             const current = name === view || (view === "connection" && name === "flows");
@@ -99,14 +99,14 @@ function Page() {
         <button onClick={() => setHelp(!help)} aria-expanded={help}>keys</button>
       </header>
       {records && (
-        <div class="asking">
+        <section class="asking" aria-label="search and time">
           <form role="search" onSubmit={find}>
             <input ref={search} key={here.q} name="q" defaultValue={here.q} spellcheck={false} autocomplete="off" list="filters" aria-label="search, in the grammar of wirespan tap" placeholder="search as wirespan tap filters: to-service redis slower-than 100ms not port 53" />
             <button>search</button>
             {here.q && <button type="button" onClick={() => change({ q: "" })}>clear</button>}
           </form>
           <Line here={here} version={version} theme={theme} />
-        </div>
+        </section>
       )}
       <datalist id="filters">{about?.filters.map((name) => <option key={name} value={name} />)}</datalist>
       <main>
@@ -116,7 +116,7 @@ function Page() {
         {view === "trace" && <Trace here={here} version={version} />}
         {view === "pipeline" && <Pipeline version={version} />}
       </main>
-      {help && <div class="help" role="dialog" aria-label="keys"><h2>Keys</h2><dl>{KEYS.map(([key, what]) => <><dt><kbd>{key}</kbd></dt><dd>{what}</dd></>)}</dl></div>}
+      {help && <div class="help" role="dialog" aria-label="keys"><h2 class="title">Keys</h2><dl>{KEYS.map(([key, what]) => <><dt><kbd>{key}</kbd></dt><dd>{what}</dd></>)}</dl></div>}
     </div>
   );
 }

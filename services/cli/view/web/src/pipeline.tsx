@@ -15,12 +15,12 @@ export function Pipeline({ version }: { version: number }) {
       {answer.troubles.map((trouble) => <p class="verdict wrong" role="alert"><b>trouble</b> {trouble}</p>)}
       {answer.rows.length > 0 && answer.ok && <p class="verdict fine"><b>all is well</b></p>}
       {answer.notes.map((note) => <p class="verdict wrong"><b>note</b> {note}</p>)}
-      <h1>This page</h1>
+      <h2 class="title">This page</h2>
       <dl>{kept.map(([name, said]) => <><dt>{name}</dt><dd>{said}</dd></>)}</dl>
-      {answer.rows.length > 0 && <><h1>Pipeline</h1><dl>{answer.rows.map(([name, said]) => <><dt class={name.startsWith(" ") ? "inner" : ""}>{name}</dt><dd>{said}</dd></>)}</dl></>}
+      {answer.rows.length > 0 && <><h2 class="title">Pipeline</h2><dl>{answer.rows.map(([name, said]) => <><dt class={name.startsWith(" ") ? "inner" : ""}>{name}</dt><dd>{said}</dd></>)}</dl></>}
       {answer.ledger.length > 0 && (
         <>
-          <h1>Ledger of this run</h1>
+          <h2 class="title">Ledger of this run</h2>
           <table>
             <tbody>{answer.ledger.map(([name, number, note]) => <tr><th scope="row" class={name.startsWith(" ") ? "inner" : ""}>{name}</th><td class="number">{number}</td><td>{note}</td></tr>)}</tbody>
           </table>

@@ -33,18 +33,21 @@ export function Line({ here, version, theme }: { here: Place; version: number; t
   const width = answer ? answer.bucket_ns / 1e9 : 0;
   const begin = answer ? answer.begin_unix_ns / 1e9 : 0;
 
+  const there = Boolean(answer?.records.length);
+  const shown = useRef({ begin, end: begin });
+  shown.current = { begin, end: begin + width * (answer?.records.length ?? 0) };
+
+  // Made once: what comes anew is put into it, so that a stretch can be chosen meanwhile.
   useEffect(() => {
-    if (!answer?.records.length) return;
+    if (!there) return;
     const color = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    const times = answer.records.map((_, at) => begin + (at + 0.5) * width);
-    const data: uPlot.AlignedData = [times, answer.records, answer.troubles];
     const bars = uPlot.paths.bars!({ size: [0.9, 24] });
     const options: uPlot.Options = {
       width: box.current!.clientWidth,
       height: 58,
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false } },
-      scales: { x: { range: () => [begin, begin + width * answer.records.length] }, y: { range: (_, __, most) => [0, Math.max(most, 1)] } },
+      scales: { x: { range: () => [shown.current.begin, shown.current.end] }, y: { range: (_, __, most) => [0, Math.max(most, 1)] } },
       axes: [{ size: 20, space: 90, values: (_, splits, __, ___, by) => splits.map((at) => time(at, by)), stroke: color("--muted"), grid: { show: false }, ticks: { show: false }, font: "11px system-ui" }, { show: false }],
       series: [
         {},
@@ -60,18 +63,21 @@ export function Line({ here, version, theme }: { here: Place; version: number; t
         ],
       },
     };
-    plot.current?.destroy();
-    plot.current = new uPlot(options, data, box.current!);
+    plot.current = new uPlot(options, [[], [], []], box.current!);
     const watch = new ResizeObserver(() => plot.current?.setSize({ width: box.current!.clientWidth, height: 58 }));
     watch.observe(box.current!);
-    return () => watch.disconnect();
+    return () => (watch.disconnect(), plot.current?.destroy());
+  }, [there, theme]);
+  useEffect(() => {
+    if (!answer?.records.length) return;
+    plot.current?.setData([answer.records.map((_, at) => begin + (at + 0.5) * width), answer.records, answer.troubles]);
   }, [answer, theme]);
   useEffect(() => {
-    const shown = plot.current;
-    if (!shown) return;
-    const left = here.since ? shown.valToPos(seconds(here.since), "x") : 0;
-    const right = here.until ? shown.valToPos(seconds(here.until), "x") : left;
-    shown.setSelect({ left, width: right - left, top: 0, height: shown.over.clientHeight }, false);
+    const line = plot.current;
+    if (!line) return;
+    const left = here.since ? line.valToPos(seconds(here.since), "x") : 0;
+    const right = here.until ? line.valToPos(seconds(here.until), "x") : left;
+    line.setSelect({ left, width: right - left, top: 0, height: line.over.clientHeight }, false);
   }, [answer, theme, here.since, here.until]);
 
   const all = () => change({ since: "", until: "" });

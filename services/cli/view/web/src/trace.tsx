@@ -25,7 +25,7 @@ function List({ version }: { version: number }) {
         selected={selected}
         onSelect={setSelected}
         onOpen={(at) => go({ view: "trace", id: rows[at].trace })}
-        head={<div class="row head" role="row"><span role="columnheader" aria-label="trouble" />{names.map((name) => <span role="columnheader">{name}</span>)}</div>}
+        head={<div class="row head" role="row"><span role="columnheader"><span class="unseen">trouble</span></span>{names.map((name) => <span role="columnheader">{name}</span>)}</div>}
         render={(at) => {
           const row = rows[at];
           return (
@@ -47,10 +47,10 @@ export function Trace({ here, version }: { here: Place; version: number }) {
   if (!answer) return <p class={error ? "error page" : "page"} role={error ? "alert" : "status"}>{error || "…"}</p>;
   return (
     <article class="page connection">
-      <h1>trace {answer.trace}, {answer.begin}</h1>
+      <h2 class="title">trace {answer.trace}, {answer.begin}</h2>
       {answer.requests.map((told, number) => (
         <section key={number} class={`request depth-${Math.min(told.depth, 6)}`}>
-          <h2><a href={href({ view: "connection", flow: told.flow })}>{told.head}</a></h2>
+          <h3><a href={href({ view: "connection", flow: told.flow })}>{told.head}</a></h3>
           <Sentence told={told} />
           <Axis lanes={told.lanes} lasted={answer.lasted_ns} height={15} />
           <details><summary>what happened</summary><Story told={told} /></details>
