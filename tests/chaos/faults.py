@@ -20,6 +20,8 @@ from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess,
 
 SERVICES: Final = ("capture", "enricher", "exporter")
 _DOWN_SECONDS: Final = 1.0
+_OFF_SECONDS: Final = 4.0
+"""A machine that boots: longer, or not, than messages are kept."""
 _HOUR: Final = 3600
 _CUTS: Final = 3
 
@@ -147,6 +149,7 @@ def _server_paused(world: World) -> Iterator[None]:
 def _power_cut(world: World) -> Iterator[None]:
     server = world.chance.choice(world.servers)
     server.cut_power()
+    time.sleep(world.chance.uniform(0, _OFF_SECONDS))
     server.restart()
     yield
 
@@ -158,9 +161,8 @@ def _power_cut_of_all(world: World) -> Iterator[None]:
         for member in (*world.named("enricher"), *world.named("exporter")):
             member.kill()
         for server in world.servers:
-            server.nats.kill()
-        for server in world.servers:
             server.cut_power()
+        time.sleep(world.chance.uniform(0, _OFF_SECONDS))
         for server in world.servers:
             server.restart()
         time.sleep(world.chance.uniform(2.0, 4.0))

@@ -80,10 +80,9 @@ class Server:
 
     def cut_power(self) -> None:
         """Lose what was not synced; `restart` brings it back."""
-        assert self.disk is not None
         self.nats.kill()
-        self.disk.power_off()
-        self.disk.power_on()
+        if self.disk:
+            self.disk.power_off()
 
     def settle(self) -> None:
         """Have on the disk what was written some time ago, as Linux does within half a minute: nobody syncs the description of
@@ -94,6 +93,8 @@ class Server:
 
     def restart(self) -> None:
         """Start it where it does not run."""
+        if self.disk:
+            self.disk.power_on()
         with contextlib.suppress(RuntimeError):
             self.nats.start()
 

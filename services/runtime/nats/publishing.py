@@ -71,26 +71,30 @@ class Publisher:
         """Subjects that no stream took though one was to be made, and whether that was said."""
         self._highest: dict[str, int] = {}
         """The highest sequence that each stream has given out."""
-        self._made_anew = asyncio.Event()
-        """A stream has been made anew, or went back in time: what it held is gone."""
+        self._perhaps_lost = asyncio.Event()
+        """A stream did not answer for a while, was made anew or went back in time: what it had not synced may be gone."""
+        self._unanswered = 0
+        """Messages under way that were to be sent again."""
+        self._server_id = ""
+        """The server that may have been given time to sync: any other one has what is kept published to it again first."""
         self.resent = 0
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
         """Messages that the stream had stored before, under the same id, and did not store again."""
 
     async def publish_again(self) -> NoReturn:
-        """Give each server that comes what the one before it may have lost with its machine, and each stream that is made anew
-        what may have been in it, until cancelled.
+        """Give each server that comes what the one before it may have lost with its machine, and each stream that comes back or
+        is made anew what may have been in it, until cancelled.
         """
-        generation, server_id = 0, ""
+        generation = 0
         while True:
-            generation = await self._opened_or_made_anew(generation)
-            self._unsynced.forget(self._synced_before)
+            generation = await self._opened_or_perhaps_lost(generation)
+            self._forget_synced()
             # Read once: while these are published again the next server may come, and with it the next turn.
-            last_id, server_id = server_id, self._connection.server_id
-            made_anew = self._made_anew.is_set()
-            self._made_anew.clear()
-            if made_anew or last_id not in {"", server_id}:
+            last_id, self._server_id = self._server_id, self._connection.server_id
+            perhaps_lost = self._perhaps_lost.is_set()
+            self._perhaps_lost.clear()
+            if perhaps_lost or last_id not in {"", self._server_id}:
                 messages = self._unsynced.take()
                 if messages:
                     logger.info("bus.publishing_again", messages=len(messages), seconds=self._unsynced_seconds)
@@ -98,16 +102,16 @@ class Publisher:
                     await self._publish_again(message)
                     self._unsynced.done(message)
 
-    async def _opened_or_made_anew(self, generation: int) -> int:
-        """Return the connection's generation once there is a later one, or a stream was made anew, or after a while."""
+    async def _opened_or_perhaps_lost(self, generation: int) -> int:
+        """Return the connection's generation once there is a later one, or something may be lost, or after a while."""
         opened = asyncio.ensure_future(self._connection.opened(after=generation))
-        made_anew = asyncio.ensure_future(self._made_anew.wait())
+        perhaps_lost = asyncio.ensure_future(self._perhaps_lost.wait())
         try:
-            await asyncio.wait({opened, made_anew}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({opened, perhaps_lost}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             return opened.result() if opened.done() else generation
         finally:
             opened.cancel()
-            made_anew.cancel()
+            perhaps_lost.cancel()
 
     async def _publish_again(self, message: Acknowledged) -> None:
         while True:
@@ -134,17 +138,22 @@ class Publisher:
     async def synced(self, message_ids: Collection[str]) -> None:
         """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
         while True:
-            self._unsynced.forget(self._synced_before)
+            self._forget_synced()
             if not any(map(self._unsynced.holds, message_ids)):
                 return
             await asyncio.sleep(_SYNCED_LOOK_SECONDS)
             if asyncio.get_running_loop().time() - self._connection.heard_at > _SYNCED_LOOK_SECONDS:
                 await self._connection.hear()
 
-    @property
-    def _synced_before(self) -> float:
-        # While no server says anything, none has had the time to sync.
-        return self._connection.heard_at - self._unsynced_seconds
+    def _forget_synced(self) -> None:
+        """Keep no longer what is on the disk of the server that acknowledged it.
+
+        While that server says nothing it has had no time to sync; and that another one speaks, or the same one while a stream
+        has no leader, says nothing of those whose machines are without power.
+        """
+        same = self._connection.server_id == self._server_id
+        if same and not self._unanswered and not self._perhaps_lost.is_set():
+            self._unsynced.forget(self._connection.heard_at - self._unsynced_seconds)
 
     async def publish(
         self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None, keep: bool = True
@@ -162,38 +171,45 @@ class Publisher:
         self, subject: str, payload: bytes, message_id: str, headers: Mapping[str, str] | None, *, keep: bool
     ) -> _PubAck:
         all_headers = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
-        wait_seconds = _FIRST_WAIT_SECONDS
-        while True:
-            await self._connection.wait_connected()
-            try:
-                answer = await self._connection.request(
-                    subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
-                )
-                if ack := await self._settled(subject, answer, len(payload)):
-                    if keep and self._unsynced_seconds:
-                        self._keep(subject, payload, message_id, headers)
-                    return ack
-            except (DisconnectedError, RequestTimeoutError) as error:
-                logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
-            except PermissionDeniedError as error:
-                raise PublishRefusedError(0, str(error)) from error
-            self.resent += 1
-            await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads clients out
-            wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
+        wait_seconds, unanswered = _FIRST_WAIT_SECONDS, False
+        try:
+            while True:
+                await self._connection.wait_connected()
+                try:
+                    answer = await self._connection.request(
+                        subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
+                    )
+                    if ack := await self._settled(subject, answer, len(payload)):
+                        if keep and self._unsynced_seconds:
+                            self._keep(subject, payload, message_id, headers)
+                        return ack
+                except (DisconnectedError, RequestTimeoutError) as error:
+                    logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
+                except PermissionDeniedError as error:
+                    raise PublishRefusedError(0, str(error)) from error
+                self._unanswered += not unanswered
+                unanswered = True
+                self.resent += 1
+                await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads clients out
+                wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
+        finally:
+            if unanswered:
+                self._unanswered -= 1
+                self._perhaps_lost.set()
 
     def _keep(self, subject: str, payload: bytes, message_id: str, headers: Mapping[str, str] | None) -> None:
-        self._unsynced.forget(self._synced_before)
+        self._forget_synced()
         given_up = self._unsynced.given_up
         self._unsynced.add(Acknowledged(self._connection.heard_at, subject, payload, message_id, headers))
         if self._unsynced.given_up and not given_up:
             logger.warning("bus.unsynced_beyond_bound", bytes=self._unsynced.bytes, hint="WIRESPAN_NATS_UNSYNCED_BYTES")
 
-    def _note_place(self, ack: _PubAck, *, missed: bool) -> None:
-        """Notice where a stream is another than before: there was none meanwhile (`missed`), or it counts anew."""
+    def _note_place(self, ack: _PubAck) -> None:
+        """Notice where a stream is another than before: it counts anew."""
         highest = self._highest.get(ack.stream, 0)
-        if (missed and highest) or (not ack.duplicate and ack.seq + _OUT_OF_ORDER < highest):
+        if not ack.duplicate and ack.seq + _OUT_OF_ORDER < highest:
             self._highest[ack.stream] = ack.seq
-            self._made_anew.set()
+            self._perhaps_lost.set()
         else:
             self._highest[ack.stream] = max(ack.seq, highest)
 
@@ -208,8 +224,8 @@ class Publisher:
             return None
         ack = _decode(answer.data)
         if ack.error is None:
-            missed = self._without_stream.pop(subject, None) is not None
-            self._note_place(ack, missed=missed)
+            self._without_stream.pop(subject, None)
+            self._note_place(ack)
             return ack
         code, description = ack.error.err_code, ack.error.description
         if code in _FULL or (code == _STORE_FAILED and any(text in description for text in _FULL_TEXTS)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -104,6 +105,24 @@ async def test_what_a_deleted_stream_held_is_published_again(nats_server: NatsSe
         # And no more than once: what is published again is where it was.
         await bus.publish(SUBJECT, b"", message_id="last")
         assert (await bus.stream_state(RAW_STREAM)).messages == count + 2
+
+
+async def test_what_a_server_lost_with_its_machine_is_published_again_however_long_that_took(nats_server: NatsServer) -> None:
+    """A machine boots for longer than messages are kept: what its server had just acknowledged is kept until the next one has
+    it, and whoever waits for it to be on the disk waits for that one's.
+    """
+    seconds = 0.2
+    settings = NatsSettings(url=nats_server.url, reconnect_seconds=0.05, ping_interval_seconds=600, unsynced_seconds=seconds)
+    async with connect(settings, name="test") as bus:
+        await bus.ensure_streams()
+        await bus.publish(SUBJECT, b"", message_id="a")
+        await asyncio.to_thread(nats_server.kill)
+        shutil.rmtree(nats_server.folder / "store")
+        on_the_disk = asyncio.create_task(bus.synced(["a"]))
+        await asyncio.sleep(2 * seconds)
+        await asyncio.to_thread(nats_server.start)
+        await on_the_disk
+        assert (await bus.stream_state(RAW_STREAM)).messages == 1
 
 
 async def test_a_stream_of_another_kind_is_said_by_name_and_the_service_goes_on(nats_server: NatsServer) -> None:

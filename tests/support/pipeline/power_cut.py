@@ -21,7 +21,9 @@ class Disk:
         self._process: subprocess.Popen[str] | None = None
 
     def power_on(self) -> None:
-        """Show what the disk has."""
+        """Show what the disk has, where it does not."""
+        if self._process is not None:
+            return
         shutil.copytree(self._disk, self._cache)
         command = [self._program, self._cache, self._disk, self.mount]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
