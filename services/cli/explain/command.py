@@ -42,7 +42,9 @@ _MOST: Final = 20
     metavar="URL",
     help="NATS to look at. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
 )
-@click.option("--backend", metavar="URL", help="Jaeger or Tempo to ask for a trace by its id: http://localhost:16686.")
+@click.option(
+    "--backend", metavar="URL", help="Jaeger, Tempo or OpenSearch to ask for a trace by its id: http://localhost:16686."
+)
 @click.option("--since", metavar="DURATION", default=_SINCE, show_default=True, help="How far to look back on the bus.")
 @timeout_option
 @kube_snapshot_option

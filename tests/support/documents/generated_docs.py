@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.grafana.source.dashboards import DASHBOARDS, dashboard_text
+from deploy.opensearch import source as opensearch
 from proto.asked.columns import ASKED
 from proto.columns import ENRICHED, EXCHANGE, FILE, NAMES, NAT, RAW, SET_UP, SOCKET, TLS, VERDICT, Column
 from proto.verdicts import document as verdicts_document
@@ -121,6 +122,8 @@ WHOLE: dict[str, Callable[[], str]] = {
     "docs/platforms.md": platforms.markdown,
     "docs/reliability.md": results.markdown,
     **{f"deploy/grafana/{name}.json": partial(dashboard_text, name) for name in DASHBOARDS},
+    "deploy/opensearch/index-template.json": opensearch.template_text,
+    "deploy/opensearch/saved-queries.ndjson": opensearch.queries_text,
     "deploy/helm/wirespan/values.schema.json": schema_text,
 }
 """Documents that are made from code altogether."""
