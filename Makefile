@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench clean
+.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench bench-quick clean
 .PHONY: chaos chaos-quick
 .PHONY: release release-version release-wheels release-chart release-images release-checksums release-publish test-release
 
@@ -135,8 +135,11 @@ fuzz: setup-test ## fuzz the flow engine and the readers of files, of header blo
 accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over the captures in WIRESPAN_PCAPS
 	$(BIN)/python -m tests.support.packets.accuracy
 
-bench: setup-test ## benchmarks, as ratios to a baseline of the same run
-	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; done
+bench: setup-test ## benchmarks, as ratios to a baseline of the same run, in a quarter of an hour, into docs/performance.md
+	$(BIN)/python -m tests.bench --into docs/performance.md
+
+bench-quick: setup-test ## those that need no kernel and no bus, in two minutes, into docs/performance.md
+	$(BIN)/python -m tests.bench --quick --into docs/performance.md
 
 clean: ## remove what was built or installed here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bpf/*.so

@@ -29,8 +29,9 @@ from proto.subjects import ENRICHED_STREAM, RAW_STREAM, raw_subject
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.bench.bench_encoder import node_batch
-from tests.bench.bench_export import backend, processor_seconds
+from tests.bench.bench_export import backend
 from tests.bench.bench_join import make_batch, objects
+from tests.bench.harness import processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]

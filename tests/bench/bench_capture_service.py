@@ -26,9 +26,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from services.capture.live.owners.cgroups import find_root
+from tests.bench.harness import ROOT, processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 
-ROOT = Path(__file__).parents[2]
 SIZE = 64
 TICKS_PER_SECOND = 20
 
@@ -172,12 +172,6 @@ def charged_mib(folder: Path) -> dict[str, float]:
     return found
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of the process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def records(progress: Path) -> int:
     """Records that the bus has stored."""
     try:
@@ -213,9 +207,9 @@ def measure(flows: int, rate: int, seconds: float) -> None:
             time.sleep(interval)
             show(f"{flows} flows, before any record", process.pid, folder)
             load.ask(rate / 2, 2 * interval)
-            cpu, stored, wall = cpu_seconds(process.pid), records(progress), time.monotonic()
+            cpu, stored, wall = processor_seconds(process.pid), records(progress), time.monotonic()
             load.ask(rate / 2, seconds)
-            cpu, stored, wall = cpu_seconds(process.pid) - cpu, records(progress) - stored, time.monotonic() - wall
+            cpu, stored, wall = processor_seconds(process.pid) - cpu, records(progress) - stored, time.monotonic() - wall
             show(f"{flows} flows, all with records", process.pid, folder)
             share, each = 100 * cpu / wall, 1e6 * cpu / max(stored, 1)
             sys.stdout.write(f"{stored / wall:.0f} records/s: {share:.1f} % of a core, {each:.2f} us a record\n")

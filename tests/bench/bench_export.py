@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -32,9 +31,9 @@ from services.exporter.encoder import SpanEncoder
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from tests.bench.bench_encoder import node_batch, readable_spans
+from tests.bench.harness import ROOT, environment, processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 
-ROOT = Path(__file__).parents[2]
 RECORDS, STOCK_SPANS = 600_000, 10_240
 SIZES = (625, 50)
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -85,9 +84,7 @@ async def ours(nats_url: str, port: int, rows: int) -> tuple[float, float, int]:
     async with connect(NatsSettings(url=nats_url), name="bench") as bus:
         await bus.ensure_streams()
         spans = await fill(bus, rows)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WIRESPAN_"))}
-        environ |= {"WIRESPAN_NATS_URL": nats_url, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-        environ["WIRESPAN_LOG_LEVEL"] = "error"
+        environ = environment(WIRESPAN_NATS_URL=nats_url, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
         before = (await bus.stream_state(ENRICHED_STREAM)).messages
         exporter = subprocess.Popen([sys.executable, "-m", "services.exporter"], cwd=ROOT, env=environ)  # noqa: ASYNC220 - begins at once
         try:
@@ -101,12 +98,6 @@ async def ours(nats_url: str, port: int, rows: int) -> tuple[float, float, int]:
         finally:
             exporter.terminate()
             exporter.wait()
-
-
-def processor_seconds(pid: int) -> float:
-    """What a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def stock(port: int) -> tuple[float, float]:

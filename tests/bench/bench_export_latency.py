@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,8 @@ from proto.flow_batch import encode
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
-from tests.bench.bench_export import EXPORT, ROOT, kinds_of_batch
+from tests.bench.bench_export import EXPORT, kinds_of_batch
+from tests.bench.harness import ROOT, environment
 from tests.support.pipeline.nats_server import NatsServer
 
 ROWS = 50
@@ -81,9 +81,8 @@ def measure(rate: int, seconds: float) -> list[float]:
     process = multiprocessing.get_context("spawn").Process(target=reading_backend, args=(there,))
     process.start()
     with tempfile.TemporaryDirectory() as folder, NatsServer(Path(folder)) as server:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WIRESPAN_"))}
-        environ |= {"WIRESPAN_NATS_URL": server.url, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{here.recv()}"}
-        environ["WIRESPAN_LOG_LEVEL"] = "error"
+        endpoint = f"http://127.0.0.1:{here.recv()}"
+        environ = environment(WIRESPAN_NATS_URL=server.url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         exporter = subprocess.Popen([sys.executable, "-m", "services.exporter"], cwd=ROOT, env=environ)
         try:
             asyncio.run(publish(server.url, ROWS, 3))  # until all three are warm

@@ -24,7 +24,8 @@ from proto.flow_batch import encode
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.runtime.nats.bus import Bus, StreamFullError, connect
 from services.runtime.settings import NatsSettings
-from tests.bench.bench_export import backend, kinds_of_batch, processor_seconds
+from tests.bench.bench_export import backend, kinds_of_batch
+from tests.bench.harness import processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.ports import free_port
 

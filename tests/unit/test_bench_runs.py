@@ -1,0 +1,28 @@
+"""`make bench`: what it runs is there, what fails says so, and its section of the document is replaced by the next run's."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from tests.bench.__main__ import BENCHES, Bench, run, written
+
+
+def test_every_benchmark_of_a_run_is_there() -> None:
+    """One that was moved or renamed is found here and not in a run of a quarter of an hour."""
+    assert all(importlib.util.find_spec(f"tests.bench.{bench.name}") for bench in BENCHES)
+
+
+def test_a_benchmark_that_fails_says_why_and_the_run_goes_on() -> None:
+    """The last line of its errors stands where its figures would."""
+    said = run(Bench("bench_that_is_none"), (), 60)
+    assert said.startswith("(failed: ")
+    assert "bench_that_is_none" in said
+
+
+def test_a_run_replaces_the_section_of_the_one_before() -> None:
+    """And leaves the rest of the document as it is."""
+    once = written("# Performance\n\ntext\n", "first\n")
+    assert once.startswith("# Performance\n\ntext\n\n<!-- made by `make bench` -->\nfirst\n")
+    again = written(once + "\nafter\n", "second \\1\n")
+    assert "first" not in again
+    assert again == once.replace("first", "second \\1") + "\nafter\n"
