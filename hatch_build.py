@@ -1,12 +1,17 @@
-"""Build hook: compiles the C that Python calls into libraries in bpf/, for wheels and for editable installs."""
+"""Build hook: compiles the C that Python calls into libraries in bpf/, for wheels and for editable installs; and for wheels the
+programs that the kernel is given, where there is bcc.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 LIBRARIES = {
     Path("bpf", "_replay.so"): Path("bpf", "replay", "replay.c"),
     Path("bpf", "_otlp.so"): Path("bpf", "otlp", "scan.c"),
+    Path("bpf", "_record.so"): Path("bpf", "tap", "compiling", "record.c"),
 }
 """Libraries and their sources."""
+PROGRAMS = Path("bpf", "_tap.bpf")
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""The interpreter that the distribution's bcc belongs to."""
 FLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra", "-Werror=implicit")
 
 
@@ -29,12 +38,16 @@ class LibrariesBuildHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile the libraries. `version` is hatchling's: "standard" or "editable"."""
-        del version
+        """Compile the libraries, and for a package the programs. `version` is hatchling's: "standard" or "editable"."""
         root = Path(self.root)
         for library, source in LIBRARIES.items():
             compile_library(root / source, root / library)
             build_data["artifacts"].append(str(library))
+        if version == "standard":
+            without = compile_programs(root)
+            build_data["artifacts"].extend([] if without else [str(PROGRAMS)])
+            if without:
+                sys.stderr.write(f"{_without_programs(without)}\n")
         build_data["pure_python"] = False
         # Loaded by ctypes, it serves every CPython; only the platform matters. Who compiles for another one (CC) names it.
         platform = os.environ.get("WIRESPAN_WHEEL_PLATFORM") or sysconfig.get_platform()
@@ -55,6 +68,38 @@ def compile_library(source: Path, library: Path) -> None:
         faults = [line for line in result.stderr.splitlines() if "error" in line or "cannot find" in line]
         raise RuntimeError("\n".join([_advice(f"{shlex.join(command)} failed"), *faults[:5]]))
     fresh.replace(library)
+
+
+def compile_programs(root: Path) -> str:
+    """Compile the kernel's programs by the system's bcc; return why that cannot be, or nothing.
+
+    They are the same for every machine: $WIRESPAN_PROGRAMS names a file that was compiled before, for whoever compiles for
+    another platform and so cannot use the library by which it is done.
+    """
+    programs = root / PROGRAMS
+    if given := os.environ.get("WIRESPAN_PROGRAMS"):
+        shutil.copyfile(given, programs)
+        return ""
+    programs.unlink(missing_ok=True)
+    folder = root / "bpf"
+    source = folder / "tap" / "socket_tap.c"
+    command = [SYSTEM_PYTHON, "-I", source.parent / "compiling" / "compile.py", source, folder, programs]
+    with tempfile.TemporaryFile() as record:
+        told = {"LD_PRELOAD": str(folder / "_record.so"), "BPF_RECORD": str(record.fileno())}
+        try:
+            done = subprocess.run(  # noqa: S603 - the system's interpreter, our own script
+                command, env=os.environ | told, pass_fds=[record.fileno()], capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            return f"{SYSTEM_PYTHON}: {error.strerror}"
+    return "" if programs.exists() else (done.stdout or done.stderr).strip() or f"it ended with {done.returncode}"
+
+
+def _without_programs(why: str) -> str:
+    return (
+        "wirespan: THIS PACKAGE HAS NO COMPILED KERNEL PROGRAMS: capture compiles them where it runs, which needs bcc there. "
+        f"To have them in the package, build it where `apt install python3-bpfcc` has brought bcc ({why})"
+    )
 
 
 def _advice(what: str) -> str:

@@ -13,3 +13,9 @@ REPLAY_LIBRARY: Final = SOURCE_DIRECTORY / "_replay.so"
 
 OTLP_LIBRARY: Final = SOURCE_DIRECTORY / "_otlp.so"
 """That of otlp/scan.c, likewise."""
+
+PROGRAMS: Final = SOURCE_DIRECTORY / "_tap.bpf"
+"""The programs of tap/socket_tap.c, which the package's build compiles where it has bcc."""
+
+RECORDER_LIBRARY: Final = SOURCE_DIRECTORY / "_record.so"
+"""That of tap/compiling/record.c, by which they are compiled."""

@@ -3,6 +3,7 @@
 #ifndef WIRESPAN_CLOCK_H
 #define WIRESPAN_CLOCK_H
 
+#include "constants.h"
 #include "host.h"
 
 #include "../engine/flow.h"
@@ -18,31 +19,31 @@ BPF_TABLE("array", u32, u64, tick_base, 1);
  */
 FLOW_INLINE __u64 clock_coarse_ns(void)
 {
-#ifdef NO_COARSE_CLOCK
-    return bpf_ktime_get_ns();
-#else
-#ifdef TICK_NS
     __u32 zero = 0;
-    __u64 *base = tick_base.lookup(&zero);
+    __u64 *base;
 
+    if (!TAP_HAS(TAP_COARSE_CLOCK))
+        return bpf_ktime_get_ns();
+    base = tick_base.lookup(&zero);
     if (base && *base)
-        return *base + bpf_jiffies64() * TICK_NS;
-#endif
+        return *base + bpf_jiffies64() * TAP_VALUE(TAP_TICK_NS);
     return bpf_ktime_get_coarse_ns();
-#endif
 }
 
 /* Put the ticks right where they are not: at the beginning, and after the machine was suspended. Returns the precise time. */
 FLOW_INLINE __u64 set_ticks(void)
 {
     __u64 now = bpf_ktime_get_ns();
-#if defined(TICK_NS) && !defined(NO_COARSE_CLOCK)
     __u32 zero = 0;
-    __u64 *base = tick_base.lookup(&zero);
+    __u64 *base;
+    __u64 tick_ns;
 
-    if (base && now - (*base + bpf_jiffies64() * TICK_NS) >= 2 * TICK_NS)
-        *base = bpf_ktime_get_coarse_ns() - bpf_jiffies64() * TICK_NS;
-#endif
+    if (!TAP_HAS(TAP_COARSE_CLOCK))
+        return now;
+    base = tick_base.lookup(&zero);
+    tick_ns = TAP_VALUE(TAP_TICK_NS);
+    if (base && now - (*base + bpf_jiffies64() * tick_ns) >= 2 * tick_ns)
+        *base = bpf_ktime_get_coarse_ns() - bpf_jiffies64() * tick_ns;
     return now;
 }
 

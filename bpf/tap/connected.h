@@ -54,7 +54,7 @@ FLOW_INLINE int tap_segment(
     struct packet packet;
     __u64 last_ns = flow->last_ns;
     int opening = flow->outcome == FLOW_OUTCOME_HALF_OPEN;
-    struct exchange_moment before = exchange_before(flow, from);
+    struct exchange_moment before = moment_before(flow, from);
     int timed;
 
     packet.tcp_flags = tcp[13];

@@ -18,9 +18,7 @@
  *
  * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
  *
- * Compile-time settings, all by -D: SLOTS; EXCLUDE_LOOPBACK; KEEP_TRANSPORT(number); ALLOW_NETWORKS, DENY_NETWORKS, ALLOW_PORTS,
- * DENY_PORTS (the rules are in maps); IS_DNS_PORT(port); FIRST_NS, from when on a datagram without a flow is the first of one;
- * TRACE_CONTEXT; MEETING (turns.h); PIECES, which are handed on of payloads (pieces.h); NO_COARSE_CLOCK for kernels before 5.11, else TICK_NS, the length of the kernel's tick.
+ * Compiled once for everybody: what differs is told when it is loaded (constants.h), as are the sizes of maps.
  */
 
 #include "begin.h"
@@ -62,12 +60,12 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     }
     note_transport(skb, packet.transport_offset);
     count_segments(skb, &packet);
-#ifdef EXCLUDE_LOOPBACK
-    if (is_loopback(packet.source_address) || is_loopback(packet.destination_address)) {
-        count_packet(TAP_LOOPBACK, &packet);
-        return 1;
+    if (TAP_HAS(TAP_EXCLUDE_LOOPBACK)) {
+        if (is_loopback(packet.source_address) || is_loopback(packet.destination_address)) {
+            count_packet(TAP_LOOPBACK, &packet);
+            return 1;
+        }
     }
-#endif
     if (from == FLOW_TX) {
         __builtin_memcpy(seen.address, packet.destination_address, 16);
         seen.port = packet.destination_port;
@@ -85,7 +83,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     if (slot) {
         if (packet.transport == TRANSPORT_TCP) {
             timed = is_timed_tcp(&slot->flow, &packet, from) || is_timed_exchange(&slot->flow, &packet, from);
-            before = exchange_before(&slot->flow, from);
+            before = moment_before(&slot->flow, from);
             if (tcp_renews(&slot->flow, &packet, from)) {
                 slot->flow.state = FLOW_RETIRED;
                 slot = NULL;
@@ -100,12 +98,12 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
             count_packet(TAP_STRAY_RESET, &packet);
             return 1;
         }
-#ifdef EXCLUDE_LOOPBACK
-        if (is_loopback(key.local_address) || is_loopback(key.remote_address)) {
-            count_packet(TAP_LOOPBACK, &packet);
-            return 1;
+        if (TAP_HAS(TAP_EXCLUDE_LOOPBACK)) {
+            if (is_loopback(key.local_address) || is_loopback(key.remote_address)) {
+                count_packet(TAP_LOOPBACK, &packet);
+                return 1;
+            }
         }
-#endif
         reason = left_out(&key);
         if (reason != TAP_COUNTERS) {
             count_packet(reason, &packet);
@@ -185,7 +183,6 @@ int tap_egress_question(struct __sk_buff *skb)
     return tap_question(skb, FLOW_TX);
 }
 
-#if defined(PIECES) && PIECES & 4
 int tap_ingress_handshake(struct __sk_buff *skb)
 {
     return tap_handshake(skb, FLOW_RX);
@@ -195,9 +192,7 @@ int tap_egress_handshake(struct __sk_buff *skb)
 {
     return tap_handshake(skb, FLOW_TX);
 }
-#endif
 
-#ifdef TRACE_CONTEXT
 int tap_ingress_request(struct __sk_buff *skb)
 {
     return tap_exchange(skb, FLOW_RX, CALL_REQUEST);
@@ -247,7 +242,6 @@ int tap_egress_frames(struct __sk_buff *skb)
 {
     return tap_frames(skb, FLOW_TX);
 }
-#endif
 
 /* The application closes a socket. Where this does not load, a closed connection ends a minute later. */
 int tap_release(struct bpf_sock *sk)

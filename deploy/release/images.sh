@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 dist=$1 version=$2
 python=${PYTHON:-python3}
 base=${BASE_IMAGE:-debian:bookworm-slim}
-declare -A images=([capture]=wirespan-capture [enricher]=wirespan-enricher [exporter]=wirespan-exporter [cli]=wirespan)
+declare -A images=([capture]=wirespan-capture [capture-bcc]=wirespan-capture-bcc [enricher]=wirespan-enricher [exporter]=wirespan-exporter [cli]=wirespan)
 revision=$(git rev-parse HEAD 2>/dev/null || true)
 mkdir -p "$dist"
 rm -f "$dist"/wirespan*.oci.tar "$dist"/wirespan*.oci.cdx.json "$dist/SKIPPED"
@@ -27,7 +27,7 @@ for architecture in ${ARCHITECTURES:-amd64 arm64}; do
     skipped "images for $architecture: $base does not run here: $(grep -v "See 'docker" <<<"$reason" | tail -n 1)"
     continue
   fi
-  for target in capture enricher exporter cli; do
+  for target in capture capture-bcc enricher exporter cli; do
     name=${images[$target]} tag=${images[$target]}:$version-$architecture
     archive=$dist/$name-$version-$architecture.oci.tar
     docker build --quiet --platform "$platform" --file deploy/docker/Dockerfile --target "$target" --build-arg "BASE_IMAGE=$base" \

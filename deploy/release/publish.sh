@@ -6,7 +6,7 @@
 set -euo pipefail
 dist=$1 version=$2 registry=$3
 tools=$(dirname "$0")
-images=(wirespan-capture wirespan-enricher wirespan-exporter wirespan)
+images=(wirespan-capture wirespan-capture-bcc wirespan-enricher wirespan-exporter wirespan)
 for name in "${images[@]}"; do
   compgen -G "$dist/$name-$version-*.oci.tar" >/dev/null || { echo "there is no $dist/$name-$version-*.oci.tar: make release-images" >&2; exit 1; }
 done

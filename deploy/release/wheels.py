@@ -19,7 +19,9 @@ from pathlib import Path
 PLATFORMS = {"manylinux_2_28_x86_64": "x86_64-linux-gnu.2.28", "manylinux_2_28_aarch64": "aarch64-linux-gnu.2.28"}
 """The tag of each wheel, and what zig compiles its library for. numpy's wheels ask for the same C library."""
 ROOT = Path(__file__).parents[2]
-LIBRARIES = ("bpf/_replay.so", "bpf/_otlp.so")
+LIBRARIES = ("bpf/_replay.so", "bpf/_otlp.so", "bpf/_record.so")
+PROGRAMS = "bpf/_tap.bpf"
+"""What the kernel is given: the same in every wheel. It is compiled for the wheel of this machine's platform."""
 
 
 def main(dist: Path) -> None:
@@ -29,16 +31,27 @@ def main(dist: Path) -> None:
         old.unlink()
     build(ROOT, "sdist", dist)
     (sdist,) = dist.glob("wirespan-*.tar.gz")
-    for platform, target in PLATFORMS.items():
+    machine = os.uname().machine
+    with tempfile.TemporaryDirectory() as kept:
+        build_wheels(dist, sdist, Path(kept), sorted(PLATFORMS.items(), key=lambda each: not each[0].endswith(machine)))
+    print(f"{sdist.name}: {sdist.stat().st_size:,} bytes")
+
+
+def build_wheels(dist: Path, sdist: Path, kept: Path, platforms: list[tuple[str, str]]) -> None:
+    """Build a wheel of the sdist for each of the platforms, of which the first is this machine's."""
+    programs: dict[str, str] = {}
+    for platform, target in platforms:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["tar", "--extract", "--file", sdist, "--directory", folder], check=True)
             (source,) = Path(folder).iterdir()
             compiler = f"{shlex.quote(sys.executable)} -m ziglang cc -target {target}"
-            build(source, "wheel", dist, CC=compiler, CFLAGS="-g0", WIRESPAN_WHEEL_PLATFORM=platform)
+            build(source, "wheel", dist, CC=compiler, CFLAGS="-g0", WIRESPAN_WHEEL_PLATFORM=platform, **programs)
         (wheel,) = dist.glob(f"wirespan-*-{platform}.whl")
         check(wheel, platform)
         print(f"{wheel.name}: {wheel.stat().st_size:,} bytes")
-    print(f"{sdist.name}: {sdist.stat().st_size:,} bytes")
+        with zipfile.ZipFile(wheel) as archive:
+            if not programs and PROGRAMS in archive.namelist():
+                programs["WIRESPAN_PROGRAMS"] = archive.extract(PROGRAMS, kept)
 
 
 def build(source: Path, kind: str, dist: Path, **environment: str) -> None:

@@ -28,15 +28,6 @@ class TapRules:
     transports: tuple[int, ...] = ()
     """IANA protocol numbers to keep."""
 
-    def defines(self) -> list[str]:
-        """Return what bpf/tap/socket_tap.c is compiled with."""
-        found = [] if self.loopback else ["EXCLUDE_LOOPBACK"]
-        listed = ("allow_networks", "deny_networks", "allow_ports", "deny_ports")
-        found.extend(name.upper() for name in listed if getattr(self, name))
-        if self.transports:
-            found.append(f"KEEP_TRANSPORT(n)=({'||'.join(f'(n)=={int(number)}' for number in self.transports)})")
-        return found
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveOptions:

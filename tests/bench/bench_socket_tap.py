@@ -26,7 +26,7 @@ import numpy as np
 from services.capture.live.owners.cgroups import find_root
 from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.exchanges import TapExchanges
-from services.capture.live.tap.loader import QUESTION_PROGRAMS, LoadedTap, connect_calls, load_tap
+from services.capture.live.tap.loader import QUESTION_PROGRAMS, LoadedTap, Switch, TapConstants, connect_calls, load_tap
 from services.capture.live.tap.slot_layout import SLOT
 from services.capture.live.tap.socket_tap import tick_ns
 from tests.support.node import bpf_info
@@ -316,8 +316,8 @@ def main() -> None:
     if arguments.one:
         flows(arguments.one)
         return
-    traces = ["TRACE_CONTEXT"] if arguments.trace_context else []
-    loaded = load_tap([f"SLOTS={SLOTS}", f"TICK_NS={tick_ns()}ULL", *traces])
+    traces = frozenset({Switch.TRACE_CONTEXT} if arguments.trace_context else set())
+    loaded = load_tap(TapConstants(SLOTS, traces, tick_ns()))
     connect_calls(loaded, QUESTION_PROGRAMS)
     if traces:
         TapExchanges(loaded, lambda slots: np.zeros(len(slots), SLOT), 1)

@@ -15,9 +15,11 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import State
 from services.capture.live.owners.cgroups import cgroup_id, find_root
 from services.capture.live.records import monotonic_ns
-from services.capture.live.tap.loader import SYSTEM_PYTHON, TapLoadError, load_tap
+from services.capture.live.tap.loader import Switch, TapConstants, TapLoadError, load_tap
 from services.capture.live.tap.slot_layout import FLOW_KEY
 from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
+from services.runtime.host.programs import building
+from services.runtime.host.programs.errors import ProgramsError
 from tests.support.node import bpf_info
 from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, slots_of, wait_until
 from tests.support.node.namespaces import Pod
@@ -516,25 +518,25 @@ def keys(tap: SocketTap):
     return bpf_info.keys_of_map(tap.loaded.maps["flows_by_key"], FLOW_KEY)
 
 
-TICKS = f"TICK_NS={tick_ns()}ULL"
-EVERYTHING = ["EXCLUDE_LOOPBACK", "TRACE_CONTEXT", "PIECES=15", "ALLOW_NETWORKS", "DENY_NETWORKS", "ALLOW_PORTS", "DENY_PORTS"]
-MEETING = [*EVERYTHING, "MEETING"]
-
-
-@pytest.mark.parametrize(
-    "defines",
-    [
-        *(["NO_COARSE_CLOCK"], [TICKS], ["ALLOW_NETWORKS"], ["ALLOW_PORTS"]),
-        *(EVERYTHING, [*EVERYTHING, TICKS], MEETING, [*MEETING, TICKS]),
-    ],
-)
-def test_every_way_to_compile_it_loads(defines) -> None:
-    """Kernels without the coarse clock, each rule that no other test compiles with, and all there is at once: a program has a
-    stack of 512 bytes.
-    """
-    loaded = load_tap(["SLOTS=64", *defines])
+@pytest.mark.parametrize("switches", [{Switch.ALLOW_NETWORKS}, {Switch.ALLOW_PORTS}, {*Switch} - {Switch.MEETING}, {*Switch}])
+def test_every_set_of_switches_loads(switches) -> None:
+    """Each rule that no other test has, and all there is at once: a program has a stack of 512 bytes."""
+    loaded = load_tap(TapConstants(64, frozenset(switches)))
+    assert not loaded.refused
     assert loaded.program_descriptions["tap_ingress"].verified_instructions < bpf_info.VERIFIER_BOUND
     loaded.close()
+
+
+def test_what_is_not_asked_for_is_no_part_of_the_programs(live) -> None:
+    """The kernel holds less of them the less they are to do: what a switch leaves out is gone, not passed over."""
+    most = load_tap(TapConstants(64, frozenset(Switch)))
+    least = load_tap(TapConstants(64))
+    for name in ("tap_ingress", "tap_egress"):
+        sizes = [loaded.program_descriptions[name].instructions for loaded in (least, live.tap.loaded, most)]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[-1] - 1000
+    most.close()
+    least.close()
 
 
 def test_rules_leave_flows_out_and_count_them(pods) -> None:
@@ -564,28 +566,36 @@ def test_rules_leave_flows_out_and_count_them(pods) -> None:
         assert tap.counters["loopback_packets"] > before
 
 
-def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
-    """No bcc, no permission, a program that does not compile: one reason each, and what to do."""
+def test_what_cannot_be_compiled_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bcc, a program that is none, no Python: one reason each, and what to do; and nothing is left behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("bpf.PROGRAMS", tmp_path / "none.bpf")
     with pytest.raises(TapLoadError) as without_bcc:
-        load_tap(python=Path(sys.executable))
+        load_tap(TapConstants(64), python=Path(sys.executable))
     assert without_bcc.value.reason == "bcc_missing"
     assert without_bcc.value.advice == "apt-get install python3-bpfcc"
+    with pytest.raises(TapLoadError) as no_python:
+        load_tap(TapConstants(64), python=tmp_path / "python")
+    assert no_python.value.reason == "no_system_python"
+    assert not list((tmp_path / "cache" / "wirespan").iterdir())
     broken = tmp_path / "broken.c"
     broken.write_text("int nothing(\n")
-    with pytest.raises(TapLoadError) as not_c:
-        load_tap(source=broken)
+    with pytest.raises(ProgramsError) as not_c:
+        building.compile_source(broken, tmp_path / "broken.bpf")
     assert not_c.value.reason == "compile_failed"
     assert "error:" in not_c.value.detail
-    with pytest.raises(TapLoadError) as no_python:
-        load_tap(python=tmp_path / "python")
-    assert no_python.value.reason == "no_system_python"
-    wrapper = tmp_path / "unprivileged"
-    wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all --inh-caps=-all {SYSTEM_PYTHON} "$@"\n')
-    wrapper.chmod(0o755)
-    with pytest.raises(TapLoadError) as denied:
-        load_tap(python=wrapper)
-    assert denied.value.reason == "not_permitted"
-    assert "CAP_BPF" in denied.value.advice
+
+
+def test_who_may_not_load_is_told() -> None:
+    """Without the capabilities: the reason, and which they are."""
+    script = (
+        "from services.capture.live.tap.loader import TapConstants, TapLoadError, load_tap\n"
+        "try:\n    load_tap(TapConstants(64))\nexcept TapLoadError as error:\n    print(error.reason, error.advice)\n"
+    )
+    building.find()
+    unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    said = subprocess.run([*unprivileged, sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1].startswith("not_permitted needs CAP_BPF")
 
 
 def test_the_verifier_has_room(live) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(1800)  # the first to ask builds the registry
 
 ROOT = Path(__file__).parents[2]
 VERSION = "1.2.3"
-IMAGES = ("wirespan-capture", "wirespan-enricher", "wirespan-exporter", "wirespan")
+IMAGES = ("wirespan-capture", "wirespan-capture-bcc", "wirespan-enricher", "wirespan-exporter", "wirespan")
 
 
 @pytest.fixture(scope="module")

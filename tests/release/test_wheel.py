@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bpf.tap.compiling.compile import source_id
+from services.runtime.host.programs.file import CompiledPrograms
+
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 BUILD = (sys.executable, "-m", "hatchling", "build", "--directory")
@@ -76,12 +79,24 @@ def test_a_wheel_brings_its_library_and_the_demo(wheel: Path) -> None:
     assert {
         "bpf/_replay.so",
         "bpf/_otlp.so",
+        "bpf/_record.so",
         "services/cli/run/demo/cluster.pcapng",
         "services/cli/run/demo/cluster.json",
     } <= names
     assert {f"services/cli/shop/sources/{name}" for name in ("requirements.txt", "frontend.py", "README.md")} <= names
     assert not any(name.startswith(("tests/", "deploy/")) for name in names)
     assert "linux_" in wheel.name
+
+
+def test_a_wheel_brings_the_programs_for_the_kernel(wheel: Path, tmp_path: Path) -> None:
+    """Where it was built with bcc they are inside, of the source beside them: no compiler is needed to capture live either."""
+    if subprocess.run(["/usr/bin/python3", "-Ic", "from bcc import BPF"], check=False, capture_output=True).returncode:
+        pytest.skip("the system's Python has no bcc (apt-get install python3-bpfcc)")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path, [name for name in archive.namelist() if name.startswith("bpf/")])
+    programs = CompiledPrograms.read(tmp_path / "bpf" / "_tap.bpf")
+    assert programs.id == source_id(tmp_path / "bpf") == source_id(ROOT / "bpf")
+    assert {"tap_ingress", "tap_egress"} <= programs.programs.keys()
 
 
 def test_the_demo_runs_of_the_wheel(home: Path) -> None:

@@ -9,13 +9,10 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from services.cli.doctor import load_child
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.vm.debian import ArchiveUnavailableError
-from tests.support.vm.flags import compiled_sets
 from tests.support.vm.guest import Guest, emulator
 from tests.support.vm.kernels import KERNELS, Kernel, KernelFiles, kernel_files
-from tests.support.vm.programs import compile_tap, compile_text
 from tests.support.vm.told import Told
 from tests.support.vm.userland import userland
 
@@ -52,10 +49,8 @@ def files(request: pytest.FixtureRequest) -> KernelFiles:
 
 @pytest.fixture(scope="session")
 def guest(files: KernelFiles, told: Told) -> Iterator[Guest]:
-    """The guest, with the programs that its tests load."""
-    texts = (load_child.SMALLEST, load_child.FEATURES)
-    programs = compile_tap(compiled_sets(files)) | dict(compile_text(text) for text in texts)
-    with Guest(files, programs) as machine:
+    """The guest."""
+    with Guest(files) as machine:
         yield machine
     told.write()
 

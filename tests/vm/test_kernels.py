@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bpf.tap.loader import EXCHANGE_PROGRAMS, HANDSHAKE_PROGRAMS, PROGRAMS
 from proto.columns import ExchangeEnd, Outcome, Role
+from services.capture.live.tap.loader import REQUIRED_PROGRAMS
 from services.cli.doctor.kernel import MEMORY_CGROUP_ACCOUNTING
 from tests.support.node.bpf_info import VERIFIER_BOUND
-from tests.support.vm.flags import ATTACHED, LEAST, flag_sets
+from tests.support.vm.flags import ATTACHED, LEAST, SETS, constants
 from tests.support.vm.guest import Guest
 from tests.support.vm.inside.scenes import TRACE_ID, http_request
 from tests.support.vm.kernels import KernelFiles
@@ -48,16 +48,17 @@ def test_it_is_the_kernel_it_should_be(guest: Guest, files: KernelFiles) -> None
     assert about["tick_ns"] == files.tick_ns
 
 
-def test_every_set_of_flags_loads(guest: Guest, files: KernelFiles, told: Told) -> None:
+def test_every_set_of_flags_loads(guest: Guest, told: Told) -> None:
     """Both programs, and those of exchanges where they are asked for, pass the verifier well within its bound."""
-    for name, defines in flag_sets(files).items():
+    for name in SETS:
         if name == LEAST:  # test_it_attaches_under_the_default_limit_of_locked_memory
             continue
-        verified = guest.call("attached") if name == ATTACHED else guest.call("load", defines=defines)
+        verified = guest.call("attached") if name == ATTACHED else guest.call("load", flags=name)
         told.walked[name] = verified["walked"]
         refused = "".join(f"\n{program}: {words}" for program, words in verified["refused"].items())
         assert not refused, f"{name}:{refused}"
-        assert verified["walked"].keys() == PROGRAMS.keys(), name
+        assert verified["walked"].keys() == {*REQUIRED_PROGRAMS, *constants(name).optional_programs()}, name
+        assert verified["origin"] == "package", name
         assert max(verified["walked"].values()) < VERIFIER_BOUND, name
 
 
@@ -72,7 +73,7 @@ def test_it_attaches_under_the_default_limit_of_locked_memory(guest: Guest, file
     tried = guest.call("attach", locked_memory_bytes=DEFAULT_LIMIT, may_raise=files.version < MEMORY_CGROUP_ACCOUNTING)
     assert (tried["doctor"], tried["error"]) == ("ok", ""), tried
     told.walked[LEAST] = tried["walked"]
-    assert tried["walked"].keys() == PROGRAMS.keys() - {*EXCHANGE_PROGRAMS, *HANDSHAKE_PROGRAMS}
+    assert tried["walked"].keys() == {*REQUIRED_PROGRAMS, *constants(LEAST).optional_programs()}
     assert max(tried["walked"].values()) < VERIFIER_BOUND
 
 

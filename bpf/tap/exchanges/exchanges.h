@@ -10,10 +10,10 @@
 #ifndef WIRESPAN_EXCHANGES_H
 #define WIRESPAN_EXCHANGES_H
 
+#include "../constants.h"
 #include "../slots.h"
 #include "../socket.h"
 
-#ifdef TRACE_CONTEXT
 #include "../../engine/exchanges/exchange.h"
 
 #ifndef OPEN_EXCHANGES
@@ -136,6 +136,16 @@ FLOW_INLINE void leave_time(struct __sk_buff *skb, __u64 time_ns)
     skb->cb[CB_REQUEST_HIGH] = (__u32)(time_ns >> 32);
 }
 
+/* What is known before a packet is added to its flow, and may be asked for after. */
+FLOW_INLINE struct exchange_moment moment_before(const struct flow *flow, int from)
+{
+    struct exchange_moment before = {};
+
+    if (TAP_HAS(TAP_TRACE_CONTEXT))
+        before = exchange_before(flow, from);
+    return before;
+}
+
 /*
  * The end of a program that has just added a TCP packet to its flow: where the packet is of interest, the program below goes on
  * with it, and what it takes to tell afterwards is left for it.
@@ -143,6 +153,8 @@ FLOW_INLINE void leave_time(struct __sk_buff *skb, __u64 time_ns)
 FLOW_INLINE void look_into(
         struct __sk_buff *skb, const struct flow *flow, const struct packet *packet, int from, struct exchange_moment before)
 {
+    if (!TAP_HAS(TAP_TRACE_CONTEXT))
+        return;
     if (!exchange_is_touched(flow, packet, &before))
         return;
     skb->cb[CB_NEXT_SEQUENCE] = before.next_sequence;
@@ -158,6 +170,8 @@ FLOW_INLINE void look_into(
 /* Who asks, by what is said, where nobody else told: before the packet, whose payload lies at `offset`, is added to its flow. */
 FLOW_INLINE void listen_for_role(struct __sk_buff *skb, __u32 offset, struct flow *flow, const struct packet *packet, int from)
 {
+    if (!TAP_HAS(TAP_TRACE_CONTEXT))
+        return;
     if (packet->payload_bytes && flow_role_is_open(flow))
         content_tell(skb, offset, flow, packet, from);
 }
@@ -165,6 +179,8 @@ FLOW_INLINE void listen_for_role(struct __sk_buff *skb, __u32 offset, struct flo
 /* Whether the time of a payload packet is part of an exchange, or may come to be. */
 FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *packet, int from)
 {
+    if (!TAP_HAS(TAP_TRACE_CONTEXT))
+        return 0;
     if (!packet->payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
         return 0;
     return exchange_is_open(flow) || flow->requests == FLOW_REQUESTS_STREAMS ||
@@ -249,12 +265,5 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
         begin_streams(skb, sk, host, &slot->flow, from);
     return 1;
 }
-#else
-struct exchange_moment {};
-#define exchange_before(flow, from) ((struct exchange_moment){})
-#define listen_for_role(skb, offset, flow, packet, from)
-#define look_into(skb, flow, packet, from, before)
-#define is_timed_exchange(flow, packet, from) 0
-#endif
 
 #endif

@@ -11,7 +11,6 @@
 
 #include "exchanges.h"
 
-#ifdef TRACE_CONTEXT
 #include "../../engine/http2/told.h"
 
 static inline __attribute__((always_inline)) int http2_tell(
@@ -169,6 +168,5 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
         http2_lose(&look, &slot->flow);
     return 1;
 }
-#endif
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * Every exchange of every connection (engine/exchanges/turn.h), for the meeting with application spans: compiled with MEETING, which needs
- * TRACE_CONTEXT and the pieces of TLS. Open turns are beside the slots, in an array that the reader maps; ended ones go
+ * Every exchange of every connection (engine/exchanges/turn.h), for the meeting with application spans: for who has
+ * TAP_MEETING, which needs TAP_TRACE_CONTEXT and TAP_PIECES_TLS. Open turns are beside the slots, in an array that the reader maps; ended ones go
  * through a ring buffer, and what it has no room for is counted.
  */
 #ifndef WIRESPAN_TAP_TURNS_H
@@ -10,7 +10,6 @@
 #include "exchanges.h"
 #include "../slots.h"
 
-#ifdef MEETING
 #include "../../engine/exchanges/turn.h"
 
 #ifndef TURN_PAGES
@@ -31,6 +30,8 @@ FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packe
     struct turn *turn;
     __u64 *lost;
 
+    if (!TAP_HAS(TAP_MEETING))
+        return;
     if (!packet->payload_bytes || packet->tcp_flags & (TCP_SYN | TCP_RST) || flow->role == FLOW_ROLE_UNKNOWN ||
             flow->sides[from & 1].known & FLOW_OF_INTEREST)
         return;
@@ -53,8 +54,11 @@ FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packe
 FLOW_INLINE void begin_turns(const struct slot *slot, __u8 flags)
 {
     __u32 number = (__u32)slot->flow.id;
-    struct turn *turn = turns.lookup(&number);
+    struct turn *turn;
 
+    if (!TAP_HAS(TAP_MEETING))
+        return;
+    turn = turns.lookup(&number);
     if (!turn)
         return;
     turn->flow_id = slot->flow.id;
@@ -66,11 +70,9 @@ FLOW_INLINE void begin_turns(const struct slot *slot, __u8 flags)
 /* Whether the time of a payload packet is a turn's first or last. */
 FLOW_INLINE int is_timed_turn(const struct flow *flow, const struct packet *packet)
 {
+    if (!TAP_HAS(TAP_MEETING))
+        return 0;
     return packet->payload_bytes && (packet->tcp_flags & TCP_PSH || !flow->request_ns);
 }
-#else
-#define follow_turn(slot, packet, from, next_before)
-#define is_timed_turn(flow, packet) 0
-#endif
 
 #endif

@@ -14,7 +14,6 @@
 #include "pieces.h"
 #include "../exchanges/turns.h"
 
-#if defined(PIECES) && PIECES & 4
 #ifndef OPEN_HANDSHAKES
 #define OPEN_HANDSHAKES 16384
 #endif
@@ -55,13 +54,13 @@ static inline __attribute__((always_inline)) void handshake_end(handshake_host h
 FLOW_INLINE void look_for_handshake(
         struct __sk_buff *skb, const struct flow *flow, const struct packet *packet, int from, struct exchange_moment before)
 {
+    if (!TAP_HAS(TAP_PIECES_TLS))
+        return;
     if (!handshake_is_touched(flow, packet, from))
         return;
-#ifdef TRACE_CONTEXT
     skb->cb[CB_NEXT_SEQUENCE] = before.next_sequence;
     leave_time(skb, before.request_ns);
     skb->cb[CB_OUTCOME] = before.outcome;
-#endif
     if (from == FLOW_TX)
         egress_handshakes.call(skb, 0);
     else
@@ -70,15 +69,11 @@ FLOW_INLINE void look_for_handshake(
 
 FLOW_INLINE struct exchange_moment moment_left(struct __sk_buff *skb)
 {
-#ifdef TRACE_CONTEXT
     return (struct exchange_moment){
             .request_ns = (__u64)skb->cb[CB_REQUEST_HIGH] << 32 | skb->cb[CB_REQUEST_LOW],
             .next_sequence = skb->cb[CB_NEXT_SEQUENCE],
             .outcome = skb->cb[CB_OUTCOME],
     };
-#else
-    return (struct exchange_moment){};
-#endif
 }
 
 /* Hand on what a packet holds of a handshake. */
@@ -135,17 +130,12 @@ FLOW_INLINE int tap_handshake(struct __sk_buff *skb, int from)
     packet.time_ns = slot->flow.last_ns;
     handshake_take(*stored, skb, offset, &slot->flow, &packet, from, &told);
     hand_on_handshake(skb, slot, &told, packet.time_ns, from);
-#ifdef MEETING
     if (told.since_ns)
         begin_turns(slot, told.disguised ? TURN_TLS | TURN_TICKETS : TURN_TLS);
     if (!told.disguised)
         follow_turn(slot, &packet, from, before.next_sequence);
-#endif
     look_into(skb, &slot->flow, &packet, from, before);
     return 1;
 }
-#else
-#define look_for_handshake(skb, flow, packet, from, before)
-#endif
 
 #endif

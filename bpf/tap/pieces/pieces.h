@@ -6,23 +6,14 @@
 #ifndef WIRESPAN_TAP_PIECES_H
 #define WIRESPAN_TAP_PIECES_H
 
+#include "../constants.h"
 #include "../slots.h"
 
 #include "../../engine/piece.h"
 
-/* PIECES: a bit for each kind that is asked for. */
-#ifdef PIECES
-_Static_assert(PIECE_TLS == 2, "PIECES & 4 asks for those of TLS");
-_Static_assert(PIECE_QUIC == 3, "PIECES & 8 asks for those of QUIC");
-#if PIECES & 12
-#define PIECE_MOST          TLS_HELLO_BYTES
-#define PIECE_PAGES_DEFAULT 1024 /* 4 MiB: besides, some 1,500 handshakes with large key shares */
-#else
-#define PIECE_MOST          PIECE_BYTES
-#define PIECE_PAGES_DEFAULT 256 /* 1 MiB: some 5,000 messages of DNS between two looks */
-#endif
+#define PIECE_MOST TLS_HELLO_BYTES
 #ifndef PIECE_PAGES
-#define PIECE_PAGES PIECE_PAGES_DEFAULT
+#define PIECE_PAGES 1024 /* 4 MiB: besides DNS some 1,500 handshakes with large key shares; less where there is only DNS */
 #endif
 #define RINGBUF_NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: nobody waits */
 
@@ -69,7 +60,7 @@ FLOW_INLINE void hand_on_part(
         *lost += 1;
 }
 
-/* Hand on the payload at `offset`, for one of its kinds. */
+/* Hand on the payload at `offset`, of DNS. */
 FLOW_INLINE void hand_on(struct __sk_buff *skb, const struct slot *slot, __u32 offset, const struct packet *packet,
         __u64 since_ns, __u32 kind, int from)
 {
@@ -81,11 +72,8 @@ FLOW_INLINE void hand_on(struct __sk_buff *skb, const struct slot *slot, __u32 o
             .from = (__u8)from,
     };
 
-    if (PIECES >> kind & 1)
+    if (TAP_HAS(TAP_PIECES_DNS))
         hand_on_part(skb, slot, offset, packet->payload_bytes, PIECE_BYTES, &piece);
 }
-#else
-#define hand_on(skb, slot, offset, packet, since_ns, kind, from)
-#endif
 
 #endif

@@ -17,13 +17,6 @@
 #ifndef OPEN_QUESTIONS
 #define OPEN_QUESTIONS 16384
 #endif
-#ifndef IS_DNS_PORT
-#define IS_DNS_PORT(port) ((port) == 53)
-#endif
-/* From when on a datagram without a flow is the first of one. */
-#ifndef FIRST_NS
-#define FIRST_NS ~0ULL
-#endif
 /* What is left in the socket buffer for the program that is called: words of __sk_buff.cb, which the kernel gives to programs. */
 #define CB_SLOT      0 /* and the generation */
 #define CB_TRANSPORT 2 /* offset of the transport header */
@@ -40,9 +33,19 @@ typedef slot_reference question_host;
 #include "../../engine/quic.h"
 
 BPF_TABLE("lru_hash", struct question_key, struct question, open_questions, OPEN_QUESTIONS);
+/* A bit for each port that is read as DNS. */
+BPF_TABLE("array", u32, u64, dns_ports, 1024);
 /* One for each direction: the kernel binds one to where its programs are attached. */
 BPF_PROG_ARRAY(ingress_questions, 1);
 BPF_PROG_ARRAY(egress_questions, 1);
+
+FLOW_INLINE int is_dns_port(__u16 port)
+{
+    __u32 place = port >> 6;
+    __u64 *ports = dns_ports.lookup(&place);
+
+    return ports && *ports >> (port & 63) & 1;
+}
 
 static inline __attribute__((always_inline)) struct question *question_open(question_host host, __u16 number)
 {
@@ -93,41 +96,38 @@ FLOW_INLINE void call_question(struct __sk_buff *skb, const struct flow *flow, _
         ingress_questions.call(skb, 0);
 }
 
-#ifdef PIECES
 /* A new connection may be one of DNS. */
 FLOW_INLINE void note_dns(struct slot *slot)
 {
-    slot->socket.dns = IS_DNS_PORT(slot->flow.local_port) || IS_DNS_PORT(slot->flow.remote_port);
+    if (!TAP_HAS(TAP_PIECES_DNS))
+        return;
+    slot->socket.dns = is_dns_port(slot->flow.local_port) || is_dns_port(slot->flow.remote_port);
 }
 
 /* A segment of DNS, which was added to its flow, is handed on; its transport header is at `offset`. */
 FLOW_INLINE void hand_on_dns(
         struct __sk_buff *skb, const struct slot *slot, const struct packet *packet, __u32 offset, int from)
 {
+    if (!TAP_HAS(TAP_PIECES_DNS))
+        return;
     if (!slot->socket.dns || !packet->payload_bytes)
         return;
     note_transport(skb, offset);
     call_question(skb, &slot->flow, packet->time_ns, from);
 }
-#else
-#define note_dns(slot)
-#define hand_on_dns(skb, slot, packet, offset, from)
-#endif
 
-#if defined(PIECES) && PIECES & 8
 /* A datagram of QUIC that may hold a hello is handed on. */
 FLOW_INLINE void hand_on_quic(
         struct __sk_buff *skb, struct slot *slot, __u32 offset, const struct packet *packet, int from, int is_first)
 {
     struct piece piece = {.time_ns = packet->time_ns, .kind = PIECE_QUIC, .from = (__u8)from};
 
+    if (!TAP_HAS(TAP_PIECES_QUIC))
+        return;
     piece.payload_bytes = piece_payload_bytes(packet->payload_bytes);
     if (quic_take(skb, offset, &slot->flow, from, is_first))
         hand_on_part(skb, slot, offset, packet->payload_bytes, QUIC_DATAGRAM_BYTES, &piece);
 }
-#else
-#define hand_on_quic(skb, slot, offset, packet, from, is_first)
-#endif
 
 /* The end of a program that has just added a datagram to its flow. */
 FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, int from)
@@ -142,11 +142,11 @@ FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, in
 FLOW_INLINE int opening_of(struct __sk_buff *skb, const struct flow *flow)
 {
     struct bpf_sock *sk = skb->sk;
-    int opening = flow->first_ns >= FIRST_NS ? FLOW_OPENS_FIRST : 0;
+    int opening = flow->first_ns >= TAP_VALUE(TAP_FIRST_NS) ? FLOW_OPENS_FIRST : 0;
 
     if (flow->transport != TRANSPORT_UDP)
         return opening;
-    if (IS_DNS_PORT(flow->local_port) || IS_DNS_PORT(flow->remote_port))
+    if (is_dns_port(flow->local_port) || is_dns_port(flow->remote_port))
         return opening | FLOW_OPENS_NUMBERED;
     if (sk)
         sk = bpf_sk_fullsock(sk);

@@ -84,12 +84,23 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                     if reader.meeting is not None:
                         lifecycle.start("questions", _hear(reader.meeting, bus.watch(asked_subject(settings.node_name))))
                     report.progress.capturing = True
-                    logger.info("capture.started", capacity=options.capacity, takes_over=reader.succession.share.waits)
+                    _tell_started(reader, options.capacity)
                     if options.trace_context and reader.tap.exchanges is None:
                         logger.warning("trace_context.unavailable", advice="this kernel does not take its program")
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
     report.progress.finished = True
     logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
+
+
+def _tell_started(reader: LiveReader, capacity: int) -> None:
+    loaded = reader.tap.loaded
+    if loaded.refusal:
+        logger.warning("programs.refused", detail=loaded.refusal, advice="this machine's bcc compiled others: see origin")
+    logger.info(
+        "capture.started",
+        capacity=capacity, takes_over=reader.succession.share.waits, origin=loaded.origin, compiler=loaded.compiler,
+        left_out=sorted(loaded.refused),
+    )  # fmt: skip
 
 
 async def _hear(meeting: Meeting, questions: Watch) -> None:
@@ -114,7 +125,7 @@ def look_at_host(cgroup_root: Path | None) -> None:
 
 @contextlib.asynccontextmanager
 async def _attached(reader: LiveReader) -> AsyncIterator[None]:
-    """Load and attach in a thread: compiling takes seconds, in which the bus has to be answered."""
+    """Load and attach in a thread: it takes a second or more, in which the bus has to be answered."""
     await asyncio.to_thread(reader.__enter__)
     try:
         yield

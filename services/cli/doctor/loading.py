@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import re
+import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import bpf
-from services.cli.doctor.finding import Finding, Status, fail, first_line, ok, skipped, warn
+from services.cli.doctor.finding import Finding, Status, fail, first_line, ok, warn
 from services.cli.doctor.privileges import check_capabilities
+from services.runtime.host.programs import building, loading
+from services.runtime.host.programs.building import SYSTEM_PYTHON, Found
+from services.runtime.host.programs.errors import ProgramsError
+from services.runtime.host.programs.file import CompiledProgram, CompiledPrograms
+from services.runtime.host.programs.loading import ProgramDescription
+from services.runtime.host.programs.telling import Constants
 
-SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
-"""The interpreter that the distribution's bcc belongs to."""
-
-_CHILD: Final = Path(__file__).with_name("load_child.py")
+_CHILD: Final = Path(__file__).with_name("bcc_child.py")
 _VERSION_SECONDS: Final = 8.0
-_LOAD_SECONDS: Final = 10.0
+_FEW, _RING_BUFFER, _RING_BYTES = 64, 27, 64 * 1024
+_SMALL_PROGRAMS: Final = ("tap_nothing", "tap_release", "tap_sendmsg4", "tap_sendmsg6")
+"""They use maps of every kind and sockets' storage, and the verifier is done with them at once."""
+_RETURN_ONE: Final = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
+_SMALLEST: Final = CompiledPrograms("", "", b"", {}, {"smallest": CompiledProgram(8, 0, _RETURN_ONE, (), b"", b"", (8, 16))})
 _INSTALLERS: Final = {
     "debian": "apt-get install python3-bpfcc",
     "ubuntu": "apt-get install python3-bpfcc",
@@ -50,10 +58,20 @@ def bcc_installer(os_release: Path = Path("/etc/os-release")) -> str:
     return known or "install your distribution's bcc for Python (python3-bpfcc or python3-bcc)"
 
 
-def check_bcc(python: Path = SYSTEM_PYTHON) -> Finding:
-    """Check that the system's Python has bcc, in a child: importing it takes 70 MB."""
+def check_bcc(python: Path = SYSTEM_PYTHON, found: Found | None = None) -> Finding:
+    """Check whether the system's Python has bcc, in a child: importing it takes 70 MB. It is needed where nothing is built."""
+    here = _bcc_here(python)
+    found = found or building.built()
+    if found is None:
+        return here
+    brought = "the package brings" if found.origin == "package" else "this machine has compiled"
+    has = f"as the fallback there is {here.found}" if here.status is Status.OK else "there is no fallback"
+    return ok(f"not needed: {brought} the programs ({found.programs.compiler}); {has}")
+
+
+def _bcc_here(python: Path) -> Finding:
     try:
-        answer = _ask_child(python, "version", _VERSION_SECONDS)
+        answer = _ask_child(python)
     except _ChildError as error:
         return fail(str(error), bcc_installer())
     match answer.get("error"):
@@ -70,22 +88,22 @@ def check_bcc(python: Path = SYSTEM_PYTHON) -> Finding:
             return fail(f"{python} has none: {answer.get('detail')}", f"{bcc_installer()} (PyPI's bcc is something else)")
 
 
-def check_load(python: Path = SYSTEM_PYTHON, headers: Path = bpf.SOURCE_DIRECTORY, process: Path = Path("/proc")) -> Finding:
-    """Compile and load programs as the socket tap's loader does, attached to nothing."""
-    if not (headers / "include" / "linux" / "kconfig.h").exists():
-        return fail(f"{headers} has no header tree", "install wirespan again: its package is incomplete")
+def check_load(found: Found | None = None, process: Path = Path("/proc")) -> Finding:
+    """Load programs as capture does, attached to nothing: of what is built the small ones, else one of two instructions."""
+    found = found or building.built()
+    programs = found.programs if found else _SMALLEST
+    names = _SMALL_PROGRAMS if found else tuple(_SMALLEST.programs)
+    most = {
+        name: _RING_BYTES if each.kind == _RING_BUFFER else min(each.max_entries, _FEW) for name, each in programs.maps.items()
+    }
+    began = time.monotonic()
     try:
-        answer = _ask_child(python, "load", _LOAD_SECONDS, headers)
-    except _ChildError as error:
-        return fail(str(error), "see `bcc`, and whether the machine is overloaded")
-    match answer.get("error"):
-        case None:
-            return _loaded(answer)
-        case "load" | "features" as step:
-            wanted = "a program of two instructions" if step == "load" else "a program that uses what the socket tap uses"
-            return fail(f"{wanted} does not load: {answer.get('detail')}", _load_fix(process))
-        case _:
-            return skipped("needs bcc")
+        loaded = loading.load(programs, Constants(max_entries=most), required=names)
+    except ProgramsError as error:
+        return refused(error, process)
+    loaded.close()
+    described = loaded.program_descriptions[names[0]]
+    return loads(described, found.origin if found else None, time.monotonic() - began)
 
 
 def check_replay_library(library: Path = bpf.REPLAY_LIBRARY) -> Finding:
@@ -102,14 +120,22 @@ def check_replay_library(library: Path = bpf.REPLAY_LIBRARY) -> Finding:
     return ok(f"{library} loads")
 
 
-def _loaded(answer: dict[str, Any]) -> Finding:
-    length = answer.get("jited_bytes")
-    took = (
-        f"two instructions compiled and loaded in {float(answer['seconds']):.2f} s; socket storage and a mapped array load too"
-    )
-    if length == 0:
+def loads(described: ProgramDescription, origin: str | None, seconds: float) -> Finding:
+    """Return what there is to say of programs that load."""
+    what = {
+        "package": "the package's programs and maps load",
+        "cache": "the programs that this machine has compiled, and their maps, load",
+        None: "two instructions load; capture compiles its programs when it first starts",
+    }[origin]
+    took = f"{what}, in {seconds:.2f} s"
+    if not described.jited_bytes:
         return warn(f"{took}; but interpreted: each packet costs several times as much", "sysctl -w net.core.bpf_jit_enable=1")
-    return ok(f"{took}{', as machine code' if length else ''}")
+    return ok(f"{took}, as machine code")
+
+
+def refused(error: ProgramsError, process: Path) -> Finding:
+    """Return what there is to say of programs that do not."""
+    return fail(f"{error.reason.replace('_', ' ')}: {_telling_line(error.detail)}", _load_fix(process))
 
 
 def _load_fix(process: Path) -> str:
@@ -122,29 +148,21 @@ def _load_fix(process: Path) -> str:
     )
 
 
-def _ask_child(python: Path, purpose: str, timeout_seconds: float, headers: Path = bpf.SOURCE_DIRECTORY) -> dict[str, Any]:
+def _ask_child(python: Path) -> dict[str, Any]:
     """Return the child's answer. Raises _ChildError where it gives none in time."""
     try:
         done = subprocess.run(  # noqa: S603 - the system's interpreter, our own script
-            [python, "-I", _CHILD, purpose],
-            env={**os.environ, "BCC_KERNEL_SOURCE": str(headers)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=timeout_seconds,
+            [python, "-I", _CHILD], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_VERSION_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise _ChildError(f"{python} did not finish within {timeout_seconds:g} s") from None
+        raise _ChildError(f"{python} did not finish within {_VERSION_SECONDS:g} s") from None
     except OSError as error:
         raise _ChildError(f"{python} does not start: {error.strerror}") from None
-    printed = done.stderr.decode(errors="replace")
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
+        printed = done.stderr.decode(errors="replace")
         raise _ChildError(f"{python} ended with {done.returncode}: {_telling_line(printed)}") from None
-    if "error" in answer:
-        # bcc's exceptions say little: what the compiler and the kernel said is on standard error.
-        answer["detail"] = "; ".join(filter(None, [_telling_line(printed), str(answer.get("detail", ""))]))
     return answer
 
 

@@ -1,22 +1,19 @@
-"""The sets of compile-time flags that the socket tap is loaded with in guests."""
+"""What the socket tap is told in guests: the sets that are tried."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from services.capture.live.tap.socket_tap import SocketTap, TapRules
+from services.capture.live.tap.loader import TapConstants
+from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
 from services.capture.names.pieces import PieceKind
-from tests.support.vm.inside.scenes import NO_RULE
-from tests.support.vm.kernels import KernelFiles
-
-COARSE_CLOCK: Final = (5, 11)
-"""Since this kernel there is bpf_ktime_get_coarse_ns."""
 
 ATTACHED: Final = "default"
 """The set that capture has where nothing is configured: what is attached in a guest."""
 LEAST: Final = "no rule, no trace context"
 """The set that is attached under a limit of locked memory."""
 MOST: Final = "every rule"
+NO_RULE: Final = TapRules(loopback=True)
 _TAPS: Final = {
     LEAST: SocketTap(rules=NO_RULE),
     ATTACHED: SocketTap(trace_context=True, pieces=tuple(PieceKind)),
@@ -31,16 +28,14 @@ _TAPS: Final = {
 }  # fmt: skip
 
 
-def flag_sets(files: KernelFiles) -> dict[str, list[str]]:
-    """Return the defines of each set as capture asks the loader for them on this kernel, by a name for it.
+SETS: Final = tuple(_TAPS)
+"""The least there is, what is there by default, and the most.
 
-    The least there is, what is there by default, and the most. That each rule loads alone is tested on this machine's kernel
-    (tests/kernel): emulated, a verifier takes most of a minute for a set.
-    """
-    return {name: tap.defines(files.tick_ns) for name, tap in _TAPS.items()}
+That each rule loads alone is tested on this machine's kernel (tests/kernel): emulated, a verifier takes most of a minute for a
+set.
+"""
 
 
-def compiled_sets(files: KernelFiles) -> list[list[str]]:
-    """Return what the loader compiles for them: on a kernel without the coarse clock it does without."""
-    added = ["NO_COARSE_CLOCK"] if files.version < COARSE_CLOCK else []
-    return [[*defines, *added] for defines in flag_sets(files).values()]
+def constants(name: str) -> TapConstants:
+    """Return what the tap is told with this set, as capture tells it on this kernel."""
+    return _TAPS[name].constants(tick_ns())

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import bpf
+from services.runtime.host.programs import building
 from tests.support.vm import cpio
 from tests.support.vm.kernels import KernelFiles
 from tests.support.vm.userland import PYTHON, compiled, userland
@@ -43,17 +44,16 @@ class GuestError(Exception):
 
 
 class Guest:
-    """A machine with the kernel of `files`; `programs` are what the stand-in for bcc finds in it."""
+    """A machine with the kernel of `files`."""
 
-    def __init__(self, files: KernelFiles, programs: dict[str, bytes]) -> None:
+    def __init__(self, files: KernelFiles) -> None:
         self._files = files
-        self._programs = programs
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with self._stack:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="wirespan-guest-")))
-            (self._folder / "initrd").write_bytes(_initramfs(self._files, self._programs))
+            (self._folder / "initrd").write_bytes(_initramfs(self._files))
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(str(self._folder / "channel"))
                 listener.listen()
@@ -124,8 +124,8 @@ class Guest:
         ]  # fmt: skip
 
 
-def _initramfs(files: KernelFiles, programs: dict[str, bytes]) -> bytes:
-    """Userland, the project as it stands, the kernel's modules and the programs, as archives one after another."""
+def _initramfs(files: KernelFiles) -> bytes:
+    """Userland, the project as it stands, the kernel's modules and the tap's programs, as archives one after another."""
     added = cpio.Archive()
     for name, major, minor in (("console", 5, 1), ("null", 1, 3), ("urandom", 1, 9)):
         added.device(f"dev/{name}", major, minor)
@@ -133,8 +133,6 @@ def _initramfs(files: KernelFiles, programs: dict[str, bytes]) -> bytes:
         added.folder(folder)
     for number, (name, content) in enumerate(files.modules()):
         added.file(f"modules/{number:02}-{name}.ko", content)
-    for name, content in programs.items():
-        added.file(f"programs/{name}.json", content)
     sources = {
         str(path.relative_to(_ROOT)): path.read_bytes()
         for folder in _SOURCES
@@ -142,8 +140,7 @@ def _initramfs(files: KernelFiles, programs: dict[str, bytes]) -> bytes:
         if path.suffix in {".py", ".c", ".h"} or (path == bpf.REPLAY_LIBRARY and files.kernel.architecture == "amd64")
     }
     site = "usr/lib/python3/dist-packages"
-    stand_in = Path(__file__).with_name("inside") / "stand_in_bcc.py"
-    sources["bcc.py"] = stand_in.read_bytes()
+    sources[str(bpf.PROGRAMS.relative_to(_ROOT))] = building.path().read_bytes()
     for name, content in sources.items():
         added.file(f"{site}/{name}", content)
     for name, content in compiled({name: text for name, text in sources.items() if name.endswith(".py")}).items():

@@ -19,13 +19,17 @@ from services.cli.doctor.finding import Finding, Status, fail, ok, skipped, warn
 from services.cli.doctor.kernel import check_architecture, check_btf, check_jit, check_kernel, check_lockdown
 from services.cli.doctor.kubernetes import RESOURCES as ASKED_ABOUT
 from services.cli.doctor.kubernetes import KubernetesAccess
-from services.cli.doctor.loading import bcc_installer, check_bcc, check_load, check_replay_library
+from services.cli.doctor.loading import bcc_installer, check_bcc, check_replay_library, loads, refused
 from services.cli.doctor.otlp import _backend, check_otlp
 from services.cli.doctor.privileges import check_capabilities, check_memlock, effective_capabilities
 from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.settings import BusSettings
 from services.enricher.kubernetes.resources import RESOURCES
 from services.runtime.host.cgroup2 import look_at_tree
+from services.runtime.host.programs.building import Found
+from services.runtime.host.programs.errors import ProgramsError
+from services.runtime.host.programs.file import CompiledPrograms
+from services.runtime.host.programs.loading import ProgramDescription
 
 MIB = 1 << 20
 ALL_CAPABILITIES = (1 << 41) - 1
@@ -315,35 +319,53 @@ def interpreter(folder: Path, script: str) -> Path:
     return path
 
 
-def test_no_system_python(tmp_path: Path) -> None:
+def bcc_of_nothing_built(python: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finding:
+    """What is said of bcc where no programs are built."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("bpf.PROGRAMS", tmp_path / "none.bpf")
+    return check_bcc(python)
+
+
+def test_no_system_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is what a minimal image has."""
-    for finding in (check_bcc(tmp_path / "python3"), check_load(tmp_path / "python3")):
-        assert finding.status is Status.FAIL
-        assert "does not start" in finding.found
+    finding = bcc_of_nothing_built(tmp_path / "python3", monkeypatch, tmp_path)
+    assert finding.status is Status.FAIL
+    assert "does not start" in finding.found
 
 
-def test_a_foreign_bcc(tmp_path: Path) -> None:
+def test_bcc_is_not_needed_where_programs_are_built(tmp_path: Path) -> None:
+    """A package's programs do without; whether there is a fallback is said."""
+    found = Found(CompiledPrograms("", "bcc 0.26.0", b"", {}, {}), "package")
+    without = check_bcc(tmp_path / "python3", found)
+    assert (without.status, without.found) == (
+        Status.OK, "not needed: the package brings the programs (bcc 0.26.0); there is no fallback",
+    )  # fmt: skip
+    python = interpreter(tmp_path, """echo '{"version": "0.31.0", "python": "3.12.1"}'""")
+    assert check_bcc(python, found).found.endswith(f"as the fallback there is 0.31.0 in {python} (3.12.1)")
+
+
+def test_a_foreign_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyPI's package of that name is told apart and told to go."""
     python = interpreter(tmp_path, """echo '{"error": "foreign", "detail": "/usr/local/lib/bcc/__init__.py"}'""")
-    finding = check_bcc(python)
+    finding = bcc_of_nothing_built(python, monkeypatch, tmp_path)
     assert finding.status is Status.FAIL
     assert "/usr/local/lib/bcc/__init__.py" in finding.found
     assert "pip uninstall bcc" in finding.fix
-    assert check_load(python).status is Status.SKIPPED
 
 
-def test_a_child_that_dies(tmp_path: Path) -> None:
+def test_a_child_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it wrote last is in the line; what it wrote to the terminal's harm is not."""
-    finding = check_bcc(interpreter(tmp_path, r"printf 'one\n\033[2Jlast words\n' >&2; exit 3"))
+    python = interpreter(tmp_path, r"printf 'one\n\033[2Jlast words\n' >&2; exit 3")
+    finding = bcc_of_nothing_built(python, monkeypatch, tmp_path)
     assert finding.status is Status.FAIL
     assert "ended with 3" in finding.found
     assert "last words" in finding.found
     assert "\x1b" not in finding.found
 
 
-def test_an_interpreted_program_is_a_warning(tmp_path: Path) -> None:
+def test_an_interpreted_program_is_a_warning() -> None:
     """No machine code although it loaded."""
-    finding = check_load(interpreter(tmp_path, """echo '{"version": "0.26.0", "seconds": 0.5, "jited_bytes": 0}'"""))
+    finding = loads(ProgramDescription(2, 0, 2), "package", 0.01)
     assert finding.status is Status.WARN
     assert "interpreted" in finding.found
 
@@ -351,18 +373,13 @@ def test_an_interpreted_program_is_a_warning(tmp_path: Path) -> None:
 def test_what_the_verifier_says_is_told(tmp_path: Path) -> None:
     """The line that matters out of its log, and where to look; without capabilities, it is them."""
     log = "0: (b7) r0 = 1\nR1 pointer arithmetic prohibited for !root\nprocessed 7 insns (limit 1000000)"
-    python = interpreter(tmp_path, f"""echo '{log}' >&2; echo '{{"error": "features", "detail": "Failed to load"}}'""")
-    finding = check_load(python, process=process_files(tmp_path / "proc"))
+    error = ProgramsError("load_failed", log, "")
+    finding = refused(error, process_files(tmp_path / "proc"))
     assert finding.status is Status.FAIL
     assert "pointer arithmetic prohibited" in finding.found
     assert "insns" not in finding.found
     assert "seccomp" in finding.fix
-    assert check_load(python, process=tmp_path).fix == "see `capabilities`"
-
-
-def test_an_incomplete_package(tmp_path: Path) -> None:
-    """Without our headers nothing can be compiled."""
-    assert "header tree" in check_load(headers=tmp_path).found
+    assert refused(error, tmp_path).fix == "see `capabilities`"
 
 
 def test_replay_library(tmp_path: Path) -> None:

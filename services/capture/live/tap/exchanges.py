@@ -1,5 +1,5 @@
-"""The traced exchanges of the live table: what bpf/tap/exchanges/exchanges.h keeps where it is compiled with
-TRACE_CONTEXT, and the calls of HTTP/2, which this side keeps itself from what bpf/tap/exchanges/streams.h tells.
+"""The traced exchanges of the live table: what bpf/tap/exchanges/exchanges.h keeps where it is told
+to, and the calls of HTTP/2, which this side keeps itself from what bpf/tap/exchanges/streams.h tells.
 
 Open exchanges are in a hash that programs write and this side reads; ended ones come through a ring buffer, read as one array.
 An exchange that is ended here stays in the hash, for the programs may be at it: it is remembered as told until its flow is gone

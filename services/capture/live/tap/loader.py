@@ -1,25 +1,25 @@
-"""Loads the socket tap through a child process that has bcc (bpf/tap/loader.py); this process has neither bcc nor LLVM."""
+"""Loads the socket tap: what the package or this machine compiled it to, by bpf(2) alone, with what is configured put into it.
+
+The fallback, where the kernel refuses what the package brings, is what this machine's bcc makes of the same source.
+"""
 
 from __future__ import annotations
 
-import array
 import contextlib
-import json
-import os
+import enum
 import resource
-import socket
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import bpf
 from services.capture.errors import CaptureError
 from services.capture.live.tap import bpf_syscall
-
-SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
-"""The interpreter that the distribution's python3-bpfcc belongs to."""
+from services.runtime.host.programs import building, loading
+from services.runtime.host.programs.building import SYSTEM_PYTHON, Found
+from services.runtime.host.programs.errors import ProgramsError
+from services.runtime.host.programs.loading import Loaded
+from services.runtime.host.programs.telling import Constants
 
 QUESTION_PROGRAMS: Final = {"ingress_questions": ("tap_ingress_question",), "egress_questions": ("tap_egress_question",)}
 """Which programs are called through which map, for flows whose questions have numbers."""
@@ -30,8 +30,81 @@ HANDSHAKE_PROGRAMS: Final = {
 }
 """The same for handshakes of TLS."""
 
-_MESSAGE_BYTES: Final = 64 * 1024
-_MAX_DESCRIPTORS: Final = 64
+EXCHANGE_LOOKS: Final = ("request", "line", "headers", "response", "frames")
+EXCHANGE_PROGRAMS: Final = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in EXCHANGE_LOOKS)
+REQUIRED_PROGRAMS: Final = ("tap_ingress", "tap_egress", "tap_ingress_question", "tap_egress_question", "tap_nothing")
+OTHER_PROGRAMS: Final = ("tap_release", "tap_sendmsg4", "tap_sendmsg6")
+"""Which a kernel may refuse, as those of exchanges and handshakes."""
+
+COARSE_CLOCK: Final = (5, 11)
+"""Since this kernel there is bpf_ktime_get_coarse_ns."""
+_KEY_ROOM: Final = 256
+_LEAST_RING_BYTES: Final = 64 * 1024
+"""A page, whatever pages the kernel has."""
+_DNS_RING_BYTES: Final = 1 << 20
+"""Some 5,000 messages of DNS between two looks."""
+
+
+class Switch(enum.IntEnum):
+    """`enum tap_switch` of bpf/tap/constants.h."""
+
+    COARSE_CLOCK = 0
+    EXCLUDE_LOOPBACK = 1
+    ALLOW_NETWORKS = 2
+    DENY_NETWORKS = 3
+    ALLOW_PORTS = 4
+    DENY_PORTS = 5
+    TRANSPORTS = 6
+    TRACE_CONTEXT = 7
+    MEETING = 8
+    PIECES_DNS = 9
+    PIECES_TLS = 10
+    PIECES_QUIC = 11
+
+
+class Value(enum.IntEnum):
+    """`enum tap_value`."""
+
+    TICK_NS = 0
+    FIRST_NS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TapConstants:
+    """What the socket tap is told when it is loaded."""
+
+    slots: int
+    switches: frozenset[Switch] = frozenset()
+    tick_ns: int = 4_000_000
+    first_ns: int = 2**64 - 1
+    """From when on a datagram without a flow is the first of one."""
+
+    def constants(self) -> Constants:
+        """Return them for the loader: maps that nothing uses are as small as they can be."""
+        switches = {*self.switches}
+        if loading.kernel_version() >= COARSE_CLOCK:
+            switches.add(Switch.COARSE_CLOCK)
+        entries = {"slots": self.slots, "free_slots": self.slots, "flows_by_key": self.slots + _KEY_ROOM, "turns": self.slots}
+        if Switch.MEETING not in switches:
+            entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
+        if Switch.TRACE_CONTEXT not in switches:
+            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES}
+        if not switches & {Switch.ALLOW_PORTS, Switch.DENY_PORTS}:
+            entries |= {"port_rules": 1}
+        if Switch.PIECES_TLS not in switches:
+            entries |= {"open_handshakes": 1}
+        if not switches & {Switch.PIECES_TLS, Switch.PIECES_QUIC}:
+            entries |= {"pieces": _DNS_RING_BYTES if Switch.PIECES_DNS in switches else _LEAST_RING_BYTES}
+        return Constants(switches, {Value.TICK_NS: self.tick_ns, Value.FIRST_NS: self.first_ns}, entries)
+
+    def optional_programs(self) -> tuple[str, ...]:
+        """Return the names of those that are loaded where the kernel takes them."""
+        handshakes = tuple(name for names in HANDSHAKE_PROGRAMS.values() for name in names)
+        return (
+            *OTHER_PROGRAMS,
+            *(handshakes if Switch.PIECES_TLS in self.switches else ()),
+            *(EXCHANGE_PROGRAMS if Switch.TRACE_CONTEXT in self.switches else ()),
+        )
 
 
 class TapLoadError(CaptureError):
@@ -41,73 +114,37 @@ class TapLoadError(CaptureError):
         self.reason = reason
         self.detail = detail
         self.advice = advice
-        last = detail.strip().splitlines()[-1] if detail.strip() else ""
-        super().__init__(f"{reason.replace('_', ' ')}: {last} ({advice})" if last else f"{reason.replace('_', ' ')} ({advice})")
+        super().__init__(str(ProgramsError(reason, detail, advice)))
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramDescription:
-    """A loaded program's size."""
+class LoadedTap(Loaded):
+    """Programs and maps by name, as descriptors that are this process's own."""
 
-    instructions: int
-    """After the verifier's rewriting."""
-    jited_bytes: int
-    verified_instructions: int
-    """What the verifier went through; 0 on kernels before 5.16."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapDescription:
-    """A map's sizes."""
-
-    key_bytes: int
-    value_bytes: int
-    max_entries: int
+    compiler: str = ""
+    """Which compiler made them, and its version."""
+    origin: str = ""
+    """Whether the package brought them, this machine's cache had them, or they were compiled now (`building.Found`)."""
+    refusal: str = ""
+    """What the kernel said of those that the package brought, where these are in their place."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedTap:
-    """Programs and maps by name, as descriptors that are this process's own; `close` closes them."""
-
-    programs: Mapping[str, int]
-    maps: Mapping[str, int]
-    program_descriptions: Mapping[str, ProgramDescription]
-    map_descriptions: Mapping[str, MapDescription]
-    bcc_version: str
-    kernel: str
-
-    def close(self) -> None:
-        """Close every descriptor; attached programs live as long as their links."""
-        for descriptor in (*self.programs.values(), *self.maps.values()):
-            os.close(descriptor)
-
-
-def load_tap(
-    defines: Sequence[str] = (), *, python: Path = SYSTEM_PYTHON, timeout_seconds: float = 300.0, source: Path | None = None
-) -> LoadedTap:
-    """Compile bpf/tap/socket_tap.c with `-D` for each of `defines` and load it. Blocks for seconds: the verifier takes them.
+def load_tap(constants: TapConstants, *, python: Path = SYSTEM_PYTHON, found: Found | None = None) -> LoadedTap:
+    """Load bpf/tap/socket_tap.c. Blocks for a second or two, which the verifier takes; for more where it is compiled first.
 
     Raises TapLoadError.
     """
-    _raise_locked_memory_limit()
-    directory = bpf.SOURCE_DIRECTORY
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        command = [str(python), "-I", str(directory / "tap" / "loader.py"), str(theirs.fileno())]
-        command += [str(source or directory / "tap" / "socket_tap.c"), str(directory)]
-        command += [f"-D{define}" for define in defines]
+    raise_locked_memory_limit()
+    try:
+        found = found or building.find(python)
         try:
-            child = subprocess.Popen(  # noqa: S603 - the settings' interpreter, our own script
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-        except OSError as error:
-            raise TapLoadError("no_system_python", str(error), "apt-get install python3 python3-bpfcc") from error
-        theirs.close()
-        with child:
-            message, descriptors = _receive(ours, child, timeout_seconds)
-    if "error" in message:
-        raise TapLoadError(message["error"], message["detail"], message["advice"])
-    return _loaded(message, descriptors)
+            return _load(found, constants)
+        except ProgramsError as error:
+            if error.reason != "load_failed" or found.origin != "package":
+                raise
+            return _load(_compiled_instead(error, python), constants, error.detail)
+    except ProgramsError as error:
+        raise TapLoadError(error.reason, error.detail, error.advice) from error
 
 
 def connect_calls(loaded: LoadedTap, programs: Mapping[str, Sequence[str]]) -> None:
@@ -117,11 +154,19 @@ def connect_calls(loaded: LoadedTap, programs: Mapping[str, Sequence[str]]) -> N
             bpf_syscall.update(loaded.maps[calls], place.to_bytes(4, "little"), loaded.programs[name].to_bytes(4, "little"))
 
 
-def _raise_locked_memory_limit() -> None:
-    """Let maps be as large as they are: kernels before 5.11 hold them for locked memory of the user, in every process's limit.
+def write_bits(loaded: LoadedTap, name: str, numbers: Collection[int]) -> None:
+    """Set the bits of these numbers in a map of 64-bit words."""
+    words: dict[int, int] = {}
+    for number in numbers:
+        words[number >> 6] = words.get(number >> 6, 0) | 1 << (number & 63)
+    for place, word in words.items():
+        bpf_syscall.update(loaded.maps[name], place.to_bytes(4, "little"), word.to_bytes(8, "little"))
 
-    So the limit is this process's too, which makes a small map of its own beside the child's large ones. Without
-    CAP_SYS_RESOURCE it can be raised to the hard limit only; where that is too low, the loader says so.
+
+def raise_locked_memory_limit() -> None:
+    """Let maps be as large as they are: kernels before 5.11 hold them for locked memory of the user.
+
+    Without CAP_SYS_RESOURCE it can be raised to the hard limit only; where that is too low, the loader says so.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     for limit in (resource.RLIM_INFINITY, hard):
@@ -130,47 +175,19 @@ def _raise_locked_memory_limit() -> None:
             return
 
 
-def _receive(
-    channel: socket.socket, child: subprocess.Popen[bytes], timeout_seconds: float
-) -> tuple[dict[str, Any], list[int]]:
-    """Return the child's message and the descriptors that came with it. Raises TapLoadError where there is none."""
-    channel.settimeout(timeout_seconds)
-    descriptors = array.array("i")
-    try:
-        space = socket.CMSG_SPACE(_MAX_DESCRIPTORS * descriptors.itemsize)
-        data, ancillary, _, _ = channel.recvmsg(_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
-    except TimeoutError as error:
-        raise TapLoadError(
-            "loader_timed_out", f"no answer for {timeout_seconds:g} s", "the machine may be overloaded"
-        ) from error
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(5)
-        child.kill()
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    if not data:
-        printed = child.stderr.read().decode(errors="replace") if child.stderr else ""
-        raise TapLoadError("loader_died", f"exit status {child.returncode}: {printed}", "see the detail")
-    message: dict[str, Any] = json.loads(data)
-    return message, descriptors.tolist()
-
-
-def _loaded(message: dict[str, Any], descriptors: Sequence[int]) -> LoadedTap:
-    programs = {name: ProgramDescription(**each) for name, each in message["programs"].items()}
-    maps = {name: MapDescription(**each) for name, each in message["maps"].items()}
-    names = [*programs, *maps]
-    if len(names) != len(descriptors):
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise TapLoadError("descriptors_lost", f"{len(descriptors)} of {len(names)} came", "raise the limit of open files")
-    by_name = dict(zip(names, descriptors, strict=True))
-    return LoadedTap(
-        {name: by_name[name] for name in programs},
-        {name: by_name[name] for name in maps},
-        programs,
-        maps,
-        message["bcc"],
-        message["kernel"],
+def _load(found: Found, constants: TapConstants, refusal: str = "") -> LoadedTap:
+    loaded = loading.load(
+        found.programs, constants.constants(), required=REQUIRED_PROGRAMS, optional=constants.optional_programs()
     )
+    return LoadedTap(
+        loaded.programs, loaded.maps, loaded.program_descriptions, loaded.map_descriptions, loaded.refused,
+        found.programs.compiler, found.origin, refusal,
+    )  # fmt: skip
+
+
+def _compiled_instead(error: ProgramsError, python: Path) -> Found:
+    """Return what this machine compiles the source to. Raises the error that asked for it where it cannot."""
+    try:
+        return building.compile_here(python)
+    except ProgramsError:
+        raise error from None

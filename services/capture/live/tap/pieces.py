@@ -1,4 +1,4 @@
-"""Pieces of payload from the socket tap: what bpf/tap/pieces/pieces.h puts into its ring buffer where compiled with PIECES."""
+"""Pieces of payload from the socket tap: what bpf/tap/pieces/pieces.h puts into its ring buffer where it is told to."""
 
 from __future__ import annotations
 

@@ -34,9 +34,12 @@ from services.capture.live.tap.loader import (
     HANDSHAKE_PROGRAMS,
     QUESTION_PROGRAMS,
     LoadedTap,
+    Switch,
+    TapConstants,
     TapLoadError,
     connect_calls,
     load_tap,
+    write_bits,
 )
 from services.capture.live.tap.pieces import TapPieces
 from services.capture.live.tap.slot_layout import FLOW_KEY, SLOT, SLOT_COUNTS, SLOT_OF_FLOW, TapCounter, keys_of
@@ -97,7 +100,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            self._loaded = load_tap(self.defines(tick_ns()))
+            self._loaded = load_tap(self.constants(tick_ns()))
             self._stack.callback(self._loaded.close)
             self._check_layout()
             self._barrier = bpf_syscall.ProgramBarrier()
@@ -143,14 +146,25 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         if links:
             self._barrier.wait()
 
-    def defines(self, tick_length_ns: int) -> list[str]:
-        """Return what bpf/tap/socket_tap.c is compiled with now, for a kernel whose tick has this length."""
-        found = [f"SLOTS={self.capacity}", f"TICK_NS={tick_length_ns}ULL", *self._rules.defines(), *self._datagram_defines()]
-        if self._trace_context:
-            found.append("TRACE_CONTEXT")
-        if self._meeting:
-            found.append("MEETING")
-        return [*found, f"PIECES={sum(1 << kind for kind in self._kinds)}"] if self._kinds else found
+    def constants(self, tick_length_ns: int) -> TapConstants:
+        """Return what bpf/tap/socket_tap.c is told now, on a kernel whose tick has this length."""
+        rules = self._rules
+        asked = {
+            Switch.EXCLUDE_LOOPBACK: not rules.loopback,
+            Switch.ALLOW_NETWORKS: rules.allow_networks,
+            Switch.DENY_NETWORKS: rules.deny_networks,
+            Switch.ALLOW_PORTS: rules.allow_ports,
+            Switch.DENY_PORTS: rules.deny_ports,
+            Switch.TRANSPORTS: rules.transports,
+            Switch.TRACE_CONTEXT: self._trace_context,
+            Switch.MEETING: self._meeting,
+            Switch.PIECES_DNS: {PieceKind.DNS, PieceKind.DNS_TCP} & {*self._kinds},
+            Switch.PIECES_TLS: PieceKind.TLS in self._kinds,
+            Switch.PIECES_QUIC: PieceKind.QUIC in self._kinds,
+        }
+        first_ns = time.monotonic_ns() + self._datagrams.rest_ns
+        switches = frozenset(switch for switch, is_on in asked.items() if is_on)
+        return TapConstants(self.capacity, switches, tick_length_ns, first_ns)
 
     @property
     def loaded(self) -> LoadedTap:
@@ -244,12 +258,6 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         found |= self.exchanges.counters if self.exchanges else {}
         return found | (self.pieces.counters if self.pieces else {})
 
-    def _datagram_defines(self) -> list[str]:
-        """What is known of datagrams beforehand."""
-        ports = "||".join(f"(port)=={int(port)}" for port in self._datagrams.dns_ports)
-        first_ns = time.monotonic_ns() + self._datagrams.rest_ns
-        return [f"IS_DNS_PORT(port)=({ports or 0})", f"FIRST_NS={first_ns}ULL"]
-
     def _attach(self) -> None:
         root = os.open(find_root(given=self._cgroup_root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -327,6 +335,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def _write_rules(self) -> None:
         """Fill the maps that the rules are in."""
+        write_bits(self._loaded, "kept_transports", self._rules.transports)
+        write_bits(self._loaded, "dns_ports", self._datagrams.dns_ports)
         for name, networks in (
             ("allowed_networks", self._rules.allow_networks),
             ("denied_networks", self._rules.deny_networks),

@@ -1,4 +1,4 @@
-"""The turns of all connections: what bpf/tap/exchanges/turns.h keeps where it is compiled with MEETING.
+"""The turns of all connections: what bpf/tap/exchanges/turns.h keeps where it is told to.
 
 Open turns are in an array beside the slots; ended ones come through a ring buffer. A turn whose response has paused is taken
 from the array, since its connection may rest for long; when the ring buffer brings it, it is known already.

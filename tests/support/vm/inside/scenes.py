@@ -6,7 +6,6 @@ The stage, two pods of a node and a tap that sees them, is set once and stays fo
 from __future__ import annotations
 
 import functools
-import json
 import platform
 import resource
 import socket
@@ -24,20 +23,19 @@ from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.live.owners.cgroups import CgroupIndex, find_root
 from services.capture.live.records import LiveClock, finish, finish_exchanges, monotonic_ns
 from services.capture.live.tap.loader import LoadedTap, load_tap
-from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
+from services.capture.live.tap.socket_tap import SocketTap, tick_ns
 from services.capture.names.pieces import PieceKind
 from services.cli.doctor.loading import check_load
 from services.cli.doctor.privileges import check_memlock
 from tests.support.node.live_capture import WAIT_SECONDS, Live, wait_until
 from tests.support.node.namespaces import Namespace, Network, Pod, hardware_address
+from tests.support.vm.flags import NO_RULE, constants
 from tests.support.vm.inside.processes import in_child, without_capability
-from tests.support.vm.inside.stand_in_bcc import VERIFIER
 
 CAP_SYS_RESOURCE = 24
 SERVICE_PORT = 201
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TRACE_ID = bytes(range(1, 17))
-NO_RULE = TapRules(loopback=True)
 IPVS_SERVICE = "10.96.77.1", 80
 IP_VS_SO_SET_ADD, IP_VS_SO_SET_ADDDEST = 1154, 1159
 
@@ -57,7 +55,6 @@ class Stage:
                 # Known beforehand, so that the kernel's counts have nothing in them but what is sent.
                 at = ("lladdr", hardware_address(other.addresses[0]), "dev", "eth0", "nud", "permanent")
                 pod.namespace.ip("neighbour", "replace", address, *at)
-        VERIFIER.write_text("")
         self.tap = self._stack.enter_context(SocketTap(trace_context=True, pieces=tuple(PieceKind)))
         self.verified = _verified(self.tap.loaded)
         assert self.tap.exchanges is not None
@@ -92,10 +89,9 @@ def about() -> dict[str, Any]:
     return {"release": platform.release(), "machine": platform.machine(), "tick_ns": tick_ns()}
 
 
-def load(defines: list[str]) -> dict[str, Any]:
-    """Load the socket tap with these defines and let go of it again; say what the verifier made of it."""
-    VERIFIER.write_text("")
-    loaded = load_tap(defines)
+def load(flags: str) -> dict[str, Any]:
+    """Load the socket tap with this set of flags and let go of it again; say what the verifier made of it."""
+    loaded = load_tap(constants(flags))
     loaded.close()
     return _verified(loaded)
 
@@ -121,7 +117,6 @@ def attach(*, locked_memory_bytes: int, may_raise: bool) -> dict[str, Any]:
         finding = check_memlock(platform.release())
         said = {"doctor": finding.status.value, "doctor_detail": finding.found}
         try:
-            VERIFIER.write_text("")
             with SocketTap(rules=NO_RULE) as tap:
                 return {**said, "error": "", **_verified(tap.loaded)}
         except Exception as error:  # noqa: BLE001 - its words are the answer
@@ -298,12 +293,9 @@ def counted(pod: Pod) -> Iterator[dict[str, int]]:
 
 
 def _verified(loaded: LoadedTap) -> dict[str, Any]:
-    """Instructions that the verifier walked of each program, and why it refused the others, since VERIFIER was emptied."""
-    said = {each["program"]: each for each in map(json.loads, VERIFIER.read_text().splitlines())}
-    return {
-        "walked": {name: said[name]["walked"] for name in loaded.programs},
-        "refused": {name: each["refused"] for name, each in said.items() if name not in loaded.programs},
-    }
+    """Instructions that the verifier walked of each program, and why it refused the others."""
+    walked = {name: each.verified_instructions for name, each in loaded.program_descriptions.items()}
+    return {"walked": walked, "refused": dict(loaded.refused), "origin": loaded.origin}
 
 
 def _kernel_counts(pod: Pod) -> dict[str, int]:
