@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import structlog
+
 from services.enricher.errors import IntakeError
 from services.enricher.intake.counts import IntakeCounts
 from services.enricher.intake.scan import count_spans
+from services.runtime.file_stamps import stamps
+
+logger = structlog.get_logger()
 
 ACCEPTED: Final = b""
 """An ExportTraceServiceResponse that says nothing."""
@@ -30,25 +35,47 @@ class Waiting(NamedTuple):
 
 
 class Authorization:
-    """Who may send: whoever has one of the lines of a file for an `authorization` header, or everybody."""
+    """Who may send: whoever has one of the lines of a file for an `authorization` header, or everybody.
+
+    A file that changes is read again; one that cannot be used then changes nothing.
+    """
 
     def __init__(self, path: Path | None) -> None:
         """Read the file. Raises IntakeError where it cannot be read or has no line."""
-        self._accepted: list[bytes] | None = None
-        if path is not None:
-            try:
-                self._accepted = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
-            except OSError as error:
-                raise IntakeError(f"{path}: {error.strerror or error}") from error
-            if not self._accepted:
-                raise IntakeError(f"{path}: no line of it is an authorization")
+        self._files = [] if path is None else [path]
+        self._stamps = stamps(self._files)
+        self._accepted = self._read()
 
     def allows(self, header: str | bytes | None) -> bool:
         """Return whether a header's value is one of them; how long that takes tells nothing of them."""
-        if self._accepted is None:
+        if not self._files:
             return True
+        self._look()
         given = header.encode("utf-8", "surrogateescape") if isinstance(header, str) else header or b""
         return any([hmac.compare_digest(given, accepted) for accepted in self._accepted])  # noqa: C419 - all are compared
+
+    def _look(self) -> None:
+        now = stamps(self._files)
+        if now == self._stamps:
+            return
+        self._stamps = now
+        try:
+            self._accepted = self._read()
+        except IntakeError as error:
+            logger.warning("intake.authorization_not_renewed", error=str(error))
+        else:
+            logger.info("intake.authorization_renewed", file=str(self._files[0]))
+
+    def _read(self) -> list[bytes]:
+        accepted: list[bytes] = []
+        for path in self._files:
+            try:
+                accepted = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+            except OSError as error:
+                raise IntakeError(f"{path}: {error.strerror or error}") from error
+            if not accepted:
+                raise IntakeError(f"{path}: no line of it is an authorization")
+        return accepted
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from services.enricher.errors import IntakeError
+from services.enricher.intake.certificate import Certificate
 from services.enricher.intake.door import Authorization, Door
 from services.enricher.intake.settings import IntakeSettings
 
@@ -50,7 +51,15 @@ async def serve_grpc(settings: IntakeSettings, door: Door, authorization: Author
 def _credentials(settings: IntakeSettings) -> Any:
     if settings.intake_tls_cert is None or settings.intake_tls_key is None:
         return None
-    return grpc.ssl_server_credentials([(settings.intake_tls_key.read_bytes(), settings.intake_tls_cert.read_bytes())])
+    certificate = Certificate(settings.intake_tls_cert, settings.intake_tls_key)
+
+    def shown() -> Any:
+        return grpc.ssl_server_certificate_configuration([certificate.contents()])
+
+    def renewed() -> Any:
+        return shown() if certificate.look() else None
+
+    return grpc.dynamic_ssl_server_credentials(shown(), renewed)
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, type-arg, unused-ignore]

@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from services.enricher.errors import IntakeError
+from services.enricher.intake.certificate import Certificate
 from services.enricher.intake.door import Authorization, Door, status_message, unpacked, unpacked_aside
 from services.enricher.intake.settings import IntakeSettings
 
@@ -42,12 +43,17 @@ async def serve_http(settings: IntakeSettings, door: Door, authorization: Author
 
 
 def _tls(settings: IntakeSettings) -> ssl.SSLContext | None:
-    if settings.intake_tls_cert is None:
+    if settings.intake_tls_cert is None or settings.intake_tls_key is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.intake_tls_cert, settings.intake_tls_key)
-    return context
+    certificate = Certificate(settings.intake_tls_cert, settings.intake_tls_key)
+
+    def on_hello(connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        certificate.look()
+        connection.context = certificate.context
+
+    first = certificate.context
+    first.sni_callback = on_hello
+    return first
 
 
 class _Export:

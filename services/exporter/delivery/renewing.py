@@ -13,15 +13,13 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import structlog
 
 from services.exporter.delivery.sink import Outcome, Rejected, Sink
+from services.runtime.file_stamps import stamps
 
 logger = structlog.get_logger()
-
-_Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class RenewingSink:
@@ -31,14 +29,14 @@ class RenewingSink:
         """`open_sink` raises OSError or ValueError where the files cannot be used as they are."""
         self._files = files
         self._open_sink = open_sink
-        self._stamp = self._look()
+        self._stamp = stamps(self._files)
         self._contents = self._read()
         self._current = _Counted(open_sink())
         self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, body: bytes) -> Outcome:
         """Make one attempt to hand over `body`."""
-        stamp = self._look()
+        stamp = stamps(self._files)
         if stamp != self._stamp:
             self._stamp = stamp
             self._renew()
@@ -79,9 +77,6 @@ class RenewingSink:
                 digest.update(hashlib.blake2b(file.read_bytes()).digest())
         return digest.digest()
 
-    def _look(self) -> _Stamp:
-        return tuple(_stamp(file) for file in self._files)
-
 
 class _Counted:
     """A sink and its attempts under way."""
@@ -108,12 +103,3 @@ class _Counted:
 
     async def close(self) -> None:
         await self._sink.close()
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    """What tells one content of the file from the next: also where the kubelet replaces the link that leads to it."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -9,7 +9,7 @@ import pytest
 
 from proto.subjects import asked_subject
 from services.runtime.nats.bus import connect
-from tests.support.kubernetes.helm_chart import RELEASE, merged, render
+from tests.support.kubernetes.helm_chart import RELEASE, HelmError, merged, render
 from tests.support.kubernetes.helm_nats import NODE, plain_client, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
@@ -62,3 +62,10 @@ def test_without_it_nothing_listens_and_nobody_may_ask(helm_binary: Path) -> Non
     assert not [each for each in rendered.of_kind("Service") if each["metadata"]["name"].endswith("-intake")]
     assert "WIRESPAN_ENRICHER_INTAKE" not in rendered.environment("enricher")
     assert "spans.asked" not in str(rendered.objects)
+
+
+@pytest.mark.parametrize("settings", [{"names": "off"}, {"names": "dns"}, {"trace_context": False}])
+def test_what_captures_would_not_start_with_is_refused(helm_binary: Path, settings: dict[str, object]) -> None:
+    """Meeting spans stands on what capture reads of handshakes and requests."""
+    with pytest.raises(HelmError, match=rf"capture\.settings\.{next(iter(settings))}"):
+        render(helm_binary, merged(ON, {"capture": {"settings": settings}}))

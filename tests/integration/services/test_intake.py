@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 import re
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -162,6 +163,42 @@ async def test_tls_and_authorization(opened, ports, tmp_path, monkeypatch):
         async with aiohttp.ClientSession(connector=context) as session, session.post(url, data=b"", headers=PROTOBUF) as answer:
             assert answer.status == 401
         assert it.intake.counts.requests.total["unauthorized"] == 3
+
+
+async def taken_by(it: Opened, authority: bytes, header: str) -> list[str]:
+    """Who takes spans of a sender that trusts this authority alone."""
+    body, protocols = request([span()]), []
+    credentials = grpc.ssl_channel_credentials(authority)
+    async with grpc.aio.secure_channel(f"localhost:{it.intake.grpc_port}", credentials) as channel:
+        with suppress(grpc.aio.AioRpcError):
+            await channel.unary_unary(EXPORT)(body, metadata=[("authorization", header)])
+            protocols.append("grpc")
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=authority.decode()))
+    url = f"https://localhost:{it.intake.http_port}/v1/traces"
+    async with aiohttp.ClientSession(connector=connector, headers=PROTOBUF | {"authorization": header}) as session:
+        with suppress(aiohttp.ClientConnectorError):
+            async with session.post(url, data=body) as answer:
+                protocols += ["http"] if answer.status == 200 else []
+    return protocols
+
+
+async def test_renewed_credentials_are_used_without_a_restart(opened, ports, tmp_path):
+    """Certificate, key and authorization are replaced as a kubelet does it: who comes then needs the new ones."""
+    authorities = {}
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        authorities[name] = make_certificates(tmp_path / name).authority.read_bytes()
+        (tmp_path / name / "authorization").write_text(f"Bearer {name}\n")
+    live = tmp_path / "live"
+    live.symlink_to("old")
+    settings = {"intake_tls_cert": "server.pem", "intake_tls_key": "server.key", "intake_authorization_file": "authorization"}
+    async with opened(**ports, **{name: live / file for name, file in settings.items()}) as it:
+        found = [await taken_by(it, authorities[name], f"Bearer {name}") for name in ("old", "new")]
+        assert found == [["grpc", "http"], []]
+        (tmp_path / "link").symlink_to("new")
+        (tmp_path / "link").replace(live)
+        found = [await taken_by(it, authorities[name], f"Bearer {name}") for name in ("old", "new")]
+        assert found == [[], ["grpc", "http"]]
 
 
 async def test_bodies_that_are_none_are_refused_for_good(opened, ports):
