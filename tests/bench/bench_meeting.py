@@ -1,6 +1,11 @@
-"""What the meeting costs capture: processor time of a remembered exchange, and of an asked span by how many are under way.
+"""What the meeting costs capture: processor time of a remembered exchange, of an asked span by how many are under way, and of
+a packet.
 
-python -m tests.bench.bench_meeting
+    python -m tests.bench.bench_meeting [--packets]
+
+Packets need root: two taps see each of them, with and without MEETING, one behind the other and then the other way round; the
+kernel measures both (kernel.bpf_stats_enabled). Each figure is the least of the rounds, since whatever else the machine does
+only adds, and holds the clock readings of the measure itself.
 """
 
 from __future__ import annotations
@@ -11,12 +16,19 @@ import time
 import numpy as np
 
 from services.capture.live.tap.slot_layout import SLOT
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from services.capture.meeting.ring import EXCHANGE_ROW, Ring
 from services.capture.meeting.turns import TURN
+from services.capture.names.pieces import PieceKind
+from tests.bench.bench_socket_tap import LOADS, statistics
 from tests.support.meeting.curve import measure
 from tests.support.meeting.pool import Pool
+from tests.support.node import bpf_info
 
 CONNECTIONS, TURNS, ROUNDS = 2_000, 10_000, 30
+ROUNDS_OF_PACKETS = 5
+LABELS = ("UDP 64 B, connected", "TCP 64 B, request/response", "TCP 64 B, one way", "HTTP, without trace context", "TCP bulk")
+DIRECTIONS = {"tap_ingress": "received", "tap_egress": "sent"}
 
 
 def remembering() -> float:
@@ -34,8 +46,37 @@ def remembering() -> float:
     return 1e6 * best / TURNS
 
 
+def packets() -> None:
+    """Nanoseconds of a packet, received and sent."""
+    best: dict[tuple[str, str, bool], float] = {}
+    for order in ((False, True), (True, False)):
+        rules = TapRules(loopback=True)
+        first, second = (
+            SocketTap(capacity=8192, rules=rules, trace_context=True, pieces=tuple(PieceKind), meeting=meeting)
+            for meeting in order
+        )
+        with first, second, statistics():
+            for _ in range(ROUNDS_OF_PACKETS):
+                for label in LABELS:
+                    runs = [(name, on, tap) for on, tap in zip(order, (first, second), strict=True) for name in DIRECTIONS]
+                    before = [bpf_info.program_statistics(tap.loaded.programs[name]) for name, _, tap in runs]
+                    LOADS[label]()
+                    for (name, on, tap), earlier in zip(runs, before, strict=True):
+                        later = bpf_info.program_statistics(tap.loaded.programs[name])
+                        spent = (later.run_time_ns - earlier.run_time_ns) / (later.run_count - earlier.run_count)
+                        best[label, name, on] = min(best.get((label, name, on), np.inf), spent)
+    for label in LABELS:
+        told = [
+            f"{word} {best[label, name, False]:.0f} -> {best[label, name, True]:.0f} ns" for name, word in DIRECTIONS.items()
+        ]
+        sys.stdout.write(f"{label}: {', '.join(told)}\n")
+
+
 def main() -> None:
-    """Measure both."""
+    """Measure."""
+    if "--packets" in sys.argv:
+        packets()
+        return
     sys.stdout.write(f"remembering an exchange: {remembering():.2f} us, {EXCHANGE_ROW.itemsize} bytes\n")
     for callers in (1, 20, 50):
         sys.stdout.write(f"matching a span, {callers} callers: {measure(Pool(callers=callers)).microseconds:.0f} us\n")

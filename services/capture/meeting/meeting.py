@@ -107,14 +107,17 @@ class Meeting:
             for server in (False, True):
                 asked = of_local[of_local["server"] == server]
                 ours: Indexes = np.flatnonzero(here & np.equal(facts["role"], Role.SERVER if server else Role.CLIENT))
+                anybodys = _with_any_peer(asked)
                 for together in _together(asked):
                     if not most:
                         break
                     chosen = np.unique(together["number"])[:most]
                     most -= len(chosen)
                     peers = together[together["number"] <= chosen[-1]]
+                    is_anybodys = _UNKNOWN in peers["peer_address"].tolist()
                     habits = self._habits_of((local, server, min(peers["peer_address"].tolist())))
-                    found.append(self._answer(peers, numbers[ours], facts[ours], rows, habits))
+                    rivals = self._questions.left(asked[~anybodys]) if is_anybodys else asked[anybodys]
+                    found.append(self._answer(peers, rivals, (numbers[ours], facts[ours]), rows, habits))
         met = np.concatenate(found)
         self.ring.tell(met["flow_id"], met["number"])
         return met
@@ -131,23 +134,33 @@ class Meeting:
         self._counts.add(reason, len(settled))
         self._questions.answered(settled)
 
-    def _answer(self, asked: Asked, numbers: Indexes, facts: Rows, rows: Rows, habits: Habits) -> Exchanges:
-        """Match spans, whose peers may be the same, with the exchanges of these connections."""
-        first, of_span = np.unique(asked["number"], return_index=True)[1], np.unique(asked["number"], return_inverse=True)[1]
-        spans = asked[first]
+    def _answer(self, asked: Asked, rivals: Asked, connections: tuple[Indexes, Rows], rows: Rows, habits: Habits) -> Exchanges:
+        """Match spans, whose peers may be the same, with the exchanges of connections: their numbers, and the facts of each.
+
+        `rivals` may have some of the exchanges, and are told none here.
+        """
+        numbers, facts = connections
+        known = _Peers(asked, _numbered(asked)[1], facts).any_of
+        numbers, facts = numbers[known], facts[known]
+        both = np.concatenate([asked, rivals])
+        first, of_span = _numbered(both)
+        spans = both[first]
+        is_asked = first < len(asked)
         window = Windows(spans["begin"], spans["end"])
-        peers = _Peers(asked, of_span, facts)
-        place: Indexes = np.searchsorted(numbers, rows["connection"])
-        known = np.zeros(len(rows), np.bool_)
+        peers = _Peers(both, of_span, facts)
+        at: Indexes = np.flatnonzero(rows["told"] == 0)
+        place: Indexes = np.searchsorted(numbers, rows["connection"][at])
         inside = place < len(numbers)
-        known[inside] = (numbers[place[inside]] == rows["connection"][inside]) & peers.any_of[place[inside]]
-        if _have_several(rows[known], facts[place[known]], int(window.begin.min()) - _RECENT_NS):
-            self._settle(spans["number"], Reason.MULTIPLEXED)
+        inside[inside] = numbers[place[inside]] == rows["connection"][at[inside]]
+        at, place = at[inside], place[inside]
+        own_window = Windows(spans["begin"][is_asked], spans["end"][is_asked])
+        if _have_several(rows[at], facts[place], int(own_window.begin.min()) - _RECENT_NS):
+            self._settle(spans["number"][is_asked], Reason.MULTIPLEXED)
             return NO_EXCHANGES
-        known &= rows["response_last_ns"] >= np.uint64(max(int(window.begin.min()) - TOLERANCE_NS, 0))
-        known &= rows["request_first_ns"] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
-        rows, place = rows[known], place[known]
-        exchanges = Windows(rows["request_first_ns"].astype(np.int64), rows["response_last_ns"].astype(np.int64))
+        near = rows["response_last_ns"][at] >= np.uint64(max(int(window.begin.min()) - TOLERANCE_NS, 0))
+        near &= rows["request_first_ns"][at] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
+        at, place = at[near], place[near]
+        exchanges = Windows(rows["request_first_ns"][at].astype(np.int64), rows["response_last_ns"][at].astype(np.int64))
         own, ports = spans["own_port"], facts["local_port"][place]
 
         def may_be(which: Indexes, found: Indexes) -> npt.NDArray[np.bool_]:
@@ -155,17 +168,31 @@ class Meeting:
             return fits & peers.may_be(which, place[found])
 
         met = match(window, exchanges, place, habits, may_be)
-        told = met.exchange != NOBODY
+        told = (met.exchange != NOBODY) & is_asked
         pairs = [(span, int(met.exchange[span])) for span in np.flatnonzero(told).tolist()]
-        pairs += [(span, exchange) for span, earlier in met.earlier.items() for exchange in earlier]
+        pairs += [(span, exchange) for span, earlier in met.earlier.items() if is_asked[span] for exchange in earlier]
         self._settle(spans["number"][told], Reason.MATCHED)
-        due = spans["due"] <= self.now_ns
+        due = (spans["due"] <= self.now_ns) & is_asked
         ambiguous = ~told & met.candidates & due
         self._settle(spans["number"][~met.candidates & due], Reason.NO_EXCHANGE)
         self._settle(spans["number"][ambiguous & spans["tried"]], Reason.AMBIGUOUS)
         self._questions.try_again(spans["number"][ambiguous & ~spans["tried"]], self.now_ns)
         which, found = (np.array([pair[end] for pair in pairs], np.int64) for end in (0, 1))
-        return _exchanges(spans[which], rows[found], facts[place[found]])
+        rows["told"][at[found]] = 1
+        return _exchanges(spans[which], rows[at[found]], facts[place[found]])
+
+
+def _numbered(asked: Asked) -> tuple[Indexes, Indexes]:
+    """Return the first row of each question, and of each row the question's place among these."""
+    _, first, of_row = np.unique(asked["number"], return_index=True, return_inverse=True)
+    return first, of_row
+
+
+def _with_any_peer(asked: Asked) -> npt.NDArray[np.bool_]:
+    """Which rows are of questions whose peer may be any."""
+    unknown = asked["number"][asked["peer_address"] == np.void(_UNKNOWN)]
+    found: npt.NDArray[np.bool_] = np.isin(asked["number"], unknown)
+    return found
 
 
 def _have_several(rows: Rows, facts: Rows, since_ns: int) -> bool:
@@ -185,7 +212,7 @@ def _of(local: str, whose: npt.NDArray[np.uint32], containers: list[dict[str, st
 def _together(asked: Asked) -> Iterable[Asked]:
     """Yield questions by what their peers may have in common: addresses of one question are the same peer's.
 
-    A peer without an address may be any.
+    Those whose peer may be any come last: then it is known whose some exchanges are.
     """
     parent: dict[bytes, bytes] = {}
 
@@ -194,11 +221,9 @@ def _together(asked: Asked) -> Iterable[Asked]:
             parent[address] = address = parent[above]
         return address
 
-    addresses = asked["peer_address"].tolist()
-    if _UNKNOWN in addresses:
-        yield asked
-        return
-    numbers = asked["number"].tolist()
+    anybodys = _with_any_peer(asked)
+    asked, unknown = asked[~anybodys], asked[anybodys]
+    addresses, numbers = asked["peer_address"].tolist(), asked["number"].tolist()
     for row in range(1, len(addresses)):
         if numbers[row] == numbers[row - 1]:
             parent[root(addresses[row])] = root(addresses[row - 1])
@@ -207,6 +232,8 @@ def _together(asked: Asked) -> Iterable[Asked]:
         groups.setdefault(root(address), []).append(row)
     for rows in groups.values():
         yield asked[rows]
+    if len(unknown):
+        yield unknown
 
 
 class _Peers:

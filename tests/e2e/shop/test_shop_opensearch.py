@@ -125,6 +125,21 @@ def test_the_service_and_not_its_database(run: ShopRun) -> None:
     assert found & database_was_slow == set()
 
 
+def test_the_service_and_not_the_network_to_its_database(run: ShopRun) -> None:
+    """The same by what the network says alone: the database is in TLS, so its exchanges were met by its spans."""
+    met = [term("tag.flow@exchange@matched", "span"), term("tag.destination@port", "5432")]
+    exchange = [term("operationName", "exchange at client"), term("process.serviceName", "catalog"), *met]
+    answer = got(f"{run.opensearch}/*jaeger-span-*/_search", {"size": 10_000, "query": {"bool": {"filter": exchange}}})
+    exchanges = [hit["_source"] for hit in answer["hits"]["hits"]]
+    slow = {each["traceID"] for each in exchanges if each["duration"] * 1000 > QUICK_NS}
+    found = {each["traceID"] for each in exchanges} - slow
+    products = run.requests()
+    pool = {span.trace_id for span in products if run.within("exhausted-pool", span) and span.duration_ns >= SLOW_NS}
+    database_was_slow = {span.trace_id for span in products if run.within("slow-database", span)}
+    assert found & pool
+    assert slow & database_was_slow
+
+
 def documents(requests: list[dict]) -> Iterator[dict]:
     """The spans as Data Prepper's otel_traces source writes them; `began` is the test's own."""
     for resource in (each for request in requests for each in request["resourceSpans"]):

@@ -165,6 +165,26 @@ def test_a_peer_whose_address_nobody_knows_is_known_by_its_port(node: Node) -> N
     assert node.answer() == [(span, 7, 3)]
 
 
+def test_a_span_that_may_have_asked_anybody_does_not_keep_others_from_their_exchanges(node: Node) -> None:
+    """Such as gRPC's, which say no peer, over HTTP/2: nobody knows of them, and of the others as much as without them."""
+    node.connection(7, peer=ANOTHER, requests=Requests.STREAMS)
+    node.exchange(7, 0, 990, 1_060)
+    span = node.ask(999.8, 1_050.2)
+    node.ask(989.9, 1_060.1, peers=[(bytes(16), 0)])
+    assert node.answer() == [(span, 1, 0)]
+    assert node.reasons == {"matched": 1, "multiplexed": 1}
+
+
+def test_what_may_be_anybodys_is_told_nobody_else(node: Node) -> None:
+    """An exchange that fits a span as well that may have asked anybody may be that one's."""
+    node.connection(7, peer=ANOTHER, port=6379)
+    node.exchange(7, 3, 1_000, 1_050)
+    for address in (ANOTHER, bytes(16)):
+        node.ask(999.8, 1_050.2, peers=[(address, 6379)])
+    assert node.answer() == []
+    assert node.reasons == {"ambiguous": 2}
+
+
 def test_a_servers_span_names_its_connection(node: Node) -> None:
     """Of two clients that were served at the same time, the one whose address and port the span says."""
     for connection in (10, 11):
