@@ -9,6 +9,7 @@ from proto.exchange_phases import Phase, phases
 from proto.verdicts.names import Verdict
 from services.cli.explain.connections import Connection, Record, Seen
 from services.cli.explain.explanation import Explanation, explain
+from services.cli.view.flows import level
 from services.cli.view.kept import Kept, Piece
 from services.cli.views import units
 from services.cli.views.flow_line import flow_line
@@ -68,7 +69,7 @@ def traces(kept: Kept) -> list[dict[str, Any]]:
                 "longest": units.duration(_lasted_ns(longest)),
                 "what": f"{longest.source} -> {longest.destination}",
                 "at": units.moment(min(view.end_unix_ns for view in views)),
-                "level": max(3 if view.failed else 1 if view.verdict_measure else 0 for view in views),
+                "level": max(map(level, views)),
                 "verdict": next((view.verdict for view in views if view.verdict_measure), "ok"),
             }
         )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from services.cli.tap.filters import FlowFilter
 from services.cli.view.kept import Kept
+from services.cli.views.conversations import SLOW_NS
 from services.cli.views.flow_columns import FLOW_COLUMNS
 from services.cli.views.flow_view import FlowView
 
@@ -34,12 +35,22 @@ def flows(kept: Kept, which: FlowFilter, *, after: int) -> dict[str, Any]:
     }
 
 
+def level(view: FlowView) -> int:
+    """How bad a record is: 3 failed, 2 slow, 1 something was sent again or judged, 0 nothing."""
+    if view.failed:
+        return 3
+    waits = (view.connect_ns or 0, view.response_max_ns, (view.exchange and view.exchange.wait_ns) or 0)
+    if max(*waits, *(lookup.time_ns for lookup in view.lookups)) >= SLOW_NS:
+        return 2
+    return 1 if view.verdict_measure or view.retransmits or view.syn_repeats else 0
+
+
 def _row(number: int, view: FlowView, flow_id: int) -> dict[str, Any]:
     return {
         "n": number,
         "flow": f"{flow_id:#x}",
         "trace": view.exchange.trace_id if view.exchange else "",
-        "level": 3 if view.failed else 1 if view.verdict_measure else 0,
+        "level": level(view),
         "cells": [column.cell(view) for column in FLOW_COLUMNS],
         "order": [column.order(view) if column.order else 0 for column in FLOW_COLUMNS],
     }

@@ -22,27 +22,44 @@ _ADDRESSES: Final = "addresses"
 """What a fold of everything that has no name is called."""
 
 
-def graph(kept: Kept, which: FlowFilter, folded: Sequence[str], *, span_ns: int | None) -> dict[str, Any]:
-    """Return the map of the records that are wanted. `folded` are namespaces; `auto` is all of them where there is too much
-    to see. `span_ns` is how much time was asked for, where any was.
+class Graph:
+    """The map of the records that are wanted. `folded` are namespaces; `auto` is all of them where there is too much to see.
+    `span_ns` is how much time was asked for, where any was.
     """
-    views = [view for view in kept.views(which) if view.of_flow]
-    found = conversations_of(views)
-    addresses = _addresses(views)
-    namespaces = sorted({_place(name, addresses) for each in found for name in (each.source, each.destination)})
-    fold = set(folded)
-    if AUTO in fold:
-        fold = set(namespaces) if len(found) > _FOLDS_AT else set()
-    merged = sorted(_merged(found, fold, addresses) if fold else found, key=lambda each: (-_level(each), *rank(each)))
-    seconds = (span_ns if span_ns is not None else _span_ns(views)) / 1e9
-    return {
-        "namespaces": namespaces,
-        "folded": sorted(fold & set(namespaces)),
-        "nodes": _nodes(merged, fold, addresses),
-        "edges": [_edge(each, seconds, addresses) for each in merged],
-        "seconds": seconds,
-        "totals": _totals(merged),
-    }
+
+    def __init__(self, kept: Kept, which: FlowFilter, folded: Sequence[str], *, span_ns: int | None) -> None:
+        views = [view for view in kept.views(which) if view.of_flow]
+        found = conversations_of(views)
+        self._addresses = _addresses(views)
+        self._seconds = (span_ns if span_ns is not None else _span_ns(views)) / 1e9
+        self._places = sorted({_place(name, self._addresses) for each in found for name in (each.source, each.destination)})
+        fold = set(folded)
+        if AUTO in fold:
+            fold = set(self._places) if len(found) > _FOLDS_AT else set()
+        self._fold = fold & set(self._places)
+        merged = _merged(found, self._fold, self._addresses) if self._fold else found
+        self._edges = sorted(merged, key=lambda each: (-_level(each), *rank(each)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it, of each edge what a list has room for."""
+        return {
+            "namespaces": self._places,
+            "folded": sorted(self._fold),
+            "nodes": _nodes(self._edges, self._fold, self._addresses),
+            "edges": [_edge(each, self._seconds) for each in self._edges],
+            "totals": _totals(self._edges),
+        }
+
+    def edge(self, source: str, destination: str) -> dict[str, Any] | None:
+        """Return what is known of what passes from one place to another, by port and transport; None where nothing does."""
+        found = [each for each in self._edges if (each.source, each.destination) == (source, destination)]
+        if not found:
+            return None
+        return {
+            "parts": [
+                _edge(each, self._seconds) | {"query": _query(each, self._addresses), "words": words(each)} for each in found
+            ]
+        }
 
 
 def _addresses(views: Iterable[FlowView]) -> frozenset[str]:
@@ -94,7 +111,7 @@ def _level(each: Conversation) -> int:
     return 1 if each.retransmits or each.verdicts else 0
 
 
-def _edge(each: Conversation, seconds: float, addresses: frozenset[str]) -> dict[str, Any]:
+def _edge(each: Conversation, seconds: float) -> dict[str, Any]:
     return {
         "source": each.source,
         "destination": each.destination,
@@ -102,9 +119,8 @@ def _edge(each: Conversation, seconds: float, addresses: frozenset[str]) -> dict
         "level": _level(each),
         "transport": each.transport,
         "flows": each.flows,
-        "bytes": each.bytes_out + each.bytes_in,
-        "query": _query(each, addresses),
-        "words": words(each) | {"rate": _rate(each.flows, seconds), "trouble": _trouble(each)},
+        "rate": _rate(each.flows, seconds),
+        "trouble": _trouble(each),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from services.cli.view.asked import QuestionError
 from services.cli.view.assets import FOLDER, assets
 from services.cli.view.connection import connection, trace, traces
 from services.cli.view.flows import flows
-from services.cli.view.graph import AUTO, graph
+from services.cli.view.graph import AUTO, Graph
 from services.cli.view.kept import Kept
 
 State: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 
 _EVENT_SECONDS: Final = 0.5
 """No more often is a browser told that there is more."""
+_SHARE: Final = 4
 _QUIET_SECONDS: Final = 15.0
 _MOST_LISTENERS: Final = 32
 _SLOW_SECONDS: Final = 5.0
@@ -56,6 +58,8 @@ class _Answers:
         self._page = page
         self._listeners = 0
         self._one_at_a_time = asyncio.Lock()
+        self._last_graph: tuple[object, Graph] | None = None
+        self._took_seconds = 0.0
 
     async def about(self, _request: web.Request) -> web.Response:
         """Where records come from, what is kept of them, and the words of a search."""
@@ -63,11 +67,28 @@ class _Answers:
 
     async def map(self, request: web.Request) -> web.Response:
         """The map, of a stretch of time, some namespaces folded."""
-        query = request.query
+        graph = self._graph(request)
+        return await self._made(lambda: graph().as_json())
+
+    async def edge(self, request: web.Request) -> web.Response:
+        """What passes from one place of the same map to another."""
+        graph, (source, destination) = self._graph(request), (request.query.get(end, "") for end in ("source", "destination"))
+        return await self._made(lambda: graph().edge(source, destination))
+
+    def _graph(self, request: web.Request) -> Callable[[], Graph]:
+        """Return what makes the map that a request asks for, unless that is the one which was made last."""
+        query, kept = request.query, self._page.kept
         which, since, until = asked.wanted(query), asked.time_of(query, "since"), asked.time_of(query, "until")
         span = until - since if since is not None and until is not None else None
         folded = query.getall("fold", [AUTO])
-        return await self._made(lambda: graph(self._page.kept, which, folded, span_ns=span))
+        key = kept.last, query.get("q", ""), since, until, tuple(folded)
+
+        def make() -> Graph:
+            if self._last_graph is None or self._last_graph[0] != key:
+                self._last_graph = key, Graph(kept, which, folded, span_ns=span)
+            return self._last_graph[1]
+
+        return make
 
     async def time_line(self, _request: web.Request) -> web.Response:
         """Records and troubles over time."""
@@ -114,7 +135,8 @@ class _Answers:
             while True:
                 await response.write(b"data: " + msgspec.json.encode(self._state()) + b"\n\n")
                 await self._page.kept.changed(_QUIET_SECONDS)
-                await asyncio.sleep(_EVENT_SECONDS)
+                # Where an answer takes long, no more than a part of the time goes into answers.
+                await asyncio.sleep(min(max(_EVENT_SECONDS, _SHARE * self._took_seconds), _QUIET_SECONDS))
         except ConnectionResetError:
             return response
         finally:
@@ -133,7 +155,9 @@ class _Answers:
     async def _made(self, make: Callable[[], Any]) -> web.Response:
         """Answer with what takes a while to make: beside the loop that takes records in, and one after the other."""
         async with self._one_at_a_time:
+            began = time.monotonic()
             made = await asyncio.to_thread(make)
+            self._took_seconds = time.monotonic() - began
         return web.Response(status=404, text="nothing of that is kept") if made is None else _json(made)
 
 
@@ -167,7 +191,7 @@ async def serving(page: Page, access: Access, where: socket.socket, folder: Path
 
     app = web.Application(middlewares=[guard(access), _said], client_max_size=1 << 16)
     app.on_response_prepare.append(add_headers)
-    for name in ("about", "map", "time_line", "flows", "connection", "trace", "pipeline", "events"):
+    for name in ("about", "map", "edge", "time_line", "flows", "connection", "trace", "pipeline", "events"):
         app.router.add_get(f"/api/{name}", getattr(answers, name))
     app.router.add_get(LOGIN, login)
     app.router.add_post(LOGIN, login)

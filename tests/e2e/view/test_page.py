@@ -22,6 +22,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 AXE = ROOT / "services" / "cli" / "view" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 OF_CLUSTER = (CAPTURE, "--kube-snapshot", SNAPSHOT)
 PATIENCE_MS = 60_000
+NOBODY_ELSE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+"""The browser itself would look up its maker's names."""
 WATCH = "addEventListener('securitypolicyviolation', (event) => console.error(`forbidden: ${event.blockedURI}`))"
 
 pytestmark = [
@@ -68,7 +70,9 @@ def browser() -> Iterator[Browser]:
     """Chromium, as the distribution has it."""
     with sync_playwright() as playwright:
         # Root has no sandbox to be in, and a container little shared memory.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", NOBODY_ELSE]
+        )
         yield started
         started.close()
 

@@ -6,11 +6,11 @@ export interface About extends State { source: string; filters: string[] }
 export type Level = 0 | 1 | 2 | 3;
 export interface Node { id: string; label: string; place: string; folded: boolean; level: Level }
 export interface Edge {
-  source: string; destination: string; port: number; transport: string; level: Level; flows: number; bytes: number;
-  query: string; words: Record<string, string>;
+  source: string; destination: string; port: number; transport: string; level: Level; flows: number; rate: string; trouble: string;
 }
+export interface Parts { parts: (Edge & { query: string; words: Record<string, string> })[] }
 export interface Graph {
-  namespaces: string[]; folded: string[]; nodes: Node[]; edges: Edge[]; seconds: number; totals: Record<string, string>;
+  namespaces: string[]; folded: string[]; nodes: Node[]; edges: Edge[]; totals: Record<string, string>;
 }
 export interface TimeLine { begin_unix_ns: number; bucket_ns: number; records: number[]; troubles: number[] }
 export interface Row { n: number; flow: string; trace: string; level: Level; cells: string[]; order: number[] }
@@ -69,7 +69,7 @@ export function useAnswer<T>(path: string | null, version: number): { answer?: T
 
 /** What is kept, as the server tells of it; `lost` while it cannot be reached. */
 export function useEvents(): { state: State; lost: boolean } {
-  const [found, setFound] = useState({ state: { last: 0, records: 0, gone: 0, complete: false, notes: [] } as State, lost: false });
+  const [found, setFound] = useState({ state: { last: -1, records: 0, gone: 0, complete: false, notes: [] } as State, lost: false });
   useEffect(() => {
     const source = new EventSource("/api/events");
     source.onmessage = (event) => setFound({ state: JSON.parse(event.data) as State, lost: false });

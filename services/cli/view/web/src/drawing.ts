@@ -5,6 +5,7 @@ import type { Asked, Found } from "./layout";
 
 const MANY = 800; // edges from which on they are drawn plainly, so that moving stays fluid
 const APART = new Set(["outside", "addresses"]); // no place of their own: each stands for itself
+const LABELS = 24; // pairs whose trouble is written at them: the worst
 const LEVELS = ["--edge", "--minor", "--slow", "--failed"];
 
 /** Edges between the same two are drawn as one, by the worst of them. */
@@ -59,6 +60,7 @@ function style(many: boolean): cytoscape.StylesheetJson {
           },
     },
     ...(levels as cytoscape.StylesheetJson),
+    { selector: "edge[level = 0]", style: { opacity: many ? 0.5 : 0.75 } },
     { selector: "edge[level > 0]", style: { opacity: 1, ...(many ? { width: 1.6 } : {}) } },
     { selector: ".dim", style: { opacity: 0.18 } },
     { selector: "edge.chosen", style: { "line-color": color("--accent"), "target-arrow-color": color("--accent"), opacity: 1, width: 4, "z-index": 9 } },
@@ -74,6 +76,8 @@ export class Drawing {
   private number = 0;
   private laid = "";
   private many = false;
+  private graph?: Graph;
+  private chosen = "";
 
   constructor(
     private box: HTMLElement,
@@ -96,27 +100,38 @@ export class Drawing {
     return cy;
   }
 
+  /** Draw it: at once where everything stands already, else when the layout is there. */
   show(graph: Graph): void {
+    this.graph = graph;
+    const nodes = graph.nodes.map(({ id, place, label }) => ({ id, place: APART.has(place) ? "" : place, width: widthOf(label) }));
+    const edges = [...pairs(graph.edges).keys()];
+    const same = JSON.stringify([nodes.map(({ id }) => id).sort(), edges.length > MANY ? 0 : [...edges].sort()]);
+    if (same === this.laid) return this.draw({});
+    this.laid = same;
+    this.worker.postMessage({ number: ++this.number, nodes, edges: edges.map((key) => key.split("\n") as [string, string]) } satisfies Asked);
+  }
+
+  private draw(positions: Found["positions"]): void {
+    const graph = this.graph!;
     const grouped = pairs(graph.edges);
     const many = grouped.size > MANY;
     if (many !== this.many) {
       this.cy.destroy();
       this.cy = this.made(many);
       this.many = many;
-      this.laid = "";
     }
     const wanted = new Map<string, cytoscape.ElementDefinition>();
     for (const node of graph.nodes) {
-      const parent = node.folded || APART.has(node.place) ? undefined : `place:${node.place}`;
-      if (parent && !many) wanted.set(parent, { group: "nodes", data: { id: parent, label: node.place, level: 0 } });
-      const width = widthOf(node.label);
-      wanted.set(node.id, { group: "nodes", data: { ...node, width, ...(many ? {} : { parent }) } });
+      const parent = many || node.folded || APART.has(node.place) ? undefined : `place:${node.place}`;
+      if (parent) wanted.set(parent, { group: "nodes", data: { id: parent, label: node.place, level: 0 } });
+      wanted.set(node.id, { group: "nodes", data: { ...node, width: widthOf(node.label), parent }, position: positions[node.id] });
     }
+    let labelled = 0;
     for (const [key, edges] of grouped) {
       const level = Math.max(...edges.map((edge) => edge.level));
       const worst = edges.find((edge) => edge.level === level)!;
       const flows = edges.reduce((sum, edge) => sum + edge.flows, 0);
-      const data = { id: key, source: worst.source, target: worst.destination, level, width: 1 + Math.min(4, Math.log10(flows + 1)), label: level ? worst.words.trouble : "" };
+      const data = { id: key, source: worst.source, target: worst.destination, level, width: 1 + Math.min(3, Math.log10(flows + 1)) * (grouped.size > LABELS * 4 ? 0.4 : 1), label: level && labelled++ < LABELS ? worst.trouble : "" };
       wanted.set(key, { group: "edges", data });
     }
     this.cy.batch(() => {
@@ -124,20 +139,17 @@ export class Drawing {
       const fresh: cytoscape.ElementDefinition[] = [];
       for (const [id, element] of wanted) {
         const there = this.cy.getElementById(id);
-        if (there.empty()) fresh.push(element);
-        else if (there.data("level") !== element.data.level || there.data("label") !== element.data.label) there.data(element.data);
+        if (there.empty() || (there.isNode() && there.data("parent") !== element.data.parent)) {
+          there.remove();
+          fresh.push(element);
+          continue;
+        }
+        if (there.data("level") !== element.data.level || there.data("label") !== element.data.label) there.data(element.data);
+        if (element.position) there.position(element.position);
       }
       this.cy.add(fresh);
     });
-    this.lay(graph, [...grouped.keys()]);
-  }
-
-  private lay(graph: Graph, edges: string[]): void {
-    const nodes = graph.nodes.map(({ id, place, label }) => ({ id, place: APART.has(place) ? "" : place, width: widthOf(label) }));
-    const same = JSON.stringify([nodes.map(({ id }) => id).sort(), this.many ? 0 : [...edges].sort()]);
-    if (same === this.laid) return;
-    this.laid = same;
-    this.worker.postMessage({ number: ++this.number, nodes, edges: edges.map((key) => key.split("\n") as [string, string]) } satisfies Asked);
+    this.choose(this.chosen);
   }
 
   private stand(positions: Found["positions"]): void {
@@ -145,7 +157,7 @@ export class Drawing {
     const extent = (of: number[]) => Math.max(...of) - Math.min(...of) + 120;
     const flat = (extent(at.map(({ x }) => x)) / extent(at.map(({ y }) => y))) * (this.box.clientHeight / Math.max(this.box.clientWidth, 1));
     for (const each of at) each.y *= Math.min(Math.max(flat, 1), 1.7); // what is flat uses the height that there is
-    this.cy.batch(() => this.cy.nodes(":childless").forEach((node) => void (positions[node.id()] && node.position(positions[node.id()]))));
+    this.draw(positions);
     this.fit();
     this.box.dataset.laid = String(this.number);
   }
@@ -159,6 +171,7 @@ export class Drawing {
 
   /** Bring out an edge, or a node with what it talks to; all of it where that is empty. */
   choose(key: string): void {
+    this.chosen = key;
     this.cy.batch(() => {
       this.cy.elements().removeClass("dim chosen");
       const chosen = key ? this.cy.getElementById(key) : this.cy.collection();

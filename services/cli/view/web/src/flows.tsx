@@ -6,6 +6,7 @@ import { Mark, Rows } from "./rows";
 import { type Place, asked, change, go } from "./url";
 
 const MOST = 5000;
+const TOLD = new Set(["outcome", "verdict"]);
 const DATED = 12;
 const DAY = 11;
 
@@ -83,7 +84,7 @@ export function Flows({ here, version }: { here: Place; version: number }) {
             <>
               <span role="cell"><Mark level={row.level} /></span>
               {row.cells.map((cell, column) => (
-                <span key={column} role="cell" class={found!.numeric[column] && column ? "number" : ""} title={cell}>
+                <span key={column} role="cell" class={found!.numeric[column] && column ? "number" : TOLD.has(found!.columns[column]) ? `level-${row.level}` : ""} title={cell}>
                   {column === 1 ? <a href={`/?view=connection&flow=${row.flow}`} tabIndex={-1}>{cell}</a> : column ? cell : cell.slice(common.length)}
                 </span>
               ))}

@@ -25,7 +25,7 @@ function layered({ nodes, edges }: Asked): Found["positions"] {
 /** Beyond what layers can show: those that talk attract each other, and each place keeps together. */
 function forced({ nodes, edges }: Asked): Found["positions"] {
   const places = [...new Set(nodes.map((node) => node.place))];
-  const radius = 60 * Math.sqrt(nodes.length);
+  const radius = Math.max(60 * Math.sqrt(nodes.length), 52 * places.length);
   const around = (place: string, way: (angle: number) => number) => radius * way((2 * Math.PI * places.indexOf(place)) / places.length);
   const moving = nodes.map((node) => ({ ...node, x: around(node.place, Math.cos), y: around(node.place, Math.sin) }));
   const places_x = forceX<(typeof moving)[0]>((node) => around(node.place, Math.cos)).strength(0.35);

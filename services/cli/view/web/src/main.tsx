@@ -105,13 +105,13 @@ function Page() {
             <button>search</button>
             {here.q && <button type="button" onClick={() => change({ q: "" })}>clear</button>}
           </form>
-          <Line here={here} version={version} theme={theme} />
+          {state.last >= 0 && <Line here={here} version={version} theme={theme} />}
         </section>
       )}
       <datalist id="filters">{about?.filters.map((name) => <option key={name} value={name} />)}</datalist>
       <main>
-        {view === "" && <Map here={here} version={version} theme={theme} />}
-        {view === "flows" && <Flows here={here} version={version} />}
+        {state.last >= 0 && view === "" && <Map here={here} version={version} theme={theme} />}
+        {state.last >= 0 && view === "flows" && <Flows here={here} version={version} />}
         {view === "connection" && <Connection here={here} version={version} />}
         {view === "trace" && <Trace here={here} version={version} />}
         {view === "pipeline" && <Pipeline version={version} />}

@@ -1,22 +1,30 @@
 // Who talks to whom: drawn, and as a list with the troubles first.
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import type { Edge, Graph } from "./api";
+import type { Graph, Parts } from "./api";
 import { useAnswer } from "./api";
 import { Drawing, pair } from "./drawing";
 import { Mark, Rows } from "./rows";
 import { type Place, asked, change, href } from "./url";
 
-const SHOWN = ["rate", "flows", "outcome", "sent", "received", "max connect", "max response", "mean response", "resent", "protocol"];
+const SHOWN = ["flows", "outcome", "sent", "received", "max connect", "max response", "mean response", "resent", "protocol"];
 
-function Details({ edge, here }: { edge: Edge; here: Place }) {
-  const q = [here.q, edge.query].filter(Boolean).join(" ");
+function Details({ chosen, here, query, version }: { chosen: string; here: Place; query: string; version: number }) {
+  const [source, destination] = chosen.split("\n");
+  const ends = new URLSearchParams({ source, destination: destination ?? "" });
+  const { answer } = useAnswer<Parts>(destination ? `edge?${query}&${ends}` : null, version);
+  if (!answer || !destination) return null;
   return (
     <section class="details" aria-label="chosen edge">
-      <h2><Mark level={edge.level} /> {edge.source} → {edge.destination}{edge.port ? `:${edge.port}` : ""}</h2>
-      <dl>
-        {SHOWN.map((name) => <><dt>{name}</dt><dd>{edge.words[name]}</dd></>)}
-      </dl>
-      <a class="button" href={href({ ...here, view: "flows", edge: "", fold: "", q })}>its flows</a>
+      {answer.parts.map((part) => (
+        <div key={`${part.port} ${part.transport}`}>
+          <h2><Mark level={part.level} /> {part.source} → {part.destination}{part.port ? `:${part.port}` : ""}</h2>
+          <dl>
+            <dt>rate</dt><dd>{part.rate}</dd>
+            {SHOWN.filter((name) => part.words[name] !== "-").map((name) => <><dt>{name}</dt><dd>{part.words[name]}</dd></>)}
+          </dl>
+          <a class="button" href={href({ ...here, view: "flows", edge: "", fold: "", q: [here.q, part.query].filter(Boolean).join(" ") })}>its flows</a>
+        </div>
+      ))}
     </section>
   );
 }
@@ -31,9 +39,9 @@ export function Map({ here, version, theme }: { here: Place; version: number; th
   latest.current = graph;
   const chosen = here.edge ?? "";
 
-  const toggle = (place: string) => {
+  const toggle = (name: string) => {
     const now = new Set(latest.current?.folded);
-    if (!now.delete(place)) now.add(place);
+    if (!now.delete(name)) now.add(name);
     change({ fold: [...now].join(",") || "none", edge: "" });
   };
   useEffect(() => {
@@ -42,7 +50,12 @@ export function Map({ here, version, theme }: { here: Place; version: number; th
     watch.observe(box.current!);
     return () => (watch.disconnect(), drawing.current?.destroy());
   }, []);
-  useEffect(() => void (graph && (drawing.current?.show(graph), drawing.current?.choose(chosen))), [graph, chosen]);
+  useEffect(() => {
+    if (!graph) return;
+    const later = setTimeout(() => drawing.current?.show(graph), 30); // the list is there first
+    return () => clearTimeout(later);
+  }, [graph]);
+  useEffect(() => drawing.current?.choose(chosen), [chosen]);
   useEffect(() => drawing.current?.recolor(), [theme]);
 
   const edges = useMemo(() => {
@@ -51,7 +64,6 @@ export function Map({ here, version, theme }: { here: Place; version: number; th
     return of.length ? of : graph.edges;
   }, [graph, chosen]);
   const at = chosen ? edges.findIndex((edge) => pair(edge) === chosen) : -1;
-  const one = edges[at];
   const keys = (event: KeyboardEvent) => {
     const step = ({ ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] } as Record<string, [number, number]>)[event.key];
     if (step) drawing.current?.pan(...step);
@@ -79,7 +91,7 @@ export function Map({ here, version, theme }: { here: Place; version: number; th
         <p class="totals" aria-live="off">
           {totals && <><b>{totals.flows}</b>, {totals.bytes}, <span class={totals.failed === "0" ? "" : "level-3"}>{totals.failed} failed</span>, <span class={totals.resent === "0" ? "" : "level-1"}>{totals.resent} resent</span></>}
         </p>
-        {one && <Details edge={one} here={here} />}
+        <Details chosen={chosen} here={here} query={query} version={version} />
         <Rows
           label="pairs, troubles first"
           count={edges.length}
@@ -87,14 +99,14 @@ export function Map({ here, version, theme }: { here: Place; version: number; th
           columns={3}
           selected={at}
           onSelect={(to) => change({ edge: pair(edges[to]) }, { replace: true })}
-          onOpen={(to) => change({ view: "flows", edge: "", fold: "", q: [here.q, edges[to].query].filter(Boolean).join(" ") })}
+          onOpen={() => document.querySelector<HTMLAnchorElement>(".details a")?.click()}
           render={(index) => {
             const edge = edges[index];
             return (
               <>
                 <span role="cell"><Mark level={edge.level} /></span>
                 <span role="cell" class="pair" title={`${edge.source} → ${edge.destination}`}><b>{edge.source}</b><br />→ {edge.destination}{edge.port ? `:${edge.port}` : ""}{edge.transport === "tcp" ? "" : ` ${edge.transport}`}</span>
-                <span role="cell" class="said"><em class={`level-${edge.level}`}>{edge.words.trouble}</em><br />{edge.words.rate}</span>
+                <span role="cell" class="said"><em class={`level-${edge.level}`}>{edge.trouble}</em><br />{edge.rate}</span>
               </>
             );
           }}
