@@ -238,6 +238,12 @@ INTEGERS: Final = (
         Integer("network.local.port", STABLE, "port of the resource's end", "", lambda records: records.told("port")),
         Integer("network.peer.port", STABLE, "port of the other end", "", lambda records: records.peer("port")),
     )),
+    Integers("TCP, UDP, SCTP, DCCP, UDP-Lite, where it is known which end began",
+             lambda records: records.transport_in(PORTS) & records.has_initiator(), (
+        Integer("client.port", STABLE, "source.port, by the name that conventions have for it where roles are known", "",
+                lambda records: records.source("port")),
+        Integer("server.port", STABLE, "destination.port, likewise", "", lambda records: records.destination("port")),
+    )),
     Integers("an ICMP or ICMPv6 echo", lambda records: records.transport_in(ICMP) & records.nonzero("local_port"), (
         Integer("flow.icmp.echo.id", OURS, "the echo's identifier", "", _column("local_port")),
     )),
@@ -528,6 +534,8 @@ PEER: Final = (
     Attribute("peer.service", DEPRECATED, "service.peer.name, under the name that Tempo's service graph reads; `external` "
               "for an address outside the cluster, so that the edge is drawn and no address becomes a series",
               "kind CLIENT, where there is a name or the address is external"),
+    Attribute("client.address", STABLE, "source.address, by the name that conventions have for it where roles are known",
+              "where it is known which end began"),
     Attribute("server.address", STABLE, "the name that the client asked for by TLS (SNI); else the domain name that the source "
               "had looked up for the destination's address before the flow began, unless the index knows the destination; if "
               "only others on the node had, and several names, there is none",

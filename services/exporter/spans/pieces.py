@@ -26,8 +26,8 @@ _RESOLUTIONS: Final[dict[int, str]] = {
 }
 _ENDS: Final = ("source", "destination")
 
-# The last word of an end's key: from bit 0 the transport, then these flags and fields; the transport, CLIENT and NAMED only of
-# a destination. A message holds far fewer than 2**24 entities.
+# The last word of an end's key: from bit 0 the transport, then these flags and fields; the transport and CLIENT only of a
+# destination, NAMED where it is known which end began. A message holds far fewer than 2**24 entities.
 _CLIENT, _NAMED, _DESTINATION, _OWN = 1 << 8, 1 << 9, 1 << 13, 1 << 14
 _RESOLUTION, _SERVICE, _ENTITY = 10, 15, 39
 _RESOLUTION_MASK: Final = 7
@@ -197,11 +197,12 @@ class Ends:
         entity, service = (numbers.take(np.minimum(records.ends(name), nothing)) for name in ("entity", "service"))
         key = entity << _ENTITY | service << _SERVICE
         key |= (records.ends("resolution") & np.uint8(_RESOLUTION_MASK)).astype(np.int64) << _RESOLUTION
-        key[:count] |= records.told_by_source() * np.int64(_OWN)
+        initiated = records.has_initiator() * np.int64(_NAMED)
+        key[:count] |= initiated | records.told_by_source() * np.int64(_OWN)
         key[count:] |= (
             records.column("transport")
             | (records.seen.kind == Kind.CLIENT) * (True if other_peers is None else ~other_peers) * np.int64(_CLIENT)
-            | records.has_initiator() * np.int64(_NAMED)
+            | initiated
             | np.where(records.told_by_source(), _DESTINATION, _DESTINATION | _OWN)
         )
         if not named:
@@ -229,11 +230,12 @@ class Ends:
         text = address_text(first.to_bytes(8, "little") + last.to_bytes(8, "little"))
         of_end = f"{_ENDS[bool(known & _DESTINATION)]}.address"
         of_resource = "network.local.address" if known & _OWN else "network.peer.address"
+        names = (of_end, of_resource) if known & _DESTINATION or not known & _NAMED else (of_end, of_resource, "client.address")
         # A workload has few addresses, but whoever calls from outside has one of very many.
         rest = self._without_address.get(known)
         if rest is None:
             rest = self._without_address[known] = self._make_without_address(known)
-        return b"".join(attribute(name, text) for name in (of_end, of_resource) if self._selection.has(name)) + rest
+        return b"".join(attribute(name, text) for name in names if self._selection.has(name)) + rest
 
     def _make_without_address(self, known: int) -> bytes:
         end = _ENDS[bool(known & _DESTINATION)]

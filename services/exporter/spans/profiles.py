@@ -29,6 +29,8 @@ NOT_IN_STANDARD: Final = (
     r"flow\.(request|response)\.transfer_time_max",
     r"flow\.response\.(time_sum|time_histogram)",
     r"network\.(local|peer)\.(address|port)",
+    r"client\.(address|port)",
+    r"server\.port",
     r"tls\.protocol\.name",
     r"service\.peer\.(name|namespace)",
     r"(source|destination)\..*\.uid",

@@ -39,7 +39,7 @@ _MAPPED: Final = np.uint32(0xFFFF0000)
 """What stands before an IPv4 address, as the second half of one begins in memory."""
 
 NOT_OF_A_SUMMARY: Final = re.compile(
-    r"flow\.(reverse\.)?(bytes|packets)\.total|flow\.(record|start)|source\.port|network\.(local|peer)\.(port|address)"
+    r"flow\.(reverse\.)?(bytes|packets)\.total|flow\.(record|start)|source\.port|(network\.(local|peer)|client)\.(port|address)"
     r"|(source|destination)\.address|flow\.(reverse\.)?tcp\.rtt\.(min|max)|flow\.(request|response)\.transfer_time_max"
     r"|flow\.icmp\.error\..*"
 )

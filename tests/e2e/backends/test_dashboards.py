@@ -72,7 +72,8 @@ def asked(otelcol_metrics: Path, prometheus: Path, tmp_path_factory: pytest.Temp
 
 def span_metrics(prometheus_url: str) -> dict:
     """What docs/dashboards.md adds to a Collector: the span metrics of deploy/compose/tempo.yaml, for this Prometheus."""
-    (written,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "dashboards.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "dashboards.md").read_text(), re.DOTALL)
+    (written,) = [block for block in blocks if "connectors:" in block]
     documented = yaml.safe_load(written)
     tempo = yaml.safe_load((ROOT / "deploy" / "compose" / "tempo.yaml").read_text())
     made = documented["connectors"]["spanmetrics"]

@@ -299,6 +299,14 @@ class Row:
             name: min(value, INT64_MAX) if type(value) is int else value for name, value in found.items() if value is not None
         }
 
+    def _roles(self) -> dict[str, Any]:
+        if self["role"] not in (1, 2):
+            return {}
+        out = {"client.address": text(self[f"{self.source}_address"])}
+        if self["transport"] in (6, 17, 33, 132, 136):
+            out |= {"client.port": self[f"{self.source}_port"], "server.port": self[f"{self.destination}_port"]}
+        return out
+
     def _who(self) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for end, which in (("source", self.source), ("destination", self.destination)):
@@ -313,6 +321,7 @@ class Row:
             out[f"flow.{end}.resolution"] = {2: "external", 3: "unresolved", 4: "unknown"}.get(self[f"{which}_resolution"])
         out["network.local.address"] = text(self[f"{self.told}_address"])
         out["network.peer.address"] = text(self[f"{self.peer}_address"])
+        out |= self._roles()
         if self["transport"] in (6, 17, 33, 132, 136):
             out["source.port"], out["destination.port"] = self[f"{self.source}_port"], self[f"{self.destination}_port"]
             out["network.local.port"], out["network.peer.port"] = self[f"{self.told}_port"], self[f"{self.peer}_port"]

@@ -107,6 +107,8 @@ EXCHANGE_INTEGERS: Final = (
     ExchangeIntegers("always", answered=False, attributes=(
         Integer("source.port", DEVELOPMENT, "port of the client", "", lambda records: records.source("port")),
         Integer("destination.port", DEVELOPMENT, "port of the server", "", lambda records: records.destination("port")),
+        Integer("client.port", STABLE, "the same as source.port", "", lambda records: records.source("port")),
+        Integer("server.port", STABLE, "the same as destination.port", "", lambda records: records.destination("port")),
         Integer("network.local.port", STABLE, "port of the resource's end", "", lambda records: records.told("port")),
         Integer("network.peer.port", STABLE, "port of the other end", "", lambda records: records.peer("port")),
         Integer("flow.request.bytes", OURS, "payload of the request, each byte counted once", "bytes",
