@@ -8,16 +8,20 @@ no capture file; 4 this node's sockets cannot be tapped.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from services.runtime import footprint
+
+_REPLAY_FILES = "WIRESPAN_CAPTURE_REPLAY_FILES"
 
 
 def main() -> None:
     """Run the service and exit."""
     # Before anything else is imported: the NATS client brings aiohttp for its web socket transport, structlog rich for its
     # tracebacks.
-    footprint.start_small()
+    if not os.environ.get(_REPLAY_FILES):
+        footprint.start_small()  # a replay ends soon, and somebody waits for it: a second start would be for nothing
     footprint.do_without("aiohttp", "rich")
     from services.capture.service import run_service  # noqa: PLC0415 - see above
 

@@ -1,6 +1,6 @@
 """What applications lose to Wirespan: throughput at saturation, latency at a steady rate, their own processor time.
 
-    python -m tests.bench.bench_application [--rounds 5] [--seconds 5] [--rate 1000] [--only Redis,gRPC]
+    python -m tests.bench.bench_application [--rounds 5] [--seconds 5] [--rate 200] [--only Redis,gRPC]
 
 Needs root. Each round has every application with nothing beside it, with capture alone, and with all of `wirespan up` on the
 same machine; figures are medians, ratios the medians of each round's. A latency counts from when the question was due, so that
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="what applications lose to Wirespan")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--rate", type=float, default=1000, help="questions a second of the steady part")
+    parser.add_argument("--rate", type=float, default=200, help="questions a second of the steady part: below saturation")
     parser.add_argument("--only", default="", help="beginnings of names, separated by commas")
     arguments = parser.parse_args()
     if os.geteuid() != 0:

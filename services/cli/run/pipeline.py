@@ -38,7 +38,7 @@ NOT_TAPPED: Final = 4
 
 _HOW_MUCH: Final = ("WIRESPAN_EXPORTER_ATTRIBUTES", "WIRESPAN_EXPORTER_PRESET", "WIRESPAN_CONFIG")
 """Where somebody may have said how much spans are to carry."""
-_POLL_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.1
 _LEDGER_SECONDS: Final = 60.0
 _ACK_WAIT_SECONDS: Final = "5"
 _NATS_PORT: Final = 4222
@@ -140,6 +140,10 @@ class Pipeline:
             async with asyncio.timeout(within_seconds):
                 for stream in (RAW_STREAM, ENRICHED_STREAM):
                     await self._until_consumed(stream, lambda _: None)
+
+    async def stop_services(self) -> None:
+        """Stop them side by side, where nothing is under way between them any more."""
+        await asyncio.gather(*map(self._supervisor.stop, (CAPTURE, ENRICHER, EXPORTER)))
 
     async def ledger(self) -> Ledger:
         """Return the account of the run as it stands. Raises CliError where the bus does not answer any more."""

@@ -27,6 +27,8 @@ async def replaying(plan: Plan, asked: Interruption) -> int:
                 await _account(pipeline, view, console)
                 raise
             status = await _account(pipeline, view, console)
+            if delivered:
+                await pipeline.stop_services()
     return status if delivered else asked.exit_status
 
 
