@@ -305,13 +305,18 @@ RULES: Final = (
 _USES: Final = Counter(condition for rule in RULES for condition in rule.when)
 _RAREST_FIRST: Final = [(rule, sorted(rule.when, key=_USES.__getitem__)) for rule in reversed(RULES)]
 """From the last rule to the first, with what few of them ask for before what many do: most rules hold nowhere in a batch."""
+_COMMON: Final = [condition for condition, uses in _USES.items() if uses >= 3]
+"""What many rules ask for. Where it holds nowhere (no exchange, no UDP, nothing that failed), none of them is looked at."""
 
 
 def judged(batch: FlowBatch, thresholds: Thresholds | None = None) -> FlowBatch:
     """Return the batch with a verdict on each record and the measure that decided it; other columns are the same arrays."""
     view = View(batch, thresholds or Thresholds())
     verdict, measure = np.zeros(batch.count, np.uint8), np.zeros(batch.count, np.uint8)
+    nowhere = {condition for condition in _COMMON if not condition.holds(view).any()}
     for rule, when in _RAREST_FIRST:
+        if not nowhere.isdisjoint(when):
+            continue
         holds = when[0].holds(view)
         for condition in when[1:]:
             if not holds.any():

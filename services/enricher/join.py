@@ -133,12 +133,13 @@ def _name_local(holders: Numbers, batch: FlowBatch, index: Index) -> Bits:
     row = np.minimum(containers, len(known))
     named = np.array([*known, NOBODY], np.int32)[row]
     holders[:] = np.where(named != NOBODY, named, holders)
-    unknown: Bits = np.array([*identified, False])[row] & (named == NOBODY)
+    in_a_pod = np.array([*identified, False])[row]
+    unknown: Bits = in_a_pod & (named == NOBODY)
     holders[unknown & ~index.is_kind(holders, Index.NODE)] = NOBODY
     node = index.node(batch.node)
     if node != NOBODY:
         # What an address of the node's own says of it may be nothing, or a Service: IPVS has their addresses on every node.
-        in_no_pod = ~np.array([*identified, False])[row] & (batch.column("observer") == Observer.SOCKET)
+        in_no_pod = ~in_a_pod & (batch.column("observer") == Observer.SOCKET)
         holders[in_no_pod & ((holders == NOBODY) | index.is_kind(holders, Index.SERVICE))] = node
     return unknown
 

@@ -23,6 +23,7 @@ Columns = dict[str, npt.NDArray[Any]]
 _SHORT_ID: Final = 12
 """Characters of a container id that tools show."""
 _NODE: Final = "k8s.node"
+_HALF, _LOW = np.uint64(32), np.uint64(0xFFFF_FFFF)
 _IPV4_LOOPBACK: Final = np.frombuffer(bytes(10) + b"\xff\xff\x7f", np.uint8)
 """First bytes of ::ffff:127.0.0.0/104."""
 _IPV6_LOOPBACK: Final = np.frombuffer(bytes(15) + b"\x01", np.uint8)
@@ -35,7 +36,7 @@ def name_local_workloads(batch: FlowBatch, columns: Columns, entities: list[Enti
     """
     peers = _name_loopback_peers(batch, columns, entities)
     _name_local_ends(batch, columns, entities)
-    others = other_ends(batch, peers)
+    others = other_ends(batch, peers) if len(peers) else peers
     if (others >= 0).any():
         columns["remote_entity"][peers[others >= 0]] = columns["local_entity"][others[others >= 0]]
 
@@ -49,8 +50,8 @@ def _name_local_ends(batch: FlowBatch, columns: Columns, entities: list[Entity])
     if not open_to_us.any():
         return
     positions: dict[tuple[int, int], int] = {}
-    pairs = np.stack((container[open_to_us], local[open_to_us]))
-    for row, held in np.unique(pairs, axis=1).T.tolist():
+    pairs = np.unique(container[open_to_us].astype(np.uint64) << _HALF | local[open_to_us])
+    for row, held in zip((pairs >> _HALF).tolist(), (pairs & _LOW).tolist(), strict=True):
         identity = batch.containers[row] if row != NO_INDEX else {}
         if identity.get("pod_uid"):
             continue  # a pod that the index does not know is not the host's
