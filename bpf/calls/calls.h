@@ -45,7 +45,7 @@ static void call_begin(struct calls *calls, struct connection *connection, const
 {
     const struct http2_opening *opening = &connection->opening;
     struct call *call = call_place(calls, connection, told->stream);
-    int is_first = !connection->last_stream;
+    int is_first = !connection->last_stream && !opening->missed[0] && !opening->missed[1];
     struct exchange *exchange;
 
     connection->last_stream = told->stream;
@@ -53,6 +53,8 @@ static void call_begin(struct calls *calls, struct connection *connection, const
         calls->requests[REQUEST_NO_ROOM]++;
         return;
     }
+    /* Whether it is answered meanwhile nobody sees. */
+    call->is_unclear = connection->sides[!(told->from & 1)].is_missed;
     exchange = &call->exchange;
     exchange->flow_id = told->flow_id;
     exchange->slot = told->slot;
@@ -101,6 +103,8 @@ static int call_is_asked(struct calls *calls, struct call *call, const struct he
         return 0;
     if (fields->contexts > 1)
         found = TRACE_REPEATED;
+    if (found == TRACE_ABSENT && fields->is_part)
+        found = REQUEST_UNKNOWN;
     calls->requests[found]++;
     if (found != TRACE_SAMPLED)
         return 0;
@@ -131,10 +135,12 @@ static void call_is_answered(struct call *call, const struct header_fields *fiel
     }
 }
 
-/* Of a direction's blocks that come no table is known; what it says next is read without one. */
+/* Of a direction's table nothing is known but what is added from now on. */
 static void side_lose_table(struct calls *calls, struct call_side *side)
 {
     side_let_go(calls, side);
+    hpack_begin(&side->table);
+    side->table.is_part = 1;
     side->is_whole = 0;
     side->block_bytes = 0;
 }
@@ -161,7 +167,7 @@ static int side_read(struct calls *calls, struct call_side *side, const __u8 *bl
     __u64 held = hpack_held(&side->table);
     int failed;
 
-    failed = hpack_read(block, bytes, side->has_table ? &side->table : NULL, fields);
+    failed = hpack_read(block, bytes, &side->table, fields);
     calls->held_bytes += hpack_held(&side->table) - held;
     return failed;
 }
@@ -248,10 +254,9 @@ static int call_take(struct calls *calls, struct connection *connection, const s
     return 1;
 }
 
-/* Something that was told got lost: what is open may have gone on in it, and so may its direction's table. */
+/* Something that was said is not known: what is open may have gone on in it, and so may its direction's table. */
 static void connection_misses(struct calls *calls, struct connection *connection, struct call_side *side)
 {
-    calls->missing++;
     connection_count_unpaired(calls, connection);
     while (connection->count)
         call_drop(calls, connection, connection->open);
@@ -263,8 +268,12 @@ static void frame_take(struct calls *calls, struct connection *connection, const
     struct call_side *side = &connection->sides[told->from & 1];
     struct call *call;
 
-    if (told->number != side->number)
+    calls->missing += told->number != side->number;
+    calls->found += side->is_missed;
+    /* What began meanwhile may have gone on in it too. */
+    if (told->number != side->number || side->is_missed)
         connection_misses(calls, connection, side);
+    side->is_missed = 0;
     side->number = told->number + 1;
     if (!call_take(calls, connection, told, held))
         return;
@@ -312,6 +321,12 @@ static void calls_take(struct calls *calls, const struct http2_told *told, const
     if (told->what == HTTP2_FRAME) {
         frame_take(calls, connection, told, held);
         connections_bound(calls, 0);
+    } else if (told->what == HTTP2_MISSES) {
+        connection_misses(calls, connection, &connection->sides[told->from & 1]);
+        connection->sides[told->from & 1].is_missed = 1;
+        connection->sides[told->from & 1].number = told->number + 1;
+        if (connection->is_closed)
+            connection_forget(calls, connection);
     } else if (told->what == HTTP2_CLOSES) {
         connection_close(calls, connection, told);
     } else {

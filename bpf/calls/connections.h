@@ -28,7 +28,7 @@
 struct call {
     struct exchange exchange;
     __u8 is_known; /* its request's header block was read */
-    __u8 is_unclear; /* whether what came was an interim response cannot be told */
+    __u8 is_unclear; /* what of the response has come cannot be told */
     __u8 pad[6];
 };
 
@@ -39,7 +39,7 @@ struct call_side {
     __u64 begun_ns; /* of it */
     __u32 block_bytes;
     __u32 number; /* that is told next */
-    __u8 has_table;
+    __u8 is_missed; /* what it said last is not known: what is open may have gone on in it */
     __u8 is_whole; /* the block, so far */
     __u8 is_promised;
     __u8 ends_stream;
@@ -70,6 +70,7 @@ struct calls {
     __u64 unreadable; /* header blocks that could not be read, behind each of which no table of its direction is known */
     __u64 forgotten;  /* connections, because there were too many */
     __u64 missing;    /* how often something that was told was lost on its way */
+    __u64 found;      /* directions whose frames are followed again, or from the midst of their connection on */
     __u64 lost;       /* exchanges that were over and found no room */
     __u64 ended_room;
     __u64 held_bytes;
@@ -128,7 +129,6 @@ static void side_let_go(struct calls *calls, struct call_side *side)
     hpack_free(&side->table);
     free(side->block);
     side->block = NULL;
-    side->has_table = 0;
 }
 
 /* Forget a connection. What it has open is told to nobody. */
@@ -188,7 +188,8 @@ static struct connection *connection_open(struct calls *calls, __u64 flow_id, co
     calls->connection_count++;
     for (from = 0; from < 2; from++) {
         hpack_begin(&connection->sides[from].table);
-        connection->sides[from].has_table = 1;
+        connection->sides[from].is_missed = opening->missed[from] != 0;
+        connection->sides[from].table.is_part = opening->missed[from] != 0;
     }
     return connection;
 }
@@ -255,7 +256,7 @@ static void call_end(struct calls *calls, struct connection *connection, struct 
         }
     }
     if (call->is_unclear)
-        calls->requests[REQUEST_UNPAIRED]++;
+        calls->requests[REQUEST_UNPAIRED] += call->is_known;
     else if (!ended)
         calls->lost++;
     else if (call->is_known)

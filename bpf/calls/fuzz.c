@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         return 0;
     for (; size >= 7; data += 7, size -= 7) {
         __u32 flow = data[4] % FLOWS;
-        struct http2_told told = {.what = data[0] % 4, .type = data[1] % 10, .flags = data[2], .parts = data[3]};
+        struct http2_told told = {.what = data[0] % 5, .type = data[1] % 10, .flags = data[2], .parts = data[3]};
 
         told.flow_id = flow;
         told.from = data[4] >> 3 & 1;
@@ -78,7 +78,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         told.stream = data[5];
         told.held = data[6];
         told.bytes = told.held;
-        if (told.what == HTTP2_FRAME)
+        if (told.what == HTTP2_FRAME || told.what == HTTP2_MISSES)
             told.number = numbers[flow][told.from]++ + (data[4] == 0xff);
         if (told.held > size - 7)
             told.held = (__u16)(size - 7);

@@ -131,12 +131,17 @@ struct header_fields {
     __u8 method;
     __u8 grpc_status; /* plus 1 */
     __u16 status;    /* 0: there is none, or it stands in a table that is not known */
+    __u8 is_part;    /* a field of it does */
+    __u8 pad;
     struct header context;
 };
 
 static void header_take(struct header_fields *fields, const struct header *header)
 {
     switch (header->name) {
+    case HEADER_UNKNOWN: /* but for a value that is said, which would have its form */
+        fields->is_part |= !header->bytes;
+        break;
     case HEADER_CONTEXT:
         if (fields->contexts < 2)
             fields->contexts++;

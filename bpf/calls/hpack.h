@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * Header blocks of HTTP/2 (HPACK, RFC 7541): read field by field. A list of headers is never made, however long it would become; the
- * dynamic table keeps of each field what header.h says. Without a table what needs none is read.
+ * dynamic table keeps of each field what header.h says. Where the beginning of a table is not known, what is added is: an index counts
+ * from the newest entry, and an encoder never points at what it has let go, so what is beyond the known ones is unknown and nothing else.
  */
 #ifndef WIRESPAN_HPACK_H
 #define WIRESPAN_HPACK_H
@@ -25,6 +26,7 @@ struct hpack_table {
     __u32 count;
     __u32 bytes;
     __u32 limit;
+    __u32 is_part; /* behind these there may be others, which are not known */
 };
 
 /* What is left of a block. */
@@ -39,6 +41,7 @@ static void hpack_begin(struct hpack_table *table)
     table->count = 0;
     table->bytes = 0;
     table->limit = HPACK_TABLE_BYTES;
+    table->is_part = 0;
 }
 
 /* Its memory. */
@@ -178,18 +181,16 @@ static int hpack_look_up(const struct hpack_table *table, int index, struct head
         *header = hpack_static((__u32)index);
         return 0;
     }
-    if (!table) {
+    if ((__u32)index - HPACK_STATIC > table->count) {
         memset(header, 0, sizeof(*header));
         header->name = HEADER_UNKNOWN;
-        return 0;
+        return table->is_part ? 0 : -1;
     }
-    if ((__u32)index - HPACK_STATIC > table->count)
-        return -1;
     *header = *hpack_entry(table, (__u32)index - HPACK_STATIC - 1);
     return 0;
 }
 
-/* A field that is said, by name or the index of one; kept in the table where it is there and `is_kept`. Returns -1 where it is none. */
+/* A field that is said, by name or the index of one; kept in the table where it `is_kept`. Returns -1 where it is none. */
 static int hpack_literal(struct hpack_cursor *cursor, struct hpack_table *table, int is_kept, struct header *header)
 {
     struct header_text text = {.bytes = 0};
@@ -208,7 +209,6 @@ static int hpack_literal(struct hpack_cursor *cursor, struct hpack_table *table,
             return -1;
         *header = (struct header){.name = (__u8)header_name(&text), .name_bytes = (__u16)text.bytes};
     }
-    is_kept = is_kept && table;
     text.bytes = 0;
     if (hpack_string(cursor, &text, is_kept || (header->name != HEADER_OTHER && header->name != HEADER_PSEUDO)))
         return -1;
@@ -230,10 +230,8 @@ static int hpack_field(struct hpack_cursor *cursor, struct hpack_table *table, s
         size = hpack_integer(cursor, 5);
         if (size < 0 || size > (int)HPACK_MOST_TABLE_BYTES)
             return -1;
-        if (table) {
-            table->limit = (__u32)size;
-            hpack_evict(table, table->limit);
-        }
+        table->limit = (__u32)size;
+        hpack_evict(table, table->limit);
         return 0;
     } else if (hpack_literal(cursor, table, *cursor->at & 0x40, &header)) {
         return -1;
@@ -244,7 +242,7 @@ static int hpack_field(struct hpack_cursor *cursor, struct hpack_table *table, s
 
 /*
  * Read what a block says, and change the dynamic table as it says. Returns -1 where it is no block of HPACK: the table is not to be
- * used any more. Without a table what needs none is read: a trace context is then recognised by its form where its name is not known.
+ * used any more. A trace context is recognised by its form where its name is not known.
  */
 static int hpack_read(const __u8 *block, __u32 bytes, struct hpack_table *table, struct header_fields *fields)
 {

@@ -7,12 +7,24 @@
 
 static inline void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
 {
+    struct http2_connection *connection = http2_follow(host, flow);
+
     (void)source;
-    /* What was answered before was HTTP/1, which went over to this: streams have begun by then. */
-    if (flow->responses || http2_open(host, flow, from, sequence))
-        exchange_give_up(host, flow, CONNECTION_HTTP2);
-    else
-        flow->requests = FLOW_REQUESTS_STREAMS;
+    if (connection) {
+        http2_begin(connection, flow, from, sequence);
+        http2_tell_opening(host, connection, flow);
+    }
+}
+
+static inline void exchange_frames(exchange_host host, frame_source source, struct flow *flow)
+{
+    struct http2_connection *connection = http2_follow(host, flow);
+
+    (void)source;
+    if (connection) {
+        http2_join(connection);
+        http2_tell_opening(host, connection, flow);
+    }
 }
 
 #include "../engine/exchanges/traced_exchange.h"
@@ -31,8 +43,9 @@ static void exchanges_take_frames(exchange_host host, frame_source frame, __u32 
 
     if (packet->tcp_flags & (TCP_FIN | TCP_RST))
         http2_close(&look, &before);
-    if (packet->payload_bytes && !(packet->tcp_flags & (TCP_SYN | TCP_RST)))
-        http2_take(&look, &connection->sides[from & 1], flow, offset);
+    /* A FIN says how much came before it. */
+    if ((packet->payload_bytes || packet->tcp_flags & TCP_FIN) && !(packet->tcp_flags & (TCP_SYN | TCP_RST)))
+        http2_take(&look, connection, flow, offset);
 }
 
 /* Add a packet, whose payload lies in its frame, to the exchanges of its flow. The packet is in the flow already. */

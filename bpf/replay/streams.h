@@ -24,21 +24,28 @@ static inline int http2_tell(exchange_host host, frame_source source, struct htt
     return 0;
 }
 
-/* Returns -1 where memory is missing. */
-static inline int http2_open(exchange_host host, const struct flow *flow, int from, __u32 sequence)
+/* Follow a flow's frames from now on. Gives it up where memory is missing. */
+static inline struct http2_connection *http2_follow(exchange_host host, struct flow *flow)
+{
+    struct http2_connection *connection = calloc(1, sizeof(*connection));
+
+    if (!connection) {
+        exchange_give_up(host, flow, CONNECTION_HTTP2);
+        return NULL;
+    }
+    free(host.exchanges->http2_of_slot[host.slot]);
+    host.exchanges->http2_of_slot[host.slot] = connection;
+    flow->requests = FLOW_REQUESTS_STREAMS;
+    return connection;
+}
+
+static inline void http2_tell_opening(exchange_host host, const struct http2_connection *connection, const struct flow *flow)
 {
     struct http2_opening opening = {.owner = 0};
     const struct http2_told told = {.flow_id = flow->id, .what = HTTP2_OPENS, .held = sizeof(opening)};
-    struct http2_connection *connection = calloc(1, sizeof(*connection));
 
-    if (!connection)
-        return -1;
-    free(host.exchanges->http2_of_slot[host.slot]);
-    host.exchanges->http2_of_slot[host.slot] = connection;
-    http2_begin(connection, flow, from, sequence);
-    http2_describe(&opening, flow);
+    http2_describe(&opening, connection, flow);
     calls_take(host.exchanges->calls, &told, (const __u8 *)&opening);
-    return 0;
 }
 
 /* Frames of this slot's connection are followed no more. */
@@ -49,8 +56,10 @@ static inline void http2_forget(struct exchanges *exchanges, __u32 slot)
 }
 
 /* A packet of the connection with payload, which lies at `offset` of its frame, and which was just added to its flow. */
-static inline void http2_take(const struct http2_look *look, struct http2_side *side, struct flow *flow, __u32 offset)
+static inline void http2_take(
+        const struct http2_look *look, struct http2_connection *connection, struct flow *flow, __u32 offset)
 {
+    struct http2_side *side = &connection->sides[look->from & 1];
     __u32 end = offset + look->packet->payload_bytes;
     int taken = http2_skip(look, side);
 
@@ -60,10 +69,8 @@ static inline void http2_take(const struct http2_look *look, struct http2_side *
         taken = http2_step(look, side, offset, end - offset);
         offset += (__u32)taken;
     }
-    if (taken < 0) {
-        http2_lose(look, flow);
+    if (taken < 0 && !http2_stumble(look, connection, flow, taken))
         http2_forget(look->host.exchanges, look->host.slot);
-    }
 }
 
 static void exchanges_free(struct exchanges *exchanges, __u32 capacity)

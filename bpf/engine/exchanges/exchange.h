@@ -56,6 +56,7 @@ enum request_counter {
     REQUEST_OVERTAKEN = TRACE_FINDINGS, /* its first segment came late: not looked at */
     REQUEST_NO_ROOM,                    /* sampled, but there is no place for another exchange */
     REQUEST_UNPAIRED,                   /* sampled, but which response is its own cannot be told */
+    REQUEST_UNKNOWN,                    /* a context may stand in a table that is not known (HPACK) */
     CONNECTION_TLS,
     CONNECTION_HTTP2, /* whose frames cannot be followed */
     CONNECTION_SWITCHED,  /* by 101 Switching Protocols */

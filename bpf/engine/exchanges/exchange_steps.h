@@ -10,6 +10,8 @@
  *     void exchange_dropped(exchange_host host, struct exchange *exchange)    it is open no more, and told to nobody
  *     void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
  *                                                                             HTTP/2 from this byte on
+ *     void exchange_frames(exchange_host host, frame_source source, struct flow *flow)
+ *                                                                             HTTP/2, as it seems, which began before
  *     void count_request(exchange_host host, __u32 counter)
  */
 #ifndef WIRESPAN_EXCHANGE_STEPS_H

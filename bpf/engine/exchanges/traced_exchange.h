@@ -104,6 +104,8 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
         exchange_give_up(host, flow, CONNECTION_TLS);
     else if (begins == REQUEST_HTTP2)
         exchange_preface(host, text->source, flow, from, packet->sequence + packet->payload_bytes - (text->end - text->begin));
+    else if (begins == REQUEST_FRAME)
+        exchange_frames(host, text->source, flow);
     else
         exchange_odd(host, flow);
     return 0;
@@ -308,6 +310,8 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
     request.is_next = (__u8)exchange_is_next(&text, packet, before);
     if (request.is_next)
         begins = request_looks(&text, first, request.part != 0, &has_path);
+    if (begins == REQUEST_NONE && !(own->known & FLOW_KNOWN_ISN) && request_is_frame(&text))
+        begins = REQUEST_FRAME;
     request.has_path = (__u8)has_path;
     if (begins == REQUEST_LINE)
         request.at = text.begin;

@@ -3,6 +3,7 @@
 #ifndef WIRESPAN_HTTP_REQUEST_H
 #define WIRESPAN_HTTP_REQUEST_H
 
+#include "../http2/frame.h"
 #include "text.h"
 
 #define REQUEST_HEAD_BYTES 16u
@@ -19,7 +20,8 @@ enum request_beginning {
     REQUEST_TO_COME, /* there is only what may stand before a request */
     REQUEST_NONE,
     REQUEST_TLS,
-    REQUEST_HTTP2,
+    REQUEST_HTTP2, /* the connection preface */
+    REQUEST_FRAME, /* a frame of HTTP/2, as it seems, in a connection whose beginning nobody saw */
 };
 
 /* Leave a PROXY header behind (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt). -1: it is not all there. */
@@ -60,6 +62,14 @@ FLOW_INLINE void request_skip_empty_line(struct text *text)
         text->begin += 2;
     else if (!text_load(text, text->begin, &head, 1) && (head & 0xff) == '\n')
         text->begin += 1;
+}
+
+/* Whether it begins like a frame of HTTP/2. */
+FLOW_INLINE int request_is_frame(const struct text *text)
+{
+    __u8 head[REQUEST_HEAD_BYTES] = {0};
+
+    return !text_load(text, text->begin, head, HTTP2_HEAD_BYTES) && http2_is_plausible(head);
 }
 
 /* Whether the line before `newline` ends in the version of HTTP/1. */

@@ -15,9 +15,18 @@
 #include "frame.h"
 #include "told.h"
 
+/* How often a connection of which no direction's place is known is tried, before it is given up. */
+#define HTTP2_MOST_TRIALS 64u
+
 struct http2_connection {
     struct http2_side sides[2];
+    __u32 trials; /* that came to nothing while none was known */
+    __u32 pad;
 };
+
+/* What http2_step and http2_skip return where they took nothing. */
+#define HTTP2_IS_NONE -1 /* what is there is no HTTP/2 */
+#define HTTP2_JUMPS   -2 /* frames may have begun in what is missing */
 
 /* Whose packet is looked at. */
 struct http2_look {
@@ -45,10 +54,24 @@ FLOW_INLINE void http2_begin(struct http2_connection *connection, const struct f
         connection->sides[(from & 1) ^ 1].state = HTTP2_IS_PLACED;
     if (server->known & FLOW_KNOWN_ISN && server->next_sequence == server->initial_sequence + 1)
         connection->sides[(from & 1) ^ 1].state |= HTTP2_OPENS_SIDE;
+    /* What was answered before was HTTP/1, which went over to this: the server's frames have begun. */
+    if (flow->responses)
+        http2_lose_place(&connection->sides[(from & 1) ^ 1]);
 }
 
-FLOW_INLINE void http2_describe(struct http2_opening *opening, const struct flow *flow)
+/* The client seems to send frames, and nobody saw how it began. */
+FLOW_INLINE void http2_join(struct http2_connection *connection)
 {
+    http2_lose_place(&connection->sides[0]);
+    http2_lose_place(&connection->sides[1]);
+    connection->trials = 0;
+}
+
+FLOW_INLINE void http2_describe(
+        struct http2_opening *opening, const struct http2_connection *connection, const struct flow *flow)
+{
+    opening->missed[FLOW_TX] = !!(connection->sides[FLOW_TX].state & HTTP2_ON_TRIAL);
+    opening->missed[FLOW_RX] = !!(connection->sides[FLOW_RX].state & HTTP2_ON_TRIAL);
     opening->flow_first_ns = flow->first_ns;
     __builtin_memcpy(opening->local_address, flow->local_address, 16);
     __builtin_memcpy(opening->remote_address, flow->remote_address, 16);
@@ -96,8 +119,8 @@ FLOW_INLINE void http2_frame_ends(struct http2_side *side)
 }
 
 /*
- * Take what there is of a frame's head, at `offset`; with the fields behind it the frame begins. Returns -1 where nothing more can be
- * made of them.
+ * Take what there is of a frame's head, at `offset`; with the fields behind it the frame begins. Returns HTTP2_IS_NONE where nothing
+ * can be made of them.
  */
 FLOW_INLINE int http2_step_head(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
 {
@@ -111,17 +134,17 @@ FLOW_INLINE int http2_step_head(const struct http2_look *look, struct http2_side
     if (!side->have && !side->block)
         side->begun_ns = look->packet->time_ns;
     if (parse_load(look->source, offset, side->head + have, (__u32)behind + 1))
-        return -1;
+        return HTTP2_IS_NONE;
     side->taken = (__u32)behind + 1;
     side->have += (__u8)(behind + 1);
     http2_settle();
     if (side->have == HTTP2_HEAD_BYTES && http2_take_head(side))
-        return -1;
+        return HTTP2_IS_NONE;
     http2_settle();
     if (side->have < side->want)
         return 0;
     if (http2_take_fields(side))
-        return -1;
+        return HTTP2_IS_NONE;
     side->untold = side->have;
     side->parts = HTTP2_BEGINS;
     return 0;
@@ -155,7 +178,7 @@ FLOW_INLINE void http2_step_payload(struct http2_side *side, __u32 there)
 
 /*
  * Take the next of what one direction says, which lies at `offset` of the packet's frame: of a frame its head, and its payload as far
- * as it is there. Returns how many of the `there` bytes; -1 where nothing more can be made of them.
+ * as it is there. Returns how many of the `there` bytes, or HTTP2_IS_NONE. What is on trial is told to nobody.
  */
 FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there)
 {
@@ -165,14 +188,14 @@ FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *sid
     side->held = 0;
     side->parts = 0;
     if (side->have < side->want && http2_step_head(look, side, offset, there))
-        return -1;
+        return HTTP2_IS_NONE;
     http2_settle();
     at = side->taken;
     if (side->have == side->want)
         http2_step_payload(side, there);
     http2_settle();
     side->next += side->taken;
-    if (http2_is_told(side) && (side->parts || side->held))
+    if (!(side->state & HTTP2_ON_TRIAL) && http2_is_told(side) && (side->parts || side->held))
         http2_tell_frame(look, side, side->parts, offset + at, side->held);
     http2_settle();
     if (side->parts & HTTP2_ENDS)
@@ -180,7 +203,7 @@ FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *sid
     return (int)side->taken;
 }
 
-/* Go to where a direction goes on in a segment: what is between was not captured, or came before. -1: frames may begin in there. */
+/* Go to where a direction goes on in a segment: what is between was not captured, or came before. Returns 0 or HTTP2_JUMPS. */
 FLOW_INLINE int http2_skip(const struct http2_look *look, struct http2_side *side)
 {
     __u32 missing = look->packet->sequence - side->next;
@@ -192,14 +215,20 @@ FLOW_INLINE int http2_skip(const struct http2_look *look, struct http2_side *sid
     }
     if (!sequence_after(look->packet->sequence, side->next))
         return 0;
-    if (!http2_is_passing(side) || missing > side->left)
-        return -1;
+    if (!http2_is_passing(side) || missing > side->left) {
+        if (!(side->state & HTTP2_ON_TRIAL))
+            return HTTP2_JUMPS;
+        http2_lose_place(side);
+        side->next = look->packet->sequence;
+        side->state |= HTTP2_IS_PLACED;
+        return 0;
+    }
     side->left -= missing;
     side->untold += missing;
     side->next += missing;
     if (side->left)
         return 0;
-    if (http2_is_told(side))
+    if (!(side->state & HTTP2_ON_TRIAL) && http2_is_told(side))
         http2_tell_frame(look, side, HTTP2_ENDS, 0, 0);
     http2_frame_ends(side);
     return 0;
@@ -224,13 +253,28 @@ FLOW_INLINE void http2_close(const struct http2_look *look, const struct exchang
         http2_tell(look->host, look->source, &told, 0);
 }
 
-/* Frames are followed no more: not all that was said is known. */
-FLOW_INLINE void http2_lose(const struct http2_look *look, struct flow *flow)
+/*
+ * A packet's frames could not be taken further, as `how` says. A trial begins anew with the next segment, and so does one where frames
+ * are missing; else they are followed no more. Returns whether they are.
+ */
+FLOW_INLINE int http2_stumble(const struct http2_look *look, struct http2_connection *connection, struct flow *flow, int how)
 {
-    struct http2_told told = {.flow_id = flow->id, .time_ns = flow->last_ns, .what = HTTP2_OVER};
+    struct http2_side *side = &connection->sides[look->from & 1];
+    const struct http2_side *other = &connection->sides[(look->from & 1) ^ 1];
+    int on_trial = side->state & HTTP2_ON_TRIAL;
+    struct http2_told told = {.flow_id = flow->id, .time_ns = flow->last_ns, .what = HTTP2_MISSES, .from = (__u8)look->from};
 
+    http2_lose_place(side);
+    if (on_trial && (!(other->state & HTTP2_ON_TRIAL) || ++connection->trials < HTTP2_MOST_TRIALS))
+        return 1;
+    if (on_trial || how == HTTP2_IS_NONE)
+        told.what = HTTP2_OVER;
+    told.number = side->number++;
     http2_tell(look->host, look->source, &told, 0);
+    if (told.what == HTTP2_MISSES)
+        return 1;
     exchange_give_up(look->host, flow, CONNECTION_HTTP2);
+    return 0;
 }
 
 #endif

@@ -2,6 +2,9 @@
 /*
  * Frames of HTTP/2 (RFC 9113 4.1), as far as where they end has to be known: what one direction of a connection keeps between its
  * segments. A frame's payload is passed over by its length, but for header blocks (follow.h).
+ *
+ * Where a direction's place is not known, the next segment's beginning is taken for a frame's, on trial: it is where programs begin to
+ * write. So many frames in a row that look like their kind prove it; by what else is there three never are.
  */
 #ifndef WIRESPAN_HTTP2_FRAME_H
 #define WIRESPAN_HTTP2_FRAME_H
@@ -11,6 +14,8 @@
 #define HTTP2_PREFACE_BYTES 24u /* "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" */
 #define HTTP2_HEAD_BYTES    9u
 #define HTTP2_HEAD_ROOM     16u /* for it and the fields behind it; a power of two */
+#define HTTP2_PROOF_FRAMES  3u
+#define HTTP2_TRIAL_BYTES   16384u /* of a frame on trial: the largest that may be sent unasked */
 
 enum http2_type {
     HTTP2_DATA = 0,
@@ -20,6 +25,7 @@ enum http2_type {
     HTTP2_SETTINGS = 4,
     HTTP2_PUSH_PROMISE = 5,
     HTTP2_PING = 6,
+    HTTP2_GOAWAY = 7,
     HTTP2_WINDOW_UPDATE = 8,
     HTTP2_CONTINUATION = 9,
 };
@@ -37,6 +43,7 @@ enum http2_flag {
 enum http2_side_state {
     HTTP2_IS_PLACED = 1, /* `next` is known */
     HTTP2_OPENS_SIDE = 2, /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
+    HTTP2_ON_TRIAL = 4, /* that frames begin where they are taken to is not proved */
 };
 
 /* One direction. */
@@ -59,7 +66,8 @@ struct http2_side {
     /* What a step has taken so far: here, and not in a variable, so that BPF's verifier forgets how it came to it. */
     __u8 parts; /* enum http2_part */
     __u16 held; /* bytes of a header block */
-    __u16 pad;
+    __u8 proved; /* frames of a trial */
+    __u8 pad;
     __u32 taken; /* bytes */
 };
 
@@ -89,6 +97,55 @@ FLOW_INLINE void http2_expect_head(struct http2_side *side)
     side->padding = 0;
 }
 
+/* Nothing is known of where its frames are. */
+FLOW_INLINE void http2_lose_place(struct http2_side *side)
+{
+    http2_expect_head(side);
+    side->block = 0;
+    side->proved = 0;
+    side->state = HTTP2_ON_TRIAL;
+}
+
+/* Bits of flags that a frame of a type may have, of those that open, carry or end a stream (RFC 9113 6). */
+FLOW_INLINE __u32 http2_flags_of(__u8 type)
+{
+    if (type == HTTP2_HEADERS)
+        return HTTP2_END_STREAM | HTTP2_END_HEADERS | HTTP2_PADDED | HTTP2_HAS_PRIORITY;
+    if (type == HTTP2_CONTINUATION)
+        return HTTP2_END_HEADERS;
+    return type == HTTP2_DATA ? HTTP2_END_STREAM | HTTP2_PADDED : 0;
+}
+
+/*
+ * Whether a frame's head looks like one that programs send, to nothing undefined and nothing rare: what http2_take_head lets pass
+ * besides is possible, and proves nothing.
+ */
+FLOW_INLINE int http2_is_plausible(const __u8 *head)
+{
+    __u32 length = (__u32)head[0] << 16 | (__u32)head[1] << 8 | head[2];
+    __u32 stream = (__u32)head[5] << 24 | (__u32)head[6] << 16 | (__u32)head[7] << 8 | head[8];
+    __u8 type = head[3];
+    __u8 flags = head[4];
+
+    if (length > HTTP2_TRIAL_BYTES || stream >> 31)
+        return 0;
+    if (type == HTTP2_WINDOW_UPDATE)
+        return length == 4 && !flags;
+    if (type == HTTP2_SETTINGS)
+        return !stream && (flags ? flags == HTTP2_END_STREAM && !length : !(length % 6)); /* its ACK has the same bit */
+    if (type == HTTP2_PING)
+        return !stream && length == 8 && flags <= HTTP2_END_STREAM;
+    if (type == HTTP2_GOAWAY)
+        return !stream && length >= 8 && !flags;
+    /* Of streams that clients open. One without a byte that ends nothing would be what a row of zeroes looks like. */
+    if (!(stream & 1) || flags & ~http2_flags_of(type) ||
+            (!length && type != HTTP2_CONTINUATION && !(flags & HTTP2_END_STREAM)))
+        return 0;
+    if (type == HTTP2_RST_STREAM)
+        return length == 4;
+    return type == HTTP2_PRIORITY ? length == 5 : type == HTTP2_DATA || type == HTTP2_HEADERS || type == HTTP2_CONTINUATION;
+}
+
 /*
  * The nine bytes of a frame's head have come: take them. Returns -1 for one that nobody sends who speaks HTTP/2. Where fields stand in
  * front of a header block, more is wanted.
@@ -104,6 +161,12 @@ FLOW_INLINE int http2_take_head(struct http2_side *side)
     side->flags = side->head[4];
     if (side->state & HTTP2_OPENS_SIDE && side->type != HTTP2_SETTINGS)
         return -1;
+    if (side->state & HTTP2_ON_TRIAL) {
+        if (!http2_is_plausible(side->head))
+            return -1;
+        if (++side->proved == HTTP2_PROOF_FRAMES)
+            side->state &= (__u8)~HTTP2_ON_TRIAL;
+    }
     side->state &= (__u8)~HTTP2_OPENS_SIDE;
     if ((side->block != 0) != (side->type == HTTP2_CONTINUATION) || (side->block && stream != side->stream))
         return -1;

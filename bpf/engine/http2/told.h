@@ -16,6 +16,7 @@ enum http2_what {
     HTTP2_FRAME,  /* of a frame; behind it is what it holds of a header block */
     HTTP2_CLOSES, /* the connection said that nothing more comes */
     HTTP2_OVER,   /* its frames are followed no more: not all that was said is known */
+    HTTP2_MISSES, /* what a direction says is not known, until more of its frames is told */
 };
 
 /* Bits of http2_told.parts. */
@@ -58,7 +59,7 @@ struct http2_opening {
     __u16 remote_port;
     __u8 role;
     __u8 isn_seen;
-    __u8 pad[2];
+    __u8 missed[2]; /* each direction: what it said before is not known */
 };
 
 _Static_assert(sizeof(struct http2_told) == 56, "struct http2_told has no hole");

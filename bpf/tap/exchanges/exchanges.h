@@ -28,6 +28,7 @@
 #define CB_REQUEST       0 /* for the programs that look at a line and at headers: what is known of the request */
 #define CB_REQUEST_LOW   1
 #define CB_REQUEST_HIGH  2
+#define CB_BEGINS        0 /* likewise of HTTP/2: whether its preface was seen */
 #define CB_OUTCOME       3
 #define CB_AT            4
 
@@ -103,18 +104,16 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
-#define exchange_preface(host, skb, flow, from, sequence) note_preface(host, skb, flow, sequence)
+#define exchange_preface(host, skb, flow, from, sequence) note_frames(skb, flow, 1, sequence)
+#define exchange_frames(host, skb, flow)                  note_frames(skb, flow, 0, 0)
 
 #include "../../engine/exchanges/content_role.h"
 #include "../../engine/exchanges/exchange_steps.h"
 
-/* The connection is one of HTTP/2 from this byte on: for begin_streams. What was answered before was HTTP/1, which went over to it. */
-FLOW_INLINE void note_preface(exchange_host host, struct __sk_buff *skb, struct flow *flow, __u32 sequence)
+/* The connection is one of HTTP/2: for begin_streams. Where its preface was seen, from this byte on. */
+FLOW_INLINE void note_frames(struct __sk_buff *skb, struct flow *flow, int begins, __u32 sequence)
 {
-    if (flow->responses) {
-        exchange_give_up(host, flow, CONNECTION_HTTP2);
-        return;
-    }
+    skb->cb[CB_BEGINS] = (__u32)begins;
     skb->cb[CB_AT] = sequence;
     flow->requests = FLOW_REQUESTS_STREAMS;
 }

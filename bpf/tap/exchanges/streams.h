@@ -67,7 +67,7 @@ static inline __attribute__((always_inline)) int http2_tell(
 }
 
 /* Returns -1 where it could not be told: the next packet tells it. */
-FLOW_INLINE int tell_opening(exchange_host host, const struct flow *flow, int from)
+FLOW_INLINE int tell_opening(exchange_host host, const struct http2_connection *connection, const struct flow *flow, int from)
 {
     __u32 place = from & 1;
     struct told_room *room = told_rooms.lookup(&place);
@@ -79,18 +79,21 @@ FLOW_INLINE int tell_opening(exchange_host host, const struct flow *flow, int fr
     room->told = told;
     opening = (struct http2_opening *)room->held;
     opening->owner = host.cgroup_id;
-    http2_describe(opening, flow);
+    http2_describe(opening, connection, flow);
     return http2_frames.ringbuf_output(room, sizeof(room->told) + sizeof(*opening), RINGBUF_NO_WAKEUP) ? -1 : 0;
 }
 
-/* The client has said the preface, which exchange_preface left in the socket buffer: go on with the frames behind it. */
+/* The connection is one of HTTP/2, as note_frames left it in the socket buffer: go on with its frames. */
 FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, exchange_host host, struct flow *flow, int from)
 {
     struct followed *followed = http2_of_socket.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
     if (followed) {
         followed->is_told = 0;
-        http2_begin(&followed->connection, flow, from, skb->cb[CB_AT]);
+        if (skb->cb[CB_BEGINS])
+            http2_begin(&followed->connection, flow, from, skb->cb[CB_AT]);
+        else
+            http2_join(&followed->connection);
         skb->cb[CB_AT] = 0;
         call_exchange(skb, from, CALL_FRAMES);
     }
@@ -144,11 +147,12 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
     const struct http2_look look = {host, skb, &slot->flow, &packet, from};
 
     if (!followed->is_told)
-        followed->is_told = !tell_opening(host, &slot->flow, from);
+        followed->is_told = !tell_opening(host, &followed->connection, &slot->flow, from);
     if (!skb->cb[CB_AT]) {
         if (packet.tcp_flags & (TCP_FIN | TCP_RST))
             http2_close(&look, &before);
-        if (!packet.payload_bytes || packet.tcp_flags & TCP_RST)
+        /* A FIN says how much came before it. */
+        if (!(packet.payload_bytes || packet.tcp_flags & TCP_FIN) || packet.tcp_flags & TCP_RST)
             return 1;
         taken = http2_skip(&look, side);
     }
@@ -162,10 +166,10 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
     if (taken >= 0 && offset < behind) {
         skb->cb[CB_AT] = 1;
         call_exchange(skb, from, CALL_FRAMES);
-        taken = -1; /* it was called too often */
+        taken = HTTP2_JUMPS; /* it was called too often */
     }
     if (taken < 0)
-        http2_lose(&look, &slot->flow);
+        http2_stumble(&look, &followed->connection, &slot->flow, taken);
     return 1;
 }
 

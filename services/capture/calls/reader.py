@@ -37,6 +37,7 @@ class _Calls(ctypes.Structure):
         ("unreadable", ctypes.c_uint64),
         ("forgotten", ctypes.c_uint64),
         ("missing", ctypes.c_uint64),
+        ("found", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
     )
 
@@ -104,12 +105,13 @@ class CallReader:
     @property
     def counters(self) -> dict[str, int]:
         """Header blocks that could not be read, behind each of which no table of its direction is known; connections that were
-        forgotten because there were too many; how often something that was told was lost.
+        forgotten because there were too many; how often something that was told was lost; how often frames were found again.
         """
         return {
             "pieces_block_unreadable": int(self._calls.unreadable),
             "pieces_connection_forgotten": int(self._calls.forgotten),
             "pieces_frames_missing": int(self._calls.missing),
+            "pieces_frames_found": int(self._calls.found),
         }
 
     def _open_handle(self) -> int:

@@ -99,16 +99,18 @@ class RequestCounter(enum.IntEnum):
     """It is sampled, and there was no room for its exchange."""
     UNPAIRED = 8
     """It is sampled, and which response is its own cannot be told: its exchange is not."""
-    CONNECTION_TLS = 9
-    CONNECTION_HTTP2 = 10
+    UNKNOWN = 9
+    """Its trace context, if it has one, may stand in a table of HPACK that is not known."""
+    CONNECTION_TLS = 10
+    CONNECTION_HTTP2 = 11
     """Its frames cannot be followed."""
-    CONNECTION_SWITCHED = 11
+    CONNECTION_SWITCHED = 12
     """By 101 Switching Protocols."""
-    CONNECTION_TUNNEL = 12
+    CONNECTION_TUNNEL = 13
     """Of a CONNECT."""
-    CONNECTION_PIPELINED = 13
+    CONNECTION_PIPELINED = 14
     """A request did not wait for the response before."""
-    CONNECTION_OTHER = 14
+    CONNECTION_OTHER = 15
     """The client said what is no request, time and again."""
 
     @property

@@ -92,6 +92,8 @@ def seeds() -> Iterator[bytes]:
         yield fuzz_input([frame])
     for talk in (*http_talks(), http2_streams()):
         yield fuzz_input(talk.frames)
+    yield fuzz_input(http2_streams().frames[5:])
+    yield fuzz_input(http2_calls().frames[3:])
     yield fuzz_input(tunnelled())
     yield fuzz_input(reversed(list(tunnelled())))
 
@@ -147,6 +149,17 @@ def http2_streams() -> Talk:
     talk.answer(0, answered + http2.frame(http2.DATA, 3, bytes(99))).answer(0, http2.frame(http2.DATA, 3, b"\1??", 9))
     talk.ask(0, http2.frame(http2.DATA, 1, bytes(9))[:12]).ask(0, bytes(6)).ask(0, http2.frame(http2.RST_STREAM, 1, bytes(4)))
     return talk.answer(0, http2.frame(http2.PING, 0, bytes(8)) + http2.frame(http2.GOAWAY, 0, bytes(8))).end(1, "server", RST)
+
+
+def http2_calls() -> Talk:
+    """Calls of a connection whose preface is left out, one segment of them lost on either side."""
+    coder, talk, whole = http2.Coder(), Talk(), http2.END_HEADERS | http2.END_STREAM
+    for number in range(12):
+        asked = http2.frame(http2.HEADERS, 2 * number + 1, coder.asks(number), http2.END_HEADERS)
+        asked += http2.frame(http2.DATA, 2 * number + 1, b"q", http2.END_STREAM)
+        answered = http2.frame(http2.HEADERS, 2 * number + 1, coder.answers(), whole)
+        talk.say(0, "client", asked, lost=number == 4).say(0, "server", answered, lost=number == 8)
+    return talk
 
 
 def tunnelled() -> Iterator[Frame]:

@@ -157,20 +157,6 @@ def test_what_is_passed_over_need_not_be_there(tmp_path, coder):
     assert [seconds(each) for each in exchanges] == [[1.0, 1.3, 2.0, 2.0], [1.4, 1.4, 2.0, 2.0]]
 
 
-@pytest.mark.parametrize("lost", ["client", "server"])
-def test_what_is_lost_ends_the_following_of_its_connection(tmp_path, coder, lost):
-    """Where heads may have been in what is missing nothing is guessed: what was over is told, the rest is not, and counted."""
-    talk = greeted().ask(1.0, frame(HEADERS, 1, coder.asks(0), WHOLE)).answer(1.1, frame(HEADERS, 1, coder.answers(), WHOLE))
-    talk.ask(1.2, frame(HEADERS, 3, coder.asks(1), WHOLE)).say(1.3, lost, frame(PING, 0, bytes(8)), lost=True)
-    talk.answer(1.4, frame(HEADERS, 3, coder.answers(), WHOLE)).ask(1.5, frame(HEADERS, 5, coder.asks(2), WHOLE))
-    talk.answer(1.6, frame(HEADERS, 5, coder.answers(), WHOLE))
-    exchanges, replayed = told(tmp_path, talk)
-    told_of = [0] if lost == "server" else [0, 1]
-    assert numbers(exchanges) == told_of
-    unpaired = {} if lost == "client" else {"requests_unpaired": 1}
-    assert counted(replayed) == {"requests_sampled": 2, "connections_http2": 1, **unpaired}
-
-
 @pytest.mark.parametrize("said", [
     frame(DATA, 0, b"x"), frame(HEADERS, 0, b""), frame(CONTINUATION, 1, b""), frame(PING, 0, b"1234567"),
     frame(SETTINGS, 1, b""), frame(SETTINGS, 0, b"12345"), frame(RST_STREAM, 1, b"123"), frame(WINDOW_UPDATE, 0, b"1"),
@@ -189,12 +175,6 @@ def test_a_preface_that_no_settings_follow_is_none(tmp_path):
     """The first frame of either end is SETTINGS."""
     talk = Talk().ask(1.0, PREFACE + frame(PING, 0, bytes(8)))
     assert counted(told(tmp_path, talk)[1]) == {"connections_http2": 1}
-
-
-def test_an_upgraded_connection_is_not_followed(tmp_path):
-    """Streams of it began before the preface; it is given up, and counted."""
-    talk = Talk().ask(1.0, b"GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n").answer(1.1, b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
-    assert counted(told(tmp_path, talk.ask(1.2, HELLO))[1]) == {"requests_absent": 1, "connections_http2": 1}
 
 
 def test_streams_that_are_open_at_once_are_bounded(tmp_path, coder):

@@ -1,11 +1,12 @@
 /* The reader of header blocks for tests: a shared library that reads blocks one after the other through one table. */
 #include "calls/hpack.h"
 
-struct hpack_table *check_new(void)
+struct hpack_table *check_new(int is_part)
 {
     struct hpack_table *table = calloc(1, sizeof(*table));
 
     hpack_begin(table);
+    table->is_part = (__u32)is_part;
     return table;
 }
 

@@ -52,7 +52,8 @@ class Fields(ctypes.Structure):
 
     _fields_ = (
         ("contexts", ctypes.c_uint8), ("is_request", ctypes.c_uint8), ("method", ctypes.c_uint8),
-        ("grpc_status", ctypes.c_uint8), ("status", ctypes.c_uint16), ("context", Header),
+        ("grpc_status", ctypes.c_uint8), ("status", ctypes.c_uint16), ("is_part", ctypes.c_uint8), ("pad", ctypes.c_uint8),
+        ("context", Header),
     )  # fmt: skip
 
     def said(self) -> tuple:
@@ -122,16 +123,18 @@ def library(tmp_path_factory):
 
 
 class Reader:
-    """One direction of a connection; without a table where nobody knows it."""
+    """One direction of a connection; of whose table a part is not known where it is `joined`."""
 
-    def __init__(self, library, *, table: bool = True) -> None:
+    def __init__(self, library, *, joined: bool = False) -> None:
         self.library = library
-        self.table = ctypes.c_void_p(library.check_new()) if table else None
+        self.table = ctypes.c_void_p(library.check_new(joined))
+        self.is_part = False
 
     def read(self, block: bytes) -> tuple | None:
         """What a block says; None where it is refused."""
         fields = Fields()
         failed = self.library.check_read(self.table, block, len(block), ctypes.byref(fields))
+        self.is_part = bool(fields.is_part)
         return None if failed else fields.said()
 
     def sizes(self) -> list[int]:
@@ -141,8 +144,7 @@ class Reader:
 
     def close(self) -> None:
         """Give its memory back."""
-        if self.table is not None:
-            self.library.check_close(self.table)
+        self.library.check_close(self.table)
 
 
 @settings(max_examples=400, deadline=None)
@@ -164,10 +166,10 @@ def test_blocks_are_read_as_the_librarys_decoder_reads_them(library, blocks):
 @given(st.lists(st.binary(max_size=80), max_size=3))
 def test_whatever_the_bytes_are_they_are_refused_or_read_as_the_library_reads_them(library, blocks):
     """Nothing but a refusal comes of garbage; where both read it, they read the same."""
-    decoder, ours, without = Decoder(max_header_list_size=2**20), Reader(library), Reader(library, table=False)
+    decoder, ours, joined = Decoder(max_header_list_size=2**20), Reader(library), Reader(library, joined=True)
     decoder.max_allowed_table_size = MOST_TABLE_BYTES
     for block in blocks:
-        without.read(block)
+        joined.read(block)
         said = ours.read(block)
         try:
             theirs = expected(decoder.decode(block, raw=True))
@@ -177,6 +179,7 @@ def test_whatever_the_bytes_are_they_are_refused_or_read_as_the_library_reads_th
             break
         assert said == theirs
     ours.close()
+    joined.close()
 
 
 def test_every_symbol_of_huffmans_code(library):
@@ -191,14 +194,41 @@ def test_every_symbol_of_huffmans_code(library):
 
 @pytest.mark.parametrize("huffman", [True, False])
 def test_without_a_table_a_context_is_found_by_its_form(library, huffman):
-    """A connection that is older than capture: a literal says it whether or not its name is known, an index does not."""
-    encoder, ours = Encoder(), Reader(library, table=False)
+    """A connection older than capture: a literal says it whether or not its name is known, and its index does from then on;
+    what stands in the table from before is unknown.
+    """
+    encoder, ours = Encoder(), Reader(library, joined=True)
     headers = [(":method", "POST"), ("x-id", context(7)[:-1]), ("traceparent", context(7))]
-    encoder.encode([("traceparent", "?"), ("x-id", "?")])
+    encoder.encode([("traceparent", "?"), ("x-id", "?"), ("traceparent", context(6))])
     plain = [(b":method", b"POST")]
-    block = encoder.encode(headers, huffman=huffman)
-    assert ours.read(block) == expected([*plain, (b"traceparent", context(7).encode())])
-    assert ours.read(encoder.encode(headers, huffman=huffman)) == expected(plain)
+    found = expected([*plain, (b"traceparent", context(7).encode())])
+    assert (ours.read(encoder.encode(headers, huffman=huffman)), ours.is_part) == (found, False)
+    assert (ours.read(encoder.encode(headers, huffman=huffman)), ours.is_part) == (found, False)
+    older = encoder.encode([*[(name.decode(), value.decode()) for name, value in plain], ("traceparent", context(6))])
+    assert (ours.read(older), ours.is_part) == (expected(plain), True)
+    ours.close()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(FIELDS, CHANGES, st.booleans()), max_size=8), st.integers(0, 7))
+def test_joined_later_nothing_is_read_but_what_was_said(library, blocks, unseen):
+    """Whatever was said before, and whatever the table's size was or becomes: what was added since, or needs no table, is as it
+    is for who saw it all, and a context is missed only where the block points at what is not known.
+    """
+    encoder, ours, ours_all = Encoder(), Reader(library, joined=True), Reader(library)
+    for number, (headers, change, huffman) in enumerate(blocks):
+        if change is not None:
+            encoder.header_table_size = change
+        block = encoder.encode(headers, huffman=huffman)
+        whole = ours_all.read(block)
+        if number < unseen:
+            continue
+        part = ours.read(block)
+        assert part is not None
+        assert ours.is_part or part[0] or whole[0] != 1 or whole[1][0] == "MALFORMED"
+        assert (part[3] in {HttpMethod.UNKNOWN, whole[3]}, part[4] in {0, whole[4]}, part[5] in {0, whole[5]}) == (True,) * 3
+    ours.close()
+    ours_all.close()
 
 
 @pytest.mark.parametrize("block", [
