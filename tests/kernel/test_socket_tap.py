@@ -1,6 +1,7 @@
 """The socket tap on this machine's kernel: real programs, real sockets, counts that are known beforehand."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -584,6 +585,27 @@ def test_what_cannot_be_compiled_says_why(tmp_path: Path, monkeypatch: pytest.Mo
         building.compile_source(broken, tmp_path / "broken.bpf")
     assert not_c.value.reason == "compile_failed"
     assert "error:" in not_c.value.detail
+
+
+def test_programs_that_the_kernel_refuses_are_compiled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package brings and this kernel does not take is made anew by this machine's bcc, and what it said is kept."""
+    first, _, rest = building.path().read_bytes().partition(b"\n")
+    head = json.loads(first)
+    head["programs"]["tap_nothing"]["instructions"][0] += 8  # without the first of its two, it returns what it does not have
+    head["programs"]["tap_nothing"]["instructions"][1] -= 8
+    brought = tmp_path / "brought.bpf"
+    brought.write_bytes(json.dumps(head).encode() + b"\n" + rest)
+    building.compile_here()
+    monkeypatch.setattr("bpf.PROGRAMS", brought)
+    assert building.find().origin == "package"
+    loaded = load_tap(TapConstants(64))
+    assert loaded.origin == "cache"
+    assert "R0 !read_ok" in loaded.refusal
+    loaded.close()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    with pytest.raises(TapLoadError) as without_bcc:
+        load_tap(TapConstants(64), python=tmp_path / "python")
+    assert without_bcc.value.reason == "load_failed"
 
 
 def test_who_may_not_load_is_told() -> None:

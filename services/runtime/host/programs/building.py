@@ -46,11 +46,11 @@ def source_id() -> str:
 
 def built() -> Found | None:
     """Return the package's programs, or those that this machine has compiled before; None where there are neither."""
-    for origin, path in (("package", bpf.PROGRAMS), ("cache", _kept())):
-        programs = _read(path, source_id())
-        if programs:
-            return Found(programs, origin)
-    return None
+    programs = _read(bpf.PROGRAMS)
+    if programs:
+        return Found(programs, "package")
+    programs = _read_kept()
+    return Found(programs, "cache") if programs else None
 
 
 def path(python: Path = SYSTEM_PYTHON) -> Path:
@@ -71,14 +71,19 @@ def compile_here(python: Path = SYSTEM_PYTHON, *, timeout_seconds: float = 300.0
     except OSError:
         with tempfile.TemporaryDirectory(prefix="wirespan-") as passing:
             return Found(_compiled(Path(passing) / "tap.bpf", python, timeout_seconds), "compiled")
-    programs = _read(kept, source_id())
+    programs = _read_kept()
     return Found(programs, "cache") if programs else Found(_compiled(kept, python, timeout_seconds), "compiled")
 
 
 def cache_folder() -> Path:
-    """Return where what was compiled is kept."""
+    """Return where what was compiled is kept; for somebody without a home, a folder that nobody can make."""
     given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / _CACHE_FOLDER
+    if given:
+        return Path(given) / _CACHE_FOLDER
+    try:
+        return Path.home() / ".cache" / _CACHE_FOLDER
+    except RuntimeError:
+        return Path("/nonexistent", _CACHE_FOLDER)
 
 
 def compile_source(
@@ -122,12 +127,22 @@ def _compiled(target: Path, python: Path, timeout_seconds: float) -> CompiledPro
     return CompiledPrograms.read(target)
 
 
-def _read(path: Path, identity: str) -> CompiledPrograms | None:
+def _read(path: Path) -> CompiledPrograms | None:
+    """Return what this source was compiled to; None where the file is not there, or of another source."""
     try:
         programs = CompiledPrograms.read(path)
     except (OSError, ValueError):
         return None
-    return programs if programs.id == identity else None
+    return programs if programs.id == source_id() else None
+
+
+def _read_kept() -> CompiledPrograms | None:
+    """The same of the cache: what somebody else put there is not given to the kernel."""
+    try:
+        owner = _kept().stat().st_uid
+    except OSError:
+        return None
+    return _read(_kept()) if owner in {0, os.geteuid()} else None
 
 
 def _recorder(folder: Path) -> Path:
