@@ -578,7 +578,7 @@ def test_what_cannot_be_compiled_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(TapLoadError) as no_python:
         load_tap(TapConstants(64), python=tmp_path / "python")
     assert no_python.value.reason == "no_system_python"
-    assert not list((tmp_path / "cache" / "wirespan").iterdir())
+    assert not list((tmp_path / "cache" / "wirespan").glob("*.bpf*"))
     broken = tmp_path / "broken.c"
     broken.write_text("int nothing(\n")
     with pytest.raises(ProgramsError) as not_c:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+import json
+import os
 import re
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,24 @@ def test_it_is_compiled_to_the_same_bytes_anywhere(tmp_path: Path) -> None:
     building.compile_source(elsewhere / "tap" / "socket_tap.c", again, below=elsewhere)
     assert again.read_bytes() == building.path().read_bytes()
     assert str(tmp_path).encode() not in again.read_bytes()
+
+
+def test_of_many_who_need_it_one_compiles(tmp_path: Path) -> None:
+    """Processes that find nothing compiled, all at once: one compiles, the others wait and have what it made."""
+    python = tmp_path / "python"
+    compiled = tmp_path / "compiled"
+    head = json.dumps({"id": building.source_id(), "compiler": "none", "types": [0, 0], "maps": {}, "programs": {}})
+    # In the compiler's place: its last argument is the file that it makes.
+    python.write_text(f"#!/bin/sh\necho one >> {compiled}\nfor file; do :; done\necho '{head}' > $file\n")
+    python.chmod(0o755)
+    script = (
+        f"from pathlib import Path\nfrom services.runtime.host.programs import building\n"
+        f"print(building.compile_here(Path({str(python)!r})).programs.compiler)\n"
+    )
+    command, environ = [sys.executable, "-c", script], os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    asking = [subprocess.Popen(command, cwd=bpf.SOURCE_DIRECTORY.parent, env=environ, stdout=subprocess.PIPE) for _ in range(4)]
+    assert [each.communicate()[0] for each in asking] == [b"none\n"] * 4
+    assert compiled.read_text() == "one\n"
 
 
 @needs_bcc

@@ -1,11 +1,12 @@
 """Where compiled programs come from: the package, which brings them; else they are compiled here, once for a source.
 
-Compiling takes the system's bcc and 190 MB for ten seconds, in a child; what it made is kept in the user's cache. Whoever
-compiles at the same time as another compiles the same: each writes a file of its own and gives it its name when it is whole.
+Compiling takes the system's bcc and 190 MB for ten seconds, in a child; what it made is kept in the user's cache. Of those
+who would compile at the same time one does, and the others wait for it; a file has its name when it is whole.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -68,11 +69,14 @@ def compile_here(python: Path = SYSTEM_PYTHON, *, timeout_seconds: float = 300.0
     kept = _kept()
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = kept.with_suffix(".lock").open("w")
     except OSError:
         with tempfile.TemporaryDirectory(prefix="wirespan-") as passing:
             return Found(_compiled(Path(passing) / "tap.bpf", python, timeout_seconds), "compiled")
-    programs = _read_kept()
-    return Found(programs, "cache") if programs else Found(_compiled(kept, python, timeout_seconds), "compiled")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        programs = _read_kept()
+        return Found(programs, "cache") if programs else Found(_compiled(kept, python, timeout_seconds), "compiled")
 
 
 def cache_folder() -> Path:
