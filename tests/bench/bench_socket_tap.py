@@ -26,7 +26,15 @@ import numpy as np
 from services.capture.live.owners.cgroups import find_root
 from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.exchanges import TapExchanges
-from services.capture.live.tap.loader import QUESTION_PROGRAMS, LoadedTap, Switch, TapConstants, connect_calls, load_tap
+from services.capture.live.tap.loader import (
+    QUESTION_PROGRAMS,
+    LoadedTap,
+    Switch,
+    TapConstants,
+    connect_calls,
+    load_tap,
+    write_bits,
+)
 from services.capture.live.tap.slot_layout import SLOT
 from services.capture.live.tap.socket_tap import tick_ns
 from tests.support.node import bpf_info
@@ -318,6 +326,7 @@ def main() -> None:
         return
     traces = frozenset({Switch.TRACE_CONTEXT} if arguments.trace_context else set())
     loaded = load_tap(TapConstants(SLOTS, traces, tick_ns()))
+    write_bits(loaded, "dns_ports", [53])
     connect_calls(loaded, QUESTION_PROGRAMS)
     if traces:
         TapExchanges(loaded, lambda slots: np.zeros(len(slots), SLOT), 1)
