@@ -47,6 +47,8 @@ FLOW_INLINE void http2_begin(struct http2_connection *connection, const struct f
 
     http2_expect_head(&connection->sides[0]);
     http2_expect_head(&connection->sides[1]);
+    connection->sides[0].trial = 0;
+    connection->sides[1].trial = 0;
     connection->sides[from & 1].next = sequence + HTTP2_PREFACE_BYTES;
     connection->sides[from & 1].state = HTTP2_IS_PLACED | HTTP2_OPENS_SIDE;
     connection->sides[(from & 1) ^ 1].next = server->next_sequence;
@@ -70,8 +72,8 @@ FLOW_INLINE void http2_join(struct http2_connection *connection)
 FLOW_INLINE void http2_describe(
         struct http2_opening *opening, const struct http2_connection *connection, const struct flow *flow)
 {
-    opening->missed[FLOW_TX] = !!(connection->sides[FLOW_TX].state & HTTP2_ON_TRIAL);
-    opening->missed[FLOW_RX] = !!(connection->sides[FLOW_RX].state & HTTP2_ON_TRIAL);
+    opening->missed[FLOW_TX] = connection->sides[FLOW_TX].trial;
+    opening->missed[FLOW_RX] = connection->sides[FLOW_RX].trial;
     opening->flow_first_ns = flow->first_ns;
     __builtin_memcpy(opening->local_address, flow->local_address, 16);
     __builtin_memcpy(opening->remote_address, flow->remote_address, 16);
@@ -195,7 +197,7 @@ FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *sid
         http2_step_payload(side, there);
     http2_settle();
     side->next += side->taken;
-    if (!(side->state & HTTP2_ON_TRIAL) && http2_is_told(side) && (side->parts || side->held))
+    if (!side->trial && http2_is_told(side) && (side->parts || side->held))
         http2_tell_frame(look, side, side->parts, offset + at, side->held);
     http2_settle();
     if (side->parts & HTTP2_ENDS)
@@ -216,7 +218,7 @@ FLOW_INLINE int http2_skip(const struct http2_look *look, struct http2_side *sid
     if (!sequence_after(look->packet->sequence, side->next))
         return 0;
     if (!http2_is_passing(side) || missing > side->left) {
-        if (!(side->state & HTTP2_ON_TRIAL))
+        if (!side->trial)
             return HTTP2_JUMPS;
         http2_lose_place(side);
         side->next = look->packet->sequence;
@@ -228,7 +230,7 @@ FLOW_INLINE int http2_skip(const struct http2_look *look, struct http2_side *sid
     side->next += missing;
     if (side->left)
         return 0;
-    if (!(side->state & HTTP2_ON_TRIAL) && http2_is_told(side))
+    if (!side->trial && http2_is_told(side))
         http2_tell_frame(look, side, HTTP2_ENDS, 0, 0);
     http2_frame_ends(side);
     return 0;
@@ -261,11 +263,11 @@ FLOW_INLINE int http2_stumble(const struct http2_look *look, struct http2_connec
 {
     struct http2_side *side = &connection->sides[look->from & 1];
     const struct http2_side *other = &connection->sides[(look->from & 1) ^ 1];
-    int on_trial = side->state & HTTP2_ON_TRIAL;
+    int on_trial = side->trial;
     struct http2_told told = {.flow_id = flow->id, .time_ns = flow->last_ns, .what = HTTP2_MISSES, .from = (__u8)look->from};
 
     http2_lose_place(side);
-    if (on_trial && (!(other->state & HTTP2_ON_TRIAL) || ++connection->trials < HTTP2_MOST_TRIALS))
+    if (on_trial && (!other->trial || ++connection->trials < HTTP2_MOST_TRIALS))
         return 1;
     if (on_trial || how == HTTP2_IS_NONE)
         told.what = HTTP2_OVER;

@@ -4,7 +4,7 @@
  * segments. A frame's payload is passed over by its length, but for header blocks (follow.h).
  *
  * Where a direction's place is not known, the next segment's beginning is taken for a frame's, on trial: it is where programs begin to
- * write. So many frames in a row that look like their kind prove it; by what else is there three never are.
+ * write. So many frames in a row that look like their kind prove it.
  */
 #ifndef WIRESPAN_HTTP2_FRAME_H
 #define WIRESPAN_HTTP2_FRAME_H
@@ -43,7 +43,6 @@ enum http2_flag {
 enum http2_side_state {
     HTTP2_IS_PLACED = 1, /* `next` is known */
     HTTP2_OPENS_SIDE = 2, /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
-    HTTP2_ON_TRIAL = 4, /* that frames begin where they are taken to is not proved */
 };
 
 /* One direction. */
@@ -66,7 +65,7 @@ struct http2_side {
     /* What a step has taken so far: here, and not in a variable, so that BPF's verifier forgets how it came to it. */
     __u8 parts; /* enum http2_part */
     __u16 held; /* bytes of a header block */
-    __u8 proved; /* frames of a trial */
+    __u8 trial; /* so many more frames are to prove that they begin where they are taken to */
     __u8 pad;
     __u32 taken; /* bytes */
 };
@@ -102,48 +101,47 @@ FLOW_INLINE void http2_lose_place(struct http2_side *side)
 {
     http2_expect_head(side);
     side->block = 0;
-    side->proved = 0;
-    side->state = HTTP2_ON_TRIAL;
+    side->trial = HTTP2_PROOF_FRAMES;
+    side->state = 0;
 }
 
-/* Bits of flags that a frame of a type may have, of those that open, carry or end a stream (RFC 9113 6). */
-FLOW_INLINE __u32 http2_flags_of(__u8 type)
+/* What frames of each type are like (RFC 9113 6), type 0 in the lowest bits of a word; PUSH_PROMISE is rare enough to be none. */
+#define HTTP2_FLAGS_OF    (0x09ull | 0x2dull << 6 | 0x01ull << 24 | 0x01ull << 36 | 0x04ull << 54) /* six bits each */
+#define HTTP2_LENGTHS_OF  0x408004500ull /* four bits each: the only one there is */
+#define HTTP2_OF_STREAM   0x20fu /* a bit each: has a stream, the client's */
+#define HTTP2_OF_NONE     0x0d0u /* has none */
+#define HTTP2_SAYS_BYTES  0x003u /* has payload, or ends its stream: a row of zeroes would be frames else */
+#define HTTP2_IS_PROVABLE 0x3dfu
+
+/* 1 where a number is not 0, for what is below 2^63: without a comparison, as the next function is. */
+FLOW_INLINE __u64 http2_is_set(__u64 number)
 {
-    if (type == HTTP2_HEADERS)
-        return HTTP2_END_STREAM | HTTP2_END_HEADERS | HTTP2_PADDED | HTTP2_HAS_PRIORITY;
-    if (type == HTTP2_CONTINUATION)
-        return HTTP2_END_HEADERS;
-    return type == HTTP2_DATA ? HTTP2_END_STREAM | HTTP2_PADDED : 0;
+    number = 0 - number;
+    __asm__("" : "+r"(number));
+    return number >> 63;
 }
 
 /*
- * Whether a frame's head looks like one that programs send, to nothing undefined and nothing rare: what http2_take_head lets pass
- * besides is possible, and proves nothing.
+ * Whether a frame's head looks like one that programs send, with nothing undefined and nothing rare: what http2_take_head lets pass
+ * besides is possible, and proves nothing. In one expression: BPF's verifier walks what follows once for each branch.
  */
 FLOW_INLINE int http2_is_plausible(const __u8 *head)
 {
-    __u32 length = (__u32)head[0] << 16 | (__u32)head[1] << 8 | head[2];
-    __u32 stream = (__u32)head[5] << 24 | (__u32)head[6] << 16 | (__u32)head[7] << 8 | head[8];
-    __u8 type = head[3];
-    __u8 flags = head[4];
+    __u64 length = (__u64)head[0] << 16 | (__u64)head[1] << 8 | head[2];
+    __u64 stream = (__u64)head[5] << 24 | (__u64)head[6] << 16 | (__u64)head[7] << 8 | head[8];
+    __u64 type = head[3];
+    __u64 flags = head[4];
+    __u64 of = type & 15;
+    __u64 only = HTTP2_LENGTHS_OF >> 4 * of & 15;
+    __u64 wrong = type >> 4 | ~(HTTP2_IS_PROVABLE >> of) & 1;
 
-    if (length > HTTP2_TRIAL_BYTES || stream >> 31)
-        return 0;
-    if (type == HTTP2_WINDOW_UPDATE)
-        return length == 4 && !flags;
-    if (type == HTTP2_SETTINGS)
-        return !stream && (flags ? flags == HTTP2_END_STREAM && !length : !(length % 6)); /* its ACK has the same bit */
-    if (type == HTTP2_PING)
-        return !stream && length == 8 && flags <= HTTP2_END_STREAM;
-    if (type == HTTP2_GOAWAY)
-        return !stream && length >= 8 && !flags;
-    /* Of streams that clients open. One without a byte that ends nothing would be what a row of zeroes looks like. */
-    if (!(stream & 1) || flags & ~http2_flags_of(type) ||
-            (!length && type != HTTP2_CONTINUATION && !(flags & HTTP2_END_STREAM)))
-        return 0;
-    if (type == HTTP2_RST_STREAM)
-        return length == 4;
-    return type == HTTP2_PRIORITY ? length == 5 : type == HTTP2_DATA || type == HTTP2_HEADERS || type == HTTP2_CONTINUATION;
+    wrong |= flags & ~(HTTP2_FLAGS_OF >> (6 * of & 63) & 63);
+    wrong |= (length + 0xffffffffull - HTTP2_TRIAL_BYTES) >> 32 | stream >> 31;
+    wrong |= HTTP2_OF_STREAM >> of & ~stream & 1;
+    wrong |= HTTP2_OF_NONE >> of & http2_is_set(stream);
+    wrong |= http2_is_set(only) & http2_is_set(length ^ only);
+    wrong |= HTTP2_SAYS_BYTES >> of & ~(http2_is_set(length) | flags) & 1;
+    return !wrong;
 }
 
 /*
@@ -161,12 +159,12 @@ FLOW_INLINE int http2_take_head(struct http2_side *side)
     side->flags = side->head[4];
     if (side->state & HTTP2_OPENS_SIDE && side->type != HTTP2_SETTINGS)
         return -1;
-    if (side->state & HTTP2_ON_TRIAL) {
+    if (side->trial) {
         if (!http2_is_plausible(side->head))
             return -1;
-        if (++side->proved == HTTP2_PROOF_FRAMES)
-            side->state &= (__u8)~HTTP2_ON_TRIAL;
+        side->trial--;
     }
+    http2_settle();
     side->state &= (__u8)~HTTP2_OPENS_SIDE;
     if ((side->block != 0) != (side->type == HTTP2_CONTINUATION) || (side->block && stream != side->stream))
         return -1;

@@ -21,7 +21,7 @@ static inline __attribute__((always_inline)) int http2_tell(
 #ifndef FRAME_PAGES
 #define FRAME_PAGES 2048 /* 8 MiB: what is told of 20,000 calls of gRPC between two looks */
 #endif
-#define FRAMES_AT_ONCE 12 /* by a program, which calls itself 31 times for a packet: 380 */
+#define FRAMES_AT_ONCE 9 /* by a program, which calls itself 31 times for a packet: 280 */
 
 struct followed {
     struct http2_connection connection;

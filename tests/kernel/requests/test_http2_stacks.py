@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
+import grpc
 import pytest
 
 from proto.columns import ExchangeEnd, Observer, Role
@@ -10,9 +13,11 @@ from services.capture.live.records import monotonic_ns
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.packets.http2_stacks import STACKS, is_missing
+from tests.support.packets.http2_talk import context
 from tests.support.packets.http_talk import counted
 from tests.support.packets.pcap import write
 from tests.support.packets.replayed import replay_files
+from tests.support.ports import free_port
 
 pytestmark = [
     pytest.mark.xdist_group("socket_tap"),
@@ -46,6 +51,36 @@ def live(talk, tmp_path):
     for role, port in ((Role.CLIENT, "local_port"), (Role.SERVER, "remote_port")):
         ends[role] = {(int(row[port]), int(row["record"]) & 0x7FFFFFFF): row for row in rows if row["role"] == role}
     return ends, frames, counters
+
+
+def test_a_channel_that_is_older_than_the_capture_is_joined():
+    """Its calls that begin after the first two are told at both ends, under their own callers; the others are not."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    unary = grpc.unary_unary_rpc_method_handler(lambda asked, _context: asked)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Unary": unary})])
+    port = next(port for port in iter(free_port, 0) if port < 32_768)  # the client's end tells by it who is who
+    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/t.T/Unary")
+        for number in range(3):
+            call(b"x" * number, metadata=[("traceparent", context(number))])
+        with SocketTap(capacity=4096, trace_context=True, rules=TapRules(loopback=True)) as tap:
+            for number in range(3, 23):
+                call(b"x" * number, metadata=[("traceparent", context(number))])
+            tap.detach()
+            columns = [
+                each.columns
+                for each in ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True)
+            ]
+            counters = tap.counters
+    server.stop(0).wait()
+    for role, of_server in ((Role.CLIENT, "remote_port"), (Role.SERVER, "local_port")):
+        ours = [each["trace_id"][(each["role"] == role) & (each[of_server] == port)] for each in columns]
+        told = [int.from_bytes(trace_id.tobytes(), "big") - 1 for each in ours for trace_id in each]
+        assert told == sorted(told)
+        assert set(told) <= set(range(3, 23))
+        assert set(told) >= set(range(5, 23)), counters
 
 
 def test_every_call_is_told_at_both_ends(stack, tmp_path):
