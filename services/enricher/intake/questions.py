@@ -75,7 +75,7 @@ class Questions:
         local = of_resource[spans["resource"]]
         peers, peer = self._peers_of(spans, local, places, scanned.names, index)
         self._pile(spans, local, places, peers, peer)
-        self._pile_other_ends(spans, [places[number].node for number in local.tolist()], index, now_unix_ns)
+        self._pile_other_ends(spans, local, places, index, now_unix_ns)
 
     def messages(self, limit: int) -> list[tuple[str, int, int, bytes]]:
         """Return all that is piled up as messages: subject, questions, rows and payload. The piles are empty then."""
@@ -155,28 +155,28 @@ class Questions:
             pile.questions += len(chosen)
             self.rows += len(rows)
 
-    def _pile_other_ends(self, spans: Array, nodes: Sequence[str], index: Index | None, now_unix_ns: int) -> None:
+    def _pile_other_ends(
+        self, spans: Array, local: npt.NDArray[np.int64], places: list[Local], index: Index | None, now_unix_ns: int
+    ) -> None:
         """Tell the clients' nodes by which end of which connection servers say that they were asked.
 
         Without a cluster nobody knows where an address is: the server's own node is told, in case the client is there too.
         """
         knows = (spans["kind"] == SpanKind.SERVER) & (spans["peer_port"] != 0)
         knows &= (spans["peer_address"] != _NOWHERE) & (spans["parent_span_id"] != _NO_SPAN)
-        by_node: dict[str, list[int]] = {}
-        found: dict[bytes, str | None] = {}
-        for row in np.flatnonzero(knows).tolist():
-            address = spans["peer_address"][row].tobytes()
-            if address not in found:
-                found[address] = self._locals.node_of(address, index, now_unix_ns)
-            node = found[address] or (nodes[row] if index is None or not len(index) else None)
-            if node is not None:
-                by_node.setdefault(node, []).append(row)
-        for node, chosen in by_node.items():
+        spans, local = spans[knows], local[knows]
+        if index is not None and len(index):
+            addresses, which = np.unique(spans["peer_address"], return_inverse=True)
+            nodes = [self._locals.node_of(address, index, now_unix_ns) for address in addresses.tolist()]
+        else:
+            nodes, which = [place.node for place in places], local
+        for node in dict.fromkeys(filter(None, nodes)):
+            chosen = spans[np.isin(which, [number for number, each in enumerate(nodes) if each == node])]
             pile = self._piles.setdefault(node, _Pile())
             rows = np.zeros(len(chosen), ROW)
             for name in ("trace_id", "start_ns", "end_ns", "peer_address", "peer_port"):
-                rows[name] = spans[name][chosen]
-            rows["span_id"], rows["kind"] = spans["parent_span_id"][chosen], OTHER_END
+                rows[name] = chosen[name]
+            rows["span_id"], rows["kind"] = chosen["parent_span_id"], OTHER_END
             rows["local"] = pile.locals.setdefault("", len(pile.locals))
             rows["question"] = np.arange(pile.questions, pile.questions + len(rows))
             pile.rows.append(rows)
