@@ -130,10 +130,10 @@ class Questions:
         sizes = np.array([len(each.addresses) for each in peers])
         flat = np.frombuffer(b"".join(address for each in peers for address in each.addresses), "V16")
         firsts = np.cumsum(sizes) - sizes
-        piles = [self._piles.setdefault(each.node, _Pile()) for each in places]
-        indexes = np.array(
-            [pile.locals.setdefault(each.local, len(pile.locals)) for pile, each in zip(piles, places, strict=True)], "<u4"
-        )
+        indexes = np.zeros(len(places), "<u4")
+        for place in np.unique(local).tolist():  # a node of which nothing is left to ask has no pile
+            known = self._piles.setdefault(places[place].node, _Pile()).locals
+            indexes[place] = known.setdefault(places[place].local, len(known))
         nodes = list(dict.fromkeys(each.node for each in places))
         node_of = np.array([nodes.index(each.node) for each in places])[local]
         for number, node in enumerate(nodes):
@@ -172,6 +172,8 @@ class Questions:
             nodes, which = [place.node for place in places], local
         for node in dict.fromkeys(filter(None, nodes)):
             chosen = spans[np.isin(which, [number for number, each in enumerate(nodes) if each == node])]
+            if not len(chosen):
+                continue
             pile = self._piles.setdefault(node, _Pile())
             rows = np.zeros(len(chosen), ROW)
             for name in ("trace_id", "start_ns", "end_ns", "peer_address", "peer_port"):

@@ -242,6 +242,14 @@ def test_spans_of_many_pods_come_to_their_nodes(index):
     assert asking.spans == {"unknown_local": 2}
 
 
+def test_a_node_of_which_nothing_is_left_to_ask_is_not_asked(index):
+    """Where all of a node's spans are too old, and those of another are not."""
+    asking = Asking(index)
+    groups = [(key_values({"k8s.pod.uid": uid}), [made]) for uid, made in ((CART, near()), (REDIS, span(2, start=1, end=2)))]
+    assert set(asking.ask_of(together(groups), 2)) == {"spans.asked.worker-a"}
+    assert asking.spans == {"too_old": 1}
+
+
 def test_a_servers_span_asks_about_its_client(index):
     """The peer of a SERVER span is who asked, by address and port."""
     made = near(kind=SERVER, client__address="10.42.0.10", client__port=40016, server__port=80)
