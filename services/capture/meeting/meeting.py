@@ -116,7 +116,7 @@ class Meeting:
                     peers = together[together["number"] <= chosen[-1]]
                     is_anybodys = _UNKNOWN in peers["peer_address"].tolist()
                     habits = self._habits_of((local, server, min(peers["peer_address"].tolist())))
-                    rivals = self._questions.left(asked[~anybodys]) if is_anybodys else asked[anybodys]
+                    rivals = asked[~anybodys & ~_told(asked, found)] if is_anybodys else asked[anybodys]
                     found.append(self._answer(peers, rivals, (numbers[ours], facts[ours]), rows, habits))
         met = np.concatenate(found)
         self.ring.tell(met["flow_id"], met["number"])
@@ -186,6 +186,13 @@ def _numbered(asked: Asked) -> tuple[Indexes, Indexes]:
     """Return the first row of each question, and of each row the question's place among these."""
     _, first, of_row = np.unique(asked["number"], return_index=True, return_inverse=True)
     return first, of_row
+
+
+def _told(asked: Asked, found: Iterable[Exchanges]) -> npt.NDArray[np.bool_]:
+    """Which rows are of spans whose exchanges were found."""
+    spans = [each["parent_span_id"].tobytes() for exchanges in found for each in exchanges]
+    told: npt.NDArray[np.bool_] = np.isin(asked["span_id"], np.array(spans, asked["span_id"].dtype))
+    return told
 
 
 def _with_any_peer(asked: Asked) -> npt.NDArray[np.bool_]:

@@ -87,10 +87,6 @@ class Questions:
         """Return who is meant by the numbers in `local`."""
         return {number: name for name, number in self._locals.items()}
 
-    def left(self, rows: Rows) -> Rows:
-        """Return those of these questions that wait still."""
-        return rows[np.isin(rows["number"], self._waiting["number"])]
-
     def answered(self, numbers: npt.NDArray[np.int64]) -> None:
         """These questions wait no more."""
         self._waiting = self._waiting[~np.isin(self._waiting["number"], numbers)]
