@@ -1,6 +1,7 @@
 # Two targets do everything on a fresh machine: `make run` and `make test`. Both install what they need.
 SHELL := /bin/bash
 VENV := .venv
+WEB := services/cli/view/web
 BIN := $(VENV)/bin
 # Quiet pytest workers: two are what a small machine has; PYTEST_WORKERS=8 where there is more.
 PYTEST_WORKERS ?= 2
@@ -66,6 +67,7 @@ check: setup-test ## lint, types, import contracts, C format, generated document
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@[ ! -x $(WEB)/node_modules/.bin/tsc ] || (cd $(WEB) && node_modules/.bin/tsc --noEmit)
 	$(BIN)/clang-format --dry-run --Werror bpf/*/*.[ch] bpf/engine/*/*.[ch] bpf/replay/*/*.[ch] bpf/tap/*/*.[ch]
 
 format: ## format Python and C
@@ -142,4 +144,4 @@ bench-quick: setup-test ## those that need no kernel and no bus, in two minutes,
 	$(BIN)/python -m tests.bench --quick --into docs/performance.md
 
 clean: ## remove what was built or installed here
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bpf/*.so
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bpf/*.so $(WEB)/node_modules $(WEB)/../assets

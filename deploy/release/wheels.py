@@ -64,6 +64,8 @@ def check(wheel: Path, platform: str) -> None:
     """Exit where the wheel lacks its library, or needs more than its tag says."""
     with zipfile.ZipFile(wheel) as archive:
         # e_machine, of which no value here needs its second byte
+        if "services/cli/view/assets/index.html" not in archive.namelist():
+            print(f"{wheel.name}: without the page of `wirespan view`, which was not built here")
         machines = {archive.read(library)[18] for library in LIBRARIES}
     if machines != {{"x86_64": 62, "aarch64": 183}[platform.removeprefix("manylinux_2_28_")]}:
         sys.exit(f"{wheel.name}: a library of it is for another machine ({machines})")

@@ -82,6 +82,11 @@ class Kept:
         self.complete = True
         self.tell()
 
+    def note(self, line: str) -> None:
+        """Say something of where the records come from."""
+        self.notes.append(line)
+        self.tell()
+
     def tell(self) -> None:
         """Wake whoever waits for a change."""
         self._changed.set()

@@ -54,7 +54,7 @@ async def keep_bus(kept: Kept, source: BusSource) -> None:
     try:
         await _keep(kept, source.recent())
     except CliError as error:
-        kept.notes.append(str(error))
+        kept.note(str(error))
     await _keep(kept, source.live())
 
 
