@@ -219,7 +219,7 @@ async def _up(
     wanted: FlowFilter,
     duration: float | None,
     beside: Callable[..., Coroutine[Any, Any, None]] | None,
-    page: Callable[[Pipeline, str, Callable[[str], None]], AbstractAsyncContextManager[None]],
+    page: Callable[[Pipeline, str], AbstractAsyncContextManager[str]],
 ) -> int:
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -227,20 +227,20 @@ async def _up(
         notes.print(line, markup=False, soft_wrap=True)
 
     say("starting: no connection is seen yet ..." if plan.live else source.said)
-    async with running_pipeline(plan, asked, say=say) as pipeline:
+    async with running_pipeline(plan, asked, say=say) as pipeline, page(pipeline, source.said) as viewed:
+        # From here on nothing may take long: what ends before somebody looks is not shown.
         await asked.or_end(pipeline.until_capturing())
         if plan.live:
             say(source.said)
+        for line in filter(None, (viewed, *_introduction(pipeline))):
+            say(line)
 
         async def looked_at() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(duration):
                     await pipeline.guard(show(pipeline, console, wanted))
 
-        async with page(pipeline, source.said, say):
-            for line in _introduction(pipeline):
-                say(line)
-            await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
+        await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
         await pipeline.drain(_DRAIN_SECONDS)
         ledger = await pipeline.ledger()
     console.print(ledger_table(ledger, str(plan.destination), live=plan.live))
@@ -250,21 +250,20 @@ async def _up(
 
 
 @contextlib.asynccontextmanager
-async def _page(pipeline: Pipeline, said: str, say: Callable[[str], None], where: socket.socket | None) -> AsyncIterator[None]:
-    """Serve the page of the run and say where; where it cannot be served, why. The run goes on without."""
+async def _page(pipeline: Pipeline, said: str, where: socket.socket | None) -> AsyncIterator[str]:
+    """Serve the page of the run; yields the line that says where or, where it cannot be served, why. A run goes on without."""
     if where is None:
-        say(why_not_built())
-        yield
+        yield why_not_built()
         return
     from services.cli.view.running import beside  # noqa: PLC0415 - a run without a page does without its server
 
     async with beside(pipeline, said, where) as url:
-        say(f"the page to look at: {url}")
-        yield
+        yield f"the page to look at: {url}"
 
 
-def _no_page(_pipeline: Pipeline, _said: str, _say: Callable[[str], None]) -> AbstractAsyncContextManager[None]:
-    return contextlib.nullcontext()
+@contextlib.asynccontextmanager
+async def _no_page(_pipeline: Pipeline, _said: str) -> AsyncIterator[str]:
+    yield ""
 
 
 def _introduction(pipeline: Pipeline) -> list[str]:
