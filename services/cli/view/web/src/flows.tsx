@@ -6,7 +6,13 @@ import { Mark, Rows } from "./rows";
 import { type Place, asked, change, go } from "./url";
 
 const MOST = 5000;
-const TOLD = new Set(["outcome", "verdict"]);
+
+/** An outcome that failed and a verdict that names a trouble stand out; nothing else does. */
+function marked(column: string, cell: string, level: number): string {
+  const told = (column === "outcome" && level === 3) || (column === "verdict" && cell !== "ok" && cell !== "-");
+  return told ? `level-${level}` : "";
+}
+
 const DATED = 12;
 const DAY = 11;
 
@@ -84,7 +90,7 @@ export function Flows({ here, version }: { here: Place; version: number }) {
             <>
               <span role="cell"><Mark level={row.level} /></span>
               {row.cells.map((cell, column) => (
-                <span key={column} role="cell" class={found!.numeric[column] && column ? "number" : TOLD.has(found!.columns[column]) ? `level-${row.level}` : ""} title={cell}>
+                <span key={column} role="cell" class={found!.numeric[column] && column ? "number" : marked(found!.columns[column], cell, row.level)} title={cell}>
                   {column === 1 ? <a href={`/?view=connection&flow=${row.flow}`} tabIndex={-1}>{cell}</a> : column ? cell : cell.slice(common.length)}
                 </span>
               ))}
