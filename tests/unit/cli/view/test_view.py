@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from proto.columns import Outcome
+from proto.columns import Observer, Outcome, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.cli.errors import CliError, UsageError
 from services.cli.explain.connections import Seen
@@ -23,7 +23,7 @@ from services.cli.view.listening import listener
 from services.cli.view.server import Page, serving
 from services.cli.views.flow_columns import FLOW_COLUMNS
 from services.cli.views.flow_view import flow_views
-from tests.unit.cli.flow_records import record_batch
+from tests.unit.cli.flow_records import START, record_batch
 
 TOKEN = "a token that is long enough"
 
@@ -126,6 +126,25 @@ async def test_connection_says_what_explain_says(kept: Kept, built: Path) -> Non
     assert (said["head"], said["sentence"], said["because"]) == (told.head, told.advice.sentence, told.because)
     assert [step["what"] for step in said["story"]] == [step.text for step in told.steps]
     assert [bar["kind"] for lane in said["lanes"] for bar in lane["bars"]] == ["record", "connect"]
+
+
+async def test_both_ends_are_on_one_axis_of_time(kept: Kept, built: Path) -> None:
+    """What client and server told of a connection is one connection, asked for by either's flow; both decide."""
+    times = {"flow_start_unix_ns": START, "start_unix_ns": START, "end_unix_ns": START + 900_000_000}
+    seen = {"observer": Observer.SOCKET, "isn_seen": 3, "response_time_max_ns": 800_000_000, **times}
+    client = between("shop/frontend", "shop/slow", flow_id=8, local_isn=1, remote_isn=2, **seen)
+    ends = {"local_entity": 1, "remote_entity": 0, "local_port": 6379, "remote_port": 48112}
+    server = between("shop/frontend", "shop/slow", flow_id=9, local_isn=2, remote_isn=1, role=Role.SERVER, **ends, **seen)
+    for batch in (client, server):
+        kept.add(batch)
+    async with asking(kept, built) as session:
+        of_client, of_server = [await answer(session, f"connection?flow={flow_id}") for flow_id in (8, 9)]
+    assert of_client == of_server
+    assert [(lane["end"], lane["name"].partition(":")[0]) for lane in of_client["lanes"]] == [
+        ("client", "shop/frontend"),
+        ("server", "shop/slow"),
+    ]
+    assert (of_client["verdict"], of_client["told_by"]) == ("server_slow", "both ends")
 
 
 def test_no_more_is_kept_than_may_be() -> None:
