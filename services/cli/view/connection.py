@@ -9,6 +9,8 @@ from proto.exchange_phases import Phase, phases
 from proto.verdicts.names import Verdict
 from services.cli.explain.connections import Connection, Record, Seen
 from services.cli.explain.explanation import Explanation, explain
+from services.cli.explain.question import worst
+from services.cli.tap.filters import FlowFilter
 from services.cli.view.flows import level
 from services.cli.view.kept import Kept, Piece
 from services.cli.views import units
@@ -16,6 +18,8 @@ from services.cli.views.flow_line import flow_line
 from services.cli.views.flow_view import FlowView
 
 MOST_TRACES: Final = 200
+_MOST_JUDGED: Final = 200
+"""Connections that are looked at to find the worst: the latest."""
 _MOST_BARS: Final = 400
 """Of one lane: more are not told apart by eye."""
 
@@ -32,6 +36,17 @@ def connection(kept: Kept, flow_id: int) -> dict[str, Any] | None:
     chosen = next((one for one in told if one.told.view.of_flow), told[0])
     others = [one for one in found if not one.told.view.of_flow]
     return _told(explain(chosen)) | _axis(chosen, others)
+
+
+def worst_of(kept: Kept, which: FlowFilter) -> dict[str, Any] | None:
+    """Return the verdict on the worst connection of those that are wanted, as `explain` has it; None where none has trouble."""
+    found = (view for piece in kept.pieces for _, _, view in piece.wanted(which))
+    troubled = [view.connection for view in found if view.of_flow and (view.verdict_measure or view.failed)]
+    names = set(troubled[-_MOST_JUDGED:])
+    chosen, more = worst(Seen(kept.of(lambda view: view.of_flow and view.connection in names)).connections(lambda _: True))
+    if chosen is None:
+        return None
+    return {key: _told(explain(chosen))[key] for key in ("flow", "verdict", "sentence", "wrong")} | {"more": more}
 
 
 def trace(kept: Kept, trace_id: str) -> dict[str, Any] | None:

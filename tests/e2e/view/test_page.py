@@ -119,6 +119,8 @@ def test_map(page: Page, scheme: str) -> None:
     check_accessible(page)
     rows.first.click()
     expect(page.get_by_label("chosen edge")).to_contain_text("1 reset by server", timeout=PATIENCE_MS)
+    told = json.loads(command("explain", *OF_CLUSTER, "shop/frontend to shop/payments:80", "--json"))
+    expect(page.get_by_label("chosen edge").locator(".verdict")).to_contain_text(told["sentence"], timeout=PATIENCE_MS)
     check_accessible(page)
     page.get_by_role("button", name="shop", exact=False).first.click()
     expect(rows.first).to_contain_text("3 of 11 failed", timeout=PATIENCE_MS)

@@ -139,11 +139,13 @@ async def test_both_ends_are_on_one_axis_of_time(kept: Kept, built: Path) -> Non
         kept.add(batch)
     async with asking(kept, built) as session:
         of_client, of_server = [await answer(session, f"connection?flow={flow_id}") for flow_id in (8, 9)]
+        (edge,) = (await answer(session, "edge?fold=none&source=shop/frontend&destination=shop/slow"))["parts"]
     assert of_client == of_server
     assert [(lane["end"], lane["name"].partition(":")[0]) for lane in of_client["lanes"]] == [
         ("client", "shop/frontend"),
         ("server", "shop/slow"),
     ]
+    assert edge["worst"] == {key: of_client[key] for key in ("flow", "verdict", "sentence", "wrong")} | {"more": 0}
     assert (of_client["verdict"], of_client["told_by"]) == ("server_slow", "both ends")
 
 

@@ -8,7 +8,8 @@ export interface Node { id: string; label: string; place: string; folded: boolea
 export interface Edge {
   source: string; destination: string; port: number; transport: string; level: Level; flows: number; rate: string; trouble: string;
 }
-export interface Parts { parts: (Edge & { query: string; words: Record<string, string> })[] }
+export interface Parts { parts: (Edge & { query: string; words: Record<string, string>; worst: Worst | null })[] }
+export interface Worst { flow: string; verdict: string; sentence: string; wrong: boolean; more: number }
 export interface Graph {
   namespaces: string[]; folded: string[]; nodes: Node[]; edges: Edge[]; totals: Record<string, string>;
 }

@@ -18,6 +18,12 @@ function Details({ chosen, here, query, version }: { chosen: string; here: Place
       {answer.parts.map((part) => (
         <div key={`${part.port} ${part.transport}`}>
           <h2><Mark level={part.level} /> {part.source} → {part.destination}{part.port ? `:${part.port}` : ""}</h2>
+          {part.worst?.wrong && (
+            <p class="verdict wrong">
+              <b>{part.worst.verdict.replaceAll("_", " ")}</b> {part.worst.sentence}{part.worst.more ? ` (and ${part.worst.more} more)` : ""}{" "}
+              <a href={href({ ...here, view: "connection", edge: "", fold: "", flow: part.worst.flow })}>look</a>
+            </p>
+          )}
           <dl>
             <dt>rate</dt><dd>{part.rate}</dd>
             {SHOWN.filter((name) => part.words[name] !== "-").map((name) => <><dt>{name}</dt><dd>{part.words[name]}</dd></>)}
