@@ -88,15 +88,18 @@ class SpanEncoder:
         thinning: Thinning | None = None,
         trace_records: int = TRACE_RECORDS,
         looked_up_peers: bool = False,
+        entity_refs: bool = False,
     ) -> None:
         """`thinning`: which flows get spans of their own, the others are summed up; None: all do.
 
         `trace_records`: after so many records a flow goes on in another trace. `looked_up_peers`: a name that was looked up for
-        a destination that nobody knows is `peer.service` too.
+        a destination that nobody knows is `peer.service` too. `entity_refs`: resources say which entities they are of.
         """
         self._cluster_name = cluster_name
         self._version = distribution_version if distribution_version is not None else installed_version()
-        self._flow_spans = FlowSpans(cluster_name, selection(profile), trace_records, looked_up_peers=looked_up_peers)
+        self._flow_spans = FlowSpans(
+            cluster_name, selection(profile), trace_records, looked_up_peers=looked_up_peers, entity_refs=entity_refs
+        )
         self._thinning = thinning
         self._summaries = FlowSpans(cluster_name, selection(profile, NOT_OF_A_SUMMARY)) if thinning else None
         self._exchange_spans = ExchangeSpans(self._flow_spans.mixer, selection(profile), self._flow_spans.ends)

@@ -148,6 +148,7 @@ async def _run(destination: Destination, settings: ExporterSettings, lifecycle: 
                 thinning=settings.thinning,
                 trace_records=settings.trace_records,
                 looked_up_peers=settings.looked_up_peers,
+                entity_refs=settings.entity_refs,
             )
             worker = Worker(bus, delivery, encoder, settings, telemetry, encoding=encoding, flow_metrics=counting_flows)
             readiness.check("moving", lambda: worker.moving)

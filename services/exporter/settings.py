@@ -49,6 +49,13 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
             "where nobody knows the destination: a service graph then has a node for each name"
         ),
     ] = False
+    entity_refs: Annotated[
+        bool,
+        Meta(
+            description="resources say which of their attributes identify which entity (OTLP's `entity_refs`, in development): "
+            "service, pod, node, container, workload"
+        ),
+    ] = False
     trace_records: Annotated[
         int,
         Meta(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from proto.flow_batch import AttributeValue, Entity
@@ -60,3 +61,32 @@ def resource_attributes(entity: Entity | None, origin: Origin) -> dict[str, Attr
     attributes = {name: value for name, value in known.items() if name and value != ""}
     own = {"telemetry.distro.name": "wirespan", "telemetry.distro.version": origin.version}
     return {"service.name": UNKNOWN_SERVICE, **attributes, **own}
+
+
+_BY_UID: Final = ("pod", "node", "deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob")
+_IDENTIFIED: Final = {
+    "service": ("service.name", "service.version"),
+    "service.namespace": ("service.namespace", ""),
+    "service.instance": ("service.instance.id", ""),
+    "container": ("container.id", ""),
+    "k8s.namespace": ("k8s.namespace.name", ""),
+    "k8s.container": ("k8s.container.name", ""),
+    **{f"k8s.{kind}": (f"k8s.{kind}.uid", f"k8s.{kind}.name") for kind in _BY_UID},
+}
+"""Types of entities as conventions have them: the attribute that identifies one, and the one that describes it."""
+
+
+class Reference(NamedTuple):
+    """An entity that a resource is of: its type, and the names of the resource's attributes that say which."""
+
+    type: str
+    id_key: str
+    description_key: str
+    """"" where the resource has none."""
+
+
+def references(attributes: Mapping[str, AttributeValue]) -> Iterator[Reference]:
+    """Yield the entities that a resource's attributes identify."""
+    for kind, (id_key, description_key) in _IDENTIFIED.items():
+        if attributes.get(id_key, UNKNOWN_SERVICE) != UNKNOWN_SERVICE:
+            yield Reference(kind, id_key, description_key if description_key in attributes else "")

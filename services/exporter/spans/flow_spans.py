@@ -59,9 +59,10 @@ class FlowSpans:
         trace_records: int = TRACE_RECORDS,
         *,
         looked_up_peers: bool = False,
+        entity_refs: bool = False,
     ) -> None:
         """`trace_records`: after so many records a flow goes on in another trace. `looked_up_peers`: a name that was looked up
-        for a destination that nobody knows is the peer's.
+        for a destination that nobody knows is the peer's. `entity_refs`: resources say whose they are.
         """
         self.mixer = IdMixer(cluster_name, trace_records)
         self._selection = selection
@@ -73,7 +74,7 @@ class FlowSpans:
         self._handshakes = Handshakes(selection)
         self._server_names = ServerNames(selection, as_peers=looked_up_peers)
         self._verdicts = Verdicts(selection)
-        self.ends = Ends(selection)
+        self.ends = Ends(selection, entity_refs=entity_refs)
 
     def ids(self, batch: FlowBatch, seen: Perspective) -> SpanIds:
         """Return the ids of a batch's spans."""

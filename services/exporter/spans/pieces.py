@@ -11,7 +11,15 @@ from proto.columns import Resolution
 from proto.flow_batch import Array, AttributeValue, Entity, FlowBatch
 from services.exporter.otlp.piece_table import CACHE_LIMIT, Column, Table
 from services.exporter.otlp.protobuf_wire import RESOURCE_ATTRIBUTES, attribute, field
-from services.exporter.spans.entities import EXTERNAL_PEER, Origin, end_attributes, resource_attributes, service_name
+from services.exporter.spans.entities import (
+    EXTERNAL_PEER,
+    Origin,
+    Reference,
+    end_attributes,
+    references,
+    resource_attributes,
+    service_name,
+)
 from services.exporter.spans.facts import facts, facts_key, transport_name
 from services.exporter.spans.identity import Kind, Mask
 from services.exporter.spans.records import Records
@@ -19,6 +27,7 @@ from services.exporter.spans.selection import Selection
 
 SPAN_NAME, _SPAN_STATUS = 5, 15
 _STATUS_MESSAGE: Final = 2
+_ENTITY_REFS: Final = 3
 _STATUS_ERROR: Final = b"\x18\x02"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _RESOLUTIONS: Final[dict[int, str]] = {
@@ -152,8 +161,10 @@ class Ends:
     is kept under that number.
     """
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, *, entity_refs: bool = False) -> None:
+        """`entity_refs`: resources say which of their attributes identify which entity."""
         self._selection = selection
+        self._entity_refs = entity_refs
         self._numbers: dict[bytes, int] = {}
         self._entities: list[Entity | None] = [None]
         self._table = Table(self._make, words=3)
@@ -216,7 +227,9 @@ class Ends:
         kept = self._resources.get((number, origin))
         if kept is None:
             attributes = resource_attributes(self._entities[number], origin)
-            fields = (attribute(name, value, RESOURCE_ATTRIBUTES) for name, value in attributes.items())
+            fields = [attribute(name, value, RESOURCE_ATTRIBUTES) for name, value in attributes.items()]
+            if self._entity_refs:
+                fields += [field(_ENTITY_REFS, _entity_ref(each)) for each in references(attributes)]
             kept = self._resources[number, origin] = field(1, b"".join(fields))
         return kept
 
@@ -252,6 +265,12 @@ class Ends:
                 attributes |= peer_attributes(found, external=resolution == "external")
         chosen = (item for item in attributes.items() if self._selection.has(item[0]))
         return name + b"".join(attribute(*item) for item in chosen)
+
+
+def _entity_ref(of: Reference) -> bytes:
+    """`EntityRef`: type, id_keys, description_keys."""
+    described = field(4, of.description_key.encode()) if of.description_key else b""
+    return field(2, of.type.encode()) + field(3, of.id_key.encode()) + described
 
 
 def _name(key: int, known: tuple[str, str] | None) -> bytes:
