@@ -54,7 +54,11 @@ def asked(otelcol_metrics: Path, prometheus: Path, tmp_path_factory: pytest.Temp
     """A Prometheus that scrapes the services of a replay, and is written the metrics of its spans."""
     folder = tmp_path_factory.mktemp("dashboards")
     otlp = free_port()
-    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp}", "WIRESPAN_EXPORTER_FLOW_METRICS": "prometheus"}
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp}",
+        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+        "WIRESPAN_EXPORTER_FLOW_METRICS": "prometheus,otlp",
+    }
     pipeline = Pipeline(folder / "pipeline", **settings)
     receivers = {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{otlp}"}}}}
     with (
@@ -67,6 +71,7 @@ def asked(otelcol_metrics: Path, prometheus: Path, tmp_path_factory: pytest.Temp
             found.wait_for(f"rate(wirespan_{service}_records_total[1m])")
         for metric in ("response_time_seconds_bucket", "reverse_tcp_retransmits_total", "egress_bytes_total"):
             found.wait_for(f"rate(flow_{metric}[1m])")
+        found.wait_for('histogram_count(sum(rate(flow_response_time_seconds{job="wirespan-exporter"}[1m])))')
         yield found
 
 
@@ -82,6 +87,7 @@ def span_metrics(prometheus_url: str) -> dict:
     made["metrics_flush_interval"] = "1s"
     documented["exporters"]["prometheusremotewrite"]["endpoint"] = f"{prometheus_url}/api/v1/write"
     metrics = documented["service"]["pipelines"]["metrics"]
+    metrics["receivers"].append("otlp")
     return {"connectors": documented["connectors"], "exporters": documented["exporters"], "pipelines": {"metrics": metrics}}
 
 
@@ -99,6 +105,18 @@ def test_span_metrics_tell_who_failed_whom(asked: Prometheus) -> None:
     asked.wait_for(f"count({panel.text} > 0) >= {len(expected)}")
     found = [labels for labels, per_second in asked.ask(panel.text) if per_second > 0]
     assert {(labels["source_service_name"], labels.get("destination_service_name", "")) for labels in found} == expected
+
+
+def test_metrics_of_flows_have_one_name_however_they_come(asked: Prometheus) -> None:
+    """Over OTLP, through a real Collector, and scraped: docs/metrics.md has the names of both, and both say the same."""
+    documented = set(re.findall(r"`flow\.[\w.]+` \| `(flow_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    for job, histogram in (("wirespan-exporter", ""), ("wirespan", "(_bucket|_sum|_count)")):
+        found = asked.ask(f'count by (__name__) ({{job="{job}", __name__=~"flow_.*"}})')
+        assert {re.sub(f"{histogram}$", "", labels["__name__"]) for labels, _ in found} == documented
+    labels = "source_service_name, destination_service_name, network_transport, flow_observer"
+    both = asked.ask(f"count by ({labels}) (group by ({labels}, job) (flow_bytes_total))")
+    assert both
+    assert {series for _, series in both} == {2}
 
 
 def test_alerts_are_understood_and_quiet_while_all_is_well(asked: Prometheus) -> None:
