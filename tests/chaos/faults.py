@@ -22,6 +22,7 @@ SERVICES: Final = ("capture", "enricher", "exporter")
 _DOWN_SECONDS: Final = 1.0
 _OFF_SECONDS: Final = 4.0
 """A machine that boots: longer, or not, than messages are kept."""
+_SUSPENDED_SECONDS: Final = (2.0, 6.0)
 _HOUR: Final = 3600
 _CUTS: Final = 3
 
@@ -74,6 +75,36 @@ def _pause(service: str) -> Callable[[World], AbstractContextManager[None]]:
                 member.go_on()
 
     return begin
+
+
+def _stall(service: str) -> Callable[[World], AbstractContextManager[None]]:
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        for member in _some(world, service):
+            member.stall()
+        yield
+
+    return begin
+
+
+@contextmanager
+def _suspended(world: World) -> Iterator[None]:
+    """All of it stands still, and an hour has passed when it goes on."""
+    members = [member for service in SERVICES for member in world.named(service)]
+    for member in members:
+        member.pause()
+    for server in world.servers:
+        server.nats.send_signal(signal.SIGSTOP)
+    world.step_clock(_HOUR)
+    time.sleep(world.chance.uniform(*_SUSPENDED_SECONDS))
+    for server in world.servers:
+        server.nats.send_signal(signal.SIGCONT)
+    for member in members:
+        member.go_on()
+    try:
+        yield
+    finally:
+        world.step_clock(0)
 
 
 def _network(pattern: str, state: State) -> Callable[[World], AbstractContextManager[None]]:
@@ -225,6 +256,8 @@ def _clock(world: World) -> Iterator[None]:
 FAULTS: Final = (
     *(Fault(f"{service} killed", _kill(service)) for service in SERVICES),
     *(Fault(f"{service} paused", _pause(service)) for service in SERVICES),
+    *(Fault(f"{service}'s event loop stalled", _stall(service)) for service in SERVICES),
+    Fault("all suspended for an hour", _suspended, alone=True, possible=lambda _world: has_clock_steps()),
     Fault("nats-server killed", _server_killed, servers=1),
     Fault("one of three nats-servers gone", _server_killed, servers=3),
     Fault("nats-server paused", _server_paused),

@@ -15,6 +15,7 @@ from typing import Final
 from tests.chaos.traffic import Generator, Key, Sum
 
 ROOT: Final = Path(__file__).parents[2]
+_INSIDE: Final = Path(__file__).parent / "inside"
 _REST_SECONDS: Final = 0.3
 _END_SECONDS: Final = 40
 _OURS: Final = ("OTEL_", "NATS_", "WIRESPAN_")
@@ -30,7 +31,8 @@ class Member:
         self.log = folder / f"{name}.log"
         self.given_up: list[int] = []
         """Exit codes of ends that nobody asked for: a service that lives through everything has none."""
-        self._environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | dict(environ)
+        self._environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        self._environ |= {"PYTHONPATH": str(_INSIDE), **environ}
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = threading.Event()
         self._killed = False
@@ -64,6 +66,10 @@ class Member:
     def go_on(self) -> None:
         """Let it run again."""
         self._signal(signal.SIGCONT)
+
+    def stall(self) -> None:
+        """Hold up its event loop for some seconds, while its other threads go on."""
+        self._signal(signal.SIGUSR1)
 
     def stop(self) -> None:
         """End it for good, as its supervisor would."""

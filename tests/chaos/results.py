@@ -24,14 +24,16 @@ packets of both directions equal to the generator's, each of its records once, a
 content. No service may have ended by itself, and each one's account (`wirespan_<service>_ledger_..._difference` and
 `..._held`) has to be 0. A service that is killed is started again as a kubelet does it.
 
-**Which faults.** *killed* is SIGKILL, *paused* SIGSTOP; *no packet passes* delays what is sent until the network is back,
-*half-open* loses it and says so only then. *Power cut* drops what was not synced (a FUSE layer, tests/support/power_cut), with
-the `sync_interval` of 1 s that the chart sets; that of all machines is done three times in a row. A machine is away for up to
-4 s, longer than publishers keep what a server that lives has acknowledged. *Disk full* fills the file system of the store.
-*Clock stepped* moves the services' time of day by an hour and back (libfaketime; the monotonic clock goes on, as it does on a
-machine). A deleted stream takes along what waited in it for longer than publishers keep (2 s): so it is done while all stages
-run, and never together with another fault. What a backend refuses of a request (partial success) is a dead letter, and is put
-back by `wirespan dead-letters replay` before it is counted.
+**Which faults.** *killed* is SIGKILL, *paused* SIGSTOP, *event loop stalled* 3 s in a signal handler of the loop's thread
+while the process's other threads go on; *all suspended* stops services and servers for some seconds, within which the
+services' clock moves by an hour; *no packet passes* delays what is sent until the network is back, *half-open* loses it and
+says so only then. *Power cut* drops what was not synced (a FUSE layer, tests/support/power_cut), with the `sync_interval` of 1
+s that the chart sets; that of all machines is done three times in a row. A machine is away for up to 4 s, longer than
+publishers keep what a server that lives has acknowledged. *Disk full* fills the file system of the store. *Clock stepped*
+moves the services' time of day by an hour and back (libfaketime; the monotonic clock goes on, as it does on a machine). A
+deleted stream takes along what waited in it for longer than publishers keep (2 s): so it is done while all stages run, and
+never together with another fault. What a backend refuses of a request (partial success) is a dead letter, and is put back by
+`wirespan dead-letters replay` before it is counted.
 
 **Words.** *Lost*: connections of which nothing or not all was accepted. *Wrong*: of which more was accepted than there was.
 *Other content*: spans that were accepted twice and differed. *Stall*: the longest time in which nothing new was accepted,
