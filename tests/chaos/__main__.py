@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -145,10 +144,10 @@ def _under_way(world: World) -> int:
     return 1
 
 
-def schedule(world: World, only: str) -> list[tuple[Fault, ...]]:
+def schedule(world: World, only: str, *, pairs_first: bool) -> list[tuple[Fault, ...]]:
     """Nothing wrong first, then each fault alone, in random order, and then pairs, more than there is time for.
 
-    Where there are none to make pairs of, it is the same ones again.
+    With `pairs_first` it is pairs at once. Where there are none to make pairs of, it is the same ones again.
     """
     possible = [
         fault
@@ -162,7 +161,7 @@ def schedule(world: World, only: str) -> list[tuple[Fault, ...]]:
     world.chance.shuffle(singles)
     pairable = [fault for fault in possible if not fault.alone]
     pairs = [tuple(world.chance.sample(pairable, 2)) for _ in range(_MANY)] if len(pairable) > 1 else singles * _MANY
-    return [(), *singles, *pairs]
+    return [(), *([] if pairs_first else singles), *pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +181,24 @@ WORLDS: Final = {
 }
 
 
-def run(folder: Path, kind: Kind, seed: int, *, until: float, only: str, say: Callable[[str], None]) -> list[Episode]:
+def run(folder: Path, kind: Kind, seed: int, asked: argparse.Namespace, *, until: float) -> list[Episode]:
     """Episodes in such a world until then."""
     episodes = []
     with World(folder, seed, servers=kind.servers, power_cuts=kind.power_cuts) as world:
-        for faults in schedule(world, only):
+        for faults in schedule(world, asked.only, pairs_first=asked.pairs):
             if time.monotonic() + _EPISODE_SECONDS > until:
                 break
             done = episode(world, faults)
             episodes.append(done)
             for server in world.servers:
                 server.settle()
-            say(done.line)
+            _say(done.line)
     return episodes
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -204,15 +208,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=13.0)
     parser.add_argument("--world", choices=tuple(WORLDS), help="only this one")
     parser.add_argument("--only", default="", help="only faults whose names hold this")
+    parser.add_argument("--pairs", action="store_true", help="faults in pairs at once, none alone")
     parser.add_argument("--keep", type=Path, help="leave logs and stores in this folder")
     parser.add_argument("--results", type=Path, help="add what came of it to this file (docs/reliability.json)")
     asked = parser.parse_args()
 
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-    say(f"seed {asked.seed}")
+    _say(f"seed {asked.seed}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     worlds = {name: WORLDS[name] for name in WORLDS if asked.world in {None, name}}
     shares, until = sum(world.share for world in worlds.values()), time.monotonic()
@@ -222,16 +223,14 @@ def main() -> int:
             folder = Path(kept) / name
             folder.mkdir(parents=True)
             until += 60 * asked.minutes * kind.share / shares
-            episodes += run(
-                folder, kind, random.Random(f"{asked.seed}/{name}").randrange(2**31), until=until, only=asked.only, say=say
-            )
+            episodes += run(folder, kind, random.Random(f"{asked.seed}/{name}").randrange(2**31), asked, until=until)
     records = [asdict(each) | {"seed": asked.seed} for each in episodes]
-    say(table(records))
+    _say(table(records))
     if asked.results:
         keep(asked.results, records)
     failed = [each for each in episodes if not each.passed]
     connections = sum(each.connections for each in episodes)
-    say(f"seed {asked.seed}: {len(episodes)} episodes, {len(failed)} failed, {connections} connections")
+    _say(f"seed {asked.seed}: {len(episodes)} episodes, {len(failed)} failed, {connections} connections")
     return 1 if failed or not episodes else 0
 
 
