@@ -39,18 +39,18 @@ class Bench:
 
 
 BENCHES = (
-    Bench("bench_encoder", (), ()),
-    Bench("bench_verdicts", (), ()),
+    Bench("exporter.bench_encoder", (), ()),
+    Bench("enricher.bench_verdicts", (), ()),
     Bench("bench_meeting", (), ()),
-    Bench("bench_join", (), ("1000", "10000"), 90),
+    Bench("enricher.bench_join", (), ("1000", "10000"), 90),
     Bench("bench_replay", ("--packets", "300000"), ("--packets", "50000"), 90),
     Bench("bench_application", ("--rounds", "3", "--seconds", "3"), seconds=240, root=True),
     Bench("bench_socket_tap", ("--rounds", "3", "--flows", "10000"), seconds=120, root=True),
-    Bench("bench_export", seconds=120),
-    Bench("bench_export_latency", ("--seconds", "5"), seconds=90),
+    Bench("exporter.bench_export", seconds=120),
+    Bench("exporter.bench_export_latency", ("--seconds", "5"), seconds=90),
     Bench("bench_bus", seconds=120),
     Bench("bench_intake", ("2",), seconds=90),
-    Bench("bench_index", ("20000",), seconds=90),
+    Bench("enricher.bench_index", ("20000",), seconds=90),
     Bench("bench_handshakes"),
 )
 """Those that are part of a run, the ones first that say most. The others take minutes, or a quiet machine to themselves."""
@@ -109,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = {name.removeprefix("bench_") for name in arguments.only.split(",") if name}
     chosen = [one for one in BENCHES if one.quick is not None or not arguments.quick]
-    chosen = [one for one in chosen if not names or one.name.removeprefix("bench_") in names]
+    chosen = [one for one in chosen if not names or one.name.rpartition("bench_")[2] in names]
     kind = "quick run" if arguments.quick else "run"
     lines = [f"## The last {kind} of all", "", *(f"- {line}" for line in machine()), ""]
     began = time.monotonic()

@@ -28,9 +28,9 @@ from proto.flow_batch import FlowBatch, encode
 from proto.subjects import ENRICHED_STREAM, RAW_STREAM, raw_subject
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
-from tests.bench.bench_encoder import node_batch
-from tests.bench.bench_export import backend
-from tests.bench.bench_join import make_batch, objects
+from tests.bench.enricher.bench_join import make_batch, objects
+from tests.bench.exporter.bench_encoder import node_batch
+from tests.bench.exporter.bench_export import backend
 from tests.bench.harness import processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 

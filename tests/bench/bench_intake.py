@@ -38,7 +38,7 @@ from services.enricher.settings import EnricherSettings
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from services.runtime.telemetry import Telemetry
-from tests.bench.bench_join import make_batch, make_cluster, show, stage
+from tests.bench.enricher.bench_join import make_batch, make_cluster, show, stage
 from tests.support.otlp_requests import key_values, request, span, typical
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.ports import free_port

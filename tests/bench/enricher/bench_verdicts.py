@@ -1,6 +1,6 @@
 """Verdicts: nanoseconds of processor time a record, beside those of decoding the same batch and encoding it again.
 
-    python -m tests.bench.bench_verdicts [records in a batch]
+    python -m tests.bench.enricher.bench_verdicts [records in a batch]
 
 One kind of batch as nodes send them, of which most is well, and one in which every column is filled and every rule has work.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from proto.columns import EXCHANGE, NAMES, NO_INDEX, RAW, SOCKET, Observer, Role
 from proto.flow_batch import FlowBatch, decode, encode
 from proto.verdicts.rules import judged
-from tests.bench.bench_encoder import node_batch
+from tests.bench.exporter.bench_encoder import node_batch
 
 ROUNDS = 300
 

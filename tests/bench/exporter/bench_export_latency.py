@@ -1,6 +1,8 @@
 """How long a record waits from its batch's storing on the bus to its span's arrival at the backend.
 
-Run as `python -m tests.bench.bench_export_latency`. A real nats-server, the exporter as a process of its own and a backend in a
+    python -m tests.bench.exporter.bench_export_latency
+
+A real nats-server, the exporter as a process of its own and a backend in a
 third that reads what it gets. Batches are published at a steady rate; each record ends at the moment its batch is published, so
 that the backend can say how old its span is. All processes share one clock.
 """
@@ -23,13 +25,11 @@ import grpc
 import numpy as np
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from proto.flow_batch import encode
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
-from tests.bench.bench_export import EXPORT, kinds_of_batch
+from tests.bench.exporter.bench_export import EXPORT, kinds_of_batch
 from tests.bench.harness import ROOT, environment
 from tests.support.pipeline.nats_server import NatsServer
 

@@ -1,6 +1,8 @@
 """Memory of the exporter while its backend is down, and what becomes of the records: bounded, flat, and all there in the end.
 
-Run as `python -m tests.bench.bench_outage --seconds 600`. Records come at a steady rate into a real nats-server; the backend's
+    python -m tests.bench.exporter.bench_outage --seconds 600
+
+Records come at a steady rate into a real nats-server; the backend's
 port is closed. Then a backend opens it, and takes what has waited. A full stream refuses more, as it does in a cluster, where
 capture then merges: those records are counted as refused by the stream, and are not lost by the exporter.
 """
@@ -18,18 +20,15 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from proto.flow_batch import encode
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.runtime.nats.bus import Bus, StreamFullError, connect
 from services.runtime.settings import NatsSettings
-from tests.bench.bench_export import backend, kinds_of_batch
-from tests.bench.harness import processor_seconds
+from tests.bench.exporter.bench_export import backend, kinds_of_batch
+from tests.bench.harness import ROOT, processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 ROWS = 200
 
 

@@ -1,6 +1,6 @@
 """Enrichers that share one watch of the cluster beside those that each have their own: what the API server and they pay for it.
 
-    python -m tests.bench.bench_shared_cache [pods]
+    python -m tests.bench.enricher.bench_shared_cache [pods]
 
 A process of its own serves the lists of so many pods as in bench_index and counts what it is asked for; a real nats-server
 holds the log; every replica is a process. Times are from a replica's first request to an index that answers.
@@ -22,11 +22,11 @@ from pathlib import Path
 
 import structlog
 
-from tests.bench.bench_index import kubeconfig_of
+from tests.bench.enricher.bench_index import kubeconfig_of
 from tests.support.pipeline.nats_server import NatsServer
 
 PODS = 10_000
-THIS = "tests.bench.bench_shared_cache"
+THIS = "tests.bench.enricher.bench_shared_cache"
 
 
 async def replica(kubeconfig: Path, nats_url: str, mode: str) -> None:
@@ -73,7 +73,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def api_server(pods: int) -> Iterator[subprocess.Popen[str]]:
     """The server of lists."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.bench_index", "serve", str(pods)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.bench.enricher.bench_index", "serve", str(pods)], stdout=subprocess.PIPE, text=True
     ) as server:
         try:
             yield server

@@ -1,6 +1,8 @@
 """How fast flow batches become OTLP bytes, against the OpenTelemetry SDK's `encode_spans` for the same spans in the same run.
 
-Run as `python -m tests.bench.bench_encoder`. Figures are the least of many repeats, in processor time; on a busy machine only
+    python -m tests.bench.exporter.bench_encoder
+
+Figures are the least of many repeats, in processor time; on a busy machine only
 the ratio means something.
 """
 
@@ -11,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from proto.columns import NO_INDEX, End, Observer, Outcome, Reason, Resolution, Role
 from proto.flow_batch import Array, Entity, FlowBatch, decode, encode, encode_parts

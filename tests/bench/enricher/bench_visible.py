@@ -1,6 +1,6 @@
 """Enricher: from a change in a real API server to the first record that it resolves, in both modes.
 
-    python -m tests.bench.bench_visible [changes]
+    python -m tests.bench.enricher.bench_visible [changes]
 
 A pod gets its address; the clock starts when the API server has answered. `index` is when an index of the process holds it,
 `record` when a record that starts then is given an index to be joined with (default settings, `settle_seconds` among them). In

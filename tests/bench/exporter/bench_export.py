@@ -1,6 +1,8 @@
 """How fast enriched batches leave NATS for an OTLP/gRPC backend, against the SDK's OTLPSpanExporter to the same backend.
 
-Run as `python -m tests.bench.bench_export`. A real nats-server, the exporter as a process of its own, and a backend in a third
+    python -m tests.bench.exporter.bench_export
+
+A real nats-server, the exporter as a process of its own, and a backend in a third
 process that counts bytes and answers. On a machine of few cores the three share them: the processor time of the exporter is
 what says how much one core of it does.
 """
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent import futures
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,16 +24,12 @@ import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from dataclasses import replace
-
 from proto.flow_batch import FlowBatch, decode, encode, encode_parts
 from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.exporter.encoder import SpanEncoder
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
-from tests.bench.bench_encoder import node_batch, readable_spans
+from tests.bench.exporter.bench_encoder import node_batch, readable_spans
 from tests.bench.harness import ROOT, environment, processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
 

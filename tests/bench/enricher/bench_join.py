@@ -1,6 +1,6 @@
 """Enricher: records a second through the join with 10,000 and 50,000 pods, both ends, beside a join of rows with one dict.
 
-    python -m tests.bench.bench_join [records in a batch [pods]]
+    python -m tests.bench.enricher.bench_join [records in a batch [pods]]
 
 Prints microseconds of processor time per record and ratios; the figures depend on the machine, the ratios hardly. The baseline
 looks addresses up in a dict, record by record, in rows decoded from msgpack, without regard to time, nodes or containers.

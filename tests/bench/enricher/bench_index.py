@@ -1,6 +1,6 @@
 """Enricher: from an API server's lists to an index, in seconds and MiB, beside the Kubernetes client's own informer.
 
-    python -m tests.bench.bench_index [pods]
+    python -m tests.bench.enricher.bench_index [pods]
 
 A process of its own serves pages of pods as a cluster has them (about 7 KB each), as fast as it can make them. The client's
 informer is measured on a fiftieth of the pods and scaled up. Memory is what a process grew by at its peak; processor time is of
@@ -157,7 +157,7 @@ def inform(kubeconfig: Path, pods: int) -> dict[str, float]:
 
 def measured(*arguments: str) -> dict[str, float]:
     """What a process of its own measured."""
-    command = [sys.executable, "-m", "tests.bench.bench_index", *arguments]
+    command = [sys.executable, "-m", "tests.bench.enricher.bench_index", *arguments]
     result: dict[str, float] = json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     )
@@ -167,7 +167,7 @@ def measured(*arguments: str) -> dict[str, float]:
 @contextmanager
 def server_of(pods: int) -> Iterator[Path]:
     """A kubeconfig of a server of so many pods."""
-    command = [sys.executable, "-m", "tests.bench.bench_index", "serve", str(pods)]
+    command = [sys.executable, "-m", "tests.bench.enricher.bench_index", "serve", str(pods)]
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         kubeconfig = Path(folder, "kubeconfig")
