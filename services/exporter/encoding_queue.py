@@ -1,12 +1,13 @@
 """Batches wait their turn for the one thread that encodes. What has gathered by then is encoded together.
 
-Under light load a batch is encoded as it comes. Under load, and the more so the smaller the batches are, many become one
-bundle, whose cost hardly grows with their number.
+A batch that comes alone is encoded as it comes. Those that come soon after it wait a moment for each other (`PACE_SECONDS`):
+under load, and the more so the smaller the batches are, many become one bundle, whose cost hardly grows with their number.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ logger = structlog.get_logger()
 
 BUNDLE_BYTES: Final = 2 << 20
 """No batch joins a bundle that has this many bytes: beyond it nothing is saved, and the first would wait for the last."""
+PACE_SECONDS: Final = 0.025
+"""From the start of one bundle to the next at the least, so that what comes meanwhile shares a bundle and a request: each costs
+a millisecond or two whatever is in it."""
+_ENOUGH_BATCHES: Final = 16
+"""As many do not wait for more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,18 +70,24 @@ class Unfit:
 class EncodingQueue:
     """Turns deliveries into requests, together with whatever else waits."""
 
-    def __init__(self, encoder: SpanEncoder, max_request_bytes: int, thread: Executor) -> None:
+    def __init__(
+        self, encoder: SpanEncoder, max_request_bytes: int, thread: Executor, *, pace_seconds: float = PACE_SECONDS
+    ) -> None:
         self._encoder = encoder
         self._max_request_bytes = max_request_bytes
         self._thread = thread
         self._waiting: deque[tuple[Delivery, asyncio.Future[Encoded | Unfit]]] = deque()
         self._known: dict[bytes, Entity] = {}
         self._running: asyncio.Task[None] | None = None
+        self._pace_seconds = pace_seconds
+        self._enough = asyncio.Event()
 
     async def encoded(self, delivery: Delivery) -> Encoded | Unfit:
         """Return the requests that have spans of the delivery's batch."""
         future: asyncio.Future[Encoded | Unfit] = asyncio.get_running_loop().create_future()
         self._waiting.append((delivery, future))
+        if len(self._waiting) >= _ENOUGH_BATCHES:
+            self._enough.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await future
@@ -84,13 +96,23 @@ class EncodingQueue:
         loop = asyncio.get_running_loop()
         try:
             while taken := self._take():
+                began = loop.time()
                 deliveries = [delivery for delivery, _ in taken]
                 results = await loop.run_in_executor(self._thread, self._encode, deliveries)
                 for (_, future), result in zip(taken, results, strict=True):
                     if not future.done():
                         future.set_result(result)
+                await self._gather(began + self._pace_seconds)
         finally:
             self._running = None
+
+    async def _gather(self, until: float) -> None:
+        """Wait until then, or until enough waits to be encoded together."""
+        self._enough.clear()
+        if len(self._waiting) < _ENOUGH_BATCHES:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._enough.wait()
 
     def _take(self) -> list[tuple[Delivery, asyncio.Future[Encoded | Unfit]]]:
         """Take the next batches from the queue, as many as make a bundle. Those that nobody awaits any more are left out."""

@@ -91,6 +91,21 @@ async def test_what_does_not_decode_does_not_spoil_the_others():
     assert sum(shared.request.spans for shared in first.requests) == 8
 
 
+async def test_batches_wait_for_each_other_until_there_are_enough():
+    """The first goes at once. Those after it share one request: when the pace allows the next, or sooner where many wait."""
+    messages = [encode(enriched_batch(2, sequence=number)) for number in range(17)]
+    with ThreadPoolExecutor(1) as thread:
+        queue = EncodingQueue(encoder(), LIMIT, thread, pace_seconds=3600)
+        await queue.encoded(Message(messages[0]))
+        waiting = [asyncio.create_task(queue.encoded(Message(data))) for data in messages[1:16]]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        last = await queue.encoded(Message(messages[16]))
+        encoded = [*await asyncio.gather(*waiting), last]
+    assert len({id(request) for one in encoded for request in one.requests}) == 1
+    assert last.requests[0].request.spans == 32
+
+
 async def test_a_batch_that_breaks_the_encoder_goes_alone():
     """The others that were to be encoded with it are encoded without it."""
 
