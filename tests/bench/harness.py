@@ -75,7 +75,7 @@ def machine() -> list[str]:
     ).stdout.strip()
     model, load = (processors or [platform.machine()])[0], os.getloadavg()[0]
     return [
-        f"{os.cpu_count()} processors ({model}), {memory:.1f} GiB, Linux {platform.release()}; load average {load:.1f} before",
+        f"{os.cpu_count()} processors ({model}), {memory:.1f} GiB, Linux {platform.release().partition("-")[0]}; load average {load:.1f} before",
         f"Python {platform.python_version()}, {versions}",
         f"Sources {commit or 'without git'}, {time.strftime('%Y-%m-%d')}",
     ]
