@@ -74,8 +74,9 @@ def machine() -> list[str]:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     model, load = (processors or [platform.machine()])[0], os.getloadavg()[0]
+    kernel = platform.release().partition("-")[0]  # without who built it
     return [
-        f"{os.cpu_count()} processors ({model}), {memory:.1f} GiB, Linux {platform.release().partition("-")[0]}; load average {load:.1f} before",
+        f"{os.cpu_count()} processors ({model}), {memory:.1f} GiB, Linux {kernel}; load average {load:.1f} before",
         f"Python {platform.python_version()}, {versions}",
         f"Sources {commit or 'without git'}, {time.strftime('%Y-%m-%d')}",
     ]

@@ -1,7 +1,7 @@
 """What the metrics of flows cost a record, beside the encoder that makes its span, in the same run.
 
-Run as `python -m tests.bench.bench_flow_metrics`. Figures are the least of many repeats, in processor time; on a busy machine
-only the ratio means something.
+Run as `python -m tests.bench.exporter.bench_flow_metrics`. Figures are the least of many repeats, in processor time; on a
+busy machine only the ratio means something.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from services.exporter.encoder import SpanEncoder
@@ -24,7 +21,7 @@ from services.exporter.metrics import otlp
 from services.exporter.metrics.exemplars import Exemplars
 from services.exporter.metrics.sums import FlowSums
 from services.exporter.spans.bundle import bundle
-from tests.bench.bench_encoder import LOCAL_PODS, REMOTE_PODS, node_batch
+from tests.bench.exporter.bench_encoder import LOCAL_PODS, REMOTE_PODS, node_batch
 
 TOGETHER, REPEATS, MOST_PAIRS = 16, 15, 2000
 
