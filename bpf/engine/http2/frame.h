@@ -133,7 +133,7 @@ FLOW_INLINE int http2_is_plausible(const __u8 *head)
     __u64 flags = head[4];
     __u64 of = type & 15;
     __u64 only = HTTP2_LENGTHS_OF >> 4 * of & 15;
-    __u64 wrong = type >> 4 | ~(HTTP2_IS_PROVABLE >> of) & 1;
+    __u64 wrong = type >> 4 | (~(HTTP2_IS_PROVABLE >> of) & 1);
 
     wrong |= flags & ~(HTTP2_FLAGS_OF >> (6 * of & 63) & 63);
     wrong |= (length + 0xffffffffull - HTTP2_TRIAL_BYTES) >> 32 | stream >> 31;

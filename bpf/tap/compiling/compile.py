@@ -202,9 +202,11 @@ def main(source: str, headers: str, target: str) -> int:
     with os.fdopen(int(os.environ["BPF_RECORD"]), "rb") as written:
         written.seek(0)
         content = built(source_id(Path(headers)), f"bcc {bcc.__version__}", written.read(), maps, programs)
-    fresh = Path(f"{target}.{os.getpid()}")
-    fresh.write_bytes(content)
-    fresh.replace(target)
+    descriptor, fresh = tempfile.mkstemp(dir=Path(target).parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), 0o644)  # a package's is for everybody
+    Path(fresh).replace(target)
     os._exit(0)  # bcc would close descriptors that nobody has
 
 

@@ -25,6 +25,7 @@ def of_a_replay(tmp_path: Path) -> set[str]:
             "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": "",
             "WIRESPAN_KUBE_KUBECONFIG": str(kube.kubeconfig(tmp_path)),
             "WIRESPAN_KUBE_WAIT_SECONDS": "0",
+            "WIRESPAN_EXPORTER_FLOW_METRICS": "prometheus",
             "WIRESPAN_EXPORTER_OUTPUT_FILE": str(tmp_path / "spans.jsonl"),
         }
         with Pipeline(tmp_path / "pipeline", **settings) as pipeline:

@@ -89,6 +89,26 @@ def test_of_many_who_need_it_one_compiles(tmp_path: Path) -> None:
     assert compiled.read_text() == "one\n"
 
 
+def test_what_others_could_have_put_there_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cache a file is taken that its owner alone writes, and no link."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(bpf, "PROGRAMS", tmp_path / "none")
+    head = json.dumps({"id": building.source_id(), "compiler": "none", "types": [0, 0], "maps": {}, "programs": {}})
+    kept = tmp_path / "wirespan" / f"tap-{building.source_id()[:32]}.bpf"
+    kept.parent.mkdir()
+    kept.write_text(f"{head}\n")
+    kept.chmod(0o644)
+    found = building.built()
+    assert found is not None
+    assert found.origin == "cache"
+    kept.chmod(0o666)
+    assert building.built() is None
+    kept.chmod(0o644)
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere")
+    assert building.built() is None
+
+
 @needs_bcc
 def test_it_holds_every_program_that_is_loaded() -> None:
     """Those that a tap cannot do without, and those that a kernel may refuse."""

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shlex
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SOURCE: Final = bpf.SOURCE_DIRECTORY / "tap" / "socket_tap.c"
 _COMPILE: Final = bpf.SOURCE_DIRECTORY / "tap" / "compiling" / "compile.py"
 _RECORDER: Final = _COMPILE.with_name("record.c")
 _CACHE_FOLDER: Final = "wirespan"
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def compile_here(python: Path = SYSTEM_PYTHON, *, timeout_seconds: float = 300.0
     kept = _kept()
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = kept.with_suffix(".lock").open("w")
+        lock = os.fdopen(os.open(kept.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+")
     except OSError:
         with tempfile.TemporaryDirectory(prefix="wirespan-") as passing:
             return Found(_compiled(Path(passing) / "tap.bpf", python, timeout_seconds), "compiled")
@@ -141,12 +143,16 @@ def _read(path: Path) -> CompiledPrograms | None:
 
 
 def _read_kept() -> CompiledPrograms | None:
-    """The same of the cache: what somebody else put there is not given to the kernel."""
+    """The same of the cache: what somebody else put there, or could have, is not given to the kernel."""
     try:
-        owner = _kept().stat().st_uid
-    except OSError:
+        with os.fdopen(os.open(_kept(), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()} or status.st_mode & _OTHERS_WRITE:
+                return None
+            programs = CompiledPrograms.parse(file.read())
+    except (OSError, ValueError):
         return None
-    return _read(_kept()) if owner in {0, os.geteuid()} else None
+    return programs if programs.id == source_id() else None
 
 
 def _recorder(folder: Path) -> Path:

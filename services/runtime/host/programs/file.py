@@ -50,7 +50,12 @@ class CompiledPrograms:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a file. Raises OSError where there is none, ValueError where it is none of these."""
-        first, _, rest = path.read_bytes().partition(b"\n")
+        return cls.parse(path.read_bytes())
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self:
+        """Read a file's content. Raises ValueError where it is none of these."""
+        first, _, rest = content.partition(b"\n")
         try:
             head: dict[str, Any] = msgspec.json.decode(first)
             return cls(
@@ -61,7 +66,7 @@ class CompiledPrograms:
                 {name: _program(rest, each) for name, each in head["programs"].items()},
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} holds no compiled programs: {error}") from None
+            raise ValueError(f"no compiled programs: {error}") from None
 
 
 def _part(rest: bytes, place: list[int]) -> bytes:
