@@ -156,16 +156,21 @@ FLOW_INLINE int http2_step_head(const struct http2_look *look, struct http2_side
 FLOW_INLINE void http2_step_payload(struct http2_side *side, __u32 there)
 {
     __u32 bytes = there - side->taken;
+    __u32 held;
 
     if (bytes > side->left)
         bytes = side->left;
     if (!http2_is_passing(side)) {
-        if (bytes > side->left - side->padding)
-            bytes = side->left - side->padding;
-        if (bytes > HTTP2_HELD_BYTES)
-            bytes = HTTP2_HELD_BYTES;
-        side->held = (__u16)bytes;
-        side->block_bytes += bytes;
+        held = side->left - side->padding;
+        if (held > HTTP2_HELD_BYTES)
+            held = HTTP2_HELD_BYTES;
+        /* Padding goes with the end of what is in front of it. */
+        if (bytes < held || held < side->left - side->padding)
+            bytes = bytes < held ? bytes : held;
+        if (held > bytes)
+            held = bytes;
+        side->held = (__u16)held;
+        side->block_bytes += held;
         if (side->block_bytes > HTTP2_BLOCK_BYTES) {
             side->parts |= HTTP2_CUT;
             side->held = 0;
