@@ -56,6 +56,11 @@ def subject_token(name: str) -> str:
     return _NOT_IN_TOKEN.sub("-", name) or "-"
 
 
+def stream_prefix(subject: str) -> str:
+    """Return what all subjects of one stream begin with, and those of no other: two tokens."""
+    return ".".join(subject.split(".", 2)[:2])
+
+
 def raw_subject(node: str) -> str:
     """Subject of a node's raw batches."""
     return f"flows.raw.{subject_token(node)}"

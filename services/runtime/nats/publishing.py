@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 import msgspec
 import structlog
 
-from proto.subjects import MESSAGE_ID_HEADER
+from proto.subjects import MESSAGE_ID_HEADER, stream_prefix
 from services.runtime.errors import (
     DisconnectedError,
     MessageTooLargeError,
@@ -58,6 +58,19 @@ class _PubAck(msgspec.Struct):
 _decoder: Final = msgspec.json.Decoder(_PubAck)
 
 
+class _Stream:
+    """What is known of one stream, here named by what its subjects begin with: it may be nowhere, or its answer late."""
+
+    def __init__(self, name: str, server_id: str) -> None:
+        self.name = name
+        self.server_id = server_id
+        """The server that may have been given time to sync: any other one has what is kept published to it again first."""
+        self.unanswered = 0
+        """Messages under way that were to be sent again."""
+        self.perhaps_lost = asyncio.Event()
+        """It did not answer for a while, was made anew or went back in time: what it had not synced may be gone."""
+
+
 class Publisher:
     """Publishes over one connection. `on_no_stream` is awaited when no stream takes the subject: it may make it again."""
 
@@ -71,12 +84,10 @@ class Publisher:
         """Subjects that no stream took though one was to be made, and whether that was said."""
         self._highest: dict[str, int] = {}
         """The highest sequence that each stream has given out."""
-        self._perhaps_lost = asyncio.Event()
-        """A stream did not answer for a while, was made anew or went back in time: what it had not synced may be gone."""
-        self._unanswered = 0
-        """Messages under way that were to be sent again."""
-        self._server_id = ""
-        """The server that may have been given time to sync: any other one has what is kept published to it again first."""
+        self._streams: dict[str, _Stream] = {}
+        """Those that anything was published to. One of them that is gone holds up nothing of the others."""
+        self._another = asyncio.Event()
+        """There is one more of them."""
         self.resent = 0
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
@@ -86,26 +97,39 @@ class Publisher:
         """Give each server that comes what the one before it may have lost with its machine, and each stream that comes back or
         is made anew what may have been in it, until cancelled.
         """
+        begun = 0
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for stream in list(self._streams.values())[begun:]:
+                    tasks.create_task(self._publish_again_to(stream))
+                    begun += 1
+                self._another.clear()
+                await self._another.wait()
+
+    async def _publish_again_to(self, stream: _Stream) -> NoReturn:
         generation = 0
         while True:
-            generation = await self._opened_or_perhaps_lost(generation)
+            generation = await self._opened_or_perhaps_lost(stream, generation)
             self._forget_synced()
             # Read once: while these are published again the next server may come, and with it the next turn.
-            last_id, self._server_id = self._server_id, self._connection.server_id
-            perhaps_lost = self._perhaps_lost.is_set()
-            self._perhaps_lost.clear()
-            if perhaps_lost or last_id not in {"", self._server_id}:
-                messages = self._unsynced.take()
+            last_id, stream.server_id = stream.server_id, self._connection.server_id
+            perhaps_lost = stream.perhaps_lost.is_set()
+            stream.perhaps_lost.clear()
+            if perhaps_lost or last_id != stream.server_id:
+                messages = self._unsynced.take(stream.name)
                 if messages:
-                    logger.info("bus.publishing_again", messages=len(messages), seconds=self._unsynced_seconds)
-                for message in messages:
+                    logger.info(
+                        "bus.publishing_again", subjects=stream.name, messages=len(messages), seconds=self._unsynced_seconds
+                    )
+                while messages:
+                    message = messages.popleft()
                     await self._publish_again(message)
                     self._unsynced.done(message)
 
-    async def _opened_or_perhaps_lost(self, generation: int) -> int:
+    async def _opened_or_perhaps_lost(self, stream: _Stream, generation: int) -> int:
         """Return the connection's generation once there is a later one, or something may be lost, or after a while."""
         opened = asyncio.ensure_future(self._connection.opened(after=generation))
-        perhaps_lost = asyncio.ensure_future(self._perhaps_lost.wait())
+        perhaps_lost = asyncio.ensure_future(stream.perhaps_lost.wait())
         try:
             await asyncio.wait({opened, perhaps_lost}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             return opened.result() if opened.done() else generation
@@ -149,11 +173,12 @@ class Publisher:
         """Keep no longer what is on the disk of the server that acknowledged it.
 
         While that server says nothing it has had no time to sync; and that another one speaks, or the same one while a stream
-        has no leader, says nothing of those whose machines are without power.
+        has no leader, says nothing of those whose machines are without power: of that stream nothing is forgotten.
         """
-        same = self._connection.server_id == self._server_id
-        if same and not self._unanswered and not self._perhaps_lost.is_set():
-            self._unsynced.forget(self._connection.heard_at - self._unsynced_seconds)
+        for stream in self._streams.values():
+            same = self._connection.server_id == stream.server_id
+            if same and not stream.unanswered and not stream.perhaps_lost.is_set():
+                self._unsynced.forget(stream.name, self._connection.heard_at - self._unsynced_seconds)
 
     async def publish(
         self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None, keep: bool = True
@@ -172,6 +197,8 @@ class Publisher:
     ) -> _PubAck:
         all_headers = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         wait_seconds, unanswered = _FIRST_WAIT_SECONDS, False
+        await self._connection.wait_connected()
+        stream = self._stream(subject)
         try:
             while True:
                 await self._connection.wait_connected()
@@ -179,41 +206,48 @@ class Publisher:
                     answer = await self._connection.request(
                         subject, payload, timeout_seconds=self._timeout_seconds, headers=all_headers
                     )
-                    if ack := await self._settled(subject, answer, len(payload)):
+                    if ack := await self._settled(stream, subject, answer, len(payload)):
                         if keep and self._unsynced_seconds:
-                            self._keep(subject, payload, message_id, headers)
+                            self._keep(stream, subject, payload, message_id, headers)
                         return ack
                 except (DisconnectedError, RequestTimeoutError) as error:
                     logger.debug("publish.unanswered", subject=subject, message_id=message_id, error=str(error))
                 except PermissionDeniedError as error:
                     raise PublishRefusedError(0, str(error)) from error
-                self._unanswered += not unanswered
+                stream.unanswered += not unanswered
                 unanswered = True
                 self.resent += 1
                 await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads clients out
                 wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
         finally:
             if unanswered:
-                self._unanswered -= 1
-                self._perhaps_lost.set()
+                stream.unanswered -= 1
+                stream.perhaps_lost.set()
 
-    def _keep(self, subject: str, payload: bytes, message_id: str, headers: Mapping[str, str] | None) -> None:
+    def _stream(self, subject: str) -> _Stream:
+        name = stream_prefix(subject)
+        if name not in self._streams:
+            self._streams[name] = _Stream(name, self._connection.server_id)
+            self._another.set()
+        return self._streams[name]
+
+    def _keep(self, stream: _Stream, subject: str, payload: bytes, message_id: str, headers: Mapping[str, str] | None) -> None:
         self._forget_synced()
         given_up = self._unsynced.given_up
-        self._unsynced.add(Acknowledged(self._connection.heard_at, subject, payload, message_id, headers))
+        self._unsynced.add(stream.name, Acknowledged(self._connection.heard_at, subject, payload, message_id, headers))
         if self._unsynced.given_up and not given_up:
             logger.warning("bus.unsynced_beyond_bound", bytes=self._unsynced.bytes, hint="WIRESPAN_NATS_UNSYNCED_BYTES")
 
-    def _note_place(self, ack: _PubAck) -> None:
+    def _note_place(self, stream: _Stream, ack: _PubAck) -> None:
         """Notice where a stream is another than before: it counts anew."""
         highest = self._highest.get(ack.stream, 0)
         if not ack.duplicate and ack.seq + _OUT_OF_ORDER < highest:
             self._highest[ack.stream] = ack.seq
-            self._perhaps_lost.set()
+            stream.perhaps_lost.set()
         else:
             self._highest[ack.stream] = max(ack.seq, highest)
 
-    async def _settled(self, subject: str, answer: Message, size: int) -> _PubAck | None:
+    async def _settled(self, stream: _Stream, subject: str, answer: Message, size: int) -> _PubAck | None:
         """Return the stream's word that the message is stored; None asks for another attempt."""
         if answer.status == NO_RESPONDERS:
             if self._without_stream.get(subject) is False:  # making it did not help
@@ -225,7 +259,7 @@ class Publisher:
         ack = _decode(answer.data)
         if ack.error is None:
             self._without_stream.pop(subject, None)
-            self._note_place(ack)
+            self._note_place(stream, ack)
             return ack
         code, description = ack.error.err_code, ack.error.description
         if code in _FULL or (code == _STORE_FAILED and any(text in description for text in _FULL_TEXTS)):

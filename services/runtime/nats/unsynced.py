@@ -7,7 +7,7 @@ Message ids are derived from what is in the message, so one that was not lost is
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,49 +24,62 @@ class Acknowledged(NamedTuple):
 
 
 class Unsynced:
-    """The latest acknowledged messages, bounded in bytes: beyond them the oldest is given up, and counted."""
+    """The latest messages of all streams, bounded in bytes all together: beyond that the oldest is given up, and counted."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._messages: deque[Acknowledged] = deque()
+        self._messages: defaultdict[str, deque[Acknowledged]] = defaultdict(deque)
         self._ids: Counter[str] = Counter()
-        self.bytes = 0
-        """Of the payloads that are kept."""
+        self._kept_bytes = self._taken_bytes = 0
         self.given_up = 0
         """Messages that were young enough to be kept, and did not fit."""
 
-    def add(self, message: Acknowledged) -> None:
+    @property
+    def bytes(self) -> int:
+        """Of the payloads that are kept, or taken and not done."""
+        return self._kept_bytes + self._taken_bytes
+
+    def add(self, stream: str, message: Acknowledged) -> None:
         """Keep one more."""
-        self._messages.append(message)
+        self._messages[stream].append(message)
         self._ids[message.message_id] += 1
-        self.bytes += len(message.payload)
-        while self.bytes > self._most_bytes:
-            self._drop()
+        self._kept_bytes += len(message.payload)
+        while self._kept_bytes > self._most_bytes:
+            self._drop(min(filter(None, self._messages.values()), key=lambda messages: messages[0].at))
             self.given_up += 1
 
-    def forget(self, before: float) -> None:
-        """Give up what was acknowledged before then: it is on the disk."""
-        while self._messages and self._messages[0].at < before:
-            self._drop()
+    def forget(self, stream: str, before: float) -> None:
+        """Give up what the stream acknowledged before then: it is on the disk."""
+        messages = self._messages[stream]
+        while messages and messages[0].at < before:
+            self._drop(messages)
 
-    def take(self) -> list[Acknowledged]:
-        """Return all that is kept, oldest first, and keep it no longer. Each is to be `done`."""
-        taken = list(self._messages)
-        self._messages.clear()
-        self.bytes = 0
+    def take(self, stream: str) -> deque[Acknowledged]:
+        """Return all that is kept of the stream, oldest first, and keep it no longer. Each is to be `done`.
+
+        It is the first that may be lost: what is added meanwhile does not drive it out.
+        """
+        taken = self._messages.pop(stream, deque())
+        size = sum(len(message.payload) for message in taken)
+        self._kept_bytes -= size
+        self._taken_bytes += size
         return taken
 
     def done(self, message: Acknowledged) -> None:
         """What was taken is stored again, and kept anew, or never will be."""
-        self._ids[message.message_id] -= 1
-        if not self._ids[message.message_id]:
-            del self._ids[message.message_id]
+        self._taken_bytes -= len(message.payload)
+        self._hold_no_longer(message)
 
     def holds(self, message_id: str) -> bool:
         """Whether the message may be in no server's disk yet: it is kept, or taken and not done."""
         return message_id in self._ids
 
-    def _drop(self) -> None:
-        message = self._messages.popleft()
-        self.bytes -= len(message.payload)
-        self.done(message)
+    def _drop(self, messages: deque[Acknowledged]) -> None:
+        message = messages.popleft()
+        self._kept_bytes -= len(message.payload)
+        self._hold_no_longer(message)
+
+    def _hold_no_longer(self, message: Acknowledged) -> None:
+        self._ids[message.message_id] -= 1
+        if not self._ids[message.message_id]:
+            del self._ids[message.message_id]

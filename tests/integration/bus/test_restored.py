@@ -109,12 +109,14 @@ async def test_what_a_deleted_stream_held_is_published_again(nats_server: NatsSe
 
 async def test_what_a_server_lost_with_its_machine_is_published_again_however_long_that_took(nats_server: NatsServer) -> None:
     """A machine boots for longer than messages are kept: what its server had just acknowledged is kept until the next one has
-    it, and whoever waits for it to be on the disk waits for that one's.
+    it, and whoever waits for it to be on the disk waits for that one's. Another stream that stays away holds up nothing.
     """
     seconds = 0.2
     settings = NatsSettings(url=nats_server.url, reconnect_seconds=0.05, ping_interval_seconds=600, unsynced_seconds=seconds)
     async with connect(settings, name="test") as bus:
         await bus.ensure_streams()
+        await asked(bus, "STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["another.stream.>"]})
+        await bus.publish("another.stream.a", b"", message_id="other")
         await bus.publish(SUBJECT, b"", message_id="a")
         await asyncio.to_thread(nats_server.kill)
         shutil.rmtree(nats_server.folder / "store")
