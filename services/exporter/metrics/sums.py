@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import Reason, Resolution
+from proto.columns import Outcome, Reason, Resolution
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.metrics import instruments
 from services.exporter.metrics.exemplars import Exemplars
@@ -39,6 +39,7 @@ _COLUMNS: Final = """
     icmp_errors question_repeats dns_codes tls_flags tls_alert
     local_entity remote_entity local_service remote_service local_resolution remote_resolution
 """
+_ENDED: Final = (Outcome.REFUSED, Outcome.TIMEOUT, Outcome.RESET, Outcome.CLOSED)
 _TAKEN: Final = frozenset(_COLUMNS.split())
 """The columns that are looked at, those of ids and of what makes a flow one with spans of its own among them."""
 
@@ -149,8 +150,7 @@ class FlowSums:
         verdict = records.column("verdict").astype(np.int64)
         verdict *= verdict < len(instruments.RECORDS.labels)
         self._add(instruments.RECORDS, rows * VERDICTS + verdict, np.uint64(1))
-        over = (records.column("transport") == TCP) & (records.column("reason") != Reason.ACTIVE_TIMEOUT)
-        at = over.nonzero()[0]
+        at = _over(records).nonzero()[0]
         outcome = records.column("outcome")[at].astype(np.int64)
         outcome *= outcome < OUTCOMES - 1
         self._add(instruments.CONNECTIONS, (rows[at] * OUTCOMES + outcome) * VERDICTS + verdict[at], np.uint64(1))
@@ -250,6 +250,18 @@ def bucket_of(metric: Timed, nanoseconds: Array) -> Array:
 
 
 _BOUNDS_NS: Final = {metric.name: np.array(metric.bounds()) * 1e9 for metric in TIMED}
+
+
+def _over(records: Records) -> Array:
+    """Where a record is the last of its TCP connection.
+
+    One whose flow ended because capture ended, or needed room, goes on and is told again: unless it had ended itself, and
+    capture only waited for its last packets.
+    """
+    reason = records.column("reason")
+    last = np.isin(reason, (Reason.END_OF_FLOW, Reason.IDLE_TIMEOUT))
+    last |= (reason != Reason.ACTIVE_TIMEOUT) & np.isin(records.column("outcome"), _ENDED)
+    return np.asarray((records.column("transport") == TCP) & last)
 
 
 def _chosen(batch: FlowBatch) -> dict[str, Array]:

@@ -163,6 +163,24 @@ def test_what_is_counted_of_each_record() -> None:
     assert points.sums("flow.cross_zone.bytes")[()] == (column("tx_bytes") + column("rx_bytes"))[crosses].sum()
 
 
+@pytest.mark.parametrize(
+    ("outcome", "reasons"),
+    [
+        (Outcome.ESTABLISHED, {Reason.END_OF_FLOW, Reason.IDLE_TIMEOUT}),
+        (Outcome.HALF_OPEN, {Reason.END_OF_FLOW, Reason.IDLE_TIMEOUT}),
+        (Outcome.CLOSED, set(Reason) - {Reason.ACTIVE_TIMEOUT, Reason.EXCHANGE}),
+        (Outcome.TIMEOUT, set(Reason) - {Reason.ACTIVE_TIMEOUT, Reason.EXCHANGE}),
+    ],
+)
+def test_a_connection_that_capture_leaves_open_is_not_over(outcome: Outcome, reasons: set[Reason]) -> None:
+    """Whoever captures it next tells of it again: a rollout of captures adds nothing, but what had ended by itself."""
+    batch = enriched_batch(len(Reason))
+    same = {"transport": np.full(len(Reason), 6, "|u1"), "outcome": np.full(len(Reason), outcome, "|u1")}
+    sums = flow_sums()
+    sums.add([replace(batch, columns={**batch.columns, **same, "reason": np.array(Reason, "|u1")})])
+    assert Points(sums).sums("flow.connections").total() == len(reasons)
+
+
 def test_pairs_beyond_the_bound_are_counted_as_one() -> None:
     """Nothing is left out: what has no series of its own is in the one that OpenTelemetry's name for it marks."""
     batches = [drawn_batch(seed) for seed in range(3)]
