@@ -1,8 +1,8 @@
 """The metrics of flows while the exporter runs: what is settled is counted, and a reading is sent now and then.
 
 A batch is counted once it is acknowledged. One that comes again because it was not, after a kill or from another exporter, was
-not counted by whoever had it. One that was, and comes again all the same, is known by its place in the stream; a dead letter of
-spans that is replayed, by its message id. A reading is cumulative: one that is not taken is replaced by the next.
+not counted by whoever had it. One that was, and comes again all the same, is known by its message id; so is a dead letter of
+spans that is replayed. A reading is cumulative: one that is not taken is replaced by the next.
 
 Nothing here holds up spans: counting is done in a thread of its own, for many batches at a time; what waits for it is bounded.
 """
@@ -36,7 +36,7 @@ _LONGEST_WAIT_SECONDS: Final = 5.0
 _LAST_SECONDS: Final = 3.0
 """How long the last reading may take, once the exporter has done with spans."""
 _REMEMBERED: Final = 1 << 16
-"""Places in the stream of the batches that were counted last."""
+"""Batches that were counted last."""
 _REPLAYED_SPANS: Final = re.compile(r"/[0-9a-f]{16}/replay-\d+\Z")
 """End of the message id of a dead letter of refused spans that is replayed: its records were counted when it was made."""
 
@@ -75,9 +75,12 @@ class FlowMetrics:
 
     def settled(self, batch: FlowBatch, stream_sequence: int, message_id: str) -> None:
         """Count a batch that was acknowledged."""
-        if stream_sequence in self._counted or _REPLAYED_SPANS.search(message_id):
+        # Not by its place in the stream, where it has an id: one made anew counts from 1 again, and beyond its duplicate window
+        # it has the same batch twice. The hash is small, however long the id.
+        known_by = hash(message_id or stream_sequence)
+        if known_by in self._counted or _REPLAYED_SPANS.search(message_id):
             return
-        self._counted[stream_sequence] = None
+        self._counted[known_by] = None
         if len(self._counted) > _REMEMBERED:
             self._counted.popitem(last=False)
         if self._rows + batch.count > MOST_WAITING_ROWS:

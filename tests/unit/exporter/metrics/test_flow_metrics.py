@@ -18,7 +18,7 @@ from services.runtime.telemetry import Telemetry
 from tests.support.pipeline.enriched_batches import enriched_batch
 
 RECORDS = 5
-ID = part_id(batch_id("node-a", "0123456789abcdef", 1), 0, RECORDS)
+ID, NEXT_ID = (part_id(batch_id("node-a", "0123456789abcdef", number), 0, RECORDS) for number in (1, 2))
 
 
 class Backend:
@@ -54,18 +54,23 @@ def records_in(body: bytes) -> int:
 
 
 async def test_a_batch_is_counted_once(telemetry: Telemetry) -> None:
-    """By its place in the stream. A dead letter of spans was counted when it was made; one of a whole message was not."""
+    """By its id, wherever in whichever stream it is; by its place where it has none. A dead letter of spans was counted when it
+    was made; one of a whole message was not.
+    """
     backend = Backend()
     metrics = FlowMetrics(FlowSums(10, exemplars=Exemplars("c")), telemetry)
     async with metrics.running(backend, 3600, {"service.name": "t"}, "1"):
         for sequence, message_id in (
             (1, ID),
-            (1, ID),
+            (9, ID),
+            (1, NEXT_ID),
+            (5, ""),
+            (5, ""),
             (2, f"{ID}/0123456789abcdef/replay-1764374400000000"),
             (3, f"{ID}/replay-1764374400000000"),
         ):
             metrics.settled(enriched_batch(RECORDS), sequence, message_id)
-    assert [records_in(body) for body in backend.bodies] == [2 * RECORDS]  # the last reading, at the end
+    assert [records_in(body) for body in backend.bodies] == [4 * RECORDS]  # the last reading, at the end
 
 
 async def test_a_reading_that_is_not_taken_is_in_the_next(telemetry: Telemetry) -> None:
@@ -77,7 +82,7 @@ async def test_a_reading_that_is_not_taken_is_in_the_next(telemetry: Telemetry) 
         async with asyncio.timeout(60):
             for _ in range(2):
                 await backend.asked.acquire()
-        metrics.settled(enriched_batch(RECORDS, sequence=1), 2, ID)
+        metrics.settled(enriched_batch(RECORDS, sequence=1), 2, NEXT_ID)
     assert records_in(backend.bodies[0]) == records_in(backend.bodies[1]) == RECORDS
     assert records_in(backend.bodies[-1]) == 2 * RECORDS
     assert b'readings_total{outcome="failed"} 1.0' in telemetry.prometheus()
@@ -89,7 +94,7 @@ async def test_what_waits_is_bounded(telemetry: Telemetry, monkeypatch: pytest.M
     backend = Backend()
     metrics = FlowMetrics(FlowSums(10, exemplars=Exemplars("c")), telemetry)
     async with metrics.running(backend, 3600, {"service.name": "t"}, "1"):
-        for sequence in (1, 2):
-            metrics.settled(enriched_batch(RECORDS, sequence=sequence), sequence, ID)
+        for sequence, message_id in enumerate((ID, NEXT_ID), 1):
+            metrics.settled(enriched_batch(RECORDS, sequence=sequence), sequence, message_id)
     assert [records_in(body) for body in backend.bodies] == [RECORDS]
     assert f'uncounted_total{{reason="too_many"}} {RECORDS}.0'.encode() in telemetry.prometheus()
