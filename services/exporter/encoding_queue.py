@@ -30,7 +30,7 @@ PACE_SECONDS: Final = 0.025
 """From the start of one bundle to the next at the least, so that what comes meanwhile shares a bundle and a request: each costs
 a millisecond or two whatever is in it."""
 _ENOUGH_BATCHES: Final = 16
-"""As many do not wait for more."""
+"""As many do not wait for more; nor do fewer, where no more can come."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,8 +71,15 @@ class EncodingQueue:
     """Turns deliveries into requests, together with whatever else waits."""
 
     def __init__(
-        self, encoder: SpanEncoder, max_request_bytes: int, thread: Executor, *, pace_seconds: float = PACE_SECONDS
+        self,
+        encoder: SpanEncoder,
+        max_request_bytes: int,
+        thread: Executor,
+        *,
+        most_at_once: int = _ENOUGH_BATCHES,
+        pace_seconds: float = PACE_SECONDS,
     ) -> None:
+        """`most_at_once`: so many deliveries are ever brought here at the same time."""
         self._encoder = encoder
         self._max_request_bytes = max_request_bytes
         self._thread = thread
@@ -80,13 +87,14 @@ class EncodingQueue:
         self._known: dict[bytes, Entity] = {}
         self._running: asyncio.Task[None] | None = None
         self._pace_seconds = pace_seconds
+        self._enough_batches = min(most_at_once, _ENOUGH_BATCHES)
         self._enough = asyncio.Event()
 
     async def encoded(self, delivery: Delivery) -> Encoded | Unfit:
         """Return the requests that have spans of the delivery's batch."""
         future: asyncio.Future[Encoded | Unfit] = asyncio.get_running_loop().create_future()
         self._waiting.append((delivery, future))
-        if len(self._waiting) >= _ENOUGH_BATCHES:
+        if len(self._waiting) >= self._enough_batches:
             self._enough.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -109,7 +117,7 @@ class EncodingQueue:
     async def _gather(self, until: float) -> None:
         """Wait until then, or until enough waits to be encoded together."""
         self._enough.clear()
-        if len(self._waiting) < _ENOUGH_BATCHES:
+        if len(self._waiting) < self._enough_batches:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._enough.wait()

@@ -55,7 +55,9 @@ class Worker:
     ) -> None:
         self._bus = bus
         self._delivery = delivery
-        self._encoding_queue = EncodingQueue(encoder, settings.max_request_bytes, encoding)
+        self._encoding_queue = EncodingQueue(
+            encoder, settings.max_request_bytes, encoding, most_at_once=settings.concurrent_batches
+        )
         self._requests: set[asyncio.Task[None]] = set()
         self._settings = settings
         self._flow_metrics = flow_metrics

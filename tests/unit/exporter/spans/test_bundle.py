@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,19 +92,22 @@ async def test_what_does_not_decode_does_not_spoil_the_others():
     assert sum(shared.request.spans for shared in first.requests) == 8
 
 
-async def test_batches_wait_for_each_other_until_there_are_enough():
-    """The first goes at once. Those after it share one request: when the pace allows the next, or sooner where many wait."""
-    messages = [encode(enriched_batch(2, sequence=number)) for number in range(17)]
+@pytest.mark.parametrize(("most_at_once", "enough"), [(64, 16), (4, 4), (1, 1)])
+async def test_batches_wait_for_each_other_until_there_are_enough(most_at_once, enough):
+    """The first goes at once. Those after it share one request: when the pace allows the next, or sooner where many wait, or as
+    many as ever come at once.
+    """
+    messages = [encode(enriched_batch(2, sequence=number)) for number in range(enough + 1)]
     with ThreadPoolExecutor(1) as thread:
-        queue = EncodingQueue(encoder(), LIMIT, thread, pace_seconds=3600)
+        queue = EncodingQueue(encoder(), LIMIT, thread, most_at_once=most_at_once, pace_seconds=3600)
         await queue.encoded(Message(messages[0]))
-        waiting = [asyncio.create_task(queue.encoded(Message(data))) for data in messages[1:16]]
+        waiting = [asyncio.create_task(queue.encoded(Message(data))) for data in messages[1:enough]]
         await asyncio.sleep(0)
         assert not any(task.done() for task in waiting)
-        last = await queue.encoded(Message(messages[16]))
+        last = await queue.encoded(Message(messages[enough]))
         encoded = [*await asyncio.gather(*waiting), last]
     assert len({id(request) for one in encoded for request in one.requests}) == 1
-    assert last.requests[0].request.spans == 32
+    assert last.requests[0].request.spans == 2 * enough
 
 
 async def test_a_batch_that_breaks_the_encoder_goes_alone():
