@@ -120,13 +120,16 @@ class FlowMetrics:
             await self._count(thread)
 
     async def _count(self, thread: ThreadPoolExecutor) -> None:
-        """Count what waits. Once begun it ends, whoever gives up waiting for it."""
+        """Count what waits. Once begun it ends, whoever gives up waiting for it: even what the thread has not come to."""
         waiting, rows = self._waiting, self._rows
         self._waiting, self._rows = [], 0
         if not waiting:
             return
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, self._add, waiting, rows))
+
+    def _add(self, batches: list[FlowBatch], rows: int) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(thread, self._sums.add, waiting)
+            self._sums.add(batches)
         except Exception as error:  # noqa: BLE001 - these are metrics: spans go on
             self._uncounted.add(rows, {"reason": "failed"})
             self._log.error("flow_metrics.not_counted", records=rows, exc_info=error)
@@ -147,6 +150,15 @@ class FlowMetrics:
 
     async def _send(self, thread: ThreadPoolExecutor, sink: Sink, resource: Mapping[str, AttributeValue], version: str) -> None:
         """Send one reading. Whatever comes of it, the next one says all of it again."""
+        try:
+            await self._send_reading(thread, sink, resource, version)
+        except Exception as error:  # noqa: BLE001 - neither the readings to come nor the exporter's end hang on this one
+            self._readings.add(1, {"outcome": "failed"})
+            self._log.error("flow_metrics.not_sent", exc_info=error)
+
+    async def _send_reading(
+        self, thread: ThreadPoolExecutor, sink: Sink, resource: Mapping[str, AttributeValue], version: str
+    ) -> None:
         bodies = await asyncio.get_running_loop().run_in_executor(
             thread, lambda: list(otlp.requests(self._sums.read(), resource, version))
         )
