@@ -68,7 +68,13 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             " machine lose it: twice the server's `sync_interval`; 0 keeps none",
         ),
     ] = 2.0
-    unsynced_bytes: Annotated[int, Meta(ge=0, description="most bytes that are kept so; the oldest go first")] = 8 << 20
+    unsynced_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="most bytes that are kept so; the oldest go first. As many again while those are published once more",
+        ),
+    ] = 8 << 20
 
     def __post_init__(self) -> None:
         """Refuse combinations that cannot work. Raises ValueError."""
