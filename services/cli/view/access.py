@@ -23,6 +23,10 @@ _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _COOKIE: Final = "wirespan"
 _LEAST_TOKEN: Final = 16
 LOGIN: Final = "/login"
+_OPEN: Final = frozenset({LOGIN, "/app.css"})
+"""What is for those who have no token yet."""
+_SOMEBODY_ELSES: Final = frozenset({"cross-site", "same-site"})
+"""Sec-Fetch-Site of what another page asks for; to follow a link to this one is no such thing."""
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -43,15 +47,17 @@ class Access:
     """Where it listens."""
     hosts: Iterable[str] = ()
     """Names by which it is asked for, besides that."""
-    token: str = ""
+    token: str | None = None
     header: str = ""
     """Of a request that an ingress has let in: it names who asks."""
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     def check(self) -> None:
         """Raise UsageError where the page would be open to others than those on this machine."""
-        if self.token and len(self.token) < _LEAST_TOKEN:
+        if self.token is not None and len(self.token) < _LEAST_TOKEN:
             raise UsageError(f"the token of the page is shorter than {_LEAST_TOKEN} characters")
+        if self.token is not None and self.header:
+            raise UsageError("--token-file and --trusted-header are two ways to let somebody in: give one of them")
         if not is_loopback(self.address) and not (self.token or self.header):
             raise UsageError(
                 f"at {self.address} others could see the page: give --token-file, or --trusted-header of an ingress"
@@ -66,24 +72,25 @@ class Access:
         """Whether whoever asks may look."""
         if self.header and request.headers.get(self.header, "").strip():
             return True
-        if not self.token:
+        if self.token is None:
             return not self.header
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        return self._same(given, self.token) or self._same(request.cookies.get(_COOKIE, ""), self._session())
+        return _same(given, self.token) or _same(request.cookies.get(_COOKIE, ""), self._session(self.token))
 
     def let_in(self, token: str, response: web.StreamResponse) -> bool:
         """Give a browser that has the token a cookie, so that it need not be asked again."""
-        if not (self.token and self._same(token, self.token)):
+        if self.token is None or not _same(token, self.token):
             return False
-        response.set_cookie(_COOKIE, self._session(), httponly=True, samesite="Strict", path="/")
+        response.set_cookie(_COOKIE, self._session(self.token), httponly=True, samesite="Strict", path="/")
         return True
 
-    def _session(self) -> str:
-        return hmac.new(self._key, self.token.encode(), hashlib.sha256).hexdigest()
+    def _session(self, token: str) -> str:
+        return hmac.new(self._key, token.encode(), hashlib.sha256).hexdigest()
 
-    @staticmethod
-    def _same(one: str, other: str) -> bool:
-        return hmac.compare_digest(one.encode(), other.encode())
+
+def _same(one: str, other: str) -> bool:
+    # What comes out of a request may hold bytes that are no UTF-8.
+    return hmac.compare_digest(one.encode(errors="surrogateescape"), other.encode(errors="surrogateescape"))
 
 
 def is_loopback(address: str) -> bool:
@@ -103,8 +110,11 @@ def guard(access: Access) -> Middleware:
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not access.is_ours(request.host):
             return web.Response(status=421, text="this is not the host that was asked for", headers=HEADERS)
-        if request.path != LOGIN and not access.allows(request):
-            if request.path.startswith("/api/"):
+        of_api = request.path.startswith("/api/")
+        if of_api and request.headers.get("Sec-Fetch-Site") in _SOMEBODY_ELSES:
+            return web.Response(status=403, text="another page asks for this", headers=HEADERS)
+        if request.path not in _OPEN and not access.allows(request):
+            if of_api:
                 return web.Response(status=401, text="a token is needed", headers=HEADERS)
             return web.Response(status=303, headers={**HEADERS, "Location": LOGIN})
         return await handler(request)

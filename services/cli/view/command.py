@@ -108,7 +108,7 @@ def view(
         raise UsageError("--kube-snapshot names the workloads of capture files: give FILE")
     if kube_context is not None and nats_url is not None:
         raise UsageError("--nats-url and --kube-context are two places to listen: give one of them")
-    token = token_file.read_text().strip() if token_file else ""
+    token = token_file.read_text().strip() if token_file else None
     access = Access(address=listen, hosts=hosts, token=token, header=trusted_header)
     access.check()
     quiet_logs()

@@ -68,7 +68,7 @@ class _Answers:
     async def map(self, request: web.Request) -> web.Response:
         """The map, of a stretch of time, some namespaces folded."""
         graph = self._graph(request)
-        return await self._made(lambda: graph().as_json())
+        return await self._made(request, lambda: graph().as_json())
 
     async def edge(self, request: web.Request) -> web.Response:
         """What passes from one place of the same map to another."""
@@ -82,7 +82,7 @@ class _Answers:
                 part["worst"] = worst_of(kept, asked.wanted(narrowed))
             return found
 
-        return await self._made(made)
+        return await self._made(request, made)
 
     def _graph(self, request: web.Request) -> Callable[[], Graph]:
         """Return what makes the map that a request asks for, unless that is the one which was made last."""
@@ -99,27 +99,27 @@ class _Answers:
 
         return make
 
-    async def time_line(self, _request: web.Request) -> web.Response:
+    async def time_line(self, request: web.Request) -> web.Response:
         """Records and troubles over time."""
-        return await self._made(self._page.kept.time_line)
+        return await self._made(request, self._page.kept.time_line)
 
     async def flows(self, request: web.Request) -> web.Response:
         """The latest records that are asked for."""
         which, after = asked.wanted(request.query), asked.time_of(request.query, "after") or 0
-        return await self._made(lambda: flows(self._page.kept, which, after=after))
+        return await self._made(request, lambda: flows(self._page.kept, which, after=after))
 
     async def connection(self, request: web.Request) -> web.Response:
         """One connection."""
         number = _hexadecimal(request.query.get("flow", ""), 64)
-        return await self._made(lambda: connection(self._page.kept, number))
+        return await self._made(request, lambda: connection(self._page.kept, number))
 
     async def trace(self, request: web.Request) -> web.Response:
         """The requests of one trace, or without an id which traces there are."""
         given = request.query.get("id", "").lower()
         if not given:
-            return await self._made(lambda: {"traces": traces(self._page.kept)})
+            return await self._made(request, lambda: {"traces": traces(self._page.kept)})
         _hexadecimal(given, 128)
-        return await self._made(lambda: trace(self._page.kept, given))
+        return await self._made(request, lambda: trace(self._page.kept, given))
 
     async def pipeline(self, _request: web.Request) -> web.Response:
         """How the pipeline is."""
@@ -161,9 +161,11 @@ class _Answers:
             "notes": kept.notes,
         }
 
-    async def _made(self, make: Callable[[], Any]) -> web.Response:
+    async def _made(self, request: web.Request, make: Callable[[], Any]) -> web.Response:
         """Answer with what takes a while to make: beside the loop that takes records in, and one after the other."""
         async with self._one_at_a_time:
+            if request.transport is None:
+                return web.Response(status=503, text="whoever asked has gone")
             began = time.monotonic()
             made = await asyncio.to_thread(make)
             self._took_seconds = time.monotonic() - began

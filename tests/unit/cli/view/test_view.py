@@ -184,6 +184,21 @@ async def test_another_hosts_name_gets_nothing(kept: Kept, built: Path, host: st
         assert response.status == status
 
 
+@pytest.mark.parametrize(
+    ("site", "path", "status"),
+    [
+        ("cross-site", "/api/about", 403),
+        ("same-site", "/api/map", 403),
+        ("cross-site", "/", 200),
+        ("same-origin", "/api/about", 200),
+    ],
+)
+async def test_another_page_makes_no_work(kept: Kept, built: Path, site: str, path: str, status: int) -> None:
+    """What somebody else's page asks of the API is not made; a link of theirs leads here nevertheless."""
+    async with asking(kept, built) as session, session.get(path, headers={"Sec-Fetch-Site": site}) as response:
+        assert response.status == status
+
+
 async def test_a_token_is_asked_for(kept: Kept, built: Path) -> None:
     """Without it neither API nor page; with it a browser gets a cookie that no script and no other site can use."""
     async with asking(kept, built, token=TOKEN) as session:
@@ -193,6 +208,10 @@ async def test_a_token_is_asked_for(kept: Kept, built: Path) -> None:
             assert allowed.status == 200
         async with session.post("/login", data={"token": "another token, as long"}) as wrong:
             assert wrong.status == 401
+        async with session.get("/api/about", headers={"Authorization": "Bearer \udcff"}) as no_text:
+            assert no_text.status == 401
+        async with session.get("/app.css", allow_redirects=False) as style:
+            assert style.status == 404, "there is none here, and nobody is sent to log in for it"
         async with session.post("/login", data={"token": TOKEN}, allow_redirects=False) as right:
             cookie = right.cookies["wirespan"]
         assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
@@ -209,9 +228,18 @@ async def test_who_an_ingress_let_in_is_let_in(kept: Kept, built: Path) -> None:
             assert allowed.status == 200
 
 
-@pytest.mark.parametrize("access", [Access(address="0.0.0.0"), Access(token="short"), Access(address="192.0.2.1", token="x")])
+@pytest.mark.parametrize(
+    "access",
+    [
+        Access(address="0.0.0.0"),
+        Access(token="short"),
+        Access(token=""),
+        Access(address="192.0.2.1", token="x"),
+        Access(token=TOKEN, header="X-Forwarded-User"),
+    ],
+)
 def test_never_open_to_others_by_mistake(access: Access) -> None:
-    """Beyond loopback it takes a token of some length, or a header."""
+    """Beyond loopback it takes a token of some length, or a header, which would let in without the token if both were given."""
     with pytest.raises(UsageError):
         access.check()
 
