@@ -52,11 +52,19 @@ class FlowFilter:
     """Several conditions together."""
 
     def __init__(self, conditions: Sequence[Condition] = ()) -> None:
-        self._wanted: dict[str, list[RecordTest]] = {}
+        wanted: dict[str, list[RecordTest]] = {}
         for condition in conditions:
             if not condition.negated:
-                self._wanted.setdefault(condition.field, []).append(condition.accepts)
+                wanted.setdefault(condition.field, []).append(condition.accepts)
+        self._wanted = [*wanted.values()]
         self._unwanted = [condition.accepts for condition in conditions if condition.negated]
+
+    def __and__(self, other: FlowFilter) -> FlowFilter:
+        """Return the filter of what both want."""
+        both = FlowFilter()
+        both._wanted = [*self._wanted, *other._wanted]
+        both._unwanted = [*self._unwanted, *other._unwanted]
+        return both
 
     def __call__(self, batch: FlowBatch) -> FlowBatch:
         """Return the batch with only the records that are asked for."""
@@ -67,7 +75,7 @@ class FlowFilter:
     def mask(self, batch: FlowBatch) -> Mask:
         """Return which records are asked for."""
         mask = np.ones(batch.count, np.bool_)
-        for alternatives in self._wanted.values():
+        for alternatives in self._wanted:
             mask &= np.logical_or.reduce([accepts(batch) for accepts in alternatives])
         for accepts in self._unwanted:
             mask &= ~accepts(batch)

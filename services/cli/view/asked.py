@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from typing import Final
@@ -13,6 +14,7 @@ from services.cli.tap.filters import Condition, FlowFilter, between
 
 _SEARCH: Final = FilterCommand("search", add_help_option=False)
 _FILTERS: Final = frozenset(option.field for option in _SEARCH.params if isinstance(option, FilterOption))
+_FLAGS: Final = frozenset(option.field for option in _SEARCH.params if isinstance(option, FilterOption) and option.is_flag)
 _NOT: Final = "not"
 
 
@@ -23,6 +25,23 @@ class QuestionError(Exception):
 def wanted(query: Mapping[str, str]) -> FlowFilter:
     """Return the filter that `q`, `since` and `until` of a request are. Raises QuestionError."""
     return FlowFilter([*_conditions(query.get("q", "")), *between(time_of(query, "since"), time_of(query, "until"))])
+
+
+def narrowed(text: str, by: str) -> str:
+    """Return the search `text` together with the narrower search `by`, a list of names and values: what both find. Values of
+    one filter are alternatives, so that those of `text` give way to those which `by` has. Raises QuestionError.
+    """
+    _conditions(text)
+    narrow = shlex.split(by)
+    kept: list[str] = []
+    words, negated = iter(shlex.split(text)), False
+    for word in words:
+        name, has_value, _ = word.removeprefix("--").partition("=")
+        given = [word] if has_value or name in {_NOT, *_FLAGS} else [word, *itertools.islice(words, 1)]
+        if negated or name not in narrow[::2]:
+            kept += given
+        negated = name == _NOT
+    return shlex.join([*kept, *narrow])
 
 
 def time_of(query: Mapping[str, str], name: str) -> int | None:

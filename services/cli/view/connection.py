@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from proto.exchange_phases import Phase, phases
+from proto.flow_batch import FlowBatch
 from proto.verdicts.names import Verdict
 from services.cli.explain.connections import Connection, Record, Seen
 from services.cli.explain.explanation import Explanation, explain
@@ -20,6 +21,8 @@ from services.cli.views.flow_view import FlowView
 MOST_TRACES: Final = 200
 _MOST_JUDGED: Final = 200
 """Connections that are looked at to find the worst: the latest."""
+_MOST_REQUESTS: Final = 400
+"""Of one connection, the latest: a channel of gRPC has any number."""
 _MOST_BARS: Final = 400
 """Of one lane: more are not told apart by eye."""
 
@@ -28,14 +31,19 @@ def connection(kept: Kept, flow_id: int) -> dict[str, Any] | None:
     """Return what is known of the connection that a flow is of; None where nothing of it is kept."""
     same = [view for piece in kept.pieces for view in _of_flow(piece, flow_id)]
     names, flows = {view.connection for view in same}, {view.flow for view in same}
-    batches = kept.of(lambda view: view.connection in names or view.flow in flows)
-    found = Seen(batches).connections(lambda _: True)
+
+    def is_of_it(view: FlowView) -> bool:
+        return view.connection in names or view.flow in flows
+
+    records = kept.of(lambda view: view.of_flow and is_of_it(view))
+    requests, left_out = _latest(kept.of(lambda view: not view.of_flow and is_of_it(view)))
+    found = Seen([*records, *requests]).connections(lambda _: True)
     told = [one for one in found if any(record.row["flow_id"] == flow_id for record in (*one.client, *one.server))]
     if not told:
         return None
     chosen = next((one for one in told if one.told.view.of_flow), told[0])
     others = [one for one in found if not one.told.view.of_flow]
-    return _told(explain(chosen)) | _axis(chosen, others)
+    return _told(explain(chosen)) | _axis(chosen, others) | {"left_out": left_out}
 
 
 def worst_of(kept: Kept, which: FlowFilter) -> dict[str, Any] | None:
@@ -43,6 +51,8 @@ def worst_of(kept: Kept, which: FlowFilter) -> dict[str, Any] | None:
     found = (view for piece in kept.pieces for _, _, view in piece.wanted(which))
     troubled = [view.connection for view in found if view.of_flow and (view.verdict_measure or view.failed)]
     names = set(troubled[-_MOST_JUDGED:])
+    if not names:
+        return None
     chosen, more = worst(Seen(kept.of(lambda view: view.of_flow and view.connection in names)).connections(lambda _: True))
     if chosen is None:
         return None
@@ -94,6 +104,16 @@ def traces(kept: Kept) -> list[dict[str, Any]]:
 def _of_flow(piece: Piece, flow_id: int) -> Iterator[FlowView]:
     for at in (piece.batch.column("flow_id") == flow_id).nonzero()[0].tolist():
         yield piece.views[at]
+
+
+def _latest(some: Sequence[FlowBatch]) -> tuple[list[FlowBatch], int]:
+    """Return the batches with only their latest records, and how many are left out."""
+    latest: list[FlowBatch] = []
+    room = _MOST_REQUESTS
+    for batch in reversed(some):
+        latest.insert(0, batch.take(slice(max(batch.count - room, 0), None)))
+        room -= latest[0].count
+    return [batch for batch in latest if batch.count], sum(batch.count for batch in some) - (_MOST_REQUESTS - room)
 
 
 def _lasted_ns(view: FlowView) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from services.cli.view.kept import Kept
 from services.cli.views import units
 from services.cli.views.conversation_table import words
 from services.cli.views.conversations import Conversation, conversations_of, rank
-from services.cli.views.flow_view import FlowView
+from services.cli.views.flow_view import FlowView, Peer
 
 AUTO: Final = "auto"
 _FOLDS_AT: Final = 400
@@ -20,6 +21,10 @@ _FOLDS_AT: Final = 400
 _OUTSIDE: Final = "outside"
 _ADDRESSES: Final = "addresses"
 """What a fold of everything that has no name is called."""
+_MOST_PARTS: Final = 20
+"""Ports and transports of one edge that are told of: the worst. A scan of ports has a thousand."""
+_NOT_OF_NAMES: Final = re.compile(r"\\x[0-9a-f]{2}|[^\w.-]")
+"""What of a name that is shown stands for itself in no pattern."""
 
 
 class Graph:
@@ -30,7 +35,8 @@ class Graph:
     def __init__(self, kept: Kept, which: FlowFilter, folded: Sequence[str], *, span_ns: int | None) -> None:
         views = [view for view in kept.views(which) if view.of_flow]
         found = conversations_of(views)
-        self._addresses = _addresses(views)
+        self._addresses = frozenset(peer.name for peer in _peers(views) if peer.is_address)
+        self._looked_up = frozenset(peer.name for peer in _peers(views) if peer.looked_up)
         self._seconds = (span_ns if span_ns is not None else _span_ns(views)) / 1e9
         self._places = sorted({_place(name, self._addresses) for each in found for name in (each.source, each.destination)})
         fold = set(folded)
@@ -51,19 +57,37 @@ class Graph:
         }
 
     def edge(self, source: str, destination: str) -> dict[str, Any] | None:
-        """Return what is known of what passes from one place to another, by port and transport; None where nothing does."""
+        """Return what is known of what passes from one place to another, by port and transport, the worst first; None where
+        nothing does.
+        """
         found = [each for each in self._edges if (each.source, each.destination) == (source, destination)]
         if not found:
             return None
         return {
             "parts": [
-                _edge(each, self._seconds) | {"query": _query(each, self._addresses), "words": words(each)} for each in found
-            ]
+                _edge(each, self._seconds) | {"query": self._query(each), "words": words(each)} for each in found[:_MOST_PARTS]
+            ],
+            "left_out": max(len(found) - _MOST_PARTS, 0),
         }
 
+    def _query(self, each: Conversation) -> str:
+        """The search that finds its records, in the tap's grammar."""
+        words = [*self._end("from", each.source), *self._end("to", each.destination)]
+        words += ["to-port", str(each.port)] if each.port else []
+        return shlex.join([*words, "protocol", each.transport.partition(" ")[0]])
 
-def _addresses(views: Iterable[FlowView]) -> frozenset[str]:
-    return frozenset(peer.name for view in views for peer in (view.source, view.destination) if peer.is_address)
+    def _end(self, side: str, name: str) -> list[str]:
+        if name in self._addresses:
+            return [f"{side}-ip", name]
+        if name.endswith("/"):
+            return [] if name.removesuffix("/") in {_OUTSIDE, _ADDRESSES} else [f"{side}-namespace", name.removesuffix("/")]
+        if name in self._looked_up:  # of whichever end it is
+            return ["to-name", _NOT_OF_NAMES.sub("?", name)]
+        return [f"{side}-workload", name]
+
+
+def _peers(views: Iterable[FlowView]) -> Iterator[Peer]:
+    return (peer for view in views for peer in (view.source, view.destination))
 
 
 def _place(name: str, addresses: frozenset[str]) -> str:
@@ -122,22 +146,6 @@ def _edge(each: Conversation, seconds: float) -> dict[str, Any]:
         "rate": _rate(each.flows, seconds),
         "trouble": _trouble(each),
     }
-
-
-def _query(each: Conversation, addresses: frozenset[str]) -> str:
-    """The search that finds its records, in the tap's grammar."""
-    words = [*_end("from", each.source, addresses), *_end("to", each.destination, addresses)]
-    words += ["to-port", str(each.port)] if each.port else []
-    return shlex.join([*words, "protocol", each.transport.partition(" ")[0]])
-
-
-def _end(side: str, name: str, addresses: frozenset[str]) -> list[str]:
-    if name in addresses:
-        return [f"{side}-ip", name]
-    if name.endswith("/"):
-        return [] if name.removesuffix("/") in {_OUTSIDE, _ADDRESSES} else [f"{side}-namespace", name.removesuffix("/")]
-    looked_up = side == "to" and "." in name and "/" not in name
-    return ["to-name" if looked_up else f"{side}-workload", name]
 
 
 def _rate(flows: int, seconds: float) -> str:

@@ -73,13 +73,13 @@ class _Answers:
     async def edge(self, request: web.Request) -> web.Response:
         """What passes from one place of the same map to another."""
         graph, (source, destination) = self._graph(request), (request.query.get(end, "") for end in ("source", "destination"))
-        query, kept = request.query, self._page.kept
+        query, kept, which = request.query, self._page.kept, asked.wanted(request.query)
 
         def made() -> dict[str, Any] | None:
             found = graph().edge(source, destination)
             for part in found["parts"] if found else ():
-                narrowed = {**query, "q": f"{query.get('q', '')} {part['query']}"}
-                part["worst"] = worst_of(kept, asked.wanted(narrowed))
+                part["worst"] = worst_of(kept, which & asked.wanted({"q": part["query"]}))
+                part["query"] = asked.narrowed(query.get("q", ""), part["query"])
             return found
 
         return await self._made(request, made)

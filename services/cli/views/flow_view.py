@@ -66,6 +66,8 @@ class Peer:
     name: str
     is_address: bool
     port: int
+    looked_up: bool = False
+    """Nobody knows the workload: it is the name that a client looked up, or asked for by TLS."""
 
     def __str__(self) -> str:
         if not self.port:
@@ -291,7 +293,10 @@ def _peer(row: Mapping[str, Any], end: str, *, numeric: bool) -> Peer:
     if not name and not numeric:
         asked_for = row.get("tls_server_name") if end == ("local" if row["role"] == "server" else "remote") else None
         looked_up = row.get("remote_name") if end == "remote" else None
-        name = printable(asked_for or looked_up or "")
+        # A client may ask for whatever it likes: by a slash its name would be that of a namespace's workload.
+        name = printable(asked_for or looked_up or "").replace("/", "\\x2f")
+        if name:
+            return Peer(name, is_address=False, port=port, looked_up=True)
     return Peer(name, is_address=False, port=port) if name else Peer(row[f"{end}_address"], is_address=True, port=port)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from proto.columns import Observer, Outcome, Role
+from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
 from services.cli.errors import CliError, UsageError
 from services.cli.explain.connections import Seen
@@ -97,6 +98,54 @@ async def test_what_finds_an_edge_finds_its_flows(kept: Kept, built: Path) -> No
             assert len(found["rows"]) == edge["flows"] == int(of["parts"][0]["words"]["flows"])
 
 
+async def test_a_name_that_a_client_asks_for_is_outside(built: Path) -> None:
+    """It is no workload, not even by a slash, nor where it looks like one; the edge's search finds its flows."""
+    kept = Kept()
+    names = ["kube-system/coredns", "payments/", "redis.service", "a*b"]
+    for number, name in enumerate(names, 1):
+        batch = between("shop/frontend", "shop/cart", flow_id=number, tls_server_name=0, remote_entity=NO_INDEX)
+        kept.add(replace(batch, names=[name]))
+    unit = Entity("host", {"host.name": "web-1", "service.name": "nginx.service"})
+    ends = [pod("shop", "frontend"), unit]
+    kept.add(record_batch(entities=ends, local_entity=0, remote_entity=1, flow_id=9))
+    async with asking(kept, built) as session:
+        found = await answer(session, "map?fold=none")
+        assert found["namespaces"] == ["outside", "shop"]
+        assert {node["id"] for node in found["nodes"] if node["place"] == "outside"} == {
+            r"kube-system\x2fcoredns", r"payments\x2f", "redis.service", "a*b", "nginx.service",
+        }  # fmt: skip
+        for edge in found["edges"]:
+            ends = {end: edge[end] for end in ("source", "destination")}
+            async with session.get("/api/edge", params={"fold": "none", **ends}) as response:
+                (part,) = (await response.json())["parts"]
+            async with session.get("/api/flows", params={"q": part["query"]}) as response:
+                assert len((await response.json())["rows"]) == 1
+
+
+async def test_an_edge_of_a_search_is_of_both(kept: Kept, built: Path) -> None:
+    """Alternatives of a search do not come back into what is said of one edge, nor into the search that finds its flows."""
+    kept.add(between("shop/frontend", "shop/cart", flow_id=4, outcome=Outcome.REFUSED, responses=0))
+    search = "to-workload cart not to-workload=cache to-workload=redis protocol tcp failed not port 53"
+    ends = {"source": "shop/frontend", "destination": "shop/cart", "fold": "none"}
+    async with asking(kept, built) as session, session.get("/api/edge", params={"q": search, **ends}) as response:
+        (part,) = (await response.json())["parts"]
+    assert part["worst"]["flow"] == "0x4"
+    assert part["query"] == (
+        "not to-workload=cache failed not port 53 from-workload shop/frontend to-workload shop/cart to-port 6379 protocol tcp"
+    )
+
+
+async def test_a_scan_of_ports_is_told_of_in_part(built: Path) -> None:
+    """Of an edge with any number of ports the worst are told, and how many are left out."""
+    kept = Kept()
+    for port in range(1, 31):
+        outcome = Outcome.REFUSED if port == 30 else Outcome.CLOSED
+        kept.add(between("shop/scanner", "shop/cart", flow_id=port, local_port=1000 + port, remote_port=port, outcome=outcome))
+    async with asking(kept, built) as session:
+        told = await answer(session, "edge?fold=none&source=shop/scanner&destination=shop/cart")
+    assert (len(told["parts"]), told["left_out"], told["parts"][0]["port"]) == (20, 10, 30)
+
+
 async def test_flows_are_rows_of_the_taps_table(kept: Kept, built: Path) -> None:
     """The same cells; what came after a record is asked for by its number."""
     async with asking(kept, built) as session:
@@ -147,6 +196,19 @@ async def test_both_ends_are_on_one_axis_of_time(kept: Kept, built: Path) -> Non
     ]
     assert edge["worst"] == {key: of_client[key] for key in ("flow", "verdict", "sentence", "wrong")} | {"more": 0}
     assert (of_client["verdict"], of_client["told_by"]) == ("server_slow", "both ends")
+
+
+async def test_of_a_long_channel_the_latest_requests_are_told(built: Path) -> None:
+    """All records of the connection itself, and no more of its requests than an axis has room for."""
+    kept = Kept()
+    kept.add(between("shop/frontend", "shop/cart", flow_id=8))
+    ids = [np.void(number.to_bytes(16, "big")) for number in range(1, 502)]
+    for each in ids:
+        kept.add(between("shop/frontend", "shop/cart", flow_id=8, reason=Reason.EXCHANGE, trace_id=each))
+    async with asking(kept, built) as session:
+        told = await answer(session, "connection?flow=8")
+    assert told["left_out"] == 101
+    assert told["lanes"][0]["bars"]
 
 
 def test_no_more_is_kept_than_may_be() -> None:

@@ -8,7 +8,7 @@ export interface Node { id: string; label: string; place: string; folded: boolea
 export interface Edge {
   source: string; destination: string; port: number; transport: string; level: Level; flows: number; rate: string; trouble: string;
 }
-export interface Parts { parts: (Edge & { query: string; words: Record<string, string>; worst: Worst | null })[] }
+export interface Parts { parts: (Edge & { query: string; words: Record<string, string>; worst: Worst | null })[]; left_out: number }
 export interface Worst { flow: string; verdict: string; sentence: string; wrong: boolean; more: number }
 export interface Graph {
   namespaces: string[]; folded: string[]; nodes: Node[]; edges: Edge[]; totals: Record<string, string>;
@@ -23,7 +23,7 @@ export interface Told {
   trace_id: string | null; source: string; destination: string; told_by: string;
   story: { after: string; what: string }[]; queries: Record<string, string>;
 }
-export interface Connection extends Told { begin: string; lasted_ns: number; lanes: Lane[] }
+export interface Connection extends Told { begin: string; lasted_ns: number; lanes: Lane[]; left_out: number }
 export interface Trace { trace: string; begin: string; lasted_ns: number; requests: (Told & { depth: number; lanes: Lane[] })[] }
 export interface TraceRow {
   trace: string; requests: number; longest: string; what: string; at: string; level: Level; verdict: string;

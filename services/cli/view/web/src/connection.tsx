@@ -29,6 +29,7 @@ export function Connection({ here, version }: { here: Place; version: number }) 
       <h2 class="title">{answer.head}</h2>
       <Sentence told={answer} />
       <Axis key={here.flow} lanes={answer.lanes} lasted={answer.lasted_ns} />
+      {answer.left_out > 0 && <p class="note">{answer.left_out.toLocaleString("en")} earlier requests left out</p>}
       <Story told={answer} />
       <p class="links">
         <a href={href({ view: "flows", q: here.q, since: here.since, until: here.until })}>flows</a>

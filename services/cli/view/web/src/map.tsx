@@ -28,9 +28,10 @@ function Details({ chosen, here, query, version }: { chosen: string; here: Place
             <dt>rate</dt><dd>{part.rate}</dd>
             {SHOWN.filter((name) => part.words[name] !== "-").map((name) => <><dt>{name}</dt><dd>{part.words[name]}</dd></>)}
           </dl>
-          <a class="button" href={href({ ...here, view: "flows", edge: "", fold: "", q: [here.q, part.query].filter(Boolean).join(" ") })}>its flows</a>
+          <a class="button" href={href({ ...here, view: "flows", edge: "", fold: "", q: part.query })}>its flows</a>
         </div>
       ))}
+      {answer.left_out > 0 && <p class="note">{answer.left_out.toLocaleString("en")} more ports and transports, with less trouble</p>}
     </section>
   );
 }
