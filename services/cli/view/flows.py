@@ -19,8 +19,10 @@ def flows(kept: Kept, which: FlowFilter, *, after: int) -> dict[str, Any]:
     """Return the latest records that are wanted, of those with a number beyond `after`."""
     rows: deque[dict[str, Any]] = deque(maxlen=MOST_ROWS)
     found = 0
-    last = kept.last
-    for piece in kept.pieces:
+    pieces = kept.pieces
+    # What comes meanwhile is of the next answer.
+    last = pieces[-1].first + pieces[-1].batch.count - 1 if pieces else 0
+    for piece in pieces:
         if piece.first + piece.batch.count <= after:
             continue
         for number, at, view in piece.wanted(which, after):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -53,11 +54,15 @@ class Kept:
         self._most = most
         self._pieces: deque[Piece] = deque()
         self._changed = asyncio.Event()
+        self.begun = time.time()
+        """In Unix seconds: numbers that somebody has from another time are of other records."""
         self.records = 0
         self.last = 0
         """Number of the last record, from 1."""
         self.gone = 0
         """Records that were kept and are not any more."""
+        self.left_out = 0
+        """Messages that came faster than they were taken in."""
         self.notes: list[str] = []
         """What a person should know of where the records come from, a line each."""
         self.complete = False

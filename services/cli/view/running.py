@@ -23,6 +23,7 @@ from services.cli.view.access import Access
 from services.cli.view.kept import Kept
 from services.cli.view.server import Page, serving
 from services.cli.views.printable import printable
+from services.runtime.errors import BusError
 
 if TYPE_CHECKING:
     from services.cli.run.pipeline import Pipeline
@@ -55,7 +56,9 @@ async def keep_bus(kept: Kept, source: BusSource) -> None:
         await _keep(kept, source.recent())
     except CliError as error:
         kept.note(str(error))
-    await _keep(kept, source.live())
+    async for batch in source.live():
+        kept.left_out = source.left_out
+        kept.add(batch)
 
 
 async def _keep(kept: Kept, some: AsyncIterable[FlowBatch]) -> None:
@@ -77,9 +80,14 @@ async def beside(pipeline: Pipeline, said: str, where: socket.socket) -> AsyncIt
     server = printable(pipeline.nats.url.rpartition("@")[2])
 
     async def keep() -> None:
-        async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
-            with contextlib.suppress(DecodeError):
-                kept.add(decode(message.data))
+        watch = pipeline.bus.watch(enriched_subject(pipeline.plan.node))
+        try:
+            async for message in watch:
+                kept.left_out = watch.dropped
+                with contextlib.suppress(DecodeError):
+                    kept.add(decode(message.data))
+        except BusError as error:  # the run goes on, and says itself what becomes of it
+            kept.end([f"the page hears no more of the bus: {error}"])
 
     async def state() -> Mapping[str, Any]:
         found = await bus_pipeline(pipeline.bus, server)

@@ -154,9 +154,11 @@ class _Answers:
     def _state(self) -> dict[str, Any]:
         kept = self._page.kept
         return {
+            "begun": kept.begun,
             "last": kept.last,
             "records": kept.records,
             "gone": kept.gone,
+            "left_out": kept.left_out,
             "complete": kept.complete,
             "notes": kept.notes,
         }

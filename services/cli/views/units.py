@@ -22,6 +22,9 @@ _SPELT: Final = {
     "d": 86_400 * 10**9,
 }
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+")
+_LONGEST_NS: Final = 1 << 63
+_SAID: Final = 40
+"""Characters of what is too long."""
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(\D+)")
 
 
@@ -29,7 +32,10 @@ def nanoseconds(text: str) -> int:
     """Return the duration that a person wrote: 250us, 1.5s, 10m, 1h30m. Raises ValueError."""
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is no duration; 100ms, 1.5s and 1h30m are")
-    return round(sum(float(number) * _SPELT[unit] for number, unit in _PART.findall(text)))
+    total = sum(float(number) * _SPELT[unit] for number, unit in _PART.findall(text))
+    if total > _LONGEST_NS:
+        raise ValueError(f"{text[:_SAID]!r} is too long: {_LONGEST_NS // _SPELT['d']}d is the longest duration")
+    return round(total)
 
 
 def byte_count(number: int) -> str:

@@ -156,7 +156,7 @@ async def test_flows_are_rows_of_the_taps_table(kept: Kept, built: Path) -> None
     assert [row["n"] for row in newer["rows"]] == [2, 3]
 
 
-@pytest.mark.parametrize("search", ["port many", "bogus", "not", "since", "to-port 1 'open"])
+@pytest.mark.parametrize("search", ["port many", "bogus", "not", "since", "to-port 1 'open", f"slower-than {'9' * 400}s"])
 async def test_what_cannot_be_searched_is_said(kept: Kept, built: Path, search: str) -> None:
     """A search that is none is answered with the reason, as the tap would give it."""
     async with asking(kept, built) as session, session.get("/api/flows", params={"q": search}) as response:

@@ -1,7 +1,9 @@
 // The server's answers (docs/view.md), and what keeps them fresh.
 import { useEffect, useRef, useState } from "preact/hooks";
 
-export interface State { last: number; records: number; gone: number; complete: boolean; notes: string[] }
+export interface State {
+  begun: number; last: number; records: number; gone: number; left_out: number; complete: boolean; notes: string[];
+}
 export interface About extends State { source: string; filters: string[] }
 export type Level = 0 | 1 | 2 | 3;
 export interface Node { id: string; label: string; place: string; folded: boolean; level: Level }
@@ -68,14 +70,33 @@ export function useAnswer<T>(path: string | null, version: number): { answer?: T
   return found;
 }
 
-/** What is kept, as the server tells of it; `lost` while it cannot be reached. */
+const NOTHING: State = { begun: 0, last: -1, records: 0, gone: 0, left_out: 0, complete: false, notes: [] };
+const RETRY_MS = 3000;
+
+/** What is kept, as the server tells of it; `lost` while it cannot be reached. A tab that nobody sees does not listen: a browser has
+ * six connections to a host, for all of its tabs. */
 export function useEvents(): { state: State; lost: boolean } {
-  const [found, setFound] = useState({ state: { last: -1, records: 0, gone: 0, complete: false, notes: [] } as State, lost: false });
+  const [found, setFound] = useState({ state: NOTHING, lost: false });
   useEffect(() => {
-    const source = new EventSource("/api/events");
-    source.onmessage = (event) => setFound({ state: JSON.parse(event.data) as State, lost: false });
-    source.onerror = () => setFound((old) => ({ ...old, lost: true }));
-    return () => source.close();
+    let source: EventSource | undefined;
+    let later: number | undefined;
+    const listen = () => {
+      clearTimeout(later);
+      source?.close();
+      if (document.hidden) return;
+      source = new EventSource("/api/events");
+      source.onmessage = (event) => setFound({ state: JSON.parse(event.data) as State, lost: false });
+      source.onerror = () => {
+        source?.close();
+        setFound((old) => ({ ...old, lost: true }));
+        later = setTimeout(again, RETRY_MS);
+      };
+    };
+    // To be asked for the token anew is what an event source cannot tell.
+    const again = () => void ask("about").then(listen, () => (later = setTimeout(again, RETRY_MS)));
+    document.addEventListener("visibilitychange", listen);
+    listen();
+    return () => (document.removeEventListener("visibilitychange", listen), clearTimeout(later), source?.close());
   }, []);
   return found;
 }

@@ -20,20 +20,30 @@ const DAY = 11;
 function useFlows(query: string, version: number): { found?: Answer; error: string } {
   const [shown, setShown] = useState<{ found?: Answer; error: string }>({ error: "" });
   const held = useRef<{ query: string; found: Answer }>();
-  const asking = useRef<string>();
+  const asking = useRef<{ query: string; again: boolean }>();
   useEffect(() => {
-    if (asking.current === query) return;
-    asking.current = query;
-    const before = held.current?.query === query ? held.current.found : undefined;
-    ask<Answer>(`flows?${query}${before ? `&after=${before.last}` : ""}`)
-      .then((news) => {
-        if (asking.current !== query) return;
+    if (asking.current?.query === query) {
+      asking.current.again = true;
+      return;
+    }
+    const go = async () => {
+      const mine = { query, again: false };
+      asking.current = mine;
+      const before = held.current?.query === query ? held.current.found : undefined;
+      try {
+        const news = await ask<Answer>(`flows?${query}${before ? `&after=${before.last}` : ""}`);
+        if (asking.current !== mine) return;
         const found = before ? { ...news, rows: [...before.rows, ...news.rows].slice(-MOST), left_out: before.left_out + news.left_out + Math.max(0, before.rows.length + news.rows.length - MOST) } : news;
         held.current = { query, found };
         setShown({ found, error: "" });
-      })
-      .catch((error: Error) => asking.current === query && setShown((old) => ({ found: old.found, error: error.message })))
-      .finally(() => void (asking.current === query && (asking.current = undefined)));
+      } catch (error) {
+        if (asking.current !== mine) return;
+        setShown((old) => ({ found: old.found, error: (error as Error).message }));
+      }
+      asking.current = undefined;
+      if (mine.again) void go();
+    };
+    void go();
   }, [query, version]);
   return shown;
 }

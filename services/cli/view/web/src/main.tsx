@@ -77,7 +77,7 @@ function Page() {
     return () => removeEventListener("keydown", pressed);
   });
   const records = view === "" || view === "flows";
-  const status = lost ? "the server is gone" : paused !== undefined ? "paused" : state.complete ? "all read" : "live";
+  const status = lost ? "the server is gone" : paused !== undefined ? "paused" : state.complete ? (state.notes.length ? "ended early" : "all read") : "live";
   const find = (event: Event) => {
     event.preventDefault();
     change({ q: search.current!.value.trim(), edge: "" });
@@ -109,7 +109,7 @@ function Page() {
         </section>
       )}
       <datalist id="filters">{about?.filters.map((name) => <option key={name} value={name} />)}</datalist>
-      <main>
+      <main key={state.begun /* of another run of the server nothing is true any more */}>
         {state.last >= 0 && view === "" && <Map here={here} version={version} theme={theme} />}
         {state.last >= 0 && view === "flows" && <Flows here={here} version={version} />}
         {view === "connection" && <Connection here={here} version={version} />}

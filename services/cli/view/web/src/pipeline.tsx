@@ -1,13 +1,23 @@
 // How the pipeline is: what `wirespan status` says, and the ledger of a run.
+import { useEffect, useState } from "preact/hooks";
 import type { Pipeline as Answer } from "./api";
 import { useAnswer } from "./api";
 
+const ASK_MS = 5000;
+
+/** When a part of the pipeline has died no record comes, so that it is asked for now and then besides. */
 export function Pipeline({ version }: { version: number }) {
-  const { answer, error } = useAnswer<Answer>("pipeline", version);
+  const [times, setTimes] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => document.hidden || setTimes((old) => old + 1), ASK_MS);
+    return () => clearInterval(timer);
+  }, []);
+  const { answer, error } = useAnswer<Answer>("pipeline", version + times);
   if (!answer) return <p class={error ? "error page" : "page"} role={error ? "alert" : "status"}>{error || "…"}</p>;
   const kept: [string, string][] = [
     ["records from", answer.source],
     ["kept", `${answer.records.toLocaleString("en")} records${answer.complete ? ", all there are" : ""}`],
+    ["came too fast", answer.left_out ? `${answer.left_out.toLocaleString("en")} messages of the bus were left out` : "none"],
     ["no longer kept", answer.gone ? `${answer.gone.toLocaleString("en")} earlier records: --keep is how many are` : "none"],
   ];
   return (
