@@ -204,3 +204,18 @@ def test_pipeline_of_a_run(browser: Browser, tmp_path: Path) -> None:
         expect(page.locator(".pipeline")).to_contain_text("FLOWS_ENRICHED", timeout=PATIENCE_MS)
         expect(page.locator(".pipeline table")).to_contain_text("spans accepted", timeout=PATIENCE_MS)
         check_accessible(page)
+
+
+def test_the_page_comes_back_by_itself(browser: Browser, address: str) -> None:
+    """A server that refuses is asked again; and the pipeline now and then, though no record comes."""
+    with contextlib.closing(browser.new_page(base_url=address)) as page:
+        page.clock.install()
+        page.route("**/api/events", lambda route: route.fulfill(status=503, body="too many pages are open"))
+        page.goto("/?view=pipeline")
+        expect(page.locator(".status")).to_have_text("the server is gone", timeout=PATIENCE_MS)
+        page.unroute("**/api/events")
+        page.clock.fast_forward("00:04")
+        expect(page.locator(".status")).to_have_text("all read", timeout=PATIENCE_MS)
+        for _ in range(3):
+            with page.expect_request("**/api/pipeline", timeout=PATIENCE_MS):
+                page.clock.fast_forward("00:06")

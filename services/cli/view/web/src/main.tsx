@@ -41,6 +41,8 @@ function Page() {
   const here = usePlace();
   const view = here.view ?? "";
   const { state, lost } = useEvents();
+  const first = useRef(0); // of another run of the server than that nothing here is true any more
+  first.current ||= state.begun;
   const { answer: about } = useAnswer<About>("about", 0);
   const [paused, setPaused] = useState<number>();
   const [theme, nextTheme] = useTheme();
@@ -109,7 +111,7 @@ function Page() {
         </section>
       )}
       <datalist id="filters">{about?.filters.map((name) => <option key={name} value={name} />)}</datalist>
-      <main key={state.begun /* of another run of the server nothing is true any more */}>
+      <main key={state.begun === first.current ? 0 : state.begun}>
         {state.last >= 0 && view === "" && <Map here={here} version={version} theme={theme} />}
         {state.last >= 0 && view === "flows" && <Flows here={here} version={version} />}
         {view === "connection" && <Connection here={here} version={version} />}
