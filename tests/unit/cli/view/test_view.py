@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +261,42 @@ async def test_another_page_makes_no_work(kept: Kept, built: Path, site: str, pa
     """What somebody else's page asks of the API is not made; a link of theirs leads here nevertheless."""
     async with asking(kept, built) as session, session.get(path, headers={"Sec-Fetch-Site": site}) as response:
         assert response.status == status
+
+
+class SlowToTell(Kept):
+    """Whose time line takes until it may be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+        self.begun_to, self.may = threading.Event(), threading.Event()
+
+    def time_line(self) -> dict[str, object]:
+        """Wait, and count."""
+        self.made += 1
+        self.begun_to.set()
+        assert self.may.wait(60)
+        return super().time_line()
+
+
+async def test_what_nobody_waits_for_is_not_made(built: Path) -> None:
+    """Of requests that wait for their turn, those whose client has gone are left out."""
+    slow = SlowToTell()
+    async with asking(slow, built) as session:
+        first = asyncio.create_task(answer(session, "time_line"))
+        assert await asyncio.to_thread(slow.begun_to.wait, 60)
+        url = session._base_url
+        assert url is not None
+        _, gone = await asyncio.open_connection(url.host, url.port)
+        gone.write(b"GET /api/time_line HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await answer(session, "about")  # by then it waits for its turn
+        gone.close()
+        await gone.wait_closed()
+        await answer(session, "about")  # and by then it has gone
+        slow.may.set()
+        await first
+        await answer(session, "time_line")
+    assert slow.made == 2
 
 
 async def test_a_token_is_asked_for(kept: Kept, built: Path) -> None:
