@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from proto.errors import DecodeError
-from proto.flow_batch import FlowBatch, decode
+from proto.flow_batch import Entity, FlowBatch, decode
 from proto.subjects import ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SEEN_SUBJECTS, RECENT_STREAM
 from services.cli.errors import CliError
 from services.cli.views import units
@@ -17,6 +17,9 @@ from services.runtime.errors import ApiError
 
 if TYPE_CHECKING:
     from services.runtime.nats import bus as runtime_bus
+
+_MOST_KNOWN: Final = 10_000
+"""Entities that batches share: beyond that, all are read anew."""
 
 
 class BusSource:
@@ -27,6 +30,7 @@ class BusSource:
         self._notes = notes
         self._watch = bus.watch(RAW_SEEN_SUBJECTS if raw else ENRICHED_SUBJECTS)
         self._seen: set[str] = set()
+        self._known: dict[bytes, Entity] = {}
 
     async def recent(self) -> AsyncIterator[FlowBatch]:
         """Yield what FLOWS_RECENT holds, oldest first. `live` goes on where this ends. Raises CliError where there is none."""
@@ -58,8 +62,10 @@ class BusSource:
         return self._watch.dropped
 
     def _decoded(self, message: runtime_bus.WatchedMessage) -> list[FlowBatch]:
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         try:
-            return [decode(message.data)]
+            return [decode(message.data, self._known)]
         except DecodeError as error:
             self._notes.print(f"{message.subject}: not a FlowBatch: {printable(str(error))}", style="red", markup=False)
             return []
