@@ -183,7 +183,9 @@ FLOW_INLINE int handshake_follow(frame_source source, __u32 offset, struct hands
             told->end_held += TLS_ALERT_BYTES;
             return 1;
         }
-        if (head[0] == TLS_HANDSHAKE && !parse_load(source, offset + at, head, TLS_HEAD_BYTES) &&
+        /* Behind a hello that is not handed on yet comes no other: what looks like one is encrypted. */
+        if (head[0] == TLS_HANDSHAKE && (own->hello == own->hello_end || !sequence_after(own->hello_end, packet->sequence)) &&
+                !parse_load(source, offset + at, head, TLS_HEAD_BYTES) &&
                 head[TLS_RECORD_HEADER] == (of_client ? TLS_CLIENT_HELLO : TLS_SERVER_HELLO))
             handshake_says_hello(own, head, own->next);
         own->next += TLS_RECORD_HEADER + bytes;
