@@ -107,7 +107,8 @@ def serve(cluster: Cluster, name: str, nodes: tuple[str, ...], *, host_network: 
     labels = {"app": name}
     # The kubelet reads 10 KiB of an answer and closes, which resets a connection that has more; by TCP it says nothing.
     probe = {"httpGet": {"path": "/long", "port": PORT}, "periodSeconds": 1}
-    alive = {"tcpSocket": {"port": PORT}, "periodSeconds": 1}
+    # Nor is a server started anew because a busy machine took long to start it.
+    alive = {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 600}
     labelled = {"name": NAMESPACE}
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": labelled})
     ports = [
