@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]  # the first to as
 NODES = ("node-a", "node-b")
 AFTERWARDS = 60
 """Connections after a rollout by which it is seen that all goes on."""
+AT_THE_MOMENT = 2
+"""Packets by UDP of the tenth of a second in which one capture goes and the other takes over (docs/upgrade.md)."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_a_rollout_behind_capture_loses_and_doubles_nothing(two_nodes: Installed
 def test_a_rollout_of_capture_loses_and_doubles_nothing(two_nodes: Installed, address: str) -> None:
     """Across a rollout of capture on every node, in which the new pod of a node sees before the old one goes, a client's own
     count of connections is that of CLIENT spans, each with one SERVER span as its child, and no span comes twice with different
-    content; of its questions by UDP each packet is told once.
+    content; of its questions by UDP each packet is told once, but for those of the moment between both.
     """
     cluster = two_nodes.cluster
     client = Client(cluster, "client-capture", "node-a")
@@ -60,7 +62,9 @@ def test_a_rollout_of_capture_loses_and_doubles_nothing(two_nodes: Installed, ad
     counted_as_said(cluster, client, asked)
     questions = Counter(each.port for each in asked if each.transport == "udp")
     for packets in ("flow.packets.delta", "flow.reverse.packets.delta"):
-        assert _datagrams(two_nodes, client, packets, questions.total()) == questions
+        told = _datagrams(two_nodes, client, packets, questions.total())
+        assert told - questions == Counter()
+        assert (questions - told).total() <= AT_THE_MOMENT
 
 
 def _datagrams(installed: Installed, client: Client, attribute: str, number: int) -> Counter[int]:
