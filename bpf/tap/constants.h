@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * What the programs are told when they are loaded, so that they are compiled once for everybody. Whoever loads them puts it into
- * the instructions (services/capture/live/tap/programs.py, which has the same words); nothing is read for it at run time.
+ * the instructions (services/capture/live/tap/loader.py, which has the same words); nothing is read for it at run time.
  *
  * TAP_HAS(what) is a jump that is taken or not: where it is not, the kernel takes out the jump, and where it is, what it passes.
  * TAP_VALUE(what) is a number that is known to the verifier.
