@@ -125,10 +125,8 @@ class CachedSync(LiveIndex):
             self.note_synced()
             if self._task.done() and not self._stopping.is_set():
                 self._task.result()
-            leader = self._leader
-            threads = (self._indexer, *(leader.reflectors if leader else ()))
-            ended = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
-            if ended and leader is self._leader and not self._stopping.is_set():
+            threads = (self._indexer, *(self._leader.reflectors if self._leader else ()))
+            if ended := [thread.name for thread in threads if thread.broken]:
                 raise TaskFailedError(f"threads have ended: {', '.join(ended)}")
 
     async def _follow(self, journal: Journal) -> None:

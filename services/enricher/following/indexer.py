@@ -5,7 +5,6 @@ An index does not change, so the event loop joins with the last one while the ne
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -19,6 +18,7 @@ from services.enricher.index.claims import FOREVER
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.index import Index
 from services.enricher.kubernetes.reflector import Scope
+from services.enricher.stoppable_thread import StoppableThread
 
 logger = structlog.get_logger()
 
@@ -29,15 +29,14 @@ _REST_PER_COMPILATION: Final = 3
 _IDLE_SECONDS: Final = 1.0
 
 
-class Indexer(threading.Thread):
+class Indexer(StoppableThread):
     """Owns a cluster: changes it, and compiles it."""
 
     def __init__(self, cluster: Cluster, *, interval_seconds: float) -> None:
-        super().__init__(name="indexer", daemon=True)
+        super().__init__("indexer")
         self._cluster = cluster
         self._interval_seconds = interval_seconds
         self._inbox: Inbox[News | Callable[[], None]] = Inbox()
-        self._stopped = threading.Event()
         self._listed: set[Scope] = set()
         self.complete_since_unix_ns = FOREVER
         """Goes into the next index."""
@@ -80,13 +79,13 @@ class Indexer(threading.Thread):
 
     def stop(self) -> None:
         """Ask the thread to end; it does so soon."""
-        self._stopped.set()
+        super().stop()
         self._inbox.close()
 
     def run(self) -> None:
         """Take and compile until told to stop."""
         due, changed = time.monotonic(), False
-        while not self._stopped.is_set():
+        while not self._stopping.is_set():
             taken = self._inbox.take(max(0.0, due - time.monotonic()) if changed else _IDLE_SECONDS)
             for item in taken:
                 self._apply(item)

@@ -107,8 +107,7 @@ class KubeSync(LiveIndex):
         while not self._stopped:
             await asyncio.sleep(_IDLE_SECONDS)
             self.note_synced()
-            ended = [thread.name for thread in (self._indexer, *self.reflectors) if not thread.is_alive()]
-            if ended and not self._stopped:
+            if ended := [thread.name for thread in (self._indexer, *self.reflectors) if thread.broken]:
                 raise TaskFailedError(f"threads have ended: {', '.join(ended)}")
 
     def _deliver(self, update: Update) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from services.enricher.kubernetes.resources import (
     watch_error_decoder,
 )
 from services.enricher.kubernetes.selection import Selection
+from services.enricher.stoppable_thread import StoppableThread
 
 logger = structlog.get_logger()
 
@@ -91,7 +91,7 @@ class Update:
     whole: bool = False
 
 
-class Reflector(threading.Thread):
+class Reflector(StoppableThread):
     """A resource, of all namespaces or of one."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Reflector(threading.Thread):
         With an `identity`, a version is gone on from only where the server is of the cluster that it was got from, and has
         reached it. `cluster` is that cluster's uid, empty where it is not known.
         """
-        super().__init__(name=f"follow {resource.name} {namespace}".strip(), daemon=True)
+        super().__init__(f"follow {resource.name} {namespace}".strip())
         self.resource = resource
         self.namespace = namespace
         self.state = State.STARTING
@@ -135,7 +135,6 @@ class Reflector(threading.Thread):
         self.cluster = cluster
         """Uid of the cluster that what is known is of; empty where it is not known."""
         self._answer: Answer | None = None
-        self._stopping = threading.Event()
         self._following_since = 0.0
         self._wait_seconds = _FIRST_WAIT_SECONDS
 
@@ -159,7 +158,7 @@ class Reflector(threading.Thread):
 
     def stop(self) -> None:
         """Ask the thread to end; it does so soon."""
-        self._stopping.set()
+        super().stop()
         answer = self._answer
         if answer is not None:
             answer.abort()

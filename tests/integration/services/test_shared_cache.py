@@ -30,7 +30,7 @@ from services.enricher.kubernetes.resources import RESOURCES
 from services.enricher.settings import KubeSettings
 from services.runtime.nats.bus import Bus, JournalMovedError, connect
 from services.runtime.settings import NatsSettings
-from tests.support.kubernetes.hostile_kube_api import HostileKubeApi
+from tests.support.kubernetes.hostile_kube_api import HostileKubeApi, Request
 from tests.support.kubernetes.pods_api import PodsApi
 from tests.support.pipeline.nats_server import NatsServer
 from tests.unit.enricher.objects_as_json import pod
@@ -191,6 +191,30 @@ async def test_one_who_starts_finds_the_cluster_without_the_api_server(replica, 
         assert view.complete_until_unix_ns <= began
         assert await holder(other, "10.0.0.1") == "a"
         assert not await holder(other, "10.0.0.2")
+
+
+async def test_a_leader_that_resigns_for_want_of_the_server_is_not_taken_for_broken(
+    replica, pods: PodsApi, server: HostileKubeApi
+) -> None:
+    """Its threads end at different times, one of them in a request that is never answered. It tries again, and succeeds."""
+
+    def answer(request: Request) -> None:
+        if request.path.endswith("/pods"):
+            request.silence()
+        elif "fieldSelector" in request.query:
+            pods(request)
+        else:
+            request.refuse(503)
+
+    pods.put(pod("a", "10.0.0.1"))
+    server.answer = answer
+    with capture_logs() as logs:
+        async with replica(KubeSettings(lease_seconds=1, index_interval_seconds=0.05, settle_seconds=0, wait_seconds=1)) as one:
+            await until(lambda: any(line["event"] == "cache.resigned" for line in logs))
+            server.answer = pods
+            await until(lambda: one.synced)
+            while await holder(one, "10.0.0.1") != "a":
+                pass
 
 
 async def test_a_trimmed_log_begins_with_all_there_is(
