@@ -31,7 +31,7 @@ from services.runtime.settings import NatsSettings, StreamSettings
 from tests.bench.enricher.bench_join import make_batch, objects
 from tests.bench.exporter.bench_encoder import node_batch
 from tests.bench.exporter.bench_export import backend
-from tests.bench.harness import processor_seconds
+from tests.bench.harness import processor_seconds, quiet_logs
 from tests.support.pipeline.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +147,7 @@ async def starts(server: NatsServer, snapshot: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
+    quiet_logs()
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=backend, args=(there,))

@@ -39,6 +39,7 @@ from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from services.runtime.telemetry import Telemetry
 from tests.bench.enricher.bench_join import make_batch, make_cluster, show, stage
+from tests.bench.harness import quiet_logs
 from tests.support.otlp_requests import key_values, request, span, typical
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.ports import free_port
@@ -220,6 +221,7 @@ async def joined(message: bytes, index: Index, seconds: float, intake: Intake) -
 
 def main() -> None:
     """Measure both."""
+    quiet_logs()
     index = make_cluster().compile()
     alone(index)
     with tempfile.TemporaryDirectory() as folder, NatsServer(Path(folder)) as server:

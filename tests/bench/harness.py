@@ -7,6 +7,7 @@ with a baseline of the same run, in turns with it.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import statistics
@@ -15,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import structlog
 
 ROOT = Path(__file__).parents[2]
 _PACKAGES = ("numpy", "msgpack", "grpcio", "protobuf", "opentelemetry-sdk", "nats-py")
@@ -30,6 +33,11 @@ def environment(**variables: str) -> dict[str, str]:
     """The environment of a service: this one's without the settings of others, and these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WIRESPAN_"))}
     return kept | {"WIRESPAN_LOG_LEVEL": "error", "PYTHONPATH": str(ROOT)} | variables
+
+
+def quiet_logs() -> None:
+    """What this process itself logs is not of the figures."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def least(run: Callable[[], object], rounds: int) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import structlog
-
 from tests.bench.enricher.bench_index import kubeconfig_of
+from tests.bench.harness import quiet_logs
 from tests.support.pipeline.nats_server import NatsServer
 
 PODS = 10_000
@@ -39,7 +37,7 @@ async def replica(kubeconfig: Path, nats_url: str, mode: str) -> None:
     from services.runtime.nats.bus import connect
     from services.runtime.settings import NatsSettings
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet_logs()
     api = find_api("auto", kubeconfig=kubeconfig, silence_seconds=600)
     assert api is not None
     settings = KubeSettings(wait_seconds=600)

@@ -10,7 +10,6 @@ shared mode what is measured follows the log that another one writes. Needs kube
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import tempfile
 import time
@@ -19,7 +18,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
-import structlog
 
 from services.enricher.cache.sync import CachedSync
 from services.enricher.following.live_index import LiveIndex
@@ -32,6 +30,7 @@ from services.enricher.kubernetes.api import find_api
 from services.enricher.settings import KubeSettings
 from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
+from tests.bench.harness import quiet_logs
 from tests.support.kubernetes.kube_api import KubeApiServer
 from tests.support.kubernetes.live_cluster import create_pod
 from tests.support.pipeline.nats_server import NatsServer
@@ -101,7 +100,7 @@ async def compare(changes: int) -> None:
 
 def main() -> None:
     """Run it."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet_logs()
     asyncio.run(compare(int(sys.argv[1]) if len(sys.argv) > 1 else CHANGES))
 
 

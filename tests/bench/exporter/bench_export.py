@@ -30,7 +30,7 @@ from services.exporter.encoder import SpanEncoder
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from tests.bench.exporter.bench_encoder import node_batch, readable_spans
-from tests.bench.harness import ROOT, environment, processor_seconds
+from tests.bench.harness import ROOT, environment, processor_seconds, quiet_logs
 from tests.support.pipeline.nats_server import NatsServer
 
 RECORDS, STOCK_SPANS = 600_000, 10_240
@@ -113,6 +113,7 @@ def stock(port: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print."""
+    quiet_logs()
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=backend, args=(there,))
     process.start()

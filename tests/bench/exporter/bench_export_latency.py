@@ -30,7 +30,7 @@ from proto.subjects import ENRICHED_STREAM, enriched_subject
 from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings
 from tests.bench.exporter.bench_export import EXPORT, kinds_of_batch
-from tests.bench.harness import ROOT, environment
+from tests.bench.harness import ROOT, environment, quiet_logs
 from tests.support.pipeline.nats_server import NatsServer
 
 ROWS = 50
@@ -98,6 +98,7 @@ def measure(rate: int, seconds: float) -> list[float]:
 
 def main() -> None:
     """Measure and print."""
+    quiet_logs()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     arguments = parser.parse_args()
