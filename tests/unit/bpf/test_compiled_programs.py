@@ -72,7 +72,12 @@ def test_it_is_compiled_to_the_same_bytes_anywhere(tmp_path: Path) -> None:
 
 
 def test_of_many_who_need_it_one_compiles(tmp_path: Path) -> None:
-    """Processes that find nothing compiled, all at once: one compiles, the others wait and have what it made."""
+    """Processes that find nothing compiled, all at once: one compiles, the others wait and have that. The oldest goes."""
+    cached = tmp_path / "cache" / "wirespan"
+    cached.mkdir(parents=True)
+    for age in range(1, 9):
+        (cached / f"tap-{age}.bpf").touch()
+        os.utime(cached / f"tap-{age}.bpf", (age, age))
     python = tmp_path / "python"
     compiled = tmp_path / "compiled"
     head = json.dumps({"id": building.source_id(), "compiler": "none", "types": [0, 0], "maps": {}, "programs": {}})
@@ -87,6 +92,8 @@ def test_of_many_who_need_it_one_compiles(tmp_path: Path) -> None:
     asking = [subprocess.Popen(command, cwd=bpf.SOURCE_DIRECTORY.parent, env=environ, stdout=subprocess.PIPE) for _ in range(4)]
     assert [each.communicate()[0] for each in asking] == [b"none\n"] * 4
     assert compiled.read_text() == "one\n"
+    left = {file.name for file in cached.glob("*.bpf")}
+    assert left == {*(f"tap-{age}.bpf" for age in range(2, 9)), f"tap-{building.source_id()[:32]}.bpf"}
 
 
 def test_what_others_could_have_put_there_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Where compiled programs come from: the package, which brings them; else they are compiled here, once for a source.
 
-Compiling takes the system's bcc and 190 MB for ten seconds, in a child; what it made is kept in the user's cache. Of those
-who would compile at the same time one does, and the others wait for it; a file has its name when it is whole.
+Compiling takes the system's bcc and 190 MB for ten seconds, in a child; the user's cache keeps what it made, the latest few.
+Of those who would compile at the same time one does, and the others wait for it; a file has its name when it is whole.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ SOURCE: Final = bpf.SOURCE_DIRECTORY / "tap" / "socket_tap.c"
 _COMPILE: Final = bpf.SOURCE_DIRECTORY / "tap" / "compiling" / "compile.py"
 _RECORDER: Final = _COMPILE.with_name("record.c")
 _CACHE_FOLDER: Final = "wirespan"
+_MOST_KEPT: Final = 8
+"""Of sources as there were: somebody who works on them goes back and forth, and has several checkouts. 0.6 MB each."""
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -71,14 +74,18 @@ def compile_here(python: Path = SYSTEM_PYTHON, *, timeout_seconds: float = 300.0
     kept = _kept()
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.fdopen(os.open(kept.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+")
+        lock = os.fdopen(os.open(kept.with_name("tap.lock"), _LOCK_FLAGS, 0o600), "r+")
     except OSError:
         with tempfile.TemporaryDirectory(prefix="wirespan-") as passing:
             return Found(_compiled(Path(passing) / "tap.bpf", python, timeout_seconds), "compiled")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         programs = _read_kept()
-        return Found(programs, "cache") if programs else Found(_compiled(kept, python, timeout_seconds), "compiled")
+        if programs:
+            return Found(programs, "cache")
+        compiled = Found(_compiled(kept, python, timeout_seconds), "compiled")
+        _forget_the_oldest(kept.parent)
+        return compiled
 
 
 def cache_folder() -> Path:
@@ -126,6 +133,12 @@ def compile_source(
 
 def _kept() -> Path:
     return cache_folder() / f"tap-{source_id()[:32]}.bpf"
+
+
+def _forget_the_oldest(folder: Path) -> None:
+    files = sorted(folder.glob("tap-*.bpf"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-_MOST_KEPT]:
+        file.unlink(missing_ok=True)
 
 
 def _compiled(target: Path, python: Path, timeout_seconds: float) -> CompiledPrograms:
