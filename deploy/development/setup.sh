@@ -13,6 +13,10 @@ say() { printf 'setup: %s\n' "$*"; }
 wants() { [[ $purposes == *" $1 "* ]]; }
 has_header() { printf '#include <%s>\n' "$1" | "${CC:-cc}" -E -x c - >/dev/null 2>&1; }
 
+# Where Python is told to write no bytecode it compiles numpy anew in every process: half a second of each start. Some files of
+# packages are for other versions of Python.
+compiled() { .venv/bin/python -m compileall -q -j 0 "$@" >/dev/null 2>&1 || true; }
+
 # What is missing, by the Debian package that brings it.
 missing=()
 need() { local package=$1; shift; "$@" >/dev/null 2>&1 || missing+=("$package"); }
@@ -101,8 +105,12 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
   .venv/bin/python -m pip install -q --disable-pip-version-check "$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
   .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.lock
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable .
+  compiled .venv/lib/python*/site-packages
+  # What capture loads, which runs without docstrings (-OO): that is bytecode of its own.
+  compiled -o 2 -x /tests/ .venv/lib/python*/site-packages/{numpy,opentelemetry,structlog,prometheus_client,nats,msgspec,msgpack}
   echo "$stamp" >.venv/.stamp
 fi
+compiled -o 0 -o 2 bpf proto services
 
 # The page of `wirespan view`, which is left out where it cannot be built. Packages come by npm's own configuration.
 web=services/cli/view/web
