@@ -93,6 +93,7 @@ def wirespan() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit; an error of ours is one line on standard error."""
     guard_standard_error()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each processor, for nothing
     try:
         wirespan.main(arguments, prog_name="wirespan")
     except CliError as error:

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-import dns.exception
-import dns.name
-import dns.wire
-
 MAPPED: Final = bytes(10) + b"\xff\xff"
 """What stands before an IPv4 address of 16 bytes."""
 
@@ -111,6 +107,11 @@ def _written(plain: bytes) -> str:
 
 
 def _read(content: bytes, at: int) -> str:
+    # As long to load as all of this package: many a capture has no name, and somebody waits for it.
+    import dns.exception  # noqa: PLC0415
+    import dns.name  # noqa: PLC0415
+    import dns.wire  # noqa: PLC0415
+
     try:
         name = dns.name.from_wire_parser(dns.wire.Parser(content, at))
     except dns.exception.DNSException:

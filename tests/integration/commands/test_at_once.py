@@ -107,6 +107,48 @@ def test_a_file_that_cannot_be_read_whole_is_told_with_its_status(tmp_path: Path
     assert "not what `kubectl get -o json` prints" in bad.stderr
 
 
+IN_BOTH_WAYS = """
+import os, sys, threading
+from pathlib import Path
+from proto.flow_batch import encode
+from services.cli.run.at_once import CaptureRecords
+
+def told(snapshot):
+    return [encode(batch) for batch in CaptureRecords([Path(sys.argv[1])], snapshot).batches()]
+
+def broken_off(snapshot):
+    batches = CaptureRecords([Path(sys.argv[1])], snapshot).batches()
+    next(batches)
+    batches.close()
+
+snapshots = [None, Path(sys.argv[2])]
+for snapshot in snapshots:
+    broken_off(snapshot)
+alone = [told(snapshot) for snapshot in snapshots]
+over = threading.Event()
+threading.Thread(target=over.wait, daemon=True).start()
+assert [told(snapshot) for snapshot in snapshots] == alone
+for snapshot in snapshots:
+    broken_off(snapshot)
+over.set()
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print(*map(len, alone))
+"""
+
+
+def test_records_are_the_same_however_they_are_read(tmp_path: Path) -> None:
+    """By processes that are forked, or started where there are threads; who wants no more of them waits for none."""
+    talks = [Conversation(client_port=1024 + number).udp(number / 1000, "client", b"x") for number in range(9000)]
+    file = write(tmp_path / "many.pcap", [frame for talk in talks for frame in talk.frames])
+    command = (sys.executable, "-c", IN_BOTH_WAYS, str(file), str(DATA / "cluster.json"))
+    done = subprocess.run(command, cwd=ROOT, env=environ(), capture_output=True, check=False, timeout=100, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(int(batches) > 1 for batches in done.stdout.split())
+    assert done.stdout
+
+
 @pytest.mark.parametrize("form", ["compact", "table", "json", "dict"])
 def test_nothing_commands_a_real_terminal(tmp_path: Path, form: str) -> None:
     """Colours are ours; whatever else a name asks of the terminal is shown."""
