@@ -293,7 +293,7 @@ RAW: Final = (
     Column("tx_retransmit_bytes", "<u4", _DELTA, "bytes", "of tx_retransmits, payload that had been seen before"),
     Column("rx_retransmit_bytes", "<u4", _DELTA, "bytes", "as tx_retransmit_bytes, received"),
     Column(
-        "tx_spurious_retransmits", "<u4", _DELTA, "packets", "of tx_retransmits, segments acknowledged before: sent in vain"
+        "tx_spurious_retransmits", "<u4", _DELTA, "packets", "of tx_retransmits, segments that the other end had: sent in vain"
     ),
     Column("rx_spurious_retransmits", "<u4", _DELTA, "packets", "as tx_spurious_retransmits, received"),
     Column("tx_out_of_order", "<u4", _DELTA, "packets", "segments sent that were overtaken on the way to where they were seen"),

@@ -113,7 +113,7 @@ struct flow_side {
     __u32 acknowledged;         /* highest acknowledgment the other end gave */
     __u32 retransmits;          /* segments */
     __u32 retransmit_bytes;     /* of them, payload that had been seen before */
-    __u32 spurious_retransmits; /* of them, segments that had been acknowledged */
+    __u32 spurious_retransmits; /* of them, segments that the other end had */
     __u32 out_of_order;         /* segments */
     __u32 duplicate_acks;
     __u32 ecn_ce;

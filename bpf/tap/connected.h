@@ -83,7 +83,7 @@ FLOW_INLINE int tap_segment(
         settle_closed(flow);
     /* A client's socket has its first round-trip time when it completes the handshake; the last figures are those that count. */
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)
-        read_socket(&slot->socket, sk);
+        read_socket(slot, sk);
     hand_on_dns(skb, slot, &packet, offset, from);
     look_for_handshake(skb, flow, &packet, from, before);
     follow_turn(slot, &packet, from, before.next_sequence);

@@ -13,8 +13,21 @@
 
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
 
-FLOW_INLINE void read_socket(struct socket_facts *facts, struct bpf_sock *sk)
+/*
+ * Segments that the receiver had before, as it says itself (DSACK, RFC 2883): what they were sent again for was late, not lost. Of
+ * a connection that is older than capture some may have been sent again before.
+ */
+FLOW_INLINE void note_in_vain(struct flow_side *own, __u32 received_twice)
 {
+    if (received_twice > own->retransmits)
+        received_twice = own->retransmits;
+    if (received_twice > own->spurious_retransmits && own->known & FLOW_KNOWN_ISN)
+        own->spurious_retransmits = received_twice;
+}
+
+FLOW_INLINE void read_socket(struct slot *slot, struct bpf_sock *sk)
+{
+    struct socket_facts *facts = &slot->socket;
     struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 
     if (!tcp)
@@ -25,6 +38,7 @@ FLOW_INLINE void read_socket(struct socket_facts *facts, struct bpf_sock *sk)
     facts->retransmits = tcp->total_retrans;
     facts->lost = tcp->lost_out;
     facts->congestion_window = tcp->snd_cwnd;
+    note_in_vain(&slot->flow.sides[FLOW_TX], tcp->dsack_dups);
 }
 
 /*

@@ -124,7 +124,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     flow_add(&slot->flow, &packet, from);
     if (connected) {
         if (packet.transport == TRANSPORT_TCP)
-            read_socket(&slot->socket, sk);
+            read_socket(slot, sk);
         remember_slot(sk, reference);
         if (packet.transport == TRANSPORT_TCP) {
             hand_on_dns(skb, slot, &packet, packet.transport_offset, from);

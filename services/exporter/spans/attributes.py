@@ -285,7 +285,7 @@ INTEGERS: Final = (
     )),
     _pair("tcp.retransmit_bytes", "retransmit_bytes", "payload from source to destination in this record that had been "
           "seen before", "bytes"),
-    _pair("tcp.spurious_retransmits", "spurious_retransmits", "of flow.tcp.retransmits, segments that had been acknowledged"),
+    _pair("tcp.spurious_retransmits", "spurious_retransmits", "of flow.tcp.retransmits, segments that the other end had"),
     _pair("tcp.out_of_order", "out_of_order", "segments from source to destination in this record that were overtaken"),
     _pair("tcp.duplicate_acks", "duplicate_acks", "duplicate ACKs from source to destination in this record"),
     _pair("tcp.zero_window", "zero_windows", "segments from source to destination in this record that close the "

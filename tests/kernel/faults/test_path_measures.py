@@ -82,3 +82,18 @@ def test_a_receiver_takes_what_was_held_up_for_overtaken():
     sent, taken, overtaken = late_at_receiver(captured_over(long_path(0.02, holding=Holding(20, 0.005)), 6))
     assert overtaken > 5
     assert abs(taken - sent) <= 1 + 0.1 * overtaken
+
+
+def test_a_sender_knows_what_it_sent_again_in_vain(rows):
+    """What its receiver had (DSACK) was not lost: most of what is sent again where nothing is, but for what the receiver says
+    after the sender has closed; little where something is.
+    """
+    held_up = captured_over(long_path(0.02, holding=Holding(20, 0.05)), 6)
+    (lost, of_lost), (late, of_late) = (
+        (int(servers["tx_retransmits"].sum()), int(servers["tx_spurious_retransmits"].sum()))
+        for servers in (there[there["role"] == Role.SERVER] for there in (rows, held_up))
+    )
+    assert lost > 5
+    assert 2 * of_lost < lost
+    assert late > 5
+    assert 2 * of_late > late
