@@ -306,4 +306,10 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
             "s",
             lambda: meeting.remembered_seconds,
         )
+        telemetry.gauge(
+            "wirespan.capture.sender.clock.offset",
+            "How far the clock of that sender of spans is ahead that is known to be farthest apart; 0: none is",
+            "s",
+            lambda: meeting.clock_offset_seconds,
+        )
     telemetry.gauge("wirespan.capture.slots", "Slots of the flow table", "{slot}", lambda: reader.tap.capacity)

@@ -17,6 +17,7 @@ from proto.columns import Role
 from services.capture.flows.exchange_layout import EXCHANGE, MET, NO_EXCHANGES, Exchanges
 from services.capture.flows.layout import Slots
 from services.capture.meeting.assignment import NOBODY, Indexes
+from services.capture.meeting.clocks import Clocks
 from services.capture.meeting.likelihood import Habits
 from services.capture.meeting.matching import TOLERANCE_NS, Windows, match
 from services.capture.meeting.questions import Questions
@@ -51,6 +52,7 @@ class Meeting:
         self._habits: OrderedDict[tuple[int, bool, bytes], Habits] = OrderedDict()
         self._told_spans: set[bytes] = set()
         self._told_order: deque[bytes] = deque()
+        self._clocks = Clocks()
         self.now_ns = 0
 
     def ask(self, message: bytes) -> None:
@@ -66,6 +68,11 @@ class Meeting:
     def remembered_seconds(self) -> float:
         """How far back exchanges are remembered."""
         return self.ring.seconds(self.now_ns)
+
+    @property
+    def clock_offset_seconds(self) -> float:
+        """How far the clock of that sender is ahead of this node's that is farthest apart; 0: none is known to be."""
+        return self._clocks.largest_seconds
 
     def tell(self, exchanges: Exchanges) -> None:
         """These were read on the wire with their context, and are told for that, or will be."""
@@ -93,8 +100,8 @@ class Meeting:
         numbers, facts = self.ring.connections()
         waiting = self._questions.at_other_ends(waiting, facts)
         whose, containers = owners(facts["owner"])
-        rows = self.ring.rows()
-        rows = rows[rows["told"] == 0]
+        remembered = self.ring.rows()
+        rows = remembered[remembered["told"] == 0]
         found = [NO_EXCHANGES]
         most = _MOST_SPANS
         names = self._questions.local_names()
@@ -103,6 +110,9 @@ class Meeting:
             of_local = waiting[waiting["local"] == local]
             if not here.any():
                 self._settle(of_local["number"], Reason.NOT_HERE)
+                continue
+            if self._clocks.is_apart(names[local], of_local, (numbers[here], facts[here]), remembered):
+                self._settle(of_local["number"], Reason.CLOCK_APART)
                 continue
             for server in (False, True):
                 asked = of_local[of_local["server"] == server]

@@ -64,6 +64,12 @@ class Intake:
         self._authorization = Authorization(settings.intake_authorization_file)
         locals_ = Locals(this_host=socket.gethostname(), node=settings.intake_node)
         self._questions = Questions(self.counts, locals_, Peers(names or NamesSeen()))
+        telemetry.gauge(
+            "wirespan.enricher.intake.clock.ahead",
+            "How far the clock of that sender is ahead at least that was farthest within the last minute",
+            "s",
+            lambda: self._questions.clocks.largest_seconds(time.time_ns()),
+        )
         self.grpc_port = 0
         self.http_port = 0
 

@@ -13,6 +13,7 @@ from proto.asked.columns import ASKED, OTHER_END, SpanKind
 from proto.flow_batch import Array
 from proto.subjects import asked_subject
 from services.enricher.index.index import Index
+from services.enricher.intake.clocks import SendersClocks
 from services.enricher.intake.counts import IntakeCounts
 from services.enricher.intake.door import Waiting
 from services.enricher.intake.locals import Local, Locals
@@ -50,6 +51,7 @@ class Questions:
         self._locals = locals_
         self._peers = peers
         self._piles: dict[str, _Pile] = {}
+        self.clocks = SendersClocks()
         self.rows = 0
         """How many are piled up."""
 
@@ -69,6 +71,7 @@ class Questions:
         places = list(dict.fromkeys(local for local in found if local is not None))
         numbers = {local: number for number, local in enumerate(places)}
         of_resource = np.array([-1 if local is None else numbers[local] for local in found], np.int64)
+        self._look_at_clocks(scanned.spans, of_resource, places, now_unix_ns)
         spans = self._worth_asking(scanned, of_resource, now_unix_ns)
         if not len(spans):
             return
@@ -88,6 +91,12 @@ class Questions:
         self._piles.clear()
         self.rows = 0
         return made
+
+    def _look_at_clocks(self, spans: Array, of_resource: npt.NDArray[np.int64], places: list[Local], now_unix_ns: int) -> None:
+        ahead = spans[spans["end_ns"] > np.uint64(now_unix_ns)]
+        senders = of_resource[ahead["resource"]]
+        for sender in np.unique(senders[senders >= 0]).tolist():
+            self.clocks.look(places[sender], int(ahead["end_ns"][senders == sender].max()), now_unix_ns)
 
     def _worth_asking(self, scanned: Scanned, of_resource: npt.NDArray[np.int64], now_unix_ns: int) -> Array:
         """The spans that a capture may know of."""

@@ -8,7 +8,7 @@ import pytest
 from proto.asked.columns import OTHER_END, SpanKind
 from proto.columns import Role
 from services.capture.meeting.matching import TOLERANCE_NS
-from tests.unit.capture.meeting.test_meeting import ANOTHER, HERE, MS, OTHER_POD, PEER, POD, Node
+from tests.support.meeting.node import ANOTHER, HERE, MS, OTHER_POD, PEER, POD, Node
 
 NOWHERE = bytes(16)
 KINDS = [*SpanKind, SpanKind.CLIENT, SpanKind.CLIENT, OTHER_END, 0, 200]

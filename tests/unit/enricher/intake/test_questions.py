@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from proto.asked.batch import AskedBatch, decode_asked
 from proto.asked.columns import OTHER_END
@@ -15,6 +16,7 @@ from proto.subjects import MAX_BATCH_BYTES, asked_subject
 from services.enricher.index.claims import packed_address
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.source import index_of_snapshot
+from services.enricher.intake.clocks import RECENT_NS, SendersClocks
 from services.enricher.intake.counts import PEERS, SPAN_RESULTS, IntakeCounts
 from services.enricher.intake.door import Waiting
 from services.enricher.intake.locals import Locals
@@ -285,3 +287,19 @@ def test_hostile_bytes_are_counted(index):
     inner = b"\x12\x04\x12\x02\x0a\x7f"  # a span whose id is longer than the span
     assert asking.ask_of(b"\x0a" + bytes([len(inner)]) + inner, 1) == {}
     assert asking.spans == {"malformed": 1}
+
+
+def test_a_sender_whose_clock_is_ahead_is_named_once_and_measured(index):
+    """Spans that end after they came, whether they are asked about or not; a span of the past is no sign of anything."""
+    asking, clocks = Asking(index), SendersClocks()
+    asking.questions.clocks = clocks
+    for ahead in (-30, 0.05):
+        asking.ask(span(1, start=NOW - 40 * SECOND, end=NOW + int(ahead * SECOND)), **{"k8s.pod.uid": CART})
+    assert clocks.largest_seconds(NOW) == 0
+    with capture_logs() as logs:
+        for ahead in (2, 90):
+            asking.ask(span(1, start=NOW, end=NOW + ahead * SECOND), **{"k8s.pod.uid": CART})
+    assert [(line["event"], line["sender"], line["ahead_seconds"]) for line in logs] == [("intake.clock_ahead", CART, 2)]
+    assert asking.spans["future"] == 1
+    assert clocks.largest_seconds(NOW) == 90
+    assert clocks.largest_seconds(NOW + 2 * RECENT_NS) == 0
