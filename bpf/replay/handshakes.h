@@ -4,6 +4,7 @@
 #define WIRESPAN_REPLAY_HANDSHAKES_H
 
 #include "pieces.h"
+#include "turns.h"
 
 /* Whose handshake engine/tls.h speaks of. */
 struct handshake_of {
@@ -31,8 +32,11 @@ static inline void handshake_end(handshake_host host)
     host.beside->flow_id = 0;
 }
 
-/* Look at a packet that was added to its flow, and hand on what it holds of a handshake. */
-static inline void handshakes_take(struct handshake *beside, struct pieces *pieces, const struct frame *frame,
+/*
+ * Look at a packet that was added to its flow, and hand on what it holds of a handshake. Returns the flags of the turns that
+ * follow where it ends one (turn.h), else 0.
+ */
+static inline __u8 handshakes_take(struct handshake *beside, struct pieces *pieces, const struct frame *frame,
         struct flow *flow, const struct packet *packet, int from)
 {
     handshake_host host = {beside, flow->id};
@@ -42,7 +46,7 @@ static inline void handshakes_take(struct handshake *beside, struct pieces *piec
     __u8 words = 0;
 
     if (!handshake_is_touched(flow, packet, from) || parse_load(frame, packet->transport_offset + 12, &words, 1))
-        return;
+        return 0;
     offset = packet->transport_offset + (words >> 4) * 4u;
     handshake_take(host, frame, offset, flow, packet, from, &told);
     if (told.hello_bytes) {
@@ -54,6 +58,9 @@ static inline void handshakes_take(struct handshake *beside, struct pieces *piec
         piece.since_ns = told.since_ns;
         hand_on_part(pieces, frame, told.end, told.end_held, told.end_held, piece);
     }
+    if (!told.since_ns)
+        return 0;
+    return told.disguised ? TURN_TLS | TURN_TICKETS : TURN_TLS;
 }
 
 #endif

@@ -40,6 +40,7 @@ void replay_close(struct replay *replay)
     free(replay->questions);
     free(replay->pieces);
     free(replay->handshakes);
+    turns_free(replay->turns);
     free(replay->seen);
     free(replay);
 }
@@ -181,6 +182,8 @@ enum replay_stop replay_advance(struct replay *replay, __u64 until_ns, __u64 max
         if (replay->exchanges.ended_count >= ENDED_EXCHANGES ||
                 (replay->exchanges.calls && replay->exchanges.calls->ended_count >= ENDED_EXCHANGES))
             return REPLAY_EXCHANGES;
+        if (turns_are_full(replay->turns))
+            return REPLAY_EXCHANGES;
         if (pieces_are_full(replay->pieces))
             return REPLAY_PIECES;
         if (!take_packet(replay, &replay->next))
@@ -264,6 +267,17 @@ void replay_exchanges_taken(struct replay *replay)
     replay->exchanges.ended_count = 0;
 }
 
+/*
+ * From now on, keep every exchange of every connection; returns where, NULL where memory is missing. Its reader sets `ended_count`
+ * to 0 when it has taken them.
+ */
+struct turns *replay_turns(struct replay *replay)
+{
+    if (!replay->turns)
+        replay->turns = turns_new(replay->capacity);
+    return replay->turns;
+}
+
 /* Pieces of payload that wait to be taken. The caller says which are wanted, and sets `used` to 0 when it has taken them. */
 struct pieces *replay_pieces(const struct replay *replay)
 {
@@ -271,11 +285,12 @@ struct pieces *replay_pieces(const struct replay *replay)
 }
 
 /* Sizes of what is shared with the reader, so that it does not read one layout with the eyes of another. */
-void replay_layout(__u64 sizes[5])
+void replay_layout(__u64 sizes[6])
 {
     sizes[0] = sizeof(struct flow);
     sizes[1] = sizeof(struct flow_outer);
     sizes[2] = sizeof(struct replay_counters);
     sizes[3] = sizeof(struct exchange);
     sizes[4] = sizeof(struct piece);
+    sizes[5] = sizeof(struct turn);
 }

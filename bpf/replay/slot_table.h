@@ -86,6 +86,7 @@ struct replay {
     struct questions *questions; /* that wait for their answers */
     struct pieces *pieces;       /* of payload, for the reader */
     struct handshake *handshakes; /* of the slots */
+    struct turns *turns;          /* NULL: nobody asks for them */
     __u8 dns_ports[8192];        /* a bit each */
     __u64 rest_ns;               /* how long a flow of datagrams may rest */
     __u64 begin_ns;              /* since when packets were captured without a pause of which it is known */

@@ -37,6 +37,7 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
 {
     struct flow *flow = &replay->slots[slot];
     struct exchange_moment before = exchange_before(flow, from);
+    __u8 flags;
 
     if (flow->interval != flow->taken)
         replay->files[slot] = replay->file_number;
@@ -47,8 +48,13 @@ static void add_packet(struct replay *replay, __u32 slot, const struct arrival *
     if (replay->outers[slot].translated)
         return;
     exchanges_take(&replay->exchanges, slot, &arrival->frame, flow, packet, from, before);
-    if (flow->transport == TRANSPORT_TCP)
-        handshakes_take(&replay->handshakes[slot], replay->pieces, &arrival->frame, flow, packet, from);
+    if (flow->transport != TRANSPORT_TCP)
+        return;
+    flags = handshakes_take(&replay->handshakes[slot], replay->pieces, &arrival->frame, flow, packet, from);
+    if (flags)
+        turns_begin(replay->turns, slot, flow, flags);
+    if (!(flags & TURN_TICKETS))
+        turns_take(replay->turns, slot, flow, packet, from, before.next_sequence);
 }
 
 /* Whether the packet is to or from a port of DNS. */

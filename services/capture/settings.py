@@ -48,6 +48,13 @@ class CaptureSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     replay_speed: Annotated[
         float, Meta(gt=0, le=1e6, description="of such a loop: how many times as fast as the files' clock")
     ] = 1.0
+    replay_questions: Annotated[
+        Path | None,
+        Meta(
+            description="replay: spans of applications to tell exchanges of, as `python -m services.enricher.ask` makes them; "
+            "`wirespan replay --spans` does both"
+        ),
+    ] = None
     progress_file: Annotated[
         Path | None, Meta(description="JSON file that says how far the replay is; replaced atomically")
     ] = None

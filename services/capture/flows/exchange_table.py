@@ -76,6 +76,9 @@ class ExchangeHost(Protocol):
     def rows(self, slots: npt.NDArray[np.uint32]) -> Slots:
         """Return a copy of these slots (indexes)."""
 
+    def places_of(self, flow_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+        """Return the index of each of these flows' slot, which may be another's by now."""
+
     def open_exchanges(self) -> Exchanges:
         """Return copies of those that are not over."""
 
@@ -153,8 +156,8 @@ class ExchangeTable:
         rows = np.flatnonzero((is_first != 0) & (taken["role"] == Role.CLIENT))
         if len(rows):
             flow_ids = taken["flow_id"][rows]
-            # Only live ones are met, and there the lower half of a flow's id is its slot.
-            slots = np.where(taken["slot"][rows] == MET, flow_ids.astype(np.uint32), taken["slot"][rows])
+            slots, met = taken["slot"][rows], taken["slot"][rows] == MET
+            slots[met] = self._host.places_of(flow_ids[met])
             flows = self._host.rows(slots)
             same = flows["id"] == flow_ids
             for name in OF_CONNECTION:

@@ -37,7 +37,7 @@ def replay_epoch(settings: CaptureSettings) -> str:
         settings.replay_pseudonym_key,
         str(settings.questions),
     ]
-    for path in settings.replay_files:
+    for path in (*settings.replay_files, *filter(None, [settings.replay_questions])):
         parts.append(str(path))
         with contextlib.suppress(OSError):  # that it is missing is said where it is read
             status = path.stat()

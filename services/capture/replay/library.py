@@ -11,6 +11,7 @@ import numpy as np
 from services.capture.c_library import Signatures, load_library, other_version
 from services.capture.flows.exchange_layout import EXCHANGE, RequestCounter
 from services.capture.flows.layout import FLOW, Disposition
+from services.capture.meeting.turns import TURN
 from services.capture.names.pieces import HEADER
 from services.capture.replay.layout import OUTER
 
@@ -52,6 +53,12 @@ class OpenExchanges(ctypes.Structure):
     )
 
 
+class TurnsKept(ctypes.Structure):
+    """`struct turns` of bpf/replay/turns.h, without the ended ones that follow."""
+
+    _fields_ = (("ended_count", ctypes.c_uint64), ("of_slot", ctypes.c_void_p))
+
+
 class Pieces(ctypes.Structure):
     """`struct pieces` of bpf/replay/pieces.h, without the bytes that follow."""
 
@@ -79,13 +86,14 @@ def library() -> Any:
         "replay_open_exchanges": (None, (handle, pointer)),
         "replay_end_exchanges": (None, (handle, pointer, size)),
         "replay_exchanges_taken": (None, (handle,)),
+        "replay_turns": (pointer, (handle,)),
         "replay_pieces": (pointer, (handle,)),
         "replay_layout": (None, (pointer,)),
     }
     found = load_library(signatures)
-    sizes = np.zeros(5, np.uint64)
+    sizes = np.zeros(6, np.uint64)
     found.replay_layout(sizes.ctypes.data)
-    expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(ReplayCounters), EXCHANGE.itemsize, HEADER.size]
+    expected = [FLOW.itemsize, OUTER.itemsize, ctypes.sizeof(ReplayCounters), EXCHANGE.itemsize, HEADER.size, TURN.itemsize]
     if sizes.tolist() != expected:
         raise other_version(f"{sizes.tolist()}, not {expected}")
     return found

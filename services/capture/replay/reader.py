@@ -22,12 +22,14 @@ from proto.columns import COLUMNS, Reason
 from proto.exchange_phases import is_traced, span_count
 from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import MAX_BATCH_BYTES, batch_id
+from services.capture.flows.exchange_layout import MET
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.layout import Slots
 from services.capture.flows.table import Emission, FlowTable
 from services.capture.names.reader import NameReader
 from services.capture.progress import ProgressReport
 from services.capture.replay.layout import file_columns
+from services.capture.replay.meeting import ReplayMeeting
 from services.capture.replay.source import ReplaySource, replay
 from services.capture.settings import CaptureSettings
 
@@ -110,13 +112,20 @@ class ReplayReader:
             trace_context=settings.trace_context,
             datagrams=settings.datagrams,
             names=self._names,
+            turns=settings.replay_questions is not None,
+        )
+        self._meeting = (
+            ReplayMeeting(settings.replay_questions, settings.meeting_bytes, self._source, self._names)
+            if settings.replay_questions is not None
+            else None
         )
         self._table = FlowTable(self._source, settings.flow_table)
         self._exchanges = ExchangeTable(self._source, settings.flow_table)
-        self._emissions = replay(self._source, self._table, exchanges=self._exchanges)
+        self._emissions = replay(self._source, self._table, exchanges=self._exchanges, meeting=self._meeting)
         self._last_now_unix_ns = 0
         self._offset_ns = 0
-        self._report.begin_pass(self._source, self._table, self._names)
+        met = () if self._meeting is None else (self._meeting,)
+        self._report.begin_pass(self._source, self._table, self._names, *met)
 
     def _ready(self, emission: Emission | ExchangeEmission) -> list[ReadyBatch]:
         now_unix_ns = emission.now_unix_ns
@@ -127,7 +136,9 @@ class ReplayReader:
             said |= {"file": self._source.files_of(emission.slots), **told.columns}
         else:
             told = self._names.tell_exchanges(emission.columns, self._flows)
-            said = emission.columns | {"file": self._source.files_of(emission.exchanges["slot"]), **told.columns}
+            slots = emission.exchanges["slot"]
+            slots = np.where(slots == MET, self._source.places_of(emission.exchanges["flow_id"]), slots)
+            said = emission.columns | {"file": self._source.files_of(slots), **told.columns}
         columns: Mapping[str, Array] = told.records.behind(said)
         if self._settings.replay_loop:
             self._keep_pace(now_unix_ns)

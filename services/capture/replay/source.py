@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,15 +24,18 @@ from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
 from services.capture.flows.layout import FLOW, Disposition, Slots
+from services.capture.meeting.turns import NO_TURNS, Turns
 from services.capture.names.pieces import pieces_in
 from services.capture.replay.files import PlainBytes
 from services.capture.replay.layout import OUTER, Outers
 from services.capture.replay.library import BLOCK_SLOTS, OpenExchanges, Pieces, ReplayCounters, library
+from services.capture.replay.turns import ReplayTurns
 
 if TYPE_CHECKING:
     from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
     from services.capture.flows.table import Emission, FlowTable
     from services.capture.names.reader import NameReader
+    from services.capture.replay.meeting import ReplayMeeting
 
 DEFAULT_CAPACITY: Final = 1 << 20
 """Flows that are open at the same time; memory is touched only as they come."""
@@ -87,6 +91,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         trace_context: bool = False,
         datagrams: DatagramRules | None = None,
         names: NameReader | None = None,
+        turns: bool = False,
     ) -> None:
         self._library = library()
         found = [(*self._check(Path(path)), Path(path)) for path in files]
@@ -115,6 +120,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         self._pieces.wanted = sum(1 << kind for kind in (names.kinds if names is not None else ()))
         if trace_context and self._library.replay_trace(self._handle):
             raise CaptureError(f"no memory for the exchanges of {self.capacity} flows")
+        kept = self._library.replay_turns(self._handle) if turns else None
+        if turns and not kept:
+            raise CaptureError(f"no memory for the turns of {self.capacity} flows")
+        self._turns = ReplayTurns(kept, self.capacity) if kept else None
         self._calls = CallReader(self._library.replay_calls(self._handle)) if trace_context else None
         self._open: PlainBytes | None = None
         self._finished_sizes = 0
@@ -133,6 +142,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
             self._exchanges = OpenExchanges.from_buffer_copy(self._exchanges)
             if self._calls is not None:
                 self._calls.close()
+            self._turns = None
             self._library.replay_close(handle)
             if self._open is not None:
                 self._open.close()
@@ -195,12 +205,16 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
 
     def slots_of(self, flow_ids: npt.NDArray[np.uint64]) -> Slots:
         """Return a copy of the slot of each of these flows; zeroed where it has none any more."""
+        found = self.rows(self.places_of(flow_ids))
+        found[found["id"] != flow_ids] = np.zeros((), FLOW)
+        return found
+
+    def places_of(self, flow_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+        """Return the index of each of these flows' slot, which is another's where it has none any more."""
         known = self.slots["id"][: self.high_slot]
         at = np.flatnonzero(np.isin(known, flow_ids))
         slots = dict(zip(known[at].tolist(), at.tolist(), strict=True))
-        found = self.rows(np.array([slots.get(each, 0) for each in flow_ids.tolist()], np.uint32))
-        found[found["id"] != flow_ids] = np.zeros((), FLOW)
-        return found
+        return np.array([slots.get(each, 0) for each in flow_ids.tolist()], np.uint32)
 
     def mark_taken(self, slots: npt.NDArray[np.uint32]) -> None:
         """Add one to `taken` of each of these slots (indexes)."""
@@ -242,6 +256,10 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
             ctypes.memmove(taken.ctypes.data, self._exchanges.ended, taken.nbytes)
             self._library.replay_exchanges_taken(self._open_handle())
         return np.concatenate([taken, self._calls.take_exchanges()])
+
+    def take_turns(self, now_unix_ns: int, *, final: bool) -> Turns:
+        """Return the turns that are over, each once; with `final` all that have a response."""
+        return NO_TURNS if self._turns is None else self._turns.take(now_unix_ns, self.high_slot, final=final)
 
     def retire(self, slots: npt.NDArray[np.uint32]) -> None:
         """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""
@@ -332,7 +350,11 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
 
 
 def replay(
-    source: ReplaySource, table: FlowTable, tick_seconds: int = 1, exchanges: ExchangeTable | None = None
+    source: ReplaySource,
+    table: FlowTable,
+    tick_seconds: int = 1,
+    exchanges: ExchangeTable | None = None,
+    meeting: ReplayMeeting | None = None,
 ) -> Iterator[Emission | ExchangeEmission]:
     """Yield the records of all files, at whole ticks of the capture's clock and at the end; the same files, the same records.
 
@@ -346,7 +368,8 @@ def replay(
 
     def drain(final: Reason | None = None) -> Iterator[Emission | ExchangeEmission]:
         if exchanges is not None:
-            yield from exchanges.drain(now_ns, final=final is not None)
+            meet = partial(meeting.meet, now_ns, final=final is not None) if meeting is not None else None
+            yield from exchanges.drain(now_ns, final=final is not None, meet=meet)
         yield from table.drain(now_ns, final)
 
     while source.open_next_file():

@@ -15,6 +15,8 @@ from services.cli.views import units
 _PACKETS: Final = "_packets"
 _IN_FLOWS: Final = "flow_packets"
 _WITHOUT_ROLE: Final = "connections_of_unknown_role"
+_ASKED: Final = "asked_"
+_MET: Final = "matched"
 _COPIES: Final = "copy_packets"
 
 
@@ -45,6 +47,10 @@ def ledger_rows(ledger: Ledger, destination: str, *, live: bool = False) -> Iter
     yield ("records", units.count(progress.records), units.counted(progress.batches, "batch", "batches"))
     if progress.exchanges:
         yield ("  exchanges", units.count(progress.exchanges), "requests in application traces, with their phases")
+    asked = {name.removeprefix(_ASKED): number for name, number in progress.counters.items() if name.startswith(_ASKED)}
+    if any(asked.values()):
+        others = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in asked.items() if number and name != _MET)
+        yield ("  asked for", units.count(asked.get(_MET, 0)), f"of {sum(asked.values())} application spans; {others or 'all'}")
     yield ("spans", units.count(progress.expected_spans), "")
     accepted = "unknown" if ledger.accepted is None else units.count(ledger.accepted)
     yield ("spans accepted", Text(accepted, style="green" if ledger.complete else "yellow"), f"by {destination}")

@@ -72,6 +72,8 @@ class Plan:
     """How long to wait for it."""
     intake_port: int | None = None
     """Where the enricher takes copies of applications' spans, over OTLP/gRPC, for capture to meet with what it sees live."""
+    questions: Path | None = None
+    """What is asked about applications' spans whose exchanges are in the capture files."""
 
     @property
     def live(self) -> bool:
@@ -241,6 +243,8 @@ def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: N
         "WIRESPAN_CAPTURE_PROGRESS_FILE": str(folder.progress),
         "WIRESPAN_CAPTURE_EPOCH": plan.epoch,
     }
+    if plan.questions is not None:
+        capture["WIRESPAN_CAPTURE_REPLAY_QUESTIONS"] = str(plan.questions)
     if plan.speed is not None:
         capture["WIRESPAN_CAPTURE_REPLAY_SPEED"] = str(plan.speed)
     if plan.live:

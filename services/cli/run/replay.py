@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import click
 
 from services.cli.errors import UsageError
 from services.cli.options import cluster_name_option, destination_options, kube_snapshot_option, quiet_logs
+from services.cli.run.asked_spans import questions_about
 from services.cli.run.capture_files import as_files, check_capture, content_digest
 from services.cli.run.destination import EndpointDestination, Existing, FileDestination, choose_destination
 from services.cli.tap.filter_options import FilterCommand, conditions
@@ -20,6 +22,15 @@ from services.cli.waiting import DEFAULT_SECONDS, timeout_option
 @click.command(cls=FilterCommand)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @kube_snapshot_option
+@click.option(
+    "--spans",
+    "spans",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Spans of applications (OTLP/JSON, a request a line) that talked in the capture: each meets its exchange, as live. "
+    "May be given several times.",
+)
 @destination_options
 @click.option(
     "--nats-url",
@@ -41,6 +52,7 @@ def replay(
     *,
     files: tuple[Path, ...],
     kube_snapshot: Path | None,
+    spans: tuple[Path, ...],
     otlp_endpoint: str | None,
     otlp_protocol: str | None,
     output: Path | None,
@@ -64,10 +76,10 @@ def replay(
     wanted = conditions(ctx, enriched=True)
     if wanted and not table:
         raise UsageError(f"--{wanted[0].field} says what --table shows; spans are made of everything")
-    spans = (otlp_endpoint, otlp_protocol, output, existing, nats_url, timeout_seconds, cluster_name)
-    if table and any(each is not None for each in spans):
+    of_spans = (otlp_endpoint, otlp_protocol, output, existing, nats_url, timeout_seconds, cluster_name, spans or None)
+    if table and any(each is not None for each in of_spans):
         raise UsageError("--table makes no spans: it goes with --kube-snapshot and filters only")
-    with as_files(files) as kept:
+    with as_files(files) as kept, contextlib.ExitStack() as asking:
         for file in kept:
             check_capture(file)
         if table:
@@ -82,7 +94,8 @@ def replay(
             from services.cli.settings import bus_settings  # noqa: PLC0415
 
             bus = bus_settings(nats_url)
-        prepare_output(destination, (*kept, *filter(None, [kube_snapshot])))
+        prepare_output(destination, (*kept, *spans, *filter(None, [kube_snapshot])))
+        questions = asking.enter_context(questions_about(spans, kube_snapshot))
         digest = content_digest(kept)
         # Who cannot be served is told so before what runs the services is loaded, and who wants a table does without.
         from services.cli import interruption  # noqa: PLC0415
@@ -98,6 +111,7 @@ def replay(
             cluster_name=cluster_name,
             bus=bus,
             bus_timeout_seconds=timeout_seconds or DEFAULT_SECONDS,
+            questions=questions,
         )
         quiet_logs()
         raise SystemExit(interruption.run(lambda asked: replaying(plan, asked)))

@@ -22,6 +22,7 @@ from services.capture.flows.layout import Slots, State
 from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.loader import LoadedTap, connect_calls
 from services.capture.live.tap.ring_buffer import BUSY, DISCARDED, RingBuffer
+from services.capture.live.tap.slot_layout import SLOT_OF_FLOW
 
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls", "http2_frames")
 _LOOKS: Final = ("request", "line", "headers", "response")
@@ -71,6 +72,10 @@ class TapExchanges:
     def rows(self, slots: Indexes) -> Slots:
         """Return a copy of these slots."""
         return self._rows(slots)
+
+    def places_of(self, flow_ids: npt.NDArray[np.uint64]) -> Indexes:
+        """Return the index of each of these flows' slot, which may be another's by now."""
+        return (flow_ids & np.uint64(SLOT_OF_FLOW)).astype(np.uint32)
 
     def open_exchanges(self) -> Exchanges:
         """Return copies of those that are not over. Those that were told and whose flow is gone are deleted."""

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Every exchange of every connection in replay, where somebody asks for them: one open beside each slot, ended ones until taken. */
+#ifndef WIRESPAN_REPLAY_TURNS_H
+#define WIRESPAN_REPLAY_TURNS_H
+
+#include "host.h"
+
+#include "../engine/exchanges/turn.h"
+
+#include <stdlib.h>
+
+/* A reader is asked to take what has ended before there is more than this. */
+#ifndef ENDED_TURNS
+#define ENDED_TURNS 65536u
+#endif
+
+/* services/capture/replay/library.py has the same. */
+struct turns {
+    __u64 ended_count;
+    struct turn *of_slot;
+    struct turn ended[ENDED_TURNS];
+};
+
+static inline struct turns *turns_new(__u32 capacity)
+{
+    struct turns *turns = calloc(1, sizeof(*turns));
+
+    if (!turns)
+        return NULL;
+    turns->of_slot = calloc(capacity, sizeof(*turns->of_slot));
+    if (turns->of_slot)
+        return turns;
+    free(turns);
+    return NULL;
+}
+
+static inline void turns_free(struct turns *turns)
+{
+    if (turns)
+        free(turns->of_slot);
+    free(turns);
+}
+
+static inline int turns_are_full(const struct turns *turns)
+{
+    return turns && turns->ended_count == ENDED_TURNS;
+}
+
+/* A handshake is over, and no turn was open: those that follow are TLS's. */
+static inline void turns_begin(struct turns *turns, __u32 slot, const struct flow *flow, __u8 flags)
+{
+    if (turns)
+        turns->of_slot[slot] = (struct turn){.flow_id = flow->id, .flags = flags};
+}
+
+/* Follow the turns of a connection by a packet that was just added to it. One packet ends one turn at the most. */
+static inline void turns_take(
+        struct turns *turns, __u32 slot, const struct flow *flow, const struct packet *packet, int from, __u32 next_before)
+{
+    int fresh = flow->sides[from & 1].next_sequence != next_before;
+    struct turn *turn;
+
+    if (!turns || flow->transport != TRANSPORT_TCP || !packet->payload_bytes || packet->tcp_flags & (TCP_SYN | TCP_RST) ||
+            flow->role == FLOW_ROLE_UNKNOWN || flow->sides[from & 1].known & FLOW_OF_INTEREST)
+        return;
+    turn = &turns->of_slot[slot];
+    if (turn_ends(turn, flow, from, fresh) && turns->ended_count < ENDED_TURNS) {
+        turn_measure(turn, flow);
+        turns->ended[turns->ended_count++] = *turn;
+    }
+    turn_take(turn, flow, packet, from, fresh);
+}
+
+#endif
