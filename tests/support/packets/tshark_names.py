@@ -103,11 +103,17 @@ def accuracy(paths: Iterable[Path]) -> Iterator[str]:
     yield """
 ## Names that were looked up
 
-Questions over UDP, each once however often it was sent, by name and type; and the answers to them by name, type, response code,
-number of records and time to the nanosecond. `tests/integration/packets/test_tshark_names.py` holds that all are alike, here
-and in a capture of 760 questions that it makes; over TCP the answers, in a capture of 100 connections, and the two of
+Questions over UDP, each once however often it was sent, by name and type; and the answers to them by name, type, response
+code, number of records and time to the nanosecond. `tests/integration/packets/test_tshark_names.py` holds that all are alike,
+here and in a capture of 760 questions that it makes; over TCP the answers, in a capture of 100 connections, and the two of
 dns_fragmented.pcap. Live, `tests/kernel/names/test_resolvers.py` holds what is told of Unbound and dnsmasq against Unbound's
-own log, and a capture of it against tshark.
+own log, and a capture of it against tshark; `test_coredns.py` there does the same of CoreDNS, whose log has each question by
+port, with spans from end to end: search domains, A and AAAA at once, NXDOMAIN, SERVFAIL, a chain of CNAMEs, EDNS and a
+version of it that nobody has, compression, an answer cut short and asked for over TCP, one that waits for another server. All
+names, types and codes are alike. The times are two things: CoreDNS counts from when its own code has the question until it
+has sent the answer and goes on, Wirespan from socket to socket, so the time in which a question waits for the process is in
+it. On a machine of two processors under load 18 it was more by 0.02 to 0.3 ms for most, and 37 ms where the log has 0.2 for
+the first question of a resolver that had to be woken.
 
 | capture | questions: tshark | Wirespan | alike | answers: tshark | Wirespan | alike | why not all |
 |---|---|---|---|---|---|---|---|
