@@ -85,7 +85,10 @@ def test_what_is_in_tls_is_met_by_its_span(run: ShopRun, service: str, port: int
     a slow one.
     """
     spans = {span.span_id: span for span in run.traces(service) if span.service == service}
-    met = run.matching(service, "exchange at client", flow__exchange__matched="span", destination__port=str(port))
+    found = run.matching(service, "exchange at client", flow__exchange__matched="span", destination__port=str(port))
+    # Of the last moments the intake may have spans that Jaeger has not: each gets its copy when the SDK sends it.
+    begin_of_end = max(begin for begin, _ in run.windows.values())
+    met = [exchange for exchange in found if exchange.start_ns < begin_of_end]
     assert met
     for exchange in met:
         span = spans[exchange.parent_id]
