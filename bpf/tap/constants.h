@@ -24,6 +24,7 @@ enum tap_switch {
     TAP_PIECES_DNS,    /* pieces/pieces.h: of these kinds */
     TAP_PIECES_TLS,
     TAP_PIECES_QUIC,
+    TAP_CLOSERS, /* socket.h */
 };
 
 enum tap_value {

@@ -4,6 +4,7 @@
 #define WIRESPAN_SOCKET_H
 
 #include "addresses.h"
+#include "constants.h"
 #include "slots.h"
 
 #include "../engine/port_role.h"
@@ -12,6 +13,18 @@
 #define SOCKET_DATAGRAM  2 /* SOCK_DGRAM */
 
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
+
+/* The task that closed a flow's socket, beside the flow's slot. */
+struct closer {
+    slot_reference flow; /* 0: none yet */
+    __u64 closed_ns;
+    __u32 process;
+    __u32 thread;
+    char name[16]; /* of the thread: what it was started as, or calls itself */
+};
+
+/* Told where names of programs are asked for: who closes a socket may be gone when its record is made. */
+BPF_F_TABLE("array", u32, struct closer, closers, SLOTS, BPF_F_MMAPABLE);
 
 /*
  * Segments that the receiver had before, as it says itself (DSACK, RFC 2883): what they were sent again for was late, not lost. Of
@@ -78,6 +91,21 @@ FLOW_INLINE void remember_slot(struct bpf_sock *sk, slot_reference reference)
 
     if (stored && *stored != reference)
         *stored = reference;
+}
+
+FLOW_INLINE void note_closer(slot_reference reference)
+{
+    __u32 number = (__u32)reference;
+    struct closer *closer = closers.lookup(&number);
+    __u64 task = bpf_get_current_pid_tgid();
+
+    if (!closer)
+        return;
+    closer->closed_ns = bpf_ktime_get_ns();
+    closer->process = (__u32)(task >> 32);
+    closer->thread = (__u32)task;
+    bpf_get_current_comm(closer->name, sizeof(closer->name));
+    closer->flow = reference;
 }
 
 /*

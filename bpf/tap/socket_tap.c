@@ -249,8 +249,11 @@ int tap_release(struct bpf_sock *sk)
     slot_reference *stored = slot_of_socket.sk_storage_get(sk, 0, 0);
     struct slot *slot = stored ? slot_at(*stored) : NULL;
 
-    if (slot)
+    if (slot) {
         slot->socket.closed = 1;
+        if (TAP_HAS(TAP_CLOSERS))
+            note_closer(*stored);
+    }
     return 1;
 }
 

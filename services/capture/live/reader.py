@@ -97,8 +97,11 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     datagrams=self._options.datagrams,
                     pieces=self._names.kinds,
                     meeting=self.meeting is not None,
+                    closers=self._processes is not None,
                 )
             )
+            if self._processes is not None and self.tap.closers is not None:
+                self._processes.closers_of = self.tap.closers.of
             self.succession = self._stack.enter_context(Succession(root, self._options.succession, monotonic_ns()))
             self._share = self.succession.share
             self._clock = LiveClock(self._options.capacity)

@@ -1,9 +1,13 @@
-"""Which program holds a socket: asked of the kernel by the flow's addresses, once for each record until it is known.
+"""Which program holds a socket, or held it: asked of the kernel once for each record until it is known.
 
-sock_diag(7) gives the socket's inode, and the processes of the socket's own control group are looked through for who has that
-open. Nothing is guessed: a socket that is gone by then, one that programs of several names hold, or one whose search would take
-too long has no name. What a server accepted and closed is found by its listener. Only sockets of this process's network
-namespace are seen, and only processes of its PID namespace: where those are not the host's, nobody has a name.
+Of a socket that is closed the tap knows which task did that. If that still runs and is the same program, its executable is
+the answer. If it is gone, it is the name that the main thread of its process had: what that was started as, or calls itself.
+
+For one that is open, by the flow's addresses, sock_diag(7) gives the socket's inode, and the processes of the socket's own
+control group are looked through for who has that open. Nothing is guessed: a socket that is gone by then, one that programs of
+several names hold, or one whose search would take too long has no name. What a server accepted and closed is found by its
+listener. Only sockets of this process's network namespace are seen, and only processes of its PID namespace: where those are
+not the host's, nobody has a name.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +43,12 @@ _MOST_ASKED: Final = 2000
 _MOST_LINKS: Final = 10_000
 """Open files looked at for a batch of records."""
 _REMEMBERED: Final = 1 << 16
+_FIRST_PID_NAMESPACE: Final = "pid:[4026531836]"
+"""The kernel's number of it is a constant (PROC_PID_INIT_INO)."""
+_FLAGS, _BEGAN = 6, 19
+"""Of /proc/PID/stat (proc(5)), behind the name."""
+_KERNEL_THREAD: Final = 0x0020_0000
+_NS: Final = 1_000_000_000
 
 
 class Flow(NamedTuple):
@@ -53,11 +64,25 @@ class Flow(NamedTuple):
     cgroup: int
 
 
+class Closer(NamedTuple):
+    """The task that closed a flow's socket."""
+
+    process: int
+    thread: int
+    name: str
+    """The thread's."""
+    closed_ns: int
+    """On CLOCK_MONOTONIC."""
+
+
 class Processes:
     """Names of programs, by flow. `path_of` gives the directory of a control group's id, where there is one."""
 
     def __init__(self, path_of: Callable[[], Mapping[int, str]]) -> None:
         self._paths_of = path_of
+        self.closers_of: Callable[[Iterable[int]], Mapping[int, Closer]] = lambda _flows: {}
+        """Who closed the sockets of flows, where that is known."""
+        self._sees_all = _sees_all_processes()
         self._names: OrderedDict[int, str] = OrderedDict()
         self._diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG)
         self._diag.settimeout(_ANSWER_SECONDS)
@@ -81,6 +106,12 @@ class Processes:
                 known[flow.id] = name
             elif flow.transport in {_TCP, _UDP}:
                 asked.append(flow)
+        if self._sees_all and asked:
+            closers = self.closers_of(flow.id for flow in asked)
+            closed_by = {flow: name for flow, closer in closers.items() if (name := _program(closer))}
+            self._remember(closed_by)
+            known |= closed_by
+            asked = [flow for flow in asked if flow.id not in closed_by]
         self.given_up += max(len(asked) - _MOST_ASKED, 0)
         wanted: dict[int, dict[int, list[int]]] = {}
         for flow in asked[:_MOST_ASKED]:
@@ -108,11 +139,13 @@ class Processes:
             for inode, programs in holders.items():
                 if len(programs) == 1:
                     found |= dict.fromkeys(inodes[inode], *programs)
-        for flow, name in found.items():
-            self._names[flow] = name
+        self._remember(found)
+        return found
+
+    def _remember(self, names: Mapping[int, str]) -> None:
+        self._names.update(names)
         while len(self._names) > _REMEMBERED:
             self._names.popitem(last=False)
-        return found
 
     def _inode(self, flow: Flow) -> int:
         """Return the inode of the flow's socket, else of the listener that it came from; 0 where there is none."""
@@ -167,6 +200,31 @@ def _open_sockets(cgroup: str, inodes: Iterable[int]) -> Iterator[tuple[int, str
                 if inode is not None and not program:
                     program = plain_text(Path(_target(f"/proc/{process}/exe").removesuffix(" (deleted)")).name)
                 yield inode or 0, program if inode is not None else ""
+
+
+def _sees_all_processes() -> bool:
+    """Whether numbers of processes are here what they are to the kernel."""
+    return _target("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+
+
+def _program(closer: Closer) -> str:
+    """Return the program of a task that closed a socket; empty where it cannot be known."""
+    as_it_was = plain_text(closer.name) if closer.process and closer.thread == closer.process else ""
+    try:
+        status = Path(f"/proc/{closer.process}/stat").read_text(encoding="utf-8", errors="replace")
+        thread = Path(f"/proc/{closer.process}/task/{closer.thread}/comm").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return as_it_was  # gone
+    # Behind the name, which may hold anything, from the third field on.
+    fields = status.rpartition(")")[2].split()
+    if int(fields[_FLAGS]) & _KERNEL_THREAD:
+        return ""
+    began_ns = int(fields[_BEGAN]) * (_NS // os.sysconf("SC_CLK_TCK"))
+    suspended_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    if began_ns > closer.closed_ns + suspended_ns or thread.removesuffix("\n") != closer.name:
+        return as_it_was  # another process has its number, or it is another program since
+    executable = _target(f"/proc/{closer.process}/exe").removesuffix(" (deleted)")
+    return plain_text(Path(executable).name) or as_it_was
 
 
 def _target(link: str) -> str:

@@ -60,6 +60,7 @@ class Switch(enum.IntEnum):
     PIECES_DNS = 9
     PIECES_TLS = 10
     PIECES_QUIC = 11
+    CLOSERS = 12
 
 
 class Value(enum.IntEnum):
@@ -85,6 +86,7 @@ class TapConstants:
         if loading.kernel_version() >= COARSE_CLOCK:
             switches.add(Switch.COARSE_CLOCK)
         entries = {"slots": self.slots, "free_slots": self.slots, "flows_by_key": self.slots + _KEY_ROOM, "turns": self.slots}
+        entries |= {"closers": self.slots if Switch.CLOSERS in switches else 1}
         if Switch.MEETING not in switches:
             entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
         if Switch.TRACE_CONTEXT not in switches:

@@ -29,6 +29,7 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import Slots, State
 from services.capture.live.owners.cgroups import find_root
 from services.capture.live.tap import bpf_syscall
+from services.capture.live.tap.closers import TapClosers
 from services.capture.live.tap.exchanges import PROGRAMS, TapExchanges
 from services.capture.live.tap.loader import (
     HANDSHAKE_PROGRAMS,
@@ -75,6 +76,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         datagrams: DatagramRules | None = None,
         pieces: Sequence[PieceKind] = (),
         meeting: bool = False,
+        closers: bool = False,
     ) -> None:
         self.capacity: int = capacity
         """Number of slots."""
@@ -85,12 +87,15 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._datagrams = datagrams or DatagramRules()
         self._kinds = tuple(pieces)
         self._meeting = meeting
+        self._with_closers = closers
         self.exchanges: TapExchanges | None = None
         """Exchanges of application traces; None where they are not asked for or this kernel does not take their program."""
         self.pieces: TapPieces | None = None
         """Pieces of payload; None where none are asked for."""
         self.turns: TapTurns | None = None
         """The exchanges of all connections; None where they are not asked for."""
+        self.closers: TapClosers | None = None
+        """Who closed sockets; None where nobody asks."""
         self._stack = ExitStack()
         self._links: list[int] = []
         self._released = 0
@@ -126,6 +131,9 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             if self._meeting:
                 self.turns = TapTurns(self._loaded, self.capacity, _possible_cpus())
                 self._stack.callback(self.turns.close)
+            if self._with_closers:
+                self.closers = TapClosers(self._loaded, self.capacity)
+                self._stack.callback(self.closers.close)
             self._attach()
             self._stack = self._stack.pop_all()
         return self
@@ -161,6 +169,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             Switch.PIECES_DNS: {PieceKind.DNS, PieceKind.DNS_TCP} & {*self._kinds},
             Switch.PIECES_TLS: PieceKind.TLS in self._kinds,
             Switch.PIECES_QUIC: PieceKind.QUIC in self._kinds,
+            Switch.CLOSERS: self._with_closers,
         }
         first_ns = time.monotonic_ns() + self._datagrams.rest_ns
         switches = frozenset(switch for switch, is_on in asked.items() if is_on)

@@ -8,12 +8,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services.capture.live.owners.processes import Flow, Processes
+from services.capture.live.owners.processes import Closer, Flow, Processes, _sees_all_processes
 
 GROUP = 7
 OURS = Path(sys.executable).resolve().name
@@ -101,3 +102,28 @@ def test_a_search_that_takes_too_long_is_given_up(processes: Processes, group: P
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         assert processes.names([flow(client.getsockname(), client.getpeername())]) == {}
     assert processes.given_up == 1
+
+
+def closed_by(processes: Processes, process: int, thread: int, name: str, closed_ns: int) -> str:
+    """The name of the program whose task closed a socket that nobody has any more; empty where none is told."""
+    processes.closers_of = lambda flows: dict.fromkeys(flows, Closer(process, thread, name, closed_ns))
+    (asked,) = [flow(("192.0.2.1", 1), ("192.0.2.2", 2))]
+    return processes.names([asked]).get(asked.id, "")
+
+
+@pytest.mark.skipif(not _sees_all_processes(), reason="in a PID namespace of its own nobody has a name")
+def test_who_closed_a_socket_is_told_for_as_long_as_that_is_sure(processes: Processes) -> None:
+    """By its executable while it runs, by its name when it is gone; lone threads and the kernel's name nobody."""
+    now_ns = time.monotonic_ns()
+    ours = Path("/proc/self/comm").read_text().removesuffix("\n")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        assert closed_by(processes, other.pid, other.pid, "curl", now_ns) == "curl"  # another program since
+        other.kill()
+        other.wait()
+        assert closed_by(processes, other.pid, other.pid, "curl", now_ns) == "curl"
+        assert closed_by(processes, other.pid, other.pid + 1, "worker", now_ns) == ""
+    assert closed_by(processes, os.getpid(), os.getpid(), ours, now_ns) == OURS
+    assert closed_by(processes, os.getpid(), os.getpid(), ours, 1) == ours  # before this process was
+    assert closed_by(processes, os.getpid(), 2**30, "worker", now_ns) == ""
+    assert closed_by(processes, 2, 2, Path("/proc/2/comm").read_text().removesuffix("\n"), now_ns) == ""
+    assert closed_by(processes, 0, 0, "swapper/0", now_ns) == ""

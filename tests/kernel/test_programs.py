@@ -1,0 +1,131 @@
+"""Names of programs whose sockets are closed, and of programs that are gone, when their records are made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from proto.columns import Reason, Role
+from proto.flow_batch import decode
+from services.capture.live.owners.processes import _sees_all_processes
+from services.capture.live.reader import LiveReader
+from services.capture.live_options import LiveOptions, TapRules
+
+pytestmark = pytest.mark.skipif(not _sees_all_processes(), reason="in a PID namespace of its own nobody has a name")
+
+ROUNDS = 40
+OURS = Path(sys.executable).resolve().name
+# Each makes one connection and is gone at once. A shell connects and becomes another program, which closes nothing.
+BECOMES_ANOTHER = "exec 9<>/dev/tcp/127.0.0.1/{port}; exec 9>&-; exec /bin/sh -c 'echo become; read over'"
+ANOTHER_THREAD = """
+import os, socket, sys, threading
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+name = threading.Thread(target=lambda: (open("/proc/thread-self/comm", "w").write("somebody"), client.close()))
+name.start()
+name.join()
+os._exit(0)
+"""
+PYTHON = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close()"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def served() -> Iterator[int]:
+    """The port of a server of ours."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def programs(reader: LiveReader, port: int) -> dict[int, str]:
+    """What is told of the clients of a port, by their own ports, once all flows are over."""
+    found = {}
+    for ready in reader.read(Reason.SHUTDOWN):
+        for message in ready.messages:
+            batch = decode(message.message)
+            columns = batch.columns
+            for row in range(batch.count):
+                if columns["remote_port"][row] == port and columns["role"][row] == Role.CLIENT:
+                    owner = int(columns["local_container"][row])
+                    told = batch.containers[owner] if owner < len(batch.containers) else {}
+                    found[int(columns["local_port"][row])] = told.get("process", "")
+        reader.accept(ready)
+    return found
+
+
+def test_clients_that_are_gone_have_the_name_that_they_were_started_as(tmp_path: Path) -> None:
+    """Each of many: what was copied to a name of its own is told by that name, and none is told by another's."""
+    curls = [tmp_path / f"curl-{number}" for number in range(ROUNDS)]
+    for curl in curls:
+        shutil.copy(shutil.which("curl") or "", curl)
+    wanted = {}
+    with served() as port:
+        options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
+        with LiveReader(node="n", epoch="e", options=options) as reader:
+            for curl in curls:
+                command = (str(curl), "-s", "-o", os.devnull, "-w", "%{local_port}", f"http://127.0.0.1:{port}/")
+                done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+                wanted[int(done.stdout)] = curl.name
+                command = (sys.executable, "-c", PYTHON, str(port))
+                subprocess.run(command, check=True, timeout=60)
+            told = programs(reader, port)
+    assert {local: told[local] for local in wanted} == wanted
+    others = [name for local, name in told.items() if local not in wanted]
+    assert others == [Path(sys.executable).name] * ROUNDS
+
+
+def test_a_task_that_does_not_say_which_program_it_is_names_none() -> None:
+    """A thread that is gone with its process, under a name of its own; what is another program by now is told as it was."""
+    with served() as port:
+        options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
+        with LiveReader(node="n", epoch="e", options=options) as reader:
+            subprocess.run((sys.executable, "-c", ANOTHER_THREAD, str(port)), check=True, timeout=60)
+            script = BECOMES_ANOTHER.format(port=port)
+            with subprocess.Popen(("bash", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+                assert shell.stdout is not None
+                assert shell.stdout.readline() == b"become\n"
+                told = programs(reader, port)
+    assert sorted(told.values()) == ["", "bash"]
+
+
+def test_a_program_that_lives_on_is_told_by_its_executable() -> None:
+    """Also where another thread of it has closed the socket."""
+    with served() as port:
+        options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
+        with LiveReader(node="n", epoch="e", options=options) as reader:
+            over = threading.Event()
+            closed = threading.Event()
+
+            def talk() -> None:
+                socket.create_connection(("127.0.0.1", port)).close()
+                closed.set()
+                over.wait()
+
+            thread = threading.Thread(target=talk)
+            thread.start()
+            closed.wait()
+            told = programs(reader, port)
+            over.set()
+            thread.join()
+    assert list(told.values()) == [OURS]
