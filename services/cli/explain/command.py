@@ -10,16 +10,15 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from proto.flow_batch import FlowBatch
-from proto.verdicts.names import Verdict
 from services.cli import interruption
 from services.cli.errors import CliError
 from services.cli.explain.backend import trace_of
 from services.cli.explain.connections import Seen
 from services.cli.explain.explanation import Explanation, explain
 from services.cli.explain.question import is_trace_id, question, worst
+from services.cli.explain.shown import lines
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
 from services.cli.settings import BusSettings, bus_settings
@@ -141,21 +140,7 @@ def _show(found: Sequence[Explanation], more: int, *, as_json: bool) -> None:
             continue
         if number:
             console.print()
-        _show_one(console, each)
+        for line in lines(each):
+            console.print(line)
     if more and not as_json:
         console.print(f"\n{units.counted(more, 'more connection')} between the two had the same lately", style="dim")
-
-
-def _show_one(console: Console, each: Explanation) -> None:
-    console.print(Text(each.head, style="bold"))
-    for step in each.steps:
-        after = "" if step.after_ns is None else f"+{units.duration(step.after_ns)}"
-        console.print(Text(f"  {after:<10} {step.text}"))
-    style = "green" if each.verdict == Verdict.OK else "yellow"
-    console.print(Text.assemble("verdict  ", (f"{each.verdict.name.lower()}: {each.advice.sentence}", f"bold {style}")))
-    for line in each.because:
-        console.print(Text(f"because  {line}"))
-    if each.next:
-        console.print(Text(f"next     {each.next}"))
-    for where, query in each.queries.items():
-        console.print(Text(f"more     {where}: {query}"))

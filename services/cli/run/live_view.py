@@ -1,14 +1,15 @@
-"""What `wirespan up` shows while it runs: a table on a terminal, a line for each record elsewhere."""
+"""What `wirespan up` shows while it runs: a screen on a terminal, a line for each record elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from proto.errors import DecodeError
@@ -19,19 +20,24 @@ from services.cli.tap.filters import FlowFilter
 from services.cli.tap.held import Held
 from services.cli.tap.printing import Printer
 from services.cli.views import units
-from services.cli.views.conversation_table import conversation_table
-from services.cli.views.conversations import Conversations
-from services.cli.views.flow_view import flow_views
 
-_REFRESH_SECONDS: Final = 0.5
+_REFRESH_SECONDS: Final = 1.0
 
 
-async def show(pipeline: Pipeline, console: Console, wanted: FlowFilter) -> None:
-    """Show the wanted records of the run as they pass, until cancelled."""
-    if console.is_terminal:
-        await _show_table(pipeline, console, wanted)
+async def show(pipeline: Pipeline, wanted: FlowFilter, said: Sequence[str]) -> None:
+    """Show the wanted records of the run as they pass, until cancelled or, on a screen, until somebody ends it there. `said` is
+    what was said before.
+    """
+    if has_screen():
+        await _show_screen(pipeline, wanted, said)
     else:
         await _show_lines(pipeline, wanted)
+
+
+def has_screen() -> bool:
+    """Whether somebody sits at a terminal that can do more than lines, and has not asked for plain ones."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
+    return not plain and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 async def _show_lines(pipeline: Pipeline, wanted: FlowFilter) -> None:
@@ -40,25 +46,28 @@ async def _show_lines(pipeline: Pipeline, wanted: FlowFilter) -> None:
         printer.show(Held(batch).only(wanted).shown())
 
 
-async def _show_table(pipeline: Pipeline, console: Console, wanted: FlowFilter) -> None:
-    conversations = Conversations()
-    watching = asyncio.create_task(_collect(pipeline, conversations, wanted))
+async def _show_screen(pipeline: Pipeline, wanted: FlowFilter, said: Sequence[str]) -> None:
+    # Where there is no terminal nobody waits for what draws on it.
+    from services.cli.screen.pairs import Pairs  # noqa: PLC0415
+    from services.cli.screen.terminal import on_terminal  # noqa: PLC0415
+    from services.cli.view.kept import Kept  # noqa: PLC0415
+
+    kept = Kept()
+
+    async def keep() -> None:
+        async for batch in _passing(pipeline):
+            kept.add(batch)
+
+    keeping = asyncio.create_task(keep())
     try:
-        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-            while True:
-                notes = _notes(await pipeline.status(), str(pipeline.plan.destination))
-                current = conversations.current(asyncio.get_running_loop().time())
-                table = conversation_table(current, width=console.width, height=console.height - 1, notes=notes)
-                live.update(table, refresh=True)
-                await asyncio.sleep(_REFRESH_SECONDS)
+        async with on_terminal(Pairs(kept, wanted), said) as screen:
+            while not screen.ended:
+                screen.note(_notes(await pipeline.status(), str(pipeline.plan.destination)))
+                await screen.until_ended(_REFRESH_SECONDS)
     finally:
-        watching.cancel()
-
-
-async def _collect(pipeline: Pipeline, conversations: Conversations, wanted: FlowFilter) -> None:
-    async for batch in _passing(pipeline):
-        for view in flow_views(wanted(batch)):
-            conversations.add(asyncio.get_running_loop().time(), view)
+        keeping.cancel()
+    # The key that ended it is Ctrl-C, as elsewhere: another one cuts short what is left to do.
+    signal.raise_signal(signal.SIGINT)
 
 
 async def _passing(pipeline: Pipeline) -> AsyncIterator[FlowBatch]:

@@ -129,7 +129,7 @@ def up(
     view_port: int | None,
     **_filters: object,
 ) -> None:
-    """Run the whole path and show live who talks to whom, with troubles on top.
+    """Run the whole path and show live who talks to whom, with troubles on top; at a terminal ? tells the keys.
 
     Filters (`--failed`, `--slower-than 100ms`, all those of `wirespan tap`) say what is shown; spans are made of everything.
 
@@ -232,13 +232,14 @@ async def _up(
         await asked.or_end(pipeline.until_capturing())
         if plan.live:
             say(source.said)
-        for line in filter(None, (viewed, *_introduction(pipeline))):
+        told = [*filter(None, (viewed, *_introduction(pipeline)))]
+        for line in told:
             say(line)
 
         async def looked_at() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(duration):
-                    await pipeline.guard(show(pipeline, console, wanted))
+                    await pipeline.guard(show(pipeline, wanted, [source.said, *told]))
 
         await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
         await pipeline.drain(_DRAIN_SECONDS)

@@ -34,7 +34,7 @@ _SUMMED: Final = (
         "failures",
     ),
 )
-_LARGEST: Final = ("connect_max_ns", "response_max_ns")
+_LARGEST: Final = ("connect_max_ns", "response_max_ns", "last_unix_ns")
 
 Key: TypeAlias = tuple[str, str, int, str]
 """Source, destination, port of the destination, transport."""
@@ -65,6 +65,8 @@ class Conversation:
     """Segments and SYNs that were sent again."""
     failures: int = 0
     """Flows that failed, as their last record says."""
+    last_unix_ns: int = 0
+    """When its last packet came, of those that records tell of."""
 
     @property
     def key(self) -> Key:
@@ -78,6 +80,7 @@ class Conversation:
         if view.verdict_measure:
             self.verdicts = Counter([view.verdict])
         self.failures = int(view.failed)
+        self.last_unix_ns = max(self.last_unix_ns, view.end_unix_ns)
         self.bytes_out += view.bytes_out
         self.bytes_in += view.bytes_in
         self.responses += view.responses
@@ -92,8 +95,10 @@ class Conversation:
 
     def add(self, other: Conversation) -> None:
         """Take in other flows."""
-        self.outcomes.update(other.outcomes)
-        self.verdicts.update(other.verdicts)
+        if other.outcomes:
+            self.outcomes.update(other.outcomes)
+        if other.verdicts:
+            self.verdicts.update(other.verdicts)
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _LARGEST:
@@ -106,26 +111,109 @@ class Conversation:
         return longest if longest >= SLOW_NS else 0
 
 
+@dataclass(slots=True)
+class Told:
+    """All that the window holds of one connection."""
+
+    name: Hashable
+    """`FlowView.connection`, of the latest records."""
+    views: dict[int, FlowView] = field(default_factory=dict)
+    """By the order in which they came."""
+    sums: list[Conversation] = field(default_factory=list)
+    """What it counts for: one conversation, or several where nobody can say which ends belong together."""
+
+
 class Conversations:
-    """A sliding window of records. Times are seconds on any monotonic clock."""
+    """A sliding window of records. Times are seconds on any monotonic clock.
+
+    What did not change between two looks is not summed up again: what a look costs depends on what came and went.
+    """
 
     def __init__(self, window_seconds: float = WINDOW_SECONDS) -> None:
         self._window_seconds = window_seconds
-        self._records: deque[tuple[float, FlowView]] = deque(maxlen=MOST_RECORDS)
+        self._records: deque[tuple[float, int, FlowView]] = deque()
+        self._number = 0
+        self._told: dict[Hashable, Told] = {}
+        self._name_of: dict[tuple[str, str, int], Hashable] = {}
+        """By which name each flow's connection goes now."""
+        self._changed: dict[Hashable, None] = {}
+        self._parts: dict[Key, dict[Hashable, Conversation]] = {}
+        self._sums: dict[Key, Conversation] = {}
 
     def add(self, now_seconds: float, view: FlowView) -> None:
         """Take in one record; one of an exchange or a question tells nothing that its flow's do not."""
         if not view.of_flow:
             return
-        self._records.append((now_seconds, view))
+        if len(self._records) == MOST_RECORDS:
+            self._forget_oldest()
+        self._number += 1
+        self._records.append((now_seconds, self._number, view))
+        known = self._name_of.setdefault(view.flow, view.connection)
+        told = self._told.setdefault(view.connection, Told(view.connection))
+        told.views[self._number] = view
+        self._changed[view.connection] = None
+        if known != view.connection:
+            self._name_of[view.flow] = view.connection
+            self._move(self._told[known], told, view)
 
     def current(self, now_seconds: float) -> list[Conversation]:
         """Return the conversations of the window: those with failures first, then the slow, then those that retransmit, then
         the busiest.
         """
         while self._records and self._records[0][0] <= now_seconds - self._window_seconds:
-            self._records.popleft()
-        return conversations_of([view for _, view in self._records])
+            self._forget_oldest()
+        changed = {key for name in self._changed for key in self._summed_anew(name)}
+        self._changed.clear()
+        for key in changed:
+            parts = self._parts[key]
+            if not parts:
+                del self._parts[key], self._sums[key]
+                continue
+            self._sums[key] = Conversation(*key)
+            for part in parts.values():
+                self._sums[key].add(part)
+        return sorted(self._sums.values(), key=rank)
+
+    @property
+    def summed(self) -> Iterable[Conversation]:
+        """The conversations as of the last look, in no order."""
+        return self._sums.values()
+
+    def connections(self, key: Key) -> list[tuple[Conversation, Told]]:
+        """Return the connections of a conversation, as of the last look: each summed up, and all that was told of it."""
+        return [(part, self._told[name]) for name, part in self._parts.get(key, {}).items()]
+
+    def _forget_oldest(self) -> None:
+        _, number, view = self._records.popleft()
+        name = self._name_of[view.flow]
+        views = self._told[name].views
+        del views[number]
+        self._changed[name] = None
+        if not any(view.flow == other.flow for other in views.values()):
+            del self._name_of[view.flow]
+
+    def _move(self, known: Told, told: Told, view: FlowView) -> None:
+        """Before its handshake is complete a connection goes by another name: that of the flow's last record counts."""
+        moved = {number: each for number, each in known.views.items() if each.flow == view.flow}
+        for number in moved:
+            del known.views[number]
+        told.views = dict(sorted((told.views | moved).items()))
+        self._changed[known.name] = None
+
+    def _summed_anew(self, name: Hashable) -> Iterator[Key]:
+        """Sum up one connection; yield the conversations that it counted for and counts for now."""
+        told = self._told[name]
+        for each in told.sums:
+            yield each.key
+        told.sums, before = conversations_of(list(told.views.values())) if told.views else [], told.sums
+        for each in told.sums:
+            self._parts.setdefault(each.key, {})[name] = each
+            self._sums.setdefault(each.key, each)
+            yield each.key
+        for key in {each.key for each in before} - {each.key for each in told.sums}:
+            del self._parts[key][name]
+        if not told.views:
+            del self._told[name]
 
 
 def conversations_of(views: Sequence[FlowView]) -> list[Conversation]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,35 +222,6 @@ def test_without_capabilities_it_says_why_and_replays(tmp_path: Path) -> None:
     """One line: what is missing, how to give it, and what is shown instead."""
     line = said(tmp_path, within=WITHOUT_CAPABILITIES)
     assert line.startswith("replaying the bundled capture: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are missing; run it as root")
-
-
-def test_the_table_is_drawn_on_a_terminal_of_any_size(tmp_path: Path) -> None:
-    """What is asked for and nothing else, within the terminal's width; Ctrl-C on it ends the run well."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    variables = {name: value for name, value in environ(tmp_path).items() if name not in {"COLUMNS", "NO_COLOR"}}
-    process = subprocess.Popen(
-        [*COMMAND, "--demo", "--speed", "20", "--failed", "--output", "spans.jsonl"],
-        cwd=tmp_path, env=variables | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - the terminal is to be its own
-    )  # fmt: skip
-    os.close(theirs)
-    drawn, asked = "", False
-    try:
-        while piece := os.read(ours, 65536):
-            drawn += piece.decode(errors="replace")
-            if not asked and "unanswered" in drawn and "refused" in drawn:
-                asked = True
-                os.write(ours, b"\x03")
-    except OSError:
-        pass  # the last one that had the terminal is gone
-    finally:
-        os.close(ours)
-        assert process.wait(PATIENCE_SECONDS) == 0
-    table, _, _ = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn).partition("packets read")
-    assert max(len(line) for line in table.splitlines() if "^C" not in line) <= 100
-    assert "response" in table
-    assert not re.search(r"established|exchange", table)
 
 
 def typed(line: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ python -m tests.support.documents.pictures
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -22,11 +23,12 @@ from rich.table import Table
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from services.cli.screen.app import LiveScreen
+from services.cli.screen.pairs import Pairs
+from services.cli.tap.filters import FlowFilter
 from services.cli.tap.input_file import InputLines
+from services.cli.view.kept import Kept
 from services.cli.views import units
-from services.cli.views.conversation_table import conversation_table
-from services.cli.views.conversations import Conversations
-from services.cli.views.flow_view import flow_views
 from tests.support.kubernetes.cluster_in_a_box import ClusterInABox
 from tests.support.pipeline.processes import Pipeline
 
@@ -35,7 +37,7 @@ DATA: Final = ROOT / "tests" / "data"
 IMAGES: Final = ROOT / "docs" / "images"
 
 _TABLE_WIDTH: Final = 150
-_TABLE_ROWS: Final = 24
+_TABLE_ROWS: Final = 28
 _BAR_WIDTH: Final = 64
 _SPANS_OF_REQUEST: Final = 6
 _PATIENCE_SECONDS: Final = 90
@@ -84,7 +86,7 @@ _SVG: Final = """\
 def main() -> None:
     """Draw what came of the bundled capture, and, as root, of a request between two pods that is captured live."""
     with tempfile.TemporaryDirectory() as folder:
-        draw("table", live_table(replayed(Path(folder) / "spans.jsonl")))
+        draw("table", asyncio.run(live_screen(replayed(Path(folder) / "spans.jsonl"))))
         if os.geteuid() == 0:
             draw("trace", waterfall(request_between_pods(Path(folder))))
         else:
@@ -149,13 +151,16 @@ def draw(name: str, rendered: RenderableType) -> None:
     sys.stdout.write(f"{path.relative_to(ROOT)}\n")
 
 
-def live_table(content: bytes) -> RenderableType:
-    """What `wirespan up` shows."""
-    conversations = Conversations()
+async def live_screen(content: bytes) -> RenderableType:
+    """What `wirespan up` shows on a terminal."""
+    kept = Kept()
     for held in InputLines(io.BytesIO(content)).held():
-        for view in flow_views(held.batch):
-            conversations.add(0.0, view)
-    return conversation_table(conversations.current(0.0), width=_TABLE_WIDTH, height=_TABLE_ROWS, notes=())
+        kept.add(held.batch)
+    app = LiveScreen(Pairs(kept, FlowFilter()), ["replaying the bundled capture in a loop"])
+    async with app.run_test(size=(_TABLE_WIDTH, _TABLE_ROWS)) as pilot:
+        await pilot.press("down", "down", "up")
+        await pilot.pause()
+        return app.screen._compositor.render_update(full=True)
 
 
 def waterfall(spans: list[dict[str, Any]]) -> RenderableType:
