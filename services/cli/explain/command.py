@@ -13,6 +13,7 @@ from rich.console import Console
 
 from proto.flow_batch import FlowBatch
 from services.cli import interruption
+from services.cli.bus import bus_options, chosen_bus
 from services.cli.errors import CliError
 from services.cli.explain.backend import trace_of
 from services.cli.explain.connections import Seen
@@ -21,13 +22,13 @@ from services.cli.explain.question import is_trace_id, question, worst
 from services.cli.explain.shown import lines
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
-from services.cli.settings import BusSettings, bus_settings
+from services.cli.settings import BusSettings
 from services.cli.tap.bus_source import BusSource
 from services.cli.tap.files import records_of
 from services.cli.views import units
 from services.cli.views.json_line import json_line
 from services.cli.views.printable import printable
-from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
+from services.cli.waiting import DEFAULT_SECONDS, reached
 
 _SINCE: Final = "10m"
 _MOST: Final = 20
@@ -36,22 +37,19 @@ _MOST: Final = 20
 
 @click.command()
 @click.argument("what", nargs=-1, metavar="[FILE]... [WHAT]")
-@click.option(
-    "--nats-url",
-    metavar="URL",
-    help="NATS to look at. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
-)
+@bus_options
 @click.option(
     "--backend", metavar="URL", help="Jaeger, Tempo or OpenSearch to ask for a trace by its id: http://localhost:16686."
 )
 @click.option("--since", metavar="DURATION", default=_SINCE, show_default=True, help="How far to look back on the bus.")
-@timeout_option
 @kube_snapshot_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each connection, for programs.")
 def explain_command(
     *,
     what: tuple[str, ...],
     nats_url: str | None,
+    kube_context: str | None,
+    kube_namespace: str,
     backend: str | None,
     since: str,
     timeout_seconds: float | None,
@@ -85,8 +83,9 @@ def explain_command(
         except ValueError as error:
             raise click.UsageError(f"--since {error}") from None
         batches: list[FlowBatch] = []
-        settings = bus_settings(nats_url)
-        ended = interruption.run(lambda each: _listen(settings, each, batches, after, timeout_seconds or DEFAULT_SECONDS))
+        patience = timeout_seconds or DEFAULT_SECONDS
+        with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
+            ended = interruption.run(lambda each: _listen(settings, each, batches, after, patience))
         if ended:
             raise SystemExit(ended)
         found = explained(batches, asked)

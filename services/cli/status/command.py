@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from services.cli import interruption
-from services.cli.errors import CliError, UsageError
+from services.cli.bus import bus_options, chosen_bus
+from services.cli.errors import CliError
 from services.cli.interruption import Interruption
 from services.cli.options import quiet_logs
 from services.cli.run.run_folder import running
@@ -19,9 +20,8 @@ from services.cli.run.service_log import backend_trouble
 from services.cli.settings import BusSettings
 from services.cli.status.show import lines
 from services.cli.status.state import SILENT_SECONDS, Status, troubles
-from services.cli.tap.command import chosen_bus
 from services.cli.views.printable import printable
-from services.cli.waiting import DEFAULT_SECONDS, reached, timeout_option
+from services.cli.waiting import DEFAULT_SECONDS, reached
 
 if TYPE_CHECKING:
     from services.runtime.nats import bus as runtime_bus
@@ -32,16 +32,7 @@ _CLEAR: Final = "\033[H\033[2J"
 
 
 @click.command()
-@click.option(
-    "--nats-url",
-    metavar="URL",
-    help="NATS to ask. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
-)
-@click.option(
-    "--kube-context", metavar="NAME", help="Ask the bus of this context's cluster, through its API server, as reader."
-)
-@click.option("--kube-namespace", metavar="NAME", help="Namespace of the release there.", default="wirespan", show_default=True)
-@timeout_option
+@bus_options
 @click.option(
     "--silent-after",
     metavar="SECONDS",
@@ -67,8 +58,6 @@ def status(
     Asks the bus alone, and may do so as the user who only reads. Exit status 0: all is well. 5: something is wrong; a line each
     says what. 1: the bus cannot be reached.
     """
-    if kube_context is not None and nats_url is not None:
-        raise UsageError("--nats-url and --kube-context are two places to ask: give one of them")
     quiet_logs()
 
     patience = timeout_seconds or DEFAULT_SECONDS

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from services.cli.bus import bus_options, chosen_bus
 from services.cli.options import kube_snapshot_option, quiet_logs
 from services.cli.run.capture_files import as_files, check_capture
 from services.cli.tap.filter_options import FilterCommand, conditions
 from services.cli.views import units
-from services.cli.waiting import DEFAULT_SECONDS, timeout_option
+from services.cli.waiting import DEFAULT_SECONDS
 
 if TYPE_CHECKING:
-    from services.cli.settings import BusSettings
     from services.cli.tap.printing import Format
 
 
@@ -40,16 +39,7 @@ class _Moment(click.ParamType[int]):
 
 @click.command(cls=FilterCommand)
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
-@click.option(
-    "--nats-url",
-    metavar="URL",
-    help="NATS to listen on. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
-)
-@click.option(
-    "--kube-context", metavar="NAME", help="Listen on the bus of this context's cluster, through its API server, as reader."
-)
-@click.option("--kube-namespace", metavar="NAME", help="Namespace of the release there.", default="wirespan", show_default=True)
-@timeout_option
+@bus_options
 @click.option(
     "--input-file",
     metavar="FILE",
@@ -123,22 +113,9 @@ def tap(
             return
         if files:
             raise SystemExit(showing.show_captures(kept, kube_snapshot, asked))
-    if kube_context is not None and nats_url is not None:
-        raise click.UsageError("--nats-url and --kube-context are two places to listen: give one of them")
     quiet_logs()
     from services.cli import interruption  # noqa: PLC0415 - a file is shown without it
 
     patience = timeout_seconds or (None if asked.follow else DEFAULT_SECONDS)
     with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
         raise SystemExit(interruption.run(lambda each: showing.tap(settings, each, asked, raw=raw, timeout_seconds=patience)))
-
-
-def chosen_bus(nats_url: str | None, kube_context: str | None, kube_namespace: str) -> AbstractContextManager[BusSettings]:
-    """Return where to listen: a cluster's bus through its API server, or what `bus_settings` says."""
-    if kube_context is None:
-        from services.cli.settings import bus_settings  # noqa: PLC0415 - a file is shown without settings
-
-        return contextlib.nullcontext(bus_settings(nats_url))
-    from services.cli.tap.cluster_bus import cluster_bus  # noqa: PLC0415 - Kubernetes' client is large
-
-    return cluster_bus(kube_context, kube_namespace)

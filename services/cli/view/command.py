@@ -13,12 +13,12 @@ import click
 from rich.console import Console
 
 from services.cli import interruption
+from services.cli.bus import bus_options, chosen_bus
 from services.cli.errors import UsageError
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
 from services.cli.settings import BusSettings
 from services.cli.tap.bus_source import BusSource
-from services.cli.tap.command import chosen_bus
 from services.cli.view.access import Access
 from services.cli.view.kept import Kept
 from services.cli.view.listening import DEFAULT_PORT, listener
@@ -26,7 +26,7 @@ from services.cli.view.running import bus_pipeline, keep_bus, keep_files
 from services.cli.view.server import Page, State, serving
 from services.cli.views.conversations import MOST_RECORDS
 from services.cli.views.printable import printable
-from services.cli.waiting import reached, timeout_option
+from services.cli.waiting import reached
 
 Served: TypeAlias = Callable[..., AbstractAsyncContextManager[str]]
 _STARTED: Final = "look at {url} (Ctrl-C ends it)"
@@ -34,16 +34,7 @@ _STARTED: Final = "look at {url} (Ctrl-C ends it)"
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--nats-url",
-    metavar="URL",
-    help="NATS to listen on. Default: WIRESPAN_NATS_URL, else that of a `wirespan up` of yours, else nats://127.0.0.1:4222.",
-)
-@click.option(
-    "--kube-context", metavar="NAME", help="Listen on the bus of this context's cluster, through its API server, as reader."
-)
-@click.option("--kube-namespace", metavar="NAME", help="Namespace of the release there.", default="wirespan", show_default=True)
-@timeout_option
+@bus_options
 @kube_snapshot_option
 @click.option(
     "--port",
@@ -106,8 +97,6 @@ def view(
         raise UsageError("FILE and a bus are two places to look at: give one of them")
     if kube_snapshot is not None and not files:
         raise UsageError("--kube-snapshot names the workloads of capture files: give FILE")
-    if kube_context is not None and nats_url is not None:
-        raise UsageError("--nats-url and --kube-context are two places to listen: give one of them")
     token = token_file.read_text().strip() if token_file else None
     access = Access(address=listen, hosts=hosts, token=token, header=trusted_header)
     access.check()
