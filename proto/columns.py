@@ -521,6 +521,16 @@ EXCHANGE: Final = (
         "exchange_shared", "|u1", _CONSTANT, "", "1: other exchanges shared its connection, whose retransmissions these are"
     ),
     Column("exchange_matched", "|u1", _CONSTANT, "", "how it is known whose span's it is", enum=ExchangeMatched),
+    Column(
+        "exchange_series",
+        "<u4",
+        _CONSTANT,
+        "",
+        "of the last exchange of a span: how many its connection had for it; 0: one, or it is not the last",
+    ),
+    Column(
+        "exchange_series_wait_ns", "<u8", _CONSTANT, "ns", "of the same: how long the server took for all of them, together"
+    ),
     Column("http_method", "|u1", _CONSTANT, "", "of the request", enum=HttpMethod),
     Column("http_status", "<u2", _CONSTANT, "", "status code of the final response; 0: none came, or it was not seen"),
     Column("grpc_status", "|u1", _CONSTANT, "", "gRPC's status code plus 1; 0: none came"),

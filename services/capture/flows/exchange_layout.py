@@ -66,18 +66,24 @@ MET: Final = 0xFFFF_FFFF
 
 NO_EXCHANGES: Final[Exchanges] = np.zeros(0, EXCHANGE)
 
+OF_SPAN: Final[dict[str, str]] = {"series": "<u4", "series_wait_ns": "<u8"}
+"""What the last exchange of a span says of all that it had in a row: how many, and how long the server took for them."""
+
+MET_EXCHANGE: Final = np.dtype([*((name, dtype) for name, (_, dtype) in MEMBERS.items()), *OF_SPAN.items()])
+"""An exchange that a span was met with."""
+
 OF_CONNECTION: Final[dict[str, str]] = {"syn_ns": "<u8", "handshake_ack_ns": "<u8", "syn_repeats": "<u2"}
 """What is kept with an exchange of its flow's slot, by the slot's members."""
 
 ENDED: Final = np.dtype(
     {
-        "names": [*MEMBERS, *OF_CONNECTION],
-        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(3))],
-        "formats": [*(dtype for _, dtype in MEMBERS.values()), *OF_CONNECTION.values()],
-        "itemsize": EXCHANGE.itemsize + 8 * len(OF_CONNECTION),
+        "names": [*MEMBERS, *OF_CONNECTION, *OF_SPAN],
+        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(5))],
+        "formats": [*(dtype for _, dtype in MEMBERS.values()), *OF_CONNECTION.values(), *OF_SPAN.values()],
+        "itemsize": EXCHANGE.itemsize + 8 * (len(OF_CONNECTION) + len(OF_SPAN)),
     }
 )
-"""An exchange that is over, and the set-up of its connection where it waited for that."""
+"""An exchange that is over, the set-up of its connection where it waited for that, and the others of its span."""
 
 
 class RequestCounter(enum.IntEnum):

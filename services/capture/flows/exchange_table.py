@@ -37,7 +37,7 @@ from proto.columns import (
     Role,
 )
 from services.capture.flows.connections import cut_short
-from services.capture.flows.exchange_layout import ENDED, MEMBERS, MET, OF_CONNECTION, STREAM_IS_FIRST, Exchanges
+from services.capture.flows.exchange_layout import ENDED, MET, OF_CONNECTION, STREAM_IS_FIRST, Exchanges
 from services.capture.flows.layout import Array, State
 from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings
@@ -125,16 +125,11 @@ class ExchangeTable:
         """
         open_ = self._end(now_unix_ns, final=final)
         taken = self._host.take_exchanges()
-        if meet is not None:
-            taken = np.concatenate([taken, meet(np.concatenate([open_, taken]))])
-        begun = taken["isn_seen"] != 0
-        taken = taken[~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])]
-        if not len(taken) and not any(map(len, self._waiting)):
+        told = [taken] if meet is None else [taken, meet(np.concatenate([open_, taken]))]
+        ended = [self._ended(each, now_unix_ns, share) for each in told]
+        if not any(map(len, [*ended, *self._waiting])):
             return
-        idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT
-        given_up_ns = taken["ended_ns"] + np.uint64(self._settings.tcp_idle_seconds * _NS)
-        taken["ended_ns"] = np.where(idle, np.minimum(given_up_ns, np.uint64(now_unix_ns)), taken["ended_ns"])
-        over = np.concatenate([*self._waiting, self._with_set_up(taken)])
+        over = np.concatenate([*self._waiting, *ended])
         over = over[np.lexsort((over["number"], over["flow_id"]))]
         self._waiting = [over]  # what nobody asks for is due again
         for first in range(0, len(over), self._settings.max_rows):
@@ -147,10 +142,19 @@ class ExchangeTable:
         self._waiting.append(emission.exchanges[:room])
         self.dropped += max(len(emission) - room, 0)
 
+    def _ended(self, taken: Exchanges, now_unix_ns: int, share: Share) -> Exchanges:
+        """Return those of the share as ENDED."""
+        begun = taken["isn_seen"] != 0
+        taken = taken[~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])]
+        idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT
+        given_up_ns = taken["ended_ns"] + np.uint64(self._settings.tcp_idle_seconds * _NS)
+        taken["ended_ns"] = np.where(idle, np.minimum(given_up_ns, np.uint64(now_unix_ns)), taken["ended_ns"])
+        return self._with_set_up(taken)
+
     def _with_set_up(self, taken: Exchanges) -> Exchanges:
         """Return exchanges as ENDED: the first of each connection with what its flow says of how it was set up."""
         ended = np.zeros(len(taken), ENDED)
-        for name in MEMBERS:
+        for name in taken.dtype.names or ():
             ended[name] = taken[name]
         is_first = np.where(taken["is_stream"] != 0, taken["stream_ended"] & STREAM_IS_FIRST, taken["number"] == 0)
         rows = np.flatnonzero((is_first != 0) & (taken["role"] == Role.CLIENT))
@@ -219,6 +223,8 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "exchange_end": exchanges["end"],
         "exchange_shared": exchanges["is_stream"],
         "exchange_matched": np.where(exchanges["slot"] == MET, ExchangeMatched.SPAN, ExchangeMatched.CONTEXT),
+        "exchange_series": exchanges["series"],
+        "exchange_series_wait_ns": exchanges["series_wait_ns"],
         "http_method": exchanges["method"],
         "http_status": np.where(answered, exchanges["status"], np.uint16(0)),
         "grpc_status": exchanges["grpc_status"],

@@ -25,7 +25,8 @@ _ROUNDS: Final = 3
 _MOST_AT_AN_END: Final = 96
 """Of a span that holds thousands, before it is known of each whether it began within the span."""
 MOST_IN_A_ROW: Final = 16
-"""Exchanges of one span on one connection that are told: the last ones."""
+"""Exchanges of one span on one connection that are told: the last ones. The others are counted."""
+_MOST_COUNTED: Final = 10_000
 _STRANGERS: Final = 0.005
 """Where more of the exchanges than this lie in no span at all, others use the connections that nobody asks for."""
 _NEAREST: Final = 32
@@ -86,7 +87,7 @@ class Met:
     exchange: Indexes
     """Of each span the last exchange that is certainly its, or NOBODY."""
     earlier: dict[int, list[int]]
-    """Of a span, what its connection did for it before that, latest first."""
+    """Of a span, what its connection did for it before that, all of it, latest first."""
     candidates: npt.NDArray[np.bool_]
     """Whether any exchange lay within the span."""
 
@@ -176,6 +177,9 @@ def in_a_row(
     open_spans = ~sure[pairs[0]]
     contested = np.bincount(pairs[1][open_spans], minlength=len(exchanges)) > 0
     contested[exchange[sure]] = True
+    # Of a span that holds very many not all were looked at: what it may have as well is not known then.
+    crowded = (np.bincount(pairs[0][open_spans], minlength=len(spans)) >= 2 * _NEAREST).any()
+    most = MOST_IN_A_ROW if crowded else _MOST_COUNTED
     order = np.lexsort((exchanges.begin, connections))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -183,7 +187,7 @@ def in_a_row(
     for span in np.flatnonzero(sure).tolist():
         last = int(exchange[span])
         row: list[int] = []
-        for at in range(int(place[last]) - 1, max(int(place[last]) - MOST_IN_A_ROW, -1), -1):
+        for at in range(int(place[last]) - 1, max(int(place[last]) - most, -1), -1):
             before = int(order[at])
             if connections[before] != connections[last] or contested[before]:
                 break

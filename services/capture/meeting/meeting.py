@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import Role
-from services.capture.flows.exchange_layout import EXCHANGE, MET, NO_EXCHANGES, Exchanges
+from services.capture.flows.exchange_layout import MET, MET_EXCHANGE, Exchanges
 from services.capture.flows.layout import Slots
 from services.capture.meeting.assignment import NOBODY, Indexes
 from services.capture.meeting.clocks import Clocks
-from services.capture.meeting.likelihood import Habits
-from services.capture.meeting.matching import TOLERANCE_NS, Windows, match
+from services.capture.meeting.likelihood import Habits, as_times
+from services.capture.meeting.matching import MOST_IN_A_ROW, TOLERANCE_NS, Windows, match
 from services.capture.meeting.questions import Questions
 from services.capture.meeting.questions import Rows as Asked
 from services.capture.meeting.reasons import Counts, Reason
@@ -39,6 +39,7 @@ _RECENT_NS: Final = 60_000_000_000
 """A connection that has said nothing for so long has no request under way."""
 _ANYBODY: Final = ""
 _UNKNOWN: Final = bytes(16)
+_NOTHING_MET: Final[Exchanges] = np.zeros(0, MET_EXCHANGE)
 
 
 class Meeting:
@@ -93,7 +94,7 @@ class Meeting:
         waiting = self._questions.read(now_ns, offset_ns, self.ring.oldest_ns)
         due = np.unique(waiting["local"][waiting["due"] <= now_ns])
         if not len(due):
-            return NO_EXCHANGES
+            return _NOTHING_MET
         by_wire = np.array([span in self._told_spans for span in waiting["span_id"].tolist()], np.bool_)
         self._settle(waiting["number"][by_wire], Reason.BY_CONTEXT)
         waiting = waiting[~by_wire & np.isin(waiting["local"], due)]
@@ -102,7 +103,7 @@ class Meeting:
         whose, containers = owners(facts["owner"])
         remembered = self.ring.rows()
         rows = remembered[remembered["told"] == 0]
-        found = [NO_EXCHANGES]
+        found = [_NOTHING_MET]
         most = _MOST_SPANS
         names = self._questions.local_names()
         for local in due.tolist():
@@ -166,7 +167,7 @@ class Meeting:
         own_window = Windows(spans["begin"][is_asked], spans["end"][is_asked])
         if _have_several(rows[at], facts[place], int(own_window.begin.min()) - _RECENT_NS):
             self._settle(spans["number"][is_asked], Reason.MULTIPLEXED)
-            return NO_EXCHANGES
+            return _NOTHING_MET
         near = rows["response_last_ns"][at] >= np.uint64(max(int(window.begin.min()) - TOLERANCE_NS, 0))
         near &= rows["request_first_ns"][at] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
         at, place = at[near], place[near]
@@ -180,7 +181,8 @@ class Meeting:
         met = match(window, exchanges, place, habits, may_be)
         told = (met.exchange != NOBODY) & is_asked
         pairs = [(span, int(met.exchange[span])) for span in np.flatnonzero(told).tolist()]
-        pairs += [(span, exchange) for span, earlier in met.earlier.items() if is_asked[span] for exchange in earlier]
+        series = {span: earlier for span, earlier in met.earlier.items() if is_asked[span]}
+        pairs += [(span, exchange) for span, earlier in series.items() for exchange in earlier[: MOST_IN_A_ROW - 1]]
         self._settle(spans["number"][told], Reason.MATCHED)
         due = (spans["due"] <= self.now_ns) & is_asked
         ambiguous = ~told & met.candidates & due
@@ -189,7 +191,12 @@ class Meeting:
         self._questions.try_again(spans["number"][ambiguous & ~spans["tried"]], self.now_ns)
         which, found = (np.array([pair[end] for pair in pairs], np.int64) for end in (0, 1))
         rows["told"][at[found]] = 1
-        return _exchanges(spans[which], rows[at[found]], facts[place[found]])
+        exchanges_met = _exchanges(spans[which], rows[at[found]], facts[place[found]])
+        _add_series(exchanges_met, rows[at], [[exchange, *series.get(span, ())] for span, exchange in pairs[: int(told.sum())]])
+        if counted := [exchange for earlier in series.values() for exchange in earlier[MOST_IN_A_ROW - 1 :]]:
+            rows["told"][at[counted]] = 1
+            self.ring.tell(facts["flow_id"][place[counted]], rows["number"][at[counted]])
+        return exchanges_met
 
 
 def _numbered(asked: Asked) -> tuple[Indexes, Indexes]:
@@ -282,7 +289,7 @@ class _Peers:
 
 def _exchanges(spans: Asked, rows: Rows, facts: Rows) -> Exchanges:
     """Return exchanges as those are that were read on the wire, with the spans that they were met by."""
-    found = np.zeros(len(spans), EXCHANGE)
+    found = np.zeros(len(spans), MET_EXCHANGE)
     for name in ("flow_id", "owner", "local_address", "remote_address", "local_port", "remote_port", "role", "isn_seen",
                  "local_isn", "remote_isn"):  # fmt: skip
         found[name] = facts[name]
@@ -298,3 +305,14 @@ def _exchanges(spans: Asked, rows: Rows, facts: Rows) -> Exchanges:
     found["trace_id"], found["parent_span_id"], found["trace_flags"] = spans["trace_id"], spans["span_id"], spans["flags"]
     found["slot"] = MET
     return found
+
+
+def _add_series(met: Exchanges, rows: Rows, series: list[list[int]]) -> None:
+    """Say of the last exchange of each span how many it had, and how long the server took for them."""
+    for number, row in enumerate(series):
+        if len(row) > 1:
+            each = rows[row]
+            met["series"][number] = len(row)
+            met["series_wait_ns"][number] = np.maximum(
+                as_times(each["response_first_ns"]) - as_times(each["request_last_ns"]), 0
+            ).sum()

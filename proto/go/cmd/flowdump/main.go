@@ -124,6 +124,7 @@ var exchange = map[string]show{
 	"request_bytes": plain, "response_bytes": plain, "request_retransmits": plain, "response_retransmits": plain,
 	"exchange_shared": plain, "http_status": plain, "grpc_status": plain,
 	"exchange_matched": names{0: "context", 1: "span"}.show,
+	"exchange_series":  plain, "exchange_series_wait_ns": plain,
 	"http_method": names{
 		0: "unknown", 1: "get", 2: "post", 3: "put", 4: "delete", 5: "head", 6: "options", 7: "patch", 8: "connect",
 		9: "trace", 10: "other",

@@ -98,13 +98,13 @@ class ExchangeIntegers:
     """Int attributes that spans of exchanges carry all of."""
 
     presence: str
-    answered: bool
-    """Only where there is a response."""
+    where: str = ""
+    """A column: only where it is not 0."""
     attributes: tuple[Integer, ...] = field(default=())
 
 
 EXCHANGE_INTEGERS: Final = (
-    ExchangeIntegers("always", answered=False, attributes=(
+    ExchangeIntegers("always", attributes=(
         Integer("source.port", DEVELOPMENT, "port of the client", "", lambda records: records.source("port")),
         Integer("destination.port", DEVELOPMENT, "port of the server", "", lambda records: records.destination("port")),
         Integer("client.port", STABLE, "the same as source.port", "", lambda records: records.source("port")),
@@ -122,12 +122,18 @@ EXCHANGE_INTEGERS: Final = (
         Integer("flow.request.transfer_time", OURS, "the request's first byte to its last: `request transfer`", "ns",
                 lambda records: records.elapsed("request_first_unix_ns", "request_last_unix_ns")),
     )),
-    ExchangeIntegers("there is a response", answered=True, attributes=(
+    ExchangeIntegers("there is a response", "response_first_unix_ns", attributes=(
         Integer("flow.response.time", OURS, "the request's last byte to the response's first: `server wait`; 0 where the "
                 "server answered before the request was over", "ns",
                 lambda records: records.elapsed("request_last_unix_ns", "response_first_unix_ns")),
         Integer("flow.response.transfer_time", OURS, "the response's first byte to its last: `response transfer`", "ns",
                 lambda records: records.elapsed("response_first_unix_ns", "response_last_unix_ns")),
+    )),
+    ExchangeIntegers("it is the last of several that one span was met with", "exchange_series", attributes=(
+        Integer("flow.exchange.series.count", OURS, "exchanges that the connection had for this span, one after the other; the "
+                "last 16 have spans", "", lambda records: records.column("exchange_series")),
+        Integer("flow.exchange.series.wait", OURS, "how long the server took for all of them together: the sum of their "
+                "`flow.response.time`", "ns", lambda records: records.column("exchange_series_wait_ns")),
     )),
 )  # fmt: skip
 

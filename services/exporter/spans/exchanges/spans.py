@@ -17,7 +17,7 @@ from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.piece_table import Column, Table
 from services.exporter.otlp.protobuf_wire import as_void, attribute, field
-from services.exporter.spans.exchanges.attributes import EXCHANGE_INTEGERS, ExchangeFacts
+from services.exporter.spans.exchanges.attributes import EXCHANGE_INTEGERS, ExchangeFacts, ExchangeIntegers
 from services.exporter.spans.facts import is_ipv4
 from services.exporter.spans.flow_spans import HEAD, PARENT, SpanHeads, add_part, sized, write_heads
 from services.exporter.spans.identity import (
@@ -82,13 +82,14 @@ class ExchangeSpans:
         """Return the spans of the exchanges, one for each record."""
         count = records.count
         rows, whole = np.arange(count), np.full(count, int(Phase.EXCHANGE))
-        always, answered = ([row for row in block.attributes if self._selection.has(row.name)] for block in EXCHANGE_INTEGERS)
-        head = wire.attribute_rows({row.name: row.values(records) for row in always}, _HEAD)
+        always, *parts = EXCHANGE_INTEGERS
+        head = wire.attribute_rows(self._values(always, records), _HEAD)
         blocks, room = [Block(as_void(head), None, 0)], np.full(count, head.shape[1], np.int64)
-        at = records.column("response_first_unix_ns").nonzero()[0]
-        if len(at) and answered:
-            few = records.at(at)
-            add_part(blocks, room, at, wire.attribute_rows({row.name: row.values(few) for row in answered}))
+        for part in parts:
+            at = records.column(part.where).nonzero()[0]
+            values = self._values(part, records.at(at)) if len(at) else {}
+            if values:
+                add_part(blocks, room, at, wire.attribute_rows(values))
         at = ids.linked.nonzero()[0]
         if len(at):
             links = link_rows(ids.flow_trace_id_high[at], ids.flow_trace_id_low[at], ids.flow_span_id[at])
@@ -97,6 +98,9 @@ class ExchangeSpans:
         pieces = [self._words.column(_facts_key(records)), *ends, *self._server_names.columns(records)]
         pieces.extend(self._verdicts.columns(records))
         return sized(head, rows, blocks, room, pieces)
+
+    def _values(self, block: ExchangeIntegers, records: Records) -> dict[str, Array]:
+        return {row.name: row.values(records) for row in block.attributes if self._selection.has(row.name)}
 
     def _phases(self, records: Records, ids: ExchangeIds, times: Phases, row: Array, phase: Array) -> SpanSet:
         """Return the spans of phases, each of the record `row`."""

@@ -272,3 +272,20 @@ def test_servers_that_contradict_each_other_or_were_asked_by_somebody_else_settl
         node.other_end(first, connection)
     assert node.answer() == []
     assert node.reasons == {"ambiguous": 2}
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_last_of_a_spans_exchanges_says_of_all(node: Node, count: int) -> None:
+    """A transaction, a loop of queries: the last 16 are told, and how many there were, and what they took of the server."""
+    node.connection(8, peer=ANOTHER)
+    for number in range(count):
+        node.exchange(8, number, 5_000 + 10 * number, 5_004 + 10 * number)
+    node.ask(4_999.9, 5_000 + 10 * (count - 1) + 4.2, peers=[(ANOTHER, 5432)])
+    told = np.concatenate([node.look(), node.look(1_500), node.look(1_500)])
+    last = count - 1
+    assert sorted(told["number"].tolist()) == list(range(max(count - 16, 0), count))
+    by_number = {int(each["number"]): (int(each["series"]), int(each["series_wait_ns"])) for each in told}
+    assert by_number.pop(last) == ((count, count * 19 * MS // 10) if count > 1 else (0, 0))
+    assert set(by_number.values()) <= {(0, 0)}
+    node.ask(4_999.9, 5_004.5, peers=[(ANOTHER, 5432)])
+    assert node.answer() == []

@@ -128,6 +128,15 @@ def test_it_stands_under_the_caller_and_its_phases_under_it():
     assert {resource["service.name"] for resource in resources.values()} == {"frontend"}
 
 
+def test_the_last_of_a_series_says_how_many_there_were():
+    """And what they took of the server; one that was alone says nothing of it."""
+    told, _ = spans(exchange(exchange_series=37, exchange_series_wait_ns=90 * MS))
+    said = attributes(told["exchange at client"])
+    assert (said["flow.exchange.series.count"], said["flow.exchange.series.wait"]) == (37, 90 * MS)
+    told, _ = spans(exchange())
+    assert not [name for span in told.values() for name in attributes(span) if "series" in name]
+
+
 def test_it_says_what_became_of_exactly_this_request():
     """Bytes, retransmissions and times of the request; both ends as the flow's span has them; no peer."""
     told, _ = spans(exchange())
