@@ -1,5 +1,5 @@
-"""What the meeting costs capture: processor time of a remembered exchange, of an asked span by how many are under way, and of
-a packet.
+"""What the meeting costs capture: processor time of a remembered exchange, of an asked span by how many are under way, of a
+server's span by which its sender's clock is judged, and of a packet.
 
     python -m tests.bench.bench_meeting [--packets]
 
@@ -15,9 +15,12 @@ import time
 
 import numpy as np
 
+from proto.columns import Role
 from services.capture.live.tap.slot_layout import SLOT
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
-from services.capture.meeting.ring import EXCHANGE_ROW, Ring
+from services.capture.meeting.clocks import ByConnection, Clocks
+from services.capture.meeting.questions import QUESTION
+from services.capture.meeting.ring import EXCHANGE_ROW, FACTS, Ring
 from services.capture.meeting.turns import TURN
 from services.capture.names.pieces import PieceKind
 from tests.bench.bench_socket_tap import LOADS, statistics
@@ -26,6 +29,7 @@ from tests.support.meeting.pool import Pool
 from tests.support.node import bpf_info
 
 CONNECTIONS, TURNS, ROUNDS = 2_000, 10_000, 30
+SERVED = 500
 ROUNDS_OF_PACKETS = 5
 LABELS = ("UDP 64 B, connected", "TCP 64 B, request/response", "TCP 64 B, one way", "HTTP, without trace context", "TCP bulk")
 DIRECTIONS = {"tap_ingress": "received", "tap_egress": "sent"}
@@ -44,6 +48,30 @@ def remembering() -> float:
         ring.add(turns, lambda which: slots[which])
         best = min(best, time.process_time() - begun)
     return 1e6 * best / TURNS
+
+
+def judging() -> float:
+    """Microseconds of a server's span: of 500 that a pod sends within 8 s, over 2,000 connections that it has."""
+    draw = np.random.default_rng(1)
+    facts, asked = np.zeros(CONNECTIONS, FACTS), np.zeros(SERVED, QUESTION)
+    remembered = np.zeros(16 * SERVED, EXCHANGE_ROW)
+    facts["role"], facts["remote_port"] = Role.SERVER, 20_000 + np.arange(CONNECTIONS)
+    remembered["connection"] = draw.integers(0, CONNECTIONS, len(remembered))
+    remembered["request_first_ns"] = draw.integers(10**9, 9 * 10**9, len(remembered))
+    remembered["response_last_ns"] = remembered["request_first_ns"] + draw.integers(10**6, 10**8, len(remembered)).astype(
+        np.uint64
+    )
+    own = remembered[:SERVED]
+    asked["server"], asked["peer_port"] = True, 20_000 + own["connection"]
+    asked["begin"], asked["end"] = own["request_first_ns"], own["response_last_ns"]
+    clocks = Clocks()
+    best = float("inf")
+    for turn in range(ROUNDS):
+        asked["number"] = turn * SERVED + np.arange(SERVED)
+        begun = time.process_time()
+        clocks.is_apart("pod", asked, (np.arange(CONNECTIONS), facts), ByConnection(remembered))
+        best = min(best, time.process_time() - begun)
+    return 1e6 * best / SERVED
 
 
 def packets() -> None:
@@ -78,6 +106,7 @@ def main() -> None:
         packets()
         return
     sys.stdout.write(f"remembering an exchange: {remembering():.2f} us, {EXCHANGE_ROW.itemsize} bytes\n")
+    sys.stdout.write(f"judging a sender's clock by a server's span: {judging():.1f} us\n")
     for callers in (1, 20, 50):
         sys.stdout.write(f"matching a span, {callers} callers: {measure(Pool(callers=callers)).microseconds:.0f} us\n")
 

@@ -8,6 +8,7 @@ same time earlier or later than those, it is their clock. What could as well be 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -85,13 +86,35 @@ def _densest(spans: Indexes, shifts: Shifts) -> tuple[int, int, int]:
     return best
 
 
+class ByConnection:
+    """Exchanges by the numbers of their connections; sorted once, when somebody asks."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def of(self, connection: int) -> Rows:
+        """Return those of a connection."""
+        first, behind = np.searchsorted(self._connections, [connection, connection + 1])
+        found: Rows = self._rows[self._order[first:behind]]
+        return found
+
+    @cached_property
+    def _order(self) -> Indexes:
+        return np.argsort(self._rows["connection"], kind="stable")
+
+    @cached_property
+    def _connections(self) -> npt.NDArray[np.uint32]:
+        found: npt.NDArray[np.uint32] = self._rows["connection"][self._order]
+        return found
+
+
 class Clocks:
     """Of all senders; those that were seen last are remembered."""
 
     def __init__(self) -> None:
         self._clocks: OrderedDict[str, _Clock] = OrderedDict()
 
-    def is_apart(self, local: str, asked: Asked, connections: tuple[Indexes, Rows], remembered: Rows) -> bool:
+    def is_apart(self, local: str, asked: Asked, connections: tuple[Indexes, Rows], remembered: ByConnection) -> bool:
         """Look at somebody's questions; return whether their clock is known to be apart.
 
         `connections`: theirs, by their numbers and the facts of each. `remembered`: exchanges, also those that were told.
@@ -105,7 +128,7 @@ class Clocks:
             clock.latest = int(asked["number"].max())
             before = clock.offset_ns
             for span, connection in _named(asked, connections):
-                clock.learn(_shifts(span, remembered[remembered["connection"] == connection]))
+                clock.learn(_shifts(span, remembered.of(connection)))
             clock.judge()
             if bool(before) != bool(clock.offset_ns):
                 _tell(local, clock.offset_ns)
@@ -119,20 +142,23 @@ class Clocks:
 
 def _named(asked: Asked, connections: tuple[Indexes, Rows]) -> list[tuple[Asked, int]]:
     """Return the latest spans that name one connection of these that has one request at a time, and its number."""
+    latest = asked[np.unique(asked["number"], return_index=True)[1]][-_MOST_SPANS:]
+    places = [
+        (span["peer_address"].tobytes(), int(span["peer_port"])) if span["server"] else (b"", int(span["own_port"]))
+        for span in latest
+    ]
+    named = {place for place in places if place[1]}
+    if not named:
+        return []
     numbers, facts = connections
     ends: dict[tuple[bytes, int], int] = {}
-    for number, row in zip(
-        numbers.tolist(), facts[["role", "remote_address", "remote_port", "local_port", "several"]], strict=True
-    ):
-        is_server = row["role"] == Role.SERVER
-        end = (row["remote_address"].tobytes(), int(row["remote_port"])) if is_server else (b"", int(row["local_port"]))
-        ends[end] = NOBODY if end in ends or row["several"] else number
-    found = []
-    for span in asked[np.unique(asked["number"], return_index=True)[1]][-_MOST_SPANS:]:
-        place = (span["peer_address"].tobytes(), int(span["peer_port"])) if span["server"] else (b"", int(span["own_port"]))
-        if (connection := ends.get(place, NOBODY)) != NOBODY:
-            found.append((span, connection))
-    return found
+    columns = (facts[name].tolist() for name in ("role", "remote_address", "remote_port", "local_port", "several"))
+    for number, role, address, port, own_port, several in zip(numbers.tolist(), *columns, strict=True):
+        end = (address, port) if role == Role.SERVER else (b"", own_port)
+        if end in named:
+            ends[end] = NOBODY if end in ends or several else number
+    connection_of = [ends.get(place, NOBODY) for place in places]
+    return [(span, number) for span, number in zip(latest, connection_of, strict=True) if number != NOBODY]
 
 
 def _shifts(span: Asked, exchanges: Rows) -> Shifts:

@@ -17,7 +17,7 @@ from proto.columns import Role
 from services.capture.flows.exchange_layout import MET, MET_EXCHANGE, Exchanges
 from services.capture.flows.layout import Slots
 from services.capture.meeting.assignment import NOBODY, Indexes
-from services.capture.meeting.clocks import Clocks
+from services.capture.meeting.clocks import ByConnection, Clocks
 from services.capture.meeting.likelihood import Habits, as_times
 from services.capture.meeting.matching import MOST_IN_A_ROW, TOLERANCE_NS, Windows, match
 from services.capture.meeting.questions import Questions
@@ -103,6 +103,7 @@ class Meeting:
         whose, containers = owners(facts["owner"])
         remembered = self.ring.rows()
         rows = remembered[remembered["told"] == 0]
+        by_connection = ByConnection(remembered)
         found = [_NOTHING_MET]
         most = _MOST_SPANS
         names = self._questions.local_names()
@@ -112,7 +113,7 @@ class Meeting:
             if not here.any():
                 self._settle(of_local["number"], Reason.NOT_HERE)
                 continue
-            if self._clocks.is_apart(names[local], of_local, (numbers[here], facts[here]), remembered):
+            if self._clocks.is_apart(names[local], of_local, (numbers[here], facts[here]), by_connection):
                 self._settle(of_local["number"], Reason.CLOCK_APART)
                 continue
             for server in (False, True):
