@@ -15,7 +15,7 @@ from proto.columns import Observer, Reason
 from proto.flow_batch import Array, FlowBatch
 
 _TCP: Final = 6
-_BOTH_SEEN: Final = 3
+BOTH_SEEN: Final = 3
 """`isn_seen` of a connection whose handshake was seen."""
 _MIX: Final = tuple(np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93))
 
@@ -49,7 +49,7 @@ def _key(batch: FlowBatch, first: str, second: str) -> npt.NDArray[np.uint64]:
     for word, odd in zip(words, _MIX, strict=True):
         key = (key ^ word) * odd
         key = key ^ key >> np.uint64(29)
-    by_isn = (column("transport") == _TCP) & (column("isn_seen") == _BOTH_SEEN)
+    by_isn = (column("transport") == _TCP) & (column("isn_seen") == BOTH_SEEN)
     key = np.where(by_isn, isns, key)
     spans = np.ascontiguousarray(column("parent_span_id")).view("<u8").reshape(-1)
     return np.where(column("reason") == Reason.EXCHANGE, key ^ spans * _MIX[0], key)

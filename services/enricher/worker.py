@@ -23,6 +23,7 @@ from proto.flow_batch import FlowBatch, Part, decode, encode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject
 from proto.verdicts.pairs import decided
 from proto.verdicts.rules import judged
+from services.enricher.backends import Backends
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
 from services.enricher.intake.names import NamesSeen
@@ -64,6 +65,7 @@ class Worker:
     ) -> None:
         """Work with the index of `source`; `names` learns those of the flows."""
         self._names = names
+        self._backends = Backends()
         self._bus = bus
         self._settings = settings
         self._source = source
@@ -174,10 +176,12 @@ class Worker:
             return
         if self._names is not None:
             self._names.learn(raw)
+        self._backends.learn(raw)
+        await asyncio.sleep(0)  # the others that came with it teach first what they know
         latest = int(raw.column("start_unix_ns").max(initial=0))
         view = await self._source.view(latest, self._stopping)
         joined = join(
-            raw,
+            self._backends.tell(raw),
             view.index,
             complete_until_unix_ns=view.complete_until_unix_ns,
             networks=self._networks,

@@ -83,7 +83,7 @@ _FLAGS_SEEN: Final = "TCP, where any was seen"
 _TAGS: Final = "their names, from bit 0: `fin`, `syn`, `rst`, `psh`, `ack`, `urg`, `ece`, `cwr`"
 
 _TUNNELLED: Final = "a capture file, in a tunnel"
-_TRANSLATED: Final = "live capture, a client whose own node translates what it sends"
+_TRANSLATED: Final = "live capture, a client whose own node translates what it sends, or whose server the enricher has seen"
 
 WORDS: Final = (
     Word("network.transport", STABLE, "`tcp`, `udp`, `icmp`, `icmpv6`, `sctp` ...; `ip_protocol_<n>` for what has no name here",

@@ -1,0 +1,89 @@
+"""Which backend a connection through a Service came to, where its client cannot tell: its server can.
+
+What a pod sends is translated outside its network, where no socket sees it. But translation changes addresses, never sequence
+numbers: a server's record with the two initial ones of a client's is of the same connection, and has its own address. Only what
+this enricher has seen counts, and of two servers that say the same numbers neither does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from proto.both_ends import BOTH_SEEN
+from proto.columns import Observer, Role
+from proto.flow_batch import Array, FlowBatch
+
+MOST_SERVERS: Final = 32_768
+"""Connections whose servers are remembered, those that were told last; the half of it that is older goes at once."""
+
+_TCP: Final = 6
+_PLACE: Final = np.dtype([("address", "V16"), ("port", "<u2")])
+_NOBODY_KNOWS: Final = b""
+
+
+class Backends:
+    """The servers of connections, by the initial sequence numbers of both ends."""
+
+    def __init__(self, most: int = MOST_SERVERS) -> None:
+        self._most_young = most // 2
+        self._young: dict[int, bytes] = {}
+        self._old: dict[int, bytes] = {}
+
+    def learn(self, batch: FlowBatch) -> None:
+        """Take the addresses of a batch's servers."""
+        rows = _sockets(batch, Role.SERVER)
+        if not len(rows):
+            return
+        keys = _numbers(batch.column("remote_isn")[rows], batch.column("local_isn")[rows])
+        places = _places(batch, "local", rows)
+        said = dict(zip(keys, places, strict=True))
+        in_doubt = [
+            key for key, place in zip(keys, places, strict=True) if place != said[key] or self._find(key) not in {None, place}
+        ]
+        if len(self._young) + len(said) > self._most_young:
+            self._old, self._young = self._young, {}
+        self._young |= said | dict.fromkeys(in_doubt, _NOBODY_KNOWS)
+
+    def tell(self, batch: FlowBatch) -> FlowBatch:
+        """Return the batch with the backends of those clients whose own records have none; all else is as it was."""
+        rows = _sockets(batch, Role.CLIENT)
+        rows = rows[batch.column("remote_nat_port")[rows] == 0]
+        keys = _numbers(batch.column("local_isn")[rows], batch.column("remote_isn")[rows])
+        asked = _places(batch, "remote", rows)
+        found = [
+            (row, place)
+            for row, key, own in zip(rows.tolist(), keys, asked, strict=True)
+            if (place := self._find(key)) and place != own
+        ]
+        if not found:
+            return batch
+        at = np.array([row for row, _ in found])
+        places = np.frombuffer(b"".join(place for _, place in found), _PLACE)
+        columns = {name: batch.column(name).copy() for name in ("remote_nat_address", "remote_nat_port")}
+        columns["remote_nat_address"][at], columns["remote_nat_port"][at] = places["address"], places["port"]
+        return replace(batch, columns={**batch.columns, **columns})
+
+    def _find(self, key: int) -> bytes | None:
+        return self._young.get(key, self._old.get(key))
+
+
+def _sockets(batch: FlowBatch, role: Role) -> Array:
+    """Rows of TCP connections that a socket of this role tells, both of whose initial sequence numbers are known."""
+    known = (batch.column("isn_seen") == BOTH_SEEN) & (batch.column("transport") == _TCP)
+    return np.flatnonzero(known & (batch.column("role") == role) & (batch.column("observer") == Observer.SOCKET))
+
+
+def _numbers(client: Array, server: Array) -> list[int]:
+    numbers: list[int] = (client.astype(np.uint64) << np.uint64(32) | server).tolist()
+    return numbers
+
+
+def _places(batch: FlowBatch, end: str, rows: Array) -> list[bytes]:
+    """Address and port of an end."""
+    places = np.empty(len(rows), _PLACE)
+    places["address"], places["port"] = batch.column(f"{end}_address")[rows], batch.column(f"{end}_port")[rows]
+    packed: list[bytes] = places.view(f"V{_PLACE.itemsize}").tolist()
+    return packed
