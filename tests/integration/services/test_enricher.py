@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proto.columns import Resolution
+from proto.columns import Observer, Resolution, Role
 from proto.flow_batch import FlowBatch, decode, encode
 from proto.subjects import (
     DEAD_STREAM,
@@ -142,6 +142,24 @@ async def test_raw_batches_come_out_with_their_workloads(nats_server: NatsServer
     assert name_at(batches[0], "remote_service") == "redis"
     raw, out = raw_batch(batches[0].sequence), batches[0]
     assert all((out.column(name) == array).all() for name, array in raw.columns.items())
+
+
+async def test_a_pods_connection_has_the_backend_that_its_server_tells(
+    nats_server: NatsServer, bus: Bus, tmp_path: Path
+) -> None:
+    """The server's record came from another node before; the client's own knows the Service alone."""
+    numbers = {"observer": Observer.SOCKET, "isn_seen": 3}
+    server = flow("10.42.1.11:6380", "10.42.0.1:1025", role=Role.SERVER, local_isn=9, remote_isn=7, **numbers)
+    client = flow("10.42.0.12:40016", "10.96.14.7:6379", local_isn=7, remote_isn=9, **numbers)
+    with enricher(nats_server, tmp_path):
+        for node, record in (("worker-b.example.com", server), (NODE, client)):
+            content = encode(batch_of(record, node_name=node))
+            await bus.publish(raw_subject(node), content, message_id=batch_id(node, "epoch", 7))
+            await raw_is_empty(bus)
+    (told,) = (batch for batch in await enriched_batches(bus) if batch.node == NODE)
+    assert told.column("remote_nat_port").tolist() == [6380]
+    assert bytes(told.column("remote_nat_address")[0]) == server["local_address"]
+    assert told.column("remote_port").tolist() == [6379]
 
 
 async def test_killed_at_work_it_loses_and_doubles_nothing(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
