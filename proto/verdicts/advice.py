@@ -164,7 +164,9 @@ ADVICE: Final[dict[tuple[Verdict, VerdictMeasure], Advice]] = {
     (_V.NAME_RESOLUTION, _M.QUESTION_REPEATS): Advice(
         "a question had no answer in time and was asked again: it was lost, or the resolver is silent", _OF_RESOLVER, "dns"
     ),
-    (_V.NAME_RESOLUTION, _M.RESPONSE_TIME_MAX): Advice("the resolver is slow", _OF_RESOLVER, "dns"),
+    (_V.NAME_RESOLUTION, _M.RESPONSE_TIME_MAX): Advice(
+        "the resolver is slow, and connecting waits for the name", _OF_RESOLVER, "dns"
+    ),
     (_V.OK, _M.NONE): Advice("nothing that is measured was wrong", "the application's own spans"),
     (_V.UNKNOWN, _M.NONE): Advice("nobody can know from what was seen", "the other end, or a longer look"),
 }

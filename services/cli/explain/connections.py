@@ -104,6 +104,11 @@ class Connection:
         """Who was asked, likewise."""
         return (self.of_server or self.told).view.destination
 
+    @property
+    def known(self) -> int:
+        """How many of its ends are somebody."""
+        return self.source.is_known + self.destination.is_known
+
     def decided(self) -> tuple[Verdict, VerdictMeasure]:
         """What both ends say together, or the one that there is."""
         client, server = self.of_client, self.of_server

@@ -96,7 +96,7 @@ def worst(some: Sequence[Connection]) -> tuple[Connection | None, int]:
     kinds = Counter(_kind(connection, verdict) for connection, verdict in decided if verdict not in _NO_TROUBLE)
     if not kinds:
         return min(some, key=lambda connection: connection.told.weight, default=None), 0
-    known = {_kind(connection, verdict): _known(connection) for connection, verdict in decided}
+    known = {_kind(connection, verdict): connection.known for connection, verdict in decided}
     kind, number = max(kinds.items(), key=lambda each: (known[each[0]], each[1]))
     of_kind = [connection for connection, verdict in decided if _kind(connection, verdict) == kind]
     return min(of_kind, key=lambda connection: connection.told.weight), number - 1
@@ -105,14 +105,3 @@ def worst(some: Sequence[Connection]) -> tuple[Connection | None, int]:
 def _kind(connection: Connection, verdict: Verdict) -> tuple[str, str, int, Verdict]:
     destination = connection.destination
     return connection.source.name, destination.name, destination.port, verdict
-
-
-def _known(connection: Connection) -> int:
-    """How many of its ends are somebody: not a mere address, nor a whole host."""
-    ends = ((connection.of_client, connection.source), (connection.of_server, connection.destination))
-    return sum(not peer.is_address and not (record is None and _is_host(connection.told)) for record, peer in ends)
-
-
-def _is_host(record: Record) -> bool:
-    """Whether its remote end is a host, and no more is known."""
-    return (record.row.get("remote_entity") or {}).get("type") == "host"

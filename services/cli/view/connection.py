@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
 
 from proto.exchange_phases import Phase, phases
 from proto.flow_batch import FlowBatch
@@ -18,7 +18,10 @@ from services.cli.views import units
 from services.cli.views.flow_line import flow_line
 from services.cli.views.flow_view import FlowView
 
+_Named: TypeAlias = Callable[[str], bool]
+
 MOST_TRACES: Final = 200
+_OF_WORST: Final = ("flow", "source", "destination", "verdict", "sentence", "wrong")
 _MOST_JUDGED: Final = 200
 """Connections that are looked at to find the worst: the latest."""
 _MOST_REQUESTS: Final = 400
@@ -46,17 +49,29 @@ def connection(kept: Kept, flow_id: int) -> dict[str, Any] | None:
     return _told(explain(chosen)) | _axis(chosen, others) | {"left_out": left_out}
 
 
-def worst_of(kept: Kept, which: FlowFilter) -> dict[str, Any] | None:
+def _anybody(_name: str) -> bool:
+    return True
+
+
+def worst_of(
+    kept: Kept, which: FlowFilter, is_source: _Named = _anybody, is_destination: _Named = _anybody
+) -> dict[str, Any] | None:
     """Return the verdict on the worst connection of those that are wanted, as `explain` has it; None where none has trouble."""
-    found = (view for piece in kept.pieces for _, _, view in piece.wanted(which))
-    troubled = [view.connection for view in found if view.of_flow and (view.verdict_measure or view.failed)]
-    names = set(troubled[-_MOST_JUDGED:])
-    if not names:
-        return None
-    chosen, more = worst(Seen(kept.of(lambda view: view.of_flow and view.connection in names)).connections(lambda _: True))
+    found = (view for piece in kept.pieces for _, _, view in piece.wanted(which) if view.of_flow)
+    troubled = [
+        view
+        for view in found  # each socket knows its own end's name best, so that one record's names need not be both
+        if (view.verdict_measure or view.failed) and (is_source(view.source.name) or is_destination(view.destination.name))
+    ]
+    troubled.sort(key=lambda view: view.source.is_known + view.destination.is_known)
+    names = {view.connection for view in troubled[-_MOST_JUDGED:]}
+    connections = Seen(kept.of(lambda view: view.of_flow and view.connection in names)).connections(lambda _: True)
+    between = [one for one in connections if is_source(one.source.name) and is_destination(one.destination.name)]
+    chosen, more = worst(between)
     if chosen is None:
         return None
-    return {key: _told(explain(chosen))[key] for key in ("flow", "verdict", "sentence", "wrong")} | {"more": more}
+    told = _told(explain(chosen))
+    return {key: told[key] for key in _OF_WORST} | {"more": more}
 
 
 def trace(kept: Kept, trace_id: str) -> dict[str, Any] | None:

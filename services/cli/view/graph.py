@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from services.cli.tap.filters import FlowFilter
+from services.cli.view.asked import wanted
+from services.cli.view.connection import worst_of
 from services.cli.view.kept import Kept
 from services.cli.views import units
 from services.cli.views.conversation_table import words
@@ -33,6 +35,7 @@ class Graph:
     """
 
     def __init__(self, kept: Kept, which: FlowFilter, folded: Sequence[str], *, span_ns: int | None) -> None:
+        self._kept, self._which = kept, which
         views = [view for view in kept.views(which) if view.of_flow]
         found = conversations_of(views)
         self._addresses = frozenset(peer.name for peer in _peers(views) if peer.is_address)
@@ -43,8 +46,9 @@ class Graph:
         if AUTO in fold:
             fold = set(self._places) if len(found) > _FOLDS_AT else set()
         self._fold = fold & set(self._places)
-        merged = _merged(found, self._fold, self._addresses) if self._fold else found
-        self._edges = sorted(merged, key=lambda each: (-_level(each), *rank(each)))
+        merged = self._merged(found) if self._fold else found
+        self._nobody = frozenset(peer.name for peer in _peers(views) if not peer.is_known)
+        self._edges = sorted(merged, key=self._order)
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it, of each edge what a list has room for."""
@@ -54,6 +58,7 @@ class Graph:
             "nodes": _nodes(self._edges, self._fold, self._addresses),
             "edges": [_edge(each, self._seconds) for each in self._edges],
             "totals": _totals(self._edges),
+            "worst": worst_of(self._kept, self._which) if any(map(_level, self._edges)) else None,
         }
 
     def edge(self, source: str, destination: str) -> dict[str, Any] | None:
@@ -65,16 +70,46 @@ class Graph:
             return None
         return {
             "parts": [
-                _edge(each, self._seconds) | {"query": self._query(each), "words": words(each)} for each in found[:_MOST_PARTS]
+                _edge(each, self._seconds) | {"query": self._query(each), "words": words(each), "worst": self._worst(each)}
+                for each in found[:_MOST_PARTS]
             ],
             "left_out": max(len(found) - _MOST_PARTS, 0),
         }
 
+    def _folded(self, name: str) -> str:
+        place = _place(name, self._addresses)
+        return f"{place}/" if place in self._fold else name
+
+    def _merged(self, some: Iterable[Conversation]) -> list[Conversation]:
+        sums: dict[tuple[str, str, int, str], Conversation] = {}
+        for each in some:
+            source, destination = self._folded(each.source), self._folded(each.destination)
+            port = 0 if destination.endswith("/") else each.port
+            named = replace(each, source=source, destination=destination, port=port)
+            key = source, destination, port, each.transport
+            sums.setdefault(key, Conversation(source, destination, port, each.transport)).add(named)
+        return list(sums.values())
+
+    def _worst(self, each: Conversation) -> dict[str, Any] | None:
+        """Return what `explain` says of the worst of its connections; None where none has trouble."""
+        if not _level(each):
+            return None
+        which = self._which & wanted({"q": shlex.join(_where(each))})
+        ends = (each.source, each.destination)
+        return worst_of(self._kept, which, *(lambda name, end=end: self._folded(name) == end for end in ends))
+
+    def _order(self, each: Conversation) -> tuple[Any, ...]:
+        """Troubles first, in the order in which `explain` looks for the worst: what happens between two that are known goes
+        before what somebody does to an address where nobody may be, what happens to most connections before what to one.
+        """
+        known = (each.source not in self._nobody) + (each.destination not in self._nobody)
+        troubled = max(each.failures, *each.verdicts.values(), 0)
+        level = _level(each)
+        return not level, -known if level else 0, -troubled, -level, *rank(each)
+
     def _query(self, each: Conversation) -> str:
         """The search that finds its records, in the tap's grammar."""
-        words = [*self._end("from", each.source), *self._end("to", each.destination)]
-        words += ["to-port", str(each.port)] if each.port else []
-        return shlex.join([*words, "protocol", each.transport.partition(" ")[0]])
+        return shlex.join([*self._end("from", each.source), *self._end("to", each.destination), *_where(each)])
 
     def _end(self, side: str, name: str) -> list[str]:
         if name in self._addresses:
@@ -97,20 +132,9 @@ def _place(name: str, addresses: frozenset[str]) -> str:
     return name.partition("/")[0] if "/" in name else _OUTSIDE
 
 
-def _merged(some: Iterable[Conversation], fold: set[str], addresses: frozenset[str]) -> list[Conversation]:
-    sums: dict[tuple[str, str, int, str], Conversation] = {}
-
-    def folded(name: str) -> str:
-        place = _place(name, addresses)
-        return f"{place}/" if place in fold else name
-
-    for each in some:
-        source, destination = folded(each.source), folded(each.destination)
-        port = 0 if destination.endswith("/") else each.port
-        named = replace(each, source=source, destination=destination, port=port)
-        key = source, destination, port, each.transport
-        sums.setdefault(key, Conversation(source, destination, port, each.transport)).add(named)
-    return list(sums.values())
+def _where(each: Conversation) -> list[str]:
+    """The search for its port and transport."""
+    return [*(["to-port", str(each.port)] if each.port else []), "protocol", each.transport.partition(" ")[0]]
 
 
 def _nodes(some: Sequence[Conversation], fold: set[str], addresses: frozenset[str]) -> list[dict[str, Any]]:
@@ -157,13 +181,15 @@ def _rate(flows: int, seconds: float) -> str:
 
 def _trouble(each: Conversation) -> str:
     """In a few words, what is worst of it; empty where nothing is."""
+    verdict = next((name for name, _ in each.verdicts.most_common(1)), "")
+    said = ""
     if each.failures:
-        return f"{units.count(each.failures)} of {units.count(each.flows)} failed"
-    if each.slow_ns:
-        return f"slow, {units.duration(each.slow_ns)}"
-    if each.retransmits:
-        return f"{units.count(each.retransmits)} resent"
-    return next(iter(each.verdicts), "")
+        said = f"{units.count(each.failures)} of {units.count(each.flows)} failed"
+    elif each.slow_ns:
+        verdict, said = verdict or "slow", units.duration(each.slow_ns)
+    elif each.retransmits:
+        said = f"{units.count(each.retransmits)} resent"
+    return ", ".join(filter(None, (verdict, said)))
 
 
 def _totals(some: Sequence[Conversation]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from services.cli.view import asked
 from services.cli.view.access import LOGIN, Access, add_headers, guard
 from services.cli.view.asked import QuestionError
 from services.cli.view.assets import FOLDER, assets
-from services.cli.view.connection import connection, trace, traces, worst_of
+from services.cli.view.connection import connection, trace, traces
 from services.cli.view.flows import flows
 from services.cli.view.graph import AUTO, Graph
 from services.cli.view.kept import Kept
@@ -73,13 +73,11 @@ class _Answers:
     async def edge(self, request: web.Request) -> web.Response:
         """What passes from one place of the same map to another."""
         graph, (source, destination) = self._graph(request), (request.query.get(end, "") for end in ("source", "destination"))
-        query, kept, which = request.query, self._page.kept, asked.wanted(request.query)
 
         def made() -> dict[str, Any] | None:
             found = graph().edge(source, destination)
             for part in found["parts"] if found else ():
-                part["worst"] = worst_of(kept, which & asked.wanted({"q": part["query"]}))
-                part["query"] = asked.narrowed(query.get("q", ""), part["query"])
+                part["query"] = asked.narrowed(request.query.get("q", ""), part["query"])
             return found
 
         return await self._made(request, made)

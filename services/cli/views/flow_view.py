@@ -71,6 +71,13 @@ class Peer:
     port: int
     looked_up: bool = False
     """Nobody knows the workload: it is the name that a client looked up, or asked for by TLS."""
+    is_host: bool = False
+    """No more is known than on which host it is."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is somebody: not a mere address, nor a whole host."""
+        return not self.is_address and not self.is_host
 
     def __str__(self) -> str:
         if not self.port:
@@ -292,7 +299,8 @@ def _connection(row: Mapping[str, Any]) -> Hashable:
 
 def _peer(row: Mapping[str, Any], end: str, *, numeric: bool) -> Peer:
     port = 0 if row["transport"] in {"icmp", "icmpv6"} else row[f"{end}_port"]
-    name = "" if numeric else _workload(row.get(f"{end}_entity")) or _workload(row.get(f"{end}_service"))
+    entity = row.get(f"{end}_entity")
+    name = "" if numeric else _workload(entity) or _workload(row.get(f"{end}_service"))
     if not name and not numeric:
         asked_for = row.get("tls_server_name") if end == ("local" if row["role"] == "server" else "remote") else None
         looked_up = row.get("remote_name") if end == "remote" else None
@@ -300,7 +308,9 @@ def _peer(row: Mapping[str, Any], end: str, *, numeric: bool) -> Peer:
         name = printable(asked_for or looked_up or "").replace("/", "\\x2f")
         if name:
             return Peer(name, is_address=False, port=port, looked_up=True)
-    return Peer(name, is_address=False, port=port) if name else Peer(row[f"{end}_address"], is_address=True, port=port)
+    if not name:
+        return Peer(row[f"{end}_address"], is_address=True, port=port)
+    return Peer(name, is_address=False, port=port, is_host=_is_mere_host(entity))
 
 
 def _workload(entity: Mapping[str, Any] | None) -> str:
@@ -311,6 +321,10 @@ def _workload(entity: Mapping[str, Any] | None) -> str:
     name = next((entity[key] for key in names if entity.get(key)), "")
     namespace = entity.get("k8s.namespace.name", "")
     return printable(f"{namespace}/{name}" if namespace and name else str(name))
+
+
+def _is_mere_host(entity: Mapping[str, Any] | None) -> bool:
+    return entity is not None and entity["type"] == "host" and not entity.get("service.name")
 
 
 def _is_of_cluster(entity: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -13,47 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from services.cli.view.assets import why_not_built
+from tests.e2e.browser import PATIENCE_MS, WHY_NOT, running_browser, serving
 from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT, WIRESPAN
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 AXE = ROOT / "services" / "cli" / "view" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 OF_CLUSTER = (CAPTURE, "--kube-snapshot", SNAPSHOT)
-PATIENCE_MS = 60_000
-NOBODY_ELSE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-"""The browser itself would look up its maker's names."""
 WATCH = "addEventListener('securitypolicyviolation', (event) => console.error(`forbidden: ${event.blockedURI}`))"
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
-    pytest.mark.skipif(bool(why_not_built()), reason=why_not_built()),
-]
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 
 def command(*arguments: object) -> str:
     """What a command of ours prints about the bundled capture."""
     return subprocess.run([*WIRESPAN, *map(str, arguments)], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-
-
-@contextlib.contextmanager
-def serving(folder: Path, *arguments: object) -> Iterator[str]:
-    """Run a command that serves the page; yields its address."""
-    with (folder / "said").open("w") as said:
-        process = subprocess.Popen(
-            [*WIRESPAN, *map(str, arguments)], cwd=folder, env=None, stderr=subprocess.PIPE, stdout=said, text=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stderr)), None)
-        assert found, f"it ended with {process.wait()}"
-        yield found[0]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +41,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, as the distribution has it."""
-    with sync_playwright() as playwright:
-        # Root has no sandbox to be in, and a container little shared memory.
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", NOBODY_ELSE]
-        )
+    with running_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -116,6 +84,8 @@ def test_map(page: Page, scheme: str) -> None:
     rows = page.get_by_role("table", name="pairs").get_by_role("row")
     expect(rows.first).to_contain_text("2 of 3 failed", timeout=PATIENCE_MS)
     expect(page.locator(".drawing[data-laid]")).to_be_visible(timeout=PATIENCE_MS)
+    worst = json.loads(command("explain", *OF_CLUSTER, "--json"))
+    expect(page.get_by_label("the worst")).to_contain_text(worst["sentence"], timeout=PATIENCE_MS)
     check_accessible(page)
     rows.first.click()
     expect(page.get_by_label("chosen edge")).to_contain_text("1 reset by server", timeout=PATIENCE_MS)

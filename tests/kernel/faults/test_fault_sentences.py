@@ -40,7 +40,7 @@ SENTENCES = {
     Port.PARTITION: "path_loss: the path loses packets on the way to the server",
     Port.SLOW_PATH: "path_slow: the path is long, the server is not slow",
     Port.LARGE_LOST: "mtu: full segments to the client do not arrive, small ones do",
-    Port.DNS_LATE: "name_resolution: the resolver is slow",
+    Port.DNS_LATE: "name_resolution: the resolver is slow, and connecting waits for the name",
     Port.DNS_SILENT: "name_resolution: a question had no answer in time and was asked again",
 }
 """How each begins."""

@@ -11,9 +11,9 @@ export interface Edge {
   source: string; destination: string; port: number; transport: string; level: Level; flows: number; rate: string; trouble: string;
 }
 export interface Parts { parts: (Edge & { query: string; words: Record<string, string>; worst: Worst | null })[]; left_out: number }
-export interface Worst { flow: string; verdict: string; sentence: string; wrong: boolean; more: number }
+export interface Worst { flow: string; source: string; destination: string; verdict: string; sentence: string; wrong: boolean; more: number }
 export interface Graph {
-  namespaces: string[]; folded: string[]; nodes: Node[]; edges: Edge[]; totals: Record<string, string>;
+  namespaces: string[]; folded: string[]; nodes: Node[]; edges: Edge[]; totals: Record<string, string>; worst: Worst | null;
 }
 export interface TimeLine { begin_unix_ns: number; bucket_ns: number; records: number[]; troubles: number[] }
 export interface Row { n: number; flow: string; trace: string; level: Level; cells: string[]; order: number[] }

@@ -1,12 +1,22 @@
 // Who talks to whom: drawn, and as a list with the troubles first.
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import type { Graph, Parts } from "./api";
+import type { Graph, Parts, Worst } from "./api";
 import { useAnswer } from "./api";
 import { Drawing, pair } from "./drawing";
 import { Mark, Rows } from "./rows";
 import { type Place, asked, change, href } from "./url";
 
 const SHOWN = ["flows", "outcome", "sent", "received", "max connect", "max response", "mean response", "resent", "protocol"];
+
+function Sentence({ worst, here, ends }: { worst: Worst; here: Place; ends?: boolean }) {
+  return (
+    <p class="verdict wrong">
+      {ends && <>{worst.source} → {worst.destination}<br /></>}
+      <b>{worst.verdict.replaceAll("_", " ")}</b> {worst.sentence}{worst.more ? ` (and ${worst.more} more)` : ""}{" "}
+      <a href={href({ ...here, view: "connection", edge: "", fold: "", flow: worst.flow })}>look</a>
+    </p>
+  );
+}
 
 function Details({ chosen, here, query, version }: { chosen: string; here: Place; query: string; version: number }) {
   const [source, destination] = chosen.split("\n");
@@ -18,12 +28,7 @@ function Details({ chosen, here, query, version }: { chosen: string; here: Place
       {answer.parts.map((part) => (
         <div key={`${part.port} ${part.transport}`}>
           <h2><Mark level={part.level} /> {part.source} → {part.destination}{part.port ? `:${part.port}` : ""}</h2>
-          {part.worst?.wrong && (
-            <p class="verdict wrong">
-              <b>{part.worst.verdict.replaceAll("_", " ")}</b> {part.worst.sentence}{part.worst.more ? ` (and ${part.worst.more} more)` : ""}{" "}
-              <a href={href({ ...here, view: "connection", edge: "", fold: "", flow: part.worst.flow })}>look</a>
-            </p>
-          )}
+          {part.worst?.wrong && <Sentence worst={part.worst} here={here} />}
           <dl>
             <dt>rate</dt><dd>{part.rate}</dd>
             {SHOWN.filter((name) => part.words[name] !== "-").map((name) => <><dt>{name}</dt><dd>{part.words[name]}</dd></>)}
@@ -98,6 +103,7 @@ export function Map({ here, version, theme }: { here: Place; version: number; th
         <p class="totals" aria-live="off">
           {totals && <><b>{totals.flows}</b>, {totals.bytes}, <span class={totals.failed === "0" ? "" : "level-3"}>{totals.failed} failed</span>, <span class={totals.resent === "0" ? "" : "level-1"}>{totals.resent} resent</span></>}
         </p>
+        {!chosen && graph?.worst?.wrong && <section class="details" aria-label="the worst"><Sentence worst={graph.worst} here={here} ends /></section>}
         <Details chosen={chosen} here={here} query={query} version={version} />
         <Rows
           label="pairs, troubles first"
