@@ -39,17 +39,17 @@ __all__ = ["bus"]
 async def test_sums_survive_a_kill(
     bus: Bus, nats_server: NatsServer, otlp_receiver: OtlpReceiver, tmp_path: Path, chosen: dict[str, str]
 ):
-    """Flows summed up, the process killed with some sums accepted and not acknowledged, and messages delivered twice: the
-    totals of each pair and minute are right to the byte, and so are failures.
+    """Flows summed up, the process killed with some sums accepted and not acknowledged, messages delivered twice, and two
+    exporters that share what is left: the totals of each pair and minute are right to the byte, and so are failures.
     """
-    exporter = Exporter(
-        nats_server.url,
-        tmp_path,
-        OTEL_EXPORTER_OTLP_ENDPOINT=otlp_receiver.grpc_endpoint,
-        WIRESPAN_EXPORTER_CONCURRENCY="2",
-        WIRESPAN_EXPORTER_MAX_REQUEST_BYTES="4096",
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp_receiver.grpc_endpoint,
+        "WIRESPAN_EXPORTER_CONCURRENCY": "2",
+        "WIRESPAN_EXPORTER_MAX_REQUEST_BYTES": "4096",
         **chosen,
-    )
+    }
+    (tmp_path / "another").mkdir()
+    exporter, another = (Exporter(nats_server.url, folder, **environ) for folder in (tmp_path, tmp_path / "another"))
     otlp_receiver.script(*[Accept()] * 3, *[TakeAndDrop()] * 3)
     otlp_receiver.default = Stall()
     batches = [refused_among(enriched_batch(SPANS_EACH, sequence=number)) for number in range(BATCHES)]
@@ -62,9 +62,11 @@ async def test_sums_survive_a_kill(
         for batch in batches[::2]:
             await publish(bus, batch, again="/again")
         exporter.start()
+        another.start()
         await until_all_settled(bus)
     finally:
         exporter.close()
+        another.close()
     wanted, told = Counter(), Counter()
     for batch in batches:
         minutes = batch.column("end_unix_ns") // np.uint64(60_000_000_000)
