@@ -145,7 +145,7 @@ def test_the_roles_are_enough(kube: KubeApiServer, helm_binary: Path, tmp_path: 
             process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, cwd=ROOT, stderr=output)
         try:
             deadline = time.monotonic() + READY_SECONDS
-            while not is_ready(port) and time.monotonic() < deadline:
+            while not is_ready(port) and time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.1)
             assert is_ready(port), log.read_text()[-3000:]
         finally:

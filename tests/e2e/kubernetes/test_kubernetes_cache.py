@@ -28,6 +28,7 @@ from tests.support.kubernetes.live_cluster import (
     resolution,
 )
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.watched import until
 from tests.unit.enricher.objects_as_json import name_at
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to ask for a tool may build it
@@ -37,13 +38,18 @@ LEASE = {"WIRESPAN_KUBE_LEASE_SECONDS": "2"}
 
 async def leader_of(tmp_path: Path, numbers: range) -> int:
     """Number of the enricher that leads now."""
-    while True:
-        for number in numbers:
-            events = [line["event"] for line in log_lines(tmp_path, number)]
-            terms = [event for event in events if event in ("cache.led", "cache.resigned", "cache.deposed")]
-            if terms and terms[-1] == "cache.led":
-                return number
-        await asyncio.sleep(0.05)
+
+    def found() -> list[int]:
+        return [number for number in numbers if leads(tmp_path, number)]
+
+    return (await until(found))[0]
+
+
+def leads(tmp_path: Path, number: int) -> bool:
+    """Whether an enricher says that it leads, as far as its log goes."""
+    events = [line["event"] for line in log_lines(tmp_path, number)]
+    terms = [event for event in events if event in ("cache.led", "cache.resigned", "cache.deposed")]
+    return terms[-1:] == ["cache.led"]
 
 
 def watches(kube: KubeApiServer, before: int) -> list[Asked]:

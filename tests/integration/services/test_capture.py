@@ -75,7 +75,8 @@ class Capture:
 
     async def until(self, name: str) -> None:
         """Wait until the figure is not zero."""
-        while not self.progress.get(name):  # noqa: ASYNC110 - it is a file
+        while not self.progress.get(name):
+            assert self._process.returncode in {None, 0}, await self.end()
             await asyncio.sleep(0.05)
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from proto.subjects import (
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.watched import until, watched
 from tests.unit.enricher.objects_as_json import batch_of, flow, name_at, pod
 
 SNAPSHOT = Path(__file__).parents[2] / "data" / "cluster.json"
@@ -58,7 +59,8 @@ def enricher(nats_server: NatsServer, tmp_path: Path, **settings: str) -> Iterat
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, stderr=output, text=True)
     try:
-        yield process
+        with watched(process, log):
+            yield process
     finally:
         process.kill()
         process.wait()
@@ -86,12 +88,6 @@ async def publish(bus: Bus, sequences: range, rows: int = ROWS) -> None:
     """Publish raw batches as capture does."""
     for sequence in sequences:
         await bus.publish(raw_subject(NODE), encode(raw_batch(sequence, rows)), message_id=batch_id(NODE, "epoch", sequence))
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return once the condition holds; the test's own time limit is the only one."""
-    while not await condition():  # noqa: ASYNC110 - what is waited for is in another process
-        await asyncio.sleep(0.02)
 
 
 async def enriched_at_least(bus: Bus, count: int) -> None:

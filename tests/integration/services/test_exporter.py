@@ -8,7 +8,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -43,6 +43,7 @@ from tests.support.pipeline.otlp_receiver import (
     TakeAndDrop,
     span_ids,
 )
+from tests.support.pipeline.watched import until
 
 BATCHES, SPANS_EACH = 23, 40
 
@@ -75,13 +76,6 @@ async def publish_all(bus: Bus) -> set[SpanId]:
     await asyncio.gather(*(publish(bus, batch) for batch in batches))
     encoder = SpanEncoder(cluster_name="")
     return {span_id for batch in batches for span_id in span_ids(encoder.encode(batch))}
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return once the condition, which has to be asked for, holds."""
-    async with asyncio.timeout(60):
-        while not await condition():  # noqa: ASYNC110 - the server tells nobody when it changes
-            await asyncio.sleep(0.05)
 
 
 async def until_all_settled(bus: Bus) -> None:

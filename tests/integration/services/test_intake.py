@@ -296,6 +296,7 @@ async def test_the_enricher_takes_spans_where_it_is_told_to(nats_server, ports, 
                     async with session.get(f"http://127.0.0.1:{health}/metrics") as answer:
                         if re.search(r'wirespan_enricher_intake_spans_total\{result="asked"\} [1-9]', await answer.text()):
                             break
+                assert first.returncode is None
                 await asyncio.sleep(0.1)
         second = await asyncio.create_subprocess_exec(*command, env=environ, stderr=asyncio.subprocess.PIPE)
         _, said = await second.communicate()

@@ -20,6 +20,7 @@ from services.cli.doctor.nats import check_nats
 from services.cli.settings import BusSettings
 from services.runtime.settings import NatsSettings
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.watched import nobody_failed, watched
 
 ROOT = Path(__file__).parents[3]
 USERS = ("capture", "enricher", "exporter", "reader")
@@ -63,6 +64,7 @@ def test_services_with_no_more_rights_than_they_need_start_without_a_warning(tmp
             process = subprocess.Popen(command, env=clean | settings_of(service, server.url) | environ, stderr=log)
             stack.callback(process.wait, 60)
             stack.callback(process.terminate)
+            stack.enter_context(watched(process, tmp_path / f"{service}.log"))
             if service == "enricher":  # the one that makes the streams
                 until(lambda: "enricher.started" in (tmp_path / "enricher.log").read_text())
         until(lambda: spans.exists() and spans.stat().st_size > 0)
@@ -77,6 +79,7 @@ def until(condition) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
+        nobody_failed()
         time.sleep(0.05)
 
 

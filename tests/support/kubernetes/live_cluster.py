@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from proto.subjects import ENRICHED_STREAM, batch_id, raw_subject
 from services.runtime.nats.bus import Bus
 from tests.support.kubernetes.kube_api import KubeApiServer, now_rfc3339
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.watched import until, watched
 from tests.unit.enricher.objects_as_json import backend, batch_of, endpoint_slice, flow, owner_object, pod, service
 
 ROOT = Path(__file__).parents[3]
@@ -77,7 +77,8 @@ def enricher(nats_server: NatsServer, kubeconfig: Path, tmp_path: Path, **settin
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, stderr=output, text=True)
     try:
-        yield process
+        with watched(process, log):
+            yield process
     finally:
         process.kill()
         process.wait()
@@ -86,20 +87,17 @@ def enricher(nats_server: NatsServer, kubeconfig: Path, tmp_path: Path, **settin
 
 async def logged(tmp_path: Path, event: str, number: int = 0) -> dict[str, Any]:
     """The first line of an enricher's log with this event, once it is there."""
-    while True:
-        for line in log_lines(tmp_path, number):
-            if line["event"] == event:
-                return line
-        await asyncio.sleep(0.05)
+    return await until(lambda: next((line for line in log_lines(tmp_path, number) if line["event"] == event), {}))
 
 
 async def logged_of(tmp_path: Path, event: str, resource: str, times: int, *, number: int = 0) -> None:
     """Return once an enricher has logged an event so often of a resource."""
-    while True:
-        found = [line for line in log_lines(tmp_path, number) if line["event"] == event and line.get("resource") == resource]
-        if len(found) >= times:
-            return
-        await asyncio.sleep(0.05)
+
+    def found() -> bool:
+        lines = log_lines(tmp_path, number)
+        return sum(line["event"] == event and line.get("resource") == resource for line in lines) >= times
+
+    await until(found)
 
 
 async def publish(bus: Bus, sequence: int, *rows: dict[str, Any]) -> None:
@@ -111,11 +109,14 @@ async def publish(bus: Bus, sequence: int, *rows: dict[str, Any]) -> None:
 
 async def enriched(bus: Bus, records: int) -> dict[int, tuple[FlowBatch, int]]:
     """Batch and row of every record by its flow id, once there are so many."""
-    while True:
+
+    async def found() -> dict[int, tuple[FlowBatch, int]]:
         batches = [decode(message.data) async for message in bus.peek(ENRICHED_STREAM)]
-        if sum(batch.count for batch in batches) >= records:
-            return {int(each): (batch, row) for batch in batches for row, each in enumerate(batch.column("flow_id"))}
-        await asyncio.sleep(0.1)
+        if sum(batch.count for batch in batches) < records:
+            return {}
+        return {int(each): (batch, row) for batch in batches for row, each in enumerate(batch.column("flow_id"))}
+
+    return await until(found)
 
 
 def log_lines(tmp_path: Path, number: int = 0) -> list[dict[str, Any]]:

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+
+from tests.support.pipeline.watched import watched
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,6 +30,7 @@ class Exporter:
         }
         self._log = folder / "exporter.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._watching = ExitStack()
 
     def set(self, **environ: str) -> None:
         """Have the next start find these variables too."""
@@ -37,6 +41,8 @@ class Exporter:
         command = [sys.executable, "-m", "services.exporter"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, env=self._environ, stderr=log)
+        self._watching.close()
+        self._watching.enter_context(watched(self._process, self._log))
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit code."""
@@ -47,10 +53,12 @@ class Exporter:
     def wait(self) -> int:
         """Wait for the end; return the exit code."""
         assert self._process is not None
+        self._watching.close()
         return self._process.wait(60)
 
     def close(self) -> None:
         """End a process that a test has left running."""
+        self._watching.close()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()

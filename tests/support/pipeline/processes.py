@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.watched import nobody_failed, watched
 from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).parents[3]
@@ -43,7 +44,9 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             server.start()
             stack.callback(server.stop)
             for service in self.ports:
-                stack.callback(_end, self._start(service, server.url))
+                process = self._start(service, server.url)
+                stack.callback(_end, process)
+                stack.enter_context(watched(process, self._folder / f"{service}.log"))
             self._stack = stack.pop_all()
         return self
 
@@ -62,6 +65,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         """Return once a series whose name and labels begin like this is above 0."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not re.search(rf"^{re.escape(series)}\S* (?!0\.0$)", self.metrics(service), re.MULTILINE):
+            nobody_failed()
             if time.monotonic() > deadline:
                 log = (self._folder / f"{service}.log").read_text()[-2000:]
                 raise TimeoutError(f"{series} of {service} stayed 0:\n{log}")
