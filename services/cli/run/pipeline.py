@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -42,6 +43,8 @@ _POLL_SECONDS: Final = 0.1
 _LEDGER_SECONDS: Final = 60.0
 _ACK_WAIT_SECONDS: Final = "5"
 _NATS_PORT: Final = 4222
+_LOWEST_PORT: Final = 10_000
+_CLIENTS_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _SOURCES: Final = str(Path(__file__).parents[3])
 
 
@@ -289,7 +292,13 @@ def _live_settings(environ: Mapping[str, str], own_ports: Sequence[int]) -> dict
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody has."""
+    """Return a port of the loopback that nobody has, and that no client is given before who asked for it listens there."""
+    first, last = map(int, _CLIENTS_PORTS.read_text(encoding="ascii").split())
+    candidates = [port for port in range(_LOWEST_PORT, 1 << 16) if not first <= port <= last]
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

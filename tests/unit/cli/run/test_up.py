@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from services.cli.doctor.checks import why_not_live
 from services.cli.doctor.finding import fail, ok, skipped, warn
 from services.cli.errors import NotACaptureError, UsageError
 from services.cli.run import up as command
-from services.cli.run.pipeline import _live_settings, bus_ports
+from services.cli.run.pipeline import _live_settings, bus_ports, free_port
 from services.cli.run.up import BUNDLED_CAPTURE, BUNDLED_SNAPSHOT, choose_source
 
 
@@ -90,3 +92,10 @@ def test_live_settings_of_ones_own_go_first() -> None:
         "WIRESPAN_CAPTURE_DENY_PORTS": "22,53",
     }
     assert _live_settings(own, [40293, 4317]) == own | {"WIRESPAN_CAPTURE_DENY_PORTS": "22,53,40293,4317"}
+
+
+def test_a_port_is_none_that_clients_are_given() -> None:
+    """Between the look and the service that listens there, a connection of anybody's would have it."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split())
+    if last - first < 50_000:
+        assert not first <= free_port() <= last
