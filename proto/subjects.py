@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Final
 
 RAW_STREAM: Final = "FLOWS_RAW"
@@ -49,6 +50,7 @@ SPANS_HEADER: Final = "Wirespan-Spans"
 """Dead letters: how many spans those records are, where they are not as many: an exchange is several."""
 
 _NOT_IN_TOKEN: Final = re.compile(r"[^A-Za-z0-9_=-]+")
+_PARTITION: Final = re.compile(r"^flows\.\d+\.")
 
 
 def subject_token(name: str) -> str:
@@ -57,18 +59,48 @@ def subject_token(name: str) -> str:
 
 
 def stream_prefix(subject: str) -> str:
-    """Return what all subjects of one stream begin with, and those of no other: two tokens."""
-    return ".".join(subject.split(".", 2)[:2])
+    """Return what all subjects of one stream begin with, and those of no other: all tokens but the last."""
+    return subject.rpartition(".")[0]
 
 
-def raw_subject(node: str) -> str:
+def partition_of(node: str, partitions: int) -> int:
+    """Return which of the partitions of a stream has the node's batches: always the same one."""
+    return zlib.crc32(subject_token(node).encode()) % partitions
+
+
+def partition_stream(stream: str, partition: int) -> str:
+    """Name of one partition of a stream. The first has the stream's own name, and is there always."""
+    return f"{stream}_{partition}" if partition else stream
+
+
+def partition_streams(stream: str, partitions: int) -> tuple[str, ...]:
+    """Names of all partitions of a stream."""
+    return tuple(partition_stream(stream, partition) for partition in range(partitions))
+
+
+def partition_subject(subject: str, partition: int) -> str:
+    """Return a subject, or a pattern of them, as it is in one partition: in the first as it is."""
+    return subject.replace("flows.", f"flows.{partition}.", 1) if partition else subject
+
+
+def without_partition(subject: str) -> str:
+    """Return a subject as it is in the first partition, whichever it is of."""
+    return _PARTITION.sub("flows.", subject)
+
+
+def in_all_partitions(subjects: str) -> tuple[str, ...]:
+    """Return the patterns under which somebody hears `subjects` of every partition, however many there are."""
+    return subjects, subjects.replace("flows.", "flows.*.", 1)
+
+
+def raw_subject(node: str, partitions: int = 1) -> str:
     """Subject of a node's raw batches."""
-    return f"flows.raw.{subject_token(node)}"
+    return partition_subject(f"flows.raw.{subject_token(node)}", partition_of(node, partitions))
 
 
-def enriched_subject(node: str) -> str:
+def enriched_subject(node: str, partitions: int = 1) -> str:
     """Subject of a node's enriched batches."""
-    return f"flows.enriched.{subject_token(node)}"
+    return partition_subject(f"flows.enriched.{subject_token(node)}", partition_of(node, partitions))
 
 
 def asked_subject(node: str) -> str:

@@ -20,7 +20,7 @@ import structlog
 from proto.columns import Resolution
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, Part, decode, encode, encode_parts
-from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject
+from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject, without_partition
 from proto.verdicts.pairs import decided
 from proto.verdicts.rules import judged
 from services.enricher.backends import Backends
@@ -96,7 +96,7 @@ class Worker:
         self._full_waits = telemetry.counter("wirespan.enricher.refused_waits", "Waits for room in the stream", "{wait}")
         self._redelivered = telemetry.counter("wirespan.enricher.redelivered", "Messages that had been delivered before")
         show_unsynced(bus, SERVICE, telemetry)
-        self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry)
+        self._lag = Lag(bus, RAW_STREAM, ENRICHER_DURABLE, telemetry, partitions=settings.streams.kept_partitions)
         self._stopping = asyncio.Event()
         self._settling: set[asyncio.Task[None]] = set()
         """Batches whose outcome is stored, and which are acknowledged once it is on the disk."""
@@ -116,6 +116,7 @@ class Worker:
             max_ack_pending=_MAX_ACK_PENDING,
             ack_wait_seconds=self._settings.ack_wait_seconds,
             batch=self._settings.concurrent_batches,
+            partitions=self._settings.streams.kept_partitions,
         )
         closing = asyncio.create_task(self._close(deliveries), name="stop consuming")
         lag = asyncio.create_task(self._lag.watch(), name="watch the lag")
@@ -169,7 +170,7 @@ class Worker:
             await self._enrich_batch(delivery, raw, records)
 
     async def _enrich_batch(self, delivery: Delivery, raw: FlowBatch, records: Item) -> None:
-        if raw_subject(raw.node) != delivery.subject:
+        if raw_subject(raw.node) != without_partition(delivery.subject):
             # A node may publish under its own name only, and that name is the server's to check: the subject has it.
             await self._give_up(delivery, "foreign_subject", f"says it is of node {raw.node!r}", raw.count)
             records.tell("dead")
@@ -188,13 +189,14 @@ class Worker:
             on_foreign=partial(self._note_foreign, delivery.subject),
         )
         batch = decided(judged(joined, self._thresholds), self._thresholds)
+        subject = enriched_subject(batch.node, self._settings.streams.partitions)
         stored, given_up, parts = 0, 0, deque(encode_parts(batch))
         outcome: list[str] = []
         try:
             while parts:
                 part = parts.popleft()
                 try:
-                    outcome.append(await self._store(enriched_subject(batch.node), part, delivery))
+                    outcome.append(await self._store(subject, part, delivery))
                 except MessageTooLargeError as error:
                     if part.end - part.first > 1:
                         parts.extendleft(reversed([*encode_parts(decode(part.message), error.limit, part.first)]))

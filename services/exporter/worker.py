@@ -82,7 +82,7 @@ class Worker:
         )
         self._account = Account("settled", "dead")
         self._account.show(telemetry, SERVICE, "record")
-        self._lag = Lag(bus, ENRICHED_STREAM, EXPORTER_DURABLE, telemetry)
+        self._lag = Lag(bus, ENRICHED_STREAM, EXPORTER_DURABLE, telemetry, partitions=settings.streams.kept_partitions)
         telemetry.gauge("wirespan.exporter.batches.in_hand", "Batches being worked on", "{batch}", lambda: len(self._in_hand))
 
     @property
@@ -99,6 +99,7 @@ class Worker:
             max_ack_pending=settings.max_ack_pending,
             ack_wait_seconds=settings.ack_wait_seconds,
             batch=settings.concurrent_batches,
+            partitions=settings.streams.kept_partitions,
         )
         intake = asyncio.create_task(self._take(consumption))
         lag = asyncio.create_task(self._lag.watch())

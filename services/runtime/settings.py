@@ -132,8 +132,31 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     duplicate_window_seconds: Annotated[
         int, Meta(ge=1, description="how long a stream remembers message ids; longer than any outage to ride out")
     ] = 600
+    partitions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=16,
+            description="streams that FLOWS_RAW and FLOWS_ENRICHED are each, all of a node's batches in the same one; each has"
+            " a leader, and the bytes, of its own",
+        ),
+    ] = 1
+    partitions_consumed: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16,
+            description="of how many streams services take batches, where that is more than WIRESPAN_STREAMS_PARTITIONS: before"
+            " there are more, and until those are empty that there were",
+        ),
+    ] = 0
     replicas: Annotated[int, Meta(ge=1, le=5, description="servers that hold each stream")] = 1
     storage: Annotated[Literal["file", "memory"], Meta(description="where the streams are kept")] = "file"
+
+    @property
+    def kept_partitions(self) -> int:
+        """How many streams of each there are to be, and to be consumed."""
+        return max(self.partitions, self.partitions_consumed)
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

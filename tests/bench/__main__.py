@@ -49,6 +49,7 @@ BENCHES = (
     Bench("exporter.bench_export", seconds=120),
     Bench("exporter.bench_export_latency", ("--seconds", "5"), seconds=90),
     Bench("bench_bus", seconds=120),
+    Bench("load.bench_partitions", seconds=120),
     Bench("bench_intake", ("2",), seconds=90),
     Bench("enricher.bench_index", ("20000",), seconds=90),
     Bench("bench_handshakes"),

@@ -73,7 +73,9 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
         async with connect(settings.nats, name=f"wirespan-capture {settings.node_name}") as bus:
             bus.expect_streams(settings.streams)
             async with _attached(reader):
-                publisher = LivePublisher(reader, bus, raw_subject(settings.node_name), report.progress)
+                publisher = LivePublisher(
+                    reader, bus, raw_subject(settings.node_name, settings.streams.partitions), report.progress
+                )
                 publisher.account.show(telemetry, "capture", "record")
                 show_unsynced(bus, "capture", telemetry)
                 health = Health(lifecycle)

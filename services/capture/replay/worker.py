@@ -69,7 +69,9 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
                 report.progress.capturing = True
                 logger.info("replay.started", files=len(settings.replay_files), loop=settings.replay_loop)
                 batches = _read(reader, lifecycle.stopping, report.progress, cut_off=is_repeatable(settings))
-                await _store_all(batches, bus, raw_subject(settings.node_name), report.progress, account)
+                await _store_all(
+                    batches, bus, raw_subject(settings.node_name, settings.streams.partitions), report.progress, account
+                )
             duplicates = bus.duplicates
     report.progress.finished = not lifecycle.stopping.is_set()
     reader.close()

@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from proto.subjects import DEAD_STREAM, ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SUBJECTS, SUBJECT_HEADER, dead_subject
+from proto.subjects import (
+    DEAD_STREAM,
+    ENRICHED_SUBJECTS,
+    MESSAGE_ID_HEADER,
+    RAW_SUBJECTS,
+    SUBJECT_HEADER,
+    dead_subject,
+    without_partition,
+)
 from services.cli.run.ledger import DeadLetter, read_dead_letter
 from services.runtime.nats.bus import Bus, StoredMessage
 
@@ -24,8 +32,8 @@ class Letter:
 
     @property
     def origin(self) -> str | None:
-        """The subject it came from; None where that is not one that a service reads."""
-        subject = self.message.headers.get(SUBJECT_HEADER, "")
+        """The subject it came from, in the partition that is always there; None where that is not one that a service reads."""
+        subject = without_partition(self.message.headers.get(SUBJECT_HEADER, ""))
         return subject if subject.startswith(_ORIGINS) else None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
+from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM, partition_streams
 from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn, without_credentials
 from services.cli.doctor.nats_sync import SYNC_FIX, sync_trouble
@@ -94,7 +95,8 @@ async def _streams(bus: runtime_bus.Bus) -> list[str | None]:
     subjects = await bus.may_publish()
     if subjects and not any(map(_may_ask_of_streams, subjects)):
         raise PermissionDeniedError("$JS.API.STREAM.INFO")
-    return [await _stream(bus, name) for name in (RAW_STREAM, ENRICHED_STREAM, DEAD_STREAM, RECENT_STREAM)]
+    queues = [partition_streams(stream, await bus.partitions(stream)) for stream in (RAW_STREAM, ENRICHED_STREAM)]
+    return [await _stream(bus, name) for name in (*itertools.chain(*queues), DEAD_STREAM, RECENT_STREAM)]
 
 
 async def _stream(bus: runtime_bus.Bus, name: str) -> str | None:

@@ -82,6 +82,8 @@ FIGURES: Final[dict[str, Figure]] = {
     "stream_cores": Figure(
         0.6, "of a core that the leader of one stream is planned to use", "assumption: one stream is one leader"
     ),
+    "server_cores": Figure(4, "cores that one NATS server is planned to use", _CHOSEN),
+    "server_disk_rate": Figure(400 << 20, "bytes a second that the volume of a NATS server is to take", "assumption"),
     "headroom": Figure(1.25, "times the bytes of the outage that a stream can hold", _CHOSEN),
     "most_connections": Figure(5_000, "connections to one server before leaf nodes are advised", "assumption"),
 }

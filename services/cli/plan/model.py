@@ -65,6 +65,8 @@ class Plan:
     drain_interval_seconds: float
     releases: int
     """Installations of the chart, each with a NATS of its own and its share of the nodes."""
+    partitions: int
+    """Streams that FLOWS_RAW and FLOWS_ENRICHED are each in a release; the bytes of a stream are those of one of them."""
     nodes_per_release: int
     capture: Replicas
     enricher: Replicas
@@ -96,11 +98,13 @@ def plan(load: Load) -> Plan:
     batches = _batches(records, drain)
     all_records, all_batches = records * load.nodes, batches * load.nodes
     nats_cores = _cores("nats", all_batches, all_records)
-    releases = max(1, math.ceil(nats_cores / (figure("stream_cores") * _TWO_STREAMS)))
-    nodes = math.ceil(load.nodes / releases)
     raw = _bytes("raw", batches, records) * load.nodes
     enriched = _bytes("enriched", batches, records) * load.nodes
-    raw_stream, enriched_stream = (_stream_bytes(rate / releases, load.outage_minutes) for rate in (raw, enriched))
+    releases = _releases(nats_cores, raw + enriched)
+    partitions = _partitions(nats_cores / releases)
+    nodes = math.ceil(load.nodes / releases)
+    queues = releases * partitions
+    raw_stream, enriched_stream = (_stream_bytes(rate / queues, load.outage_minutes) for rate in (raw, enriched))
     raw_stream = max(raw_stream, _share_bytes(batches, load.outage_minutes))
     spans, summaries = (each * load.nodes for each in _spans(load, records, batches))
     exporting = _cores("exporter", all_batches, all_records) + load.gzip * spans * figure("gzip_record_us") * _US
@@ -118,6 +122,7 @@ def plan(load: Load) -> Plan:
         batches_per_second=all_batches,
         drain_interval_seconds=round(drain, 1),
         releases=releases,
+        partitions=partitions,
         nodes_per_release=nodes,
         capture=_capture(records, batches, drain, load.nodes),
         enricher=enricher,
@@ -128,7 +133,7 @@ def plan(load: Load) -> Plan:
         raw_stream_bytes=raw_stream,
         enriched_stream_bytes=enriched_stream,
         unsynced_bytes=unsynced,
-        volume_gib=math.ceil((raw_stream + enriched_stream + _OTHER_STREAMS_BYTES) / _FILE_SHARE / 1024 / _MIB),
+        volume_gib=math.ceil((partitions * (raw_stream + enriched_stream) + _OTHER_STREAMS_BYTES) / _FILE_SHARE / 1024 / _MIB),
         connections_per_server=connections,
         leaf_nodes=connections > figure("most_connections"),
         attributes=attributes,
@@ -137,6 +142,16 @@ def plan(load: Load) -> Plan:
         backend_bytes_per_second=sent / (figure("gzip_ratio") if load.gzip else 1),
         backend_bytes_per_day=sent * 86_400,
     )
+
+
+def _releases(nats_cores: float, bytes_per_second: float) -> int:
+    """Each server of a release stores all of it, so what one server can do is what a release can."""
+    return max(1, math.ceil(nats_cores / figure("server_cores")), math.ceil(bytes_per_second / figure("server_disk_rate")))
+
+
+def _partitions(nats_cores: float) -> int:
+    """Streams enough that no leader has more than a stream is planned to have."""
+    return max(1, math.ceil(nats_cores / (figure("stream_cores") * _TWO_STREAMS)))
 
 
 def _drain_seconds(load: Load) -> float:

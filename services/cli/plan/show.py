@@ -26,6 +26,7 @@ def rows(made: Plan) -> list[tuple[str, str]]:
         ("capture looks every", f"{made.drain_interval_seconds:g} s"),
         ("releases of the chart", f"{made.releases}{share}"),
         ("NATS", _replicas(made.nats)),
+        ("partitions of its streams", f"{made.partitions}"),
         ("enricher", _replicas(made.enricher)),
         ("exporter", _replicas(made.exporter)),
         ("capture on each node", f"{made.capture.cpu_millicores}m, {made.capture.memory_mib} MiB"),
@@ -74,7 +75,11 @@ def values(made: Plan) -> dict[str, Any]:
         },
         "settings": {
             "nats": {"unsynced_bytes": made.unsynced_bytes},
-            "streams": {"raw_bytes": made.raw_stream_bytes, "enriched_bytes": made.enriched_stream_bytes},
+            "streams": {
+                **({"partitions": made.partitions} if made.partitions > 1 else {}),
+                "raw_bytes": made.raw_stream_bytes,
+                "enriched_bytes": made.enriched_stream_bytes,
+            },
         },
     }
 
@@ -106,7 +111,7 @@ def _rate(bytes_per_second: float) -> str:
 
 def _streams(made: Plan) -> str:
     raw, enriched = (units.byte_count(size) for size in (made.raw_stream_bytes, made.enriched_stream_bytes))
-    return f"raw {raw}, enriched {enriched}"
+    return f"raw {raw}, enriched {enriched}" + (f", each of {made.partitions}" if made.partitions > 1 else "")
 
 
 def _resources(service: Replicas) -> dict[str, dict[str, str]]:

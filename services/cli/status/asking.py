@@ -23,6 +23,7 @@ from proto.subjects import (
     RAW_STREAM,
     RECENT_STREAM,
     RECENT_SUBJECTS,
+    partition_streams,
 )
 from services.cli.status.state import Node, Stage, Status
 from services.runtime.errors import ApiError
@@ -40,7 +41,11 @@ _NS: Final = 1_000_000_000
 
 async def asked(bus: runtime_bus.Bus, server: str, *, backend: str = "") -> Status:
     """Return how it is now."""
-    stages = [await _stage(bus, stream, durable) for stream, durable in _STAGES]
+    stages = [
+        await _stage(bus, partition, durable)
+        for stream, durable in _STAGES
+        for partition in partition_streams(stream, await bus.partitions(stream))
+    ]
     nodes, looks_back = await _nodes(bus)
     letters, last = await _dead_letters(bus)
     return Status(

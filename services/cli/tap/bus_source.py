@@ -9,7 +9,7 @@ from rich.console import Console
 
 from proto.errors import DecodeError
 from proto.flow_batch import Entity, FlowBatch, decode
-from proto.subjects import ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SEEN_SUBJECTS, RECENT_STREAM
+from proto.subjects import ENRICHED_SUBJECTS, MESSAGE_ID_HEADER, RAW_SEEN_SUBJECTS, RECENT_STREAM, in_all_partitions
 from services.cli.errors import CliError
 from services.cli.views import units
 from services.cli.views.printable import printable
@@ -28,7 +28,7 @@ class BusSource:
     def __init__(self, bus: runtime_bus.Bus, notes: Console, *, raw: bool) -> None:
         self._bus = bus
         self._notes = notes
-        self._watch = bus.watch(RAW_SEEN_SUBJECTS if raw else ENRICHED_SUBJECTS)
+        self._watch = bus.watch(*([RAW_SEEN_SUBJECTS] if raw else in_all_partitions(ENRICHED_SUBJECTS)))
         self._seen: set[str] = set()
         self._known: dict[bytes, Entity] = {}
 

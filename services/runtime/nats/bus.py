@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +32,7 @@ from services.runtime.errors import (
     StreamFullError,
 )
 from services.runtime.nats.connection import Connection, Message, Subscription
-from services.runtime.nats.consuming import Consumption, Delivery
+from services.runtime.nats.consuming import Consumption, Delivery, StreamConsumption
 from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState, recent_config, server_time, stream_configs
 from services.runtime.nats.journal import Journal, JournalEntry
 from services.runtime.nats.publishing import Publisher
@@ -64,6 +65,8 @@ _CUT_CHARACTERS: Final = 64
 """What is added to the detail of a dead letter that is cut."""
 _USER_INFO: Final = "$SYS.REQ.USER.INFO"
 _USER_INFO_SECONDS: Final = 2.0
+_ASKS_OF_ANY_STREAM: Final = ("API.STREAM.INFO.*", "API.STREAM.>", "API.>", "$JS.>")
+"""What a subject ends with under which one may ask after every stream."""
 _CHECK_SECONDS: Final = 60.0
 """How often the streams are looked at, about."""
 _WATCH_MESSAGES: Final = 1000
@@ -91,26 +94,26 @@ class StoredMessage(WatchedMessage):
 class Watch:
     """An asynchronous iterator over messages as they are published. Where nobody reads in time, the oldest are dropped."""
 
-    def __init__(self, connection: Connection, subject: str, limit: int) -> None:
+    def __init__(self, connection: Connection, subjects: Sequence[str], limit: int) -> None:
         self._connection = connection
-        self._subject = subject
+        self._subjects = subjects
         self._messages: deque[WatchedMessage] = deque(maxlen=limit)
         self._arrived = asyncio.Event()
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._closed = False
         self.dropped = 0
         """Messages that were dropped because nobody read them in time."""
 
     async def start(self) -> None:
         """Begin to listen; reading does that too, for what comes after it."""
-        if self._subscription is None:
-            self._subscription = await self._connection.subscribe(self._subject, self._received)
+        for subject in self._subjects[len(self._subscriptions) :]:
+            self._subscriptions.append(await self._connection.subscribe(subject, self._received))
 
     async def aclose(self) -> None:
         """Stop listening. What has arrived can still be read."""
         self._closed = True
-        if self._subscription is not None:
-            await self._subscription.close()
+        for subscription in self._subscriptions:
+            await subscription.close()
         self._arrived.set()
 
     def __aiter__(self) -> Self:
@@ -284,22 +287,37 @@ class Bus:
         """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
         await self._publisher.synced(message_ids)
 
-    def consume(self, stream: str, durable: str, *, max_ack_pending: int, ack_wait_seconds: float, batch: int) -> Consumption:
-        """Return an iterator over deliveries of the durable consumer, which is made where it is absent.
+    def consume(
+        self,
+        stream: str,
+        durable: str,
+        *,
+        max_ack_pending: int,
+        ack_wait_seconds: float,
+        batch: int,
+        partitions: int = 1,
+    ) -> Consumption:
+        """Return an iterator over deliveries of the durable consumer of each partition of the stream; absent ones are made.
 
-        At most `batch` messages wait locally. All consumers of one durable, in any number of processes, share its messages.
-        Close it with `aclose` (or `async with`); the end of the connection closes it too.
+        About `batch` messages wait locally, of all partitions together. All consumers of one durable, in any number of
+        processes, share its messages. Close it with `aclose` (or `async with`); the end of the connection closes it too.
         """
-        consumption = Consumption(
-            self._connection,
-            self._jetstream,
-            stream=stream,
-            durable=durable,
-            max_ack_pending=max_ack_pending,
-            ack_wait_seconds=ack_wait_seconds,
-            batch=batch,
-            on_no_stream=self._restore_streams,
-        )
+        arrived = asyncio.Event()
+        streams = [
+            StreamConsumption(
+                self._connection,
+                self._jetstream,
+                stream=each,
+                durable=durable,
+                max_ack_pending=max_ack_pending,
+                ack_wait_seconds=ack_wait_seconds,
+                batch=math.ceil(batch / partitions),
+                on_no_stream=self._restore_streams,
+                arrived=arrived,
+            )
+            for each in subjects.partition_streams(stream, partitions)
+        ]
+        consumption = Consumption(streams, arrived)
         self._consumptions.append(consumption)
         return consumption
 
@@ -370,13 +388,25 @@ class Bus:
             return ()
         return tuple(said.data.permissions.publish.allow)
 
+    async def partitions(self, stream: str) -> int:
+        """Return how many partitions of the stream there are: 1 where this user may not ask after any stream there may be."""
+        allowed = await self.may_publish()
+        if allowed and not any(subject == ">" or subject.endswith(_ASKS_OF_ANY_STREAM) for subject in allowed):
+            return 1
+        partitions = 1
+        with contextlib.suppress(ApiError, PermissionDeniedError):
+            while True:
+                await self.stream_state(subjects.partition_stream(stream, partitions))
+                partitions += 1
+        return partitions
+
     async def consumer_state(self, stream: str, durable: str) -> ConsumerState:
         """Return where the consumer stands. Raises ApiError where there is none."""
         return await self._jetstream.consumer_state(stream, durable)
 
-    def watch(self, subject_pattern: str, *, limit: int = _WATCH_MESSAGES) -> Watch:
+    def watch(self, *subject_patterns: str, limit: int = _WATCH_MESSAGES) -> Watch:
         """Return an iterator over messages as they are published, at most `limit` of them waiting."""
-        watch = Watch(self._connection, subject_pattern, limit)
+        watch = Watch(self._connection, subject_patterns, limit)
         self._watches.append(watch)
         return watch
 

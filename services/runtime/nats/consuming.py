@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -58,7 +58,7 @@ def _position(reply: str) -> _Position:
 class Delivery:
     """A message that is ours until it is acknowledged, given back, or `ack_wait` passes without a sign of life."""
 
-    def __init__(self, consumption: Consumption, message: Message) -> None:
+    def __init__(self, consumption: StreamConsumption, message: Message) -> None:
         self._consumption = consumption
         self._reply = message.reply
         self._generation = consumption.connection.generation
@@ -118,7 +118,51 @@ class Delivery:
 
 
 class Consumption:
-    """An asynchronous iterator over deliveries. Survives lost connections, restarts, and a deleted consumer or stream.
+    """An asynchronous iterator over the deliveries of one or several streams. None of them starves: they take turns.
+
+    What each has waits in its own buffer, so a stream with much is no reason to wait for one with little.
+    """
+
+    def __init__(self, streams: Sequence[StreamConsumption], arrived: asyncio.Event) -> None:
+        self._streams = deque(streams)
+        self._arrived = arrived
+        self._closed = False
+
+    @property
+    def unconfirmed_acks(self) -> int:
+        """Acknowledgements that the server has not confirmed in time: those messages may come again."""
+        return sum(stream.unconfirmed_acks for stream in self._streams)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not self._closed:
+            self._arrived.clear()
+            for _ in range(len(self._streams)):
+                delivery = self._streams[0].take()
+                self._streams.rotate(-1)
+                if delivery is not None:
+                    return delivery
+            await self._arrived.wait()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop asking, and give back what was delivered and not taken. The iterator ends."""
+        self._closed = True
+        for stream in self._streams:
+            await stream.aclose()
+        self._arrived.set()
+
+
+class StreamConsumption:
+    """Deliveries of one stream. Survives lost connections, restarts, and a deleted consumer or stream.
 
     At most `batch` messages wait here to be taken; they are kept alive meanwhile and given back by `aclose`.
     """
@@ -134,6 +178,7 @@ class Consumption:
         ack_wait_seconds: float,
         batch: int,
         on_no_stream: Callable[[], Awaitable[None]],
+        arrived: asyncio.Event,
     ) -> None:
         self.connection = connection
         self.stream = stream
@@ -146,7 +191,7 @@ class Consumption:
         self._batch = batch
         self._on_no_stream = on_no_stream
         self._buffer: deque[Delivery] = deque()
-        self._arrived = asyncio.Event()
+        self._arrived = arrived
         self._wake = asyncio.Event()
         self._outstanding = 0
         self._pull = 0
@@ -161,34 +206,22 @@ class Consumption:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Delivery:
+    def take(self) -> Delivery | None:
+        """Return what has arrived, None where nothing has; `arrived` is set once there is more, or this has failed."""
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._run(), name=f"consume {self.stream} {self.durable}")
             self._task.add_done_callback(lambda _task: self._arrived.set())
-        while not self._buffer:
-            if self._closed:
-                raise StopAsyncIteration
+        if not self._buffer:
             if self._task is not None and self._task.done():
                 self._task.result()
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            return None
         delivery = self._buffer.popleft()
         if self._outstanding + len(self._buffer) <= self._batch // 2:
             self._wake.set()
         return delivery
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.aclose()
-
     async def aclose(self) -> None:
-        """Stop asking, and give back what was delivered and not taken. The iterator ends."""
+        """Stop asking, and give back what was delivered and not taken."""
         if self._closed:
             return
         self._closed = True

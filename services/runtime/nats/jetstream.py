@@ -82,23 +82,29 @@ def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dic
     share = max(1, int(settings.raw_bytes * settings.raw_node_share / subjects.MAX_BATCH_BYTES))
     per_node = {"max_msgs_per_subject": share, "discard_new_per_subject": True, "max_msg_size": _BATCH_BYTES}
     queue = shared | {"retention": "workqueue", "discard": "new", "max_age": 0}
-    recent = {"src": subjects.ENRICHED_SUBJECTS, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None
-    streams = [
-        queue
-        | {
-            "name": subjects.RAW_STREAM,
-            "subjects": [subjects.RAW_SUBJECTS],
-            "max_bytes": settings.raw_bytes,
-            "republish": {"src": subjects.RAW_SUBJECTS, "dest": subjects.RAW_SEEN_SUBJECTS},
-        }
-        | (per_node if settings.raw_node_share < 1 else {}),
-        queue
-        | {
-            "name": subjects.ENRICHED_STREAM,
-            "subjects": [subjects.ENRICHED_SUBJECTS],
-            "max_bytes": settings.enriched_bytes,
-            "republish": recent,
-        },
+    streams: list[dict[str, Any]] = []
+    for partition in range(settings.kept_partitions):
+        raw, enriched = (
+            subjects.partition_subject(each, partition) for each in (subjects.RAW_SUBJECTS, subjects.ENRICHED_SUBJECTS)
+        )
+        streams += (
+            queue
+            | {
+                "name": subjects.partition_stream(subjects.RAW_STREAM, partition),
+                "subjects": [raw],
+                "max_bytes": settings.raw_bytes,
+                "republish": {"src": raw, "dest": subjects.RAW_SEEN_SUBJECTS},
+            }
+            | (per_node if settings.raw_node_share < 1 else {}),
+            queue
+            | {
+                "name": subjects.partition_stream(subjects.ENRICHED_STREAM, partition),
+                "subjects": [enriched],
+                "max_bytes": settings.enriched_bytes,
+                "republish": {"src": enriched, "dest": subjects.RECENT_SUBJECTS} if settings.recent_bytes else None,
+            },
+        )
+    streams.append(
         shared
         | {
             "name": subjects.DEAD_STREAM,
@@ -108,8 +114,8 @@ def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dic
             "max_bytes": settings.dead_bytes,
             "max_age": settings.dead_max_age_seconds * _NS,
             "duplicate_window": min(settings.duplicate_window_seconds, settings.dead_max_age_seconds) * _NS,
-        },
-    ]
+        }
+    )
     if cache:
         kept: dict[str, Any] = {"retention": "limits", "discard": "new", "max_age": 0, "allow_rollup_hdrs": True}
         kept |= {"republish": {"src": subjects.CACHE_SUBJECTS, "dest": subjects.CACHE_BELL_SUBJECTS, "headers_only": True}}

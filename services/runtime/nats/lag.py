@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
+from proto.subjects import partition_streams
 from services.runtime.nats.bus import Bus, BusError, Delivery
 from services.runtime.telemetry import Telemetry
 
@@ -18,11 +19,11 @@ _NS: Final = 1_000_000_000
 
 
 class Lag:
-    """What waits for one durable consumer, all its replicas together, and the oldest of what this one has in hand."""
+    """What waits for one durable consumer, of all partitions and replicas, and the oldest of what this one has in hand."""
 
-    def __init__(self, bus: Bus, stream: str, durable: str, telemetry: Telemetry) -> None:
+    def __init__(self, bus: Bus, stream: str, durable: str, telemetry: Telemetry, *, partitions: int = 1) -> None:
         self._bus = bus
-        self._stream, self._durable = stream, durable
+        self._streams, self._durable = partition_streams(stream, partitions), durable
         self._pending = 0
         self._stored_unix_ns: dict[Delivery, int] = {}
         self._moved_at = time.monotonic()
@@ -65,5 +66,6 @@ class Lag:
         """Look at the stream from time to time until cancelled."""
         while True:
             with suppress(BusError):  # the next look may say more
-                self._pending = (await self._bus.consumer_state(self._stream, self._durable)).pending
+                states = [await self._bus.consumer_state(stream, self._durable) for stream in self._streams]
+                self._pending = sum(state.pending for state in states)
             await asyncio.sleep(_LOOK_SECONDS)

@@ -102,10 +102,10 @@ async def test_what_a_backend_refused_arrives_once_it_takes_it(
 
 
 async def test_each_letter_goes_back_to_its_own_stream(nats_server: NatsServer, bus: Bus):
-    """The enricher's to the raw batches, the exporter's to the enriched ones; filters choose among them."""
+    """The enricher's to the raw batches, the exporter's to the enriched ones, of whatever partition; filters choose."""
     await bury(bus, "enricher", "refused", raw_subject("node-a"), data=b"raw")
     await bury(bus, "exporter", "rejected", enriched_subject("node-a"), data=b"enriched")
-    await bury(bus, "exporter", "partial_success", enriched_subject("node-b"), data=b"partial")
+    await bury(bus, "exporter", "partial_success", enriched_subject("node-b", partitions=16), data=b"partial")
     await wirespan(nats_server, "replay", "--service", "enricher")
     assert [message.data async for message in bus.peek(RAW_STREAM)] == [b"raw"]
     assert not (await bus.stream_state(ENRICHED_STREAM)).messages

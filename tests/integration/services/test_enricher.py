@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +28,8 @@ from proto.subjects import (
     RECORDS_HEADER,
     batch_id,
     enriched_subject,
+    partition_of,
+    partition_streams,
     raw_subject,
 )
 from services.runtime.nats.bus import Bus, connect
@@ -101,9 +104,14 @@ async def enriched_at_least(bus: Bus, count: int) -> None:
 
 async def raw_is_empty(bus: Bus) -> None:
     """Return once every raw batch is acknowledged."""
+    await until_empty(bus, RAW_STREAM)
+
+
+async def until_empty(bus: Bus, stream: str) -> None:
+    """Return once every batch of the stream is acknowledged."""
 
     async def empty() -> bool:
-        return (await bus.stream_state(RAW_STREAM)).messages == 0
+        return (await bus.stream_state(stream)).messages == 0
 
     await until(empty)
 
@@ -156,6 +164,24 @@ async def test_a_pods_connection_has_the_backend_that_its_server_tells(
     assert told.column("remote_nat_port").tolist() == [6380]
     assert bytes(told.column("remote_nat_address")[0]) == server["local_address"]
     assert told.column("remote_port").tolist() == [6379]
+
+
+async def test_partitions_are_read_and_written_by_node(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:
+    """With several streams the enricher makes them, takes batches of all of them, and what comes of each node is in its own."""
+    nodes = [next(name for name in map("node-{}".format, range(1000)) if partition_of(name, 3) == each) for each in range(3)]
+    settings = StreamSettings(partitions=3)
+    await bus.ensure_streams(settings)
+    for node in nodes:
+        batch = encode(replace(raw_batch(1), node=node))
+        # One that was under way when there were no partitions, and one of now.
+        for number, subject in enumerate({raw_subject(node), raw_subject(node, 3)}):
+            await bus.publish(subject, batch, message_id=batch_id(node, "epoch", number))
+    with enricher(nats_server, tmp_path, WIRESPAN_STREAMS_PARTITIONS="3"):
+        for stream in partition_streams(RAW_STREAM, 3):
+            await until_empty(bus, stream)
+        found = [[message.subject async for message in bus.peek(each)] for each in partition_streams(ENRICHED_STREAM, 3)]
+    assert [set(subjects) for subjects in found] == [{enriched_subject(node, 3)} for node in nodes]
+    assert (await bus.stream_state(DEAD_STREAM)).messages == 0
 
 
 async def test_killed_at_work_it_loses_and_doubles_nothing(nats_server: NatsServer, bus: Bus, tmp_path: Path) -> None:

@@ -44,12 +44,13 @@ def test_streams_hold_the_outage(load: Load) -> None:
     """The streams of all releases together hold what arrives during the outage, and the volume holds the streams."""
     made = plan(load)
     seconds = load.outage_minutes * 60
-    assert made.raw_stream_bytes * made.releases >= made.raw_bytes_per_second * seconds
-    assert made.enriched_stream_bytes * made.releases >= made.enriched_bytes_per_second * seconds
+    streams = made.releases * made.partitions
+    assert made.raw_stream_bytes * streams >= made.raw_bytes_per_second * seconds
+    assert made.enriched_stream_bytes * streams >= made.enriched_bytes_per_second * seconds
     of_a_node = made.batches_per_second / load.nodes * seconds
     share = StreamSettings().raw_node_share * made.raw_stream_bytes / MAX_BATCH_BYTES
     assert share >= of_a_node - 1
-    assert made.volume_gib * 2**30 * 0.9 >= made.raw_stream_bytes + made.enriched_stream_bytes
+    assert made.volume_gib * 2**30 * 0.9 >= made.partitions * (made.raw_stream_bytes + made.enriched_stream_bytes)
 
 
 @given(LOADS)
@@ -60,7 +61,11 @@ def test_nothing_is_planned_beyond_what_it_can_do(load: Load) -> None:
         assert service.replicas >= 2
         assert service.cores / service.replicas <= figure("utilisation") + 1e-9
         assert service.cpu_millicores >= 1000 * service.cores / service.replicas
-    assert made.nats.cores / made.nats.replicas <= 2 * figure("stream_cores") + 1e-9
+    assert made.nats.cores / made.nats.replicas <= made.partitions * 2 * figure("stream_cores") + 1e-9
+    assert made.nats.cores / made.nats.replicas <= figure("server_cores") + 1e-9
+    written = (made.raw_bytes_per_second + made.enriched_bytes_per_second) / made.releases
+    assert written <= figure("server_disk_rate") * (1 + 1e-9)
+    assert StreamSettings(partitions=made.partitions).kept_partitions == made.partitions <= 16
     assert made.releases * made.nodes_per_release >= load.nodes
     assert made.nats.replicas in {1, 3}
     assert 1 <= made.drain_interval_seconds <= (10 if PRESETS[load.preset].sums_up else 3)
@@ -108,9 +113,13 @@ def test_more_costs_more(nodes: int, flows: float) -> None:
         assert all(more >= few for more, few in zip(cost(plan(load)), less, strict=True))
 
 
-def test_large_clusters_need_several_releases() -> None:
-    """One stream has one leader: what its share of a core cannot do is split over releases."""
-    assert plan(Load(nodes=100, flows_per_node=50)).releases == 1
+def test_large_clusters_need_several_streams_and_releases() -> None:
+    """One stream has one leader: what it cannot do is split over partitions, what a server cannot over releases."""
+    small = plan(Load(nodes=100, flows_per_node=50))
+    assert (small.releases, small.partitions) == (1, 1)
+    assert "partitions" not in values(small)["settings"]["streams"]
+    large = plan(Load(nodes=10_000, flows_per_node=20))
+    assert (large.releases, values(large)["settings"]["streams"]["partitions"]) == (1, 2)
     assert plan(Load(nodes=10_000, flows_per_node=50)).releases > 1
 
 

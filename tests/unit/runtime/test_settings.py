@@ -166,6 +166,8 @@ def test_the_defaults_do_not_change_unnoticed() -> None:
         "dead_bytes": 256 << 20,
         "dead_max_age_seconds": 604_800,
         "duplicate_window_seconds": 600,
+        "partitions": 1,
+        "partitions_consumed": 0,
         "replicas": 1,
         "storage": "file",
     }

@@ -17,7 +17,7 @@ def message(number: int, size: int = 10) -> Acknowledged:
 
 def test_streams_are_known_by_what_their_subjects_begin_with() -> None:
     """Each by its own: what one that is gone may have lost is told from what the others hold."""
-    configs = [*stream_configs(StreamSettings(), cache=True)]
+    configs = [*stream_configs(StreamSettings(partitions=3), cache=True)]
     prefixes = [stream_prefix(subject) for config in configs for subject in config["subjects"]]
     assert [f"{prefix}.>" for prefix in prefixes] == [subject for config in configs for subject in config["subjects"]]
     assert len(set(prefixes)) == len(configs)

@@ -101,7 +101,7 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* On CPU, or on the batches that wait in the stream it reads: (dict ... "stream" "FLOWS_RAW"). */}}
+{{/* On CPU, or on the batches that wait in the stream it reads: (dict ... "stream" "raw"). */}}
 {{- define "wirespan.autoscaler" -}}
 {{- $scaling := (index .root.Values .component).autoscaling -}}
 {{- if eq $scaling.type "cpu" }}
@@ -138,13 +138,17 @@ spec:
         {{- toYaml . | nindent 8 }}
   {{- end }}
   triggers:
+    {{- /* The one that asks for the most decides, so each stream asks for as many as all together would if they were alike. */}}
+    {{- $partitions := include "wirespan.partitions" .root | int }}
+    {{- range $number := until $partitions }}
     - type: nats-jetstream
       metadata:
-        natsServerMonitoringEndpoint: {{ include "wirespan.natsMonitoring" .root | quote }}
-        account: {{ .root.Values.nats.account | quote }}
-        stream: {{ .stream }}
-        consumer: {{ .component }}
-        lagThreshold: {{ $scaling.lagThreshold | quote }}
+        natsServerMonitoringEndpoint: {{ include "wirespan.natsMonitoring" $.root | quote }}
+        account: {{ $.root.Values.nats.account | quote }}
+        stream: {{ index (include "wirespan.partitionNames" $number | fromYaml) $.stream }}
+        consumer: {{ $.component }}
+        lagThreshold: {{ max 1 (div $scaling.lagThreshold $partitions) | quote }}
+    {{- end }}
 {{- end }}
 {{- end -}}
 

@@ -74,7 +74,9 @@ accounts {
   {{- $token := include "wirespan.subjectToken" $node }}
   {{- $hears := list (printf "_INBOX_capture.%s.>" $node) }}
   {{- if $root.Values.correlation.intake.enabled }}{{ $hears = append $hears (printf "spans.asked.%s" $token) }}{{ end }}
-  {{- $may := dict "publish" (list (printf "flows.raw.%s" $token)) "subscribe" $hears }}
+  {{- $publish := list }}
+  {{- range $permissions.capture.publish }}{{ $publish = append $publish (. | replace "*" $token) }}{{ end }}
+  {{- $may := dict "publish" $publish "subscribe" $hears }}
   {{ printf "%s_NODE_%s" $nats.account $node | quote }} {
     {{- include "wirespan.natsImporter" (dict "root" $root "name" $node "password" (include "wirespan.nodePassword" (dict "key" $nodesKey "node" $node) | quote) "may" $may) | nindent 4 }}
   }
@@ -104,7 +106,8 @@ key_file: "/etc/nats/tls/tls.key"
 {{/* What the streams may hold together. */}}
 {{- define "wirespan.streamBytes" -}}
 {{- $streams := .Values.settings.streams -}}
-{{- printf "%.0f" (addf (default 1073741824 $streams.raw_bytes) (default 1073741824 $streams.enriched_bytes) (default 268435456 $streams.dead_bytes) (default 268435456 $streams.cache_bytes)) -}}
+{{- $queues := mulf (include "wirespan.partitions" . | float64) (addf (default 1073741824 $streams.raw_bytes) (default 1073741824 $streams.enriched_bytes)) -}}
+{{- printf "%.0f" (addf $queues (default 268435456 $streams.dead_bytes) (default 268435456 $streams.cache_bytes)) -}}
 {{- end -}}
 
 {{/* FLOWS_RECENT is always kept in memory, the others where the values say so. */}}

@@ -5,8 +5,21 @@ The server maps the API of a domain to $JS.API before it looks at permissions.
 */}}
 {{- define "wirespan.natsPermissions" -}}
 {{- $api := "$JS.API" -}}
-{{- $streams := list "FLOWS_RAW" "FLOWS_ENRICHED" "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE" -}}
-{{- $enricher := list "flows.enriched.*" "flows.dead.enricher" "kube.cache.*" (printf "%s.DIRECT.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api) -}}
+{{- $streams := list -}}
+{{- $publish := list -}}
+{{- $enricher := list -}}
+{{- $exporter := list "flows.dead.exporter" -}}
+{{- $consuming := list -}}
+{{- range $number := until (include "wirespan.partitions" . | int) -}}
+{{- $of := include "wirespan.partitionNames" $number | fromYaml -}}
+{{- $streams = concat $streams (list $of.raw $of.enriched) -}}
+{{- $publish = append $publish (printf "%s.raw.*" $of.flows) -}}
+{{- $enricher = append $enricher (printf "%s.enriched.*" $of.flows) -}}
+{{- $consuming = concat $consuming (include "wirespan.natsConsuming" (dict "api" $api "stream" $of.raw "durable" "enricher") | fromYamlArray) -}}
+{{- $exporter = concat $exporter (include "wirespan.natsConsuming" (dict "api" $api "stream" $of.enriched "durable" "exporter") | fromYamlArray) -}}
+{{- end -}}
+{{- $streams = concat $streams (list "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE") -}}
+{{- $enricher = concat $enricher (list "flows.dead.enricher" "kube.cache.*" (printf "%s.DIRECT.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api)) -}}
 {{- $capture := list "_INBOX_capture.>" -}}
 {{- if .Values.correlation.intake.enabled -}}
 {{- $enricher = append $enricher "spans.asked.*" -}}
@@ -17,15 +30,13 @@ The server maps the API of a domain to $JS.API before it looks at permissions.
 {{- $enricher = append $enricher (printf "%s.STREAM.%s.%s" $api . $stream) -}}
 {{- end -}}
 {{- end -}}
-{{- $enricher = concat $enricher (include "wirespan.natsConsuming" (dict "api" $api "stream" "FLOWS_RAW" "durable" "enricher") | fromYamlArray) -}}
-{{- $exporter := list "flows.dead.exporter" -}}
-{{- $exporter = concat $exporter (include "wirespan.natsConsuming" (dict "api" $api "stream" "FLOWS_ENRICHED" "durable" "exporter") | fromYamlArray) -}}
+{{- $enricher = concat $enricher $consuming -}}
 {{- $reader := list (printf "%s.INFO" $api) -}}
 {{- range list "STREAM.LIST" "STREAM.NAMES" "STREAM.INFO.*" "CONSUMER.LIST.*" "CONSUMER.NAMES.*" "CONSUMER.INFO.*.*" "DIRECT.GET.>" "STREAM.MSG.GET.*" -}}
 {{- $reader = append $reader (printf "%s.%s" $api .) -}}
 {{- end -}}
 {{- $operator := concat $reader (list "flows.raw.*" "flows.enriched.*" (printf "%s.STREAM.MSG.DELETE.FLOWS_DEAD" $api)) -}}
-capture: {publish: ["flows.raw.*"], subscribe: {{ toRawJson $capture }}}
+capture: {publish: {{ toRawJson $publish }}, subscribe: {{ toRawJson $capture }}}
 enricher: {publish: {{ toRawJson $enricher }}, subscribe: ["_INBOX_enricher.>", "kube.bell.>"]}
 exporter: {publish: {{ toRawJson $exporter }}, subscribe: ["_INBOX_exporter.>"]}
 reader: {publish: {{ toRawJson $reader }}, subscribe: ["_INBOX_reader.>", "flows.>"]}
@@ -39,6 +50,19 @@ operator: {publish: {{ toRawJson $operator }}, subscribe: ["_INBOX_operator.>", 
 - $JS.ACK.{{ .stream }}.{{ .durable }}.>
 # As servers write it that put domain and account in front (NATS ADR-15).
 - $JS.ACK.*.*.{{ .stream }}.{{ .durable }}.>
+{{- end -}}
+
+{{/* How many streams FLOWS_RAW and FLOWS_ENRICHED each are, and the names of those with a number (proto/subjects.py). */}}
+{{- define "wirespan.partitions" -}}
+{{- $streams := .Values.settings.streams -}}
+{{- max 1 (int (default 1 $streams.partitions)) (int (default 0 $streams.partitions_consumed)) -}}
+{{- end -}}
+
+{{- define "wirespan.partitionNames" -}}
+{{- $number := int . -}}
+raw: FLOWS_RAW{{ if $number }}_{{ $number }}{{ end }}
+enriched: FLOWS_ENRICHED{{ if $number }}_{{ $number }}{{ end }}
+flows: flows{{ if $number }}.{{ $number }}{{ end }}
 {{- end -}}
 
 {{/* Everybody may ask what he himself may do (`wirespan doctor`). */}}
