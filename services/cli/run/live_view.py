@@ -24,12 +24,12 @@ from services.cli.views import units
 _REFRESH_SECONDS: Final = 1.0
 
 
-async def show(pipeline: Pipeline, wanted: FlowFilter, said: Sequence[str]) -> None:
+async def show(pipeline: Pipeline, wanted: FlowFilter, said: str, told: Sequence[str]) -> None:
     """Show the wanted records of the run as they pass, until cancelled or, on a screen, until somebody ends it there. `said` is
-    what was said before.
+    what is looked at, `told` what people have been told, which a screen covers.
     """
     if has_screen():
-        await _show_screen(pipeline, wanted, said)
+        await _show_screen(pipeline, wanted, said, told)
     else:
         await _show_lines(pipeline, wanted)
 
@@ -37,7 +37,15 @@ async def show(pipeline: Pipeline, wanted: FlowFilter, said: Sequence[str]) -> N
 def has_screen() -> bool:
     """Whether somebody sits at a terminal that can do more than lines, and has not asked for plain ones."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
-    return not plain and sys.stdin.isatty() and sys.stdout.isatty()
+    return not plain and sys.stdin.isatty() and sys.stdout.isatty() and _in_foreground()
+
+
+def _in_foreground() -> bool:
+    """Whether the terminal's keys are ours: it stops who asks for them in the background."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # not the terminal that controls us
+        return True
 
 
 async def _show_lines(pipeline: Pipeline, wanted: FlowFilter) -> None:
@@ -46,7 +54,7 @@ async def _show_lines(pipeline: Pipeline, wanted: FlowFilter) -> None:
         printer.show(Held(batch).only(wanted).shown())
 
 
-async def _show_screen(pipeline: Pipeline, wanted: FlowFilter, said: Sequence[str]) -> None:
+async def _show_screen(pipeline: Pipeline, wanted: FlowFilter, said: str, told: Sequence[str]) -> None:
     # Where there is no terminal nobody waits for what draws on it.
     from services.cli.screen.pairs import Pairs  # noqa: PLC0415
     from services.cli.screen.terminal import on_terminal  # noqa: PLC0415
@@ -60,7 +68,7 @@ async def _show_screen(pipeline: Pipeline, wanted: FlowFilter, said: Sequence[st
 
     keeping = asyncio.create_task(keep())
     try:
-        async with on_terminal(Pairs(kept, wanted), said) as screen:
+        async with on_terminal(Pairs(kept, wanted), said, told) as screen:
             while not screen.ended:
                 screen.note(_notes(await pipeline.status(), str(pipeline.plan.destination)))
                 await screen.until_ended(_REFRESH_SECONDS)

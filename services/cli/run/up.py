@@ -223,8 +223,11 @@ async def _up(
 ) -> int:
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
+    told: list[str] = []
+
     def say(line: str) -> None:
         notes.print(line, markup=False, soft_wrap=True)
+        told.append(line)
 
     say("starting: no connection is seen yet ..." if plan.live else source.said)
     async with running_pipeline(plan, asked, say=say) as pipeline, page(pipeline, source.said) as viewed:
@@ -232,14 +235,13 @@ async def _up(
         await asked.or_end(pipeline.until_capturing())
         if plan.live:
             say(source.said)
-        told = [*filter(None, (viewed, *_introduction(pipeline)))]
-        for line in told:
+        for line in filter(None, (viewed, *_introduction(pipeline))):
             say(line)
 
         async def looked_at() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(duration):
-                    await pipeline.guard(show(pipeline, wanted, [source.said, *told]))
+                    await pipeline.guard(show(pipeline, wanted, source.said, told))
 
         await asked.unless_asked(beside(looked_at, say) if beside else looked_at())
         await pipeline.drain(_DRAIN_SECONDS)

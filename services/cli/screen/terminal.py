@@ -57,10 +57,10 @@ class OnTerminal:
 
 
 @contextlib.asynccontextmanager
-async def on_terminal(pairs: Pairs, said: Sequence[str]) -> AsyncIterator[OnTerminal]:
+async def on_terminal(pairs: Pairs, said: str, told: Sequence[str]) -> AsyncIterator[OnTerminal]:
     """Show the pairs while the block runs; what others print meanwhile is on standard error afterwards."""
     handlers = {number: signal.getsignal(number) for number in _JOB_CONTROL}
-    app = LiveScreen(pairs, said, driver_class=_Driver)
+    app = LiveScreen(pairs, said, told, driver_class=_Driver)
     screen = OnTerminal(app)
     try:
         yield screen

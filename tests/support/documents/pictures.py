@@ -156,7 +156,7 @@ async def live_screen(content: bytes) -> RenderableType:
     kept = Kept()
     for held in InputLines(io.BytesIO(content)).held():
         kept.add(held.batch)
-    app = LiveScreen(Pairs(kept, FlowFilter()), ["replaying the bundled capture in a loop"])
+    app = LiveScreen(Pairs(kept, FlowFilter()), "replaying the bundled capture in a loop", ())
     async with app.run_test(size=(_TABLE_WIDTH, _TABLE_ROWS)) as pilot:
         await pilot.press("down", "down", "up")
         await pilot.pause()

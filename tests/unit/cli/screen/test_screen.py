@@ -33,7 +33,7 @@ from services.cli.views.flow_view import flow_views
 from tests.unit.cli.flow_records import LOCAL, REMOTE, record_batch
 
 PATIENCE_SECONDS = 60
-SAID = ("capturing live on here", "the page to look at: http://127.0.0.1:4280")
+SAID, TOLD = "capturing live on here", ["the page to look at: http://127.0.0.1:4280"]
 SLOW = {"verdict": Verdict.SERVER_SLOW, "verdict_measure": VerdictMeasure.RESPONSE_TIME_MAX}
 
 
@@ -57,7 +57,7 @@ def text(app: LiveScreen) -> str:
 @asynccontextmanager
 async def at(kept: Kept, size: tuple[int, int] = (100, 30), which: FlowFilter | None = None) -> AsyncIterator[Pilot[None]]:
     """The screen over these records, once it is drawn."""
-    app = LiveScreen(Pairs(kept, which or FlowFilter()), SAID)
+    app = LiveScreen(Pairs(kept, which or FlowFilter()), SAID, TOLD)
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda shown: "last minute" in shown)
         yield pilot
@@ -224,9 +224,39 @@ async def test_help_tells_the_keys_and_what_was_said_before() -> None:
     """The screen has covered it."""
     async with at(shop()) as pilot:
         await press(pilot, "question_mark")
-        await until(pilot, lambda shown: "wirespan tap" in shown and SAID[1] in shown)
+        await until(pilot, lambda shown: "wirespan tap" in shown and TOLD[0] in shown)
         await press(pilot, "question_mark", "escape")
         await until(pilot, lambda shown: ports(shown) == ["81", "82", "83"])
+
+
+async def test_what_others_print_stands_on_the_screen() -> None:
+    """And is kept for afterwards; it commands nothing either."""
+    async with at(shop()) as pilot:
+        sys.stderr.write("exporter \x1b[31mended; starting it again\n")
+        await until(pilot, lambda shown: r"exporter \x1b[31mended; starting it again" in shown)
+        assert pilot.app.printed == ["exporter \x1b[31mended; starting it again"]
+
+
+async def test_the_ends_of_a_connection_are_named_in_full() -> None:
+    """The container by its name, its image and its id, wherever it runs; what is not known is left out."""
+    pod = {"k8s.namespace.name": "shop", "k8s.pod.name": "web-1", "k8s.container.name": "app", "k8s.node.name": "n1"}
+    image = {"container.image.name": "nginx", "container.image.tags": ["1.29"], "container.id": "0123456789abcdef"}
+    found = [
+        Entity("k8s.pod", pod | image),
+        Entity("container", {"host.name": "h1", "container.name": "db", "service.name": "db"}),
+    ]
+    kept = Kept()
+    kept.add(record_batch(entities=found, local_entity=0, remote_entity=1))
+    async with at(kept) as pilot:
+        await until(pilot, lambda shown: "shop/web-1 -> db:6379" in shown)
+        await press(pilot, "enter", "enter")
+        await until(
+            pilot,
+            lambda shown: (
+                "source       pod shop/web-1, container app (nginx:1.29, 0123456789ab), on n1, 10.0.0.5" in shown
+                and "destination  container db, on h1, 2001:db8::1" in shown
+            ),
+        )
 
 
 async def test_words_of_filters_are_completed() -> None:
@@ -242,7 +272,7 @@ async def test_words_of_filters_are_completed() -> None:
 
 async def test_a_fault_of_the_screen_is_raised_and_none_of_its_variables_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """They may hold what nobody should see."""
-    app = LiveScreen(Pairs(shop(), FlowFilter()), SAID)
+    app = LiveScreen(Pairs(shop(), FlowFilter()), SAID, TOLD)
     secret = "do-not-print-this"  # noqa: F841  # a traceback with the values of variables would have it
 
     def fails() -> None:
