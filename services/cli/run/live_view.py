@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -16,6 +14,7 @@ from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, decode
 from proto.subjects import enriched_subject
 from services.cli.run.pipeline import Pipeline, Status
+from services.cli.screen.available import has_screen
 from services.cli.tap.filters import FlowFilter
 from services.cli.tap.held import Held
 from services.cli.tap.printing import Printer
@@ -32,20 +31,6 @@ async def show(pipeline: Pipeline, wanted: FlowFilter, said: str, told: Sequence
         await _show_screen(pipeline, wanted, said, told)
     else:
         await _show_lines(pipeline, wanted)
-
-
-def has_screen() -> bool:
-    """Whether somebody sits at a terminal that can do more than lines, and has not asked for plain ones."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
-    return not plain and sys.stdin.isatty() and sys.stdout.isatty() and _in_foreground()
-
-
-def _in_foreground() -> bool:
-    """Whether the terminal's keys are ours: it stops who asks for them in the background."""
-    try:
-        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except OSError:  # not the terminal that controls us
-        return True
 
 
 async def _show_lines(pipeline: Pipeline, wanted: FlowFilter) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from services.cli.bus import bus_options, chosen_bus
 from services.cli.errors import UsageError
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
+from services.cli.screen.available import has_screen
 from services.cli.settings import BusSettings
 from services.cli.tap.bus_source import BusSource
 from services.cli.view.access import Access
@@ -36,6 +38,9 @@ _STARTED: Final = "look at {url} (Ctrl-C ends it)"
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @bus_options
 @kube_snapshot_option
+@click.option(
+    "-t", "--terminal", is_flag=True, help="Show the pairs at this terminal instead, as `wirespan up` does; ? tells the keys."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 0xFFFF),
@@ -77,6 +82,7 @@ def view(
     kube_namespace: str,
     timeout_seconds: float | None,
     kube_snapshot: Path | None,
+    terminal: bool,
     port: int | None,
     listen: str,
     hosts: tuple[str, ...],
@@ -92,6 +98,7 @@ def view(
     \b
       wirespan view
       wirespan view incident.pcap --kube-snapshot cluster.json
+      wirespan view --terminal incident.pcap
     """  # noqa: D301  # \b is click's: leave the lines as they are
     if files and (nats_url or kube_context):
         raise UsageError("FILE and a bus are two places to look at: give one of them")
@@ -100,16 +107,30 @@ def view(
     token = token_file.read_text().strip() if token_file else None
     access = Access(address=listen, hosts=hosts, token=token, header=trusted_header)
     access.check()
+    if terminal and not has_screen():
+        raise UsageError("--terminal takes one that can do more than plain lines, and its keys")
     quiet_logs()
     kept = Kept(keep)
 
     def served(source: str, pipeline: State | None = None) -> AbstractAsyncContextManager[str]:
+        if terminal:
+            return _at_terminal(kept, source)
         return serving(Page(kept, source, pipeline), access, listener(listen, port))
 
     if files:
-        raise SystemExit(interruption.run(lambda each: _files(kept, files, kube_snapshot, served, each)))
-    with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
-        raise SystemExit(interruption.run(lambda each: _bus(kept, settings, timeout_seconds, served, each)))
+        ended = interruption.run(lambda each: _files(kept, files, kube_snapshot, served, each))
+    else:
+        with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
+            ended = interruption.run(lambda each: _bus(kept, settings, timeout_seconds, served, each))
+    raise SystemExit(0 if terminal else ended)
+
+
+@contextlib.asynccontextmanager
+async def _at_terminal(kept: Kept, source: str) -> AsyncIterator[str]:
+    from services.cli.screen.kept_view import shown  # noqa: PLC0415 - a page does without what draws on terminals
+
+    async with shown(kept, source):
+        yield ""
 
 
 async def _files(kept: Kept, files: tuple[Path, ...], kube_snapshot: Path | None, served: Served, asked: Interruption) -> int:
@@ -118,7 +139,8 @@ async def _files(kept: Kept, files: tuple[Path, ...], kube_snapshot: Path | None
         await asyncio.Event().wait()
 
     async with served(", ".join(printable(file.name) for file in files)) as url:
-        click.echo(_STARTED.format(url=url), err=True)
+        if url:
+            click.echo(_STARTED.format(url=url), err=True)
         await asked.unless_asked(look())
     return asked.exit_status
 
@@ -132,7 +154,8 @@ async def _bus(kept: Kept, settings: BusSettings, timeout_seconds: float | None,
         runtime_bus.connect(settings.nats, name="wirespan-view") as bus,
         served(f"the bus at {server}", partial(bus_pipeline, bus, server)) as url,
     ):
-        click.echo(_STARTED.format(url=url), err=True)
+        if url:
+            click.echo(_STARTED.format(url=url), err=True)
 
         async def look() -> None:
             await reached(bus, settings.nats.url, say=partial(notes.print, markup=False), timeout_seconds=timeout_seconds)

@@ -16,12 +16,17 @@ ROOT = Path(__file__).parents[3]
 OUR_SCREEN, GIVEN_BACK = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
-def up(folder: Path) -> AbstractContextManager[Terminal]:
-    """The bundled capture in a loop, at a terminal."""
+def wirespan(folder: Path, *arguments: str | Path) -> AbstractContextManager[Terminal]:
+    """The command at a terminal."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NO_COLOR", "OTEL_", "WIRESPAN_"))}
     environ = kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "services.cli", "up", "--demo", "--speed", "20", "--no-view", "--output", "spans.jsonl"]
+    command = [sys.executable, "-m", "services.cli", *arguments]
     return at_terminal(command, columns=80, lines=24, cwd=folder, environ=environ)
+
+
+def up(folder: Path) -> AbstractContextManager[Terminal]:
+    """The bundled capture in a loop, at a terminal."""
+    return wirespan(folder, "up", "--demo", "--speed", "20", "--no-view", "--output", "spans.jsonl")
 
 
 def spans_in(path: Path) -> int:
@@ -66,4 +71,19 @@ def test_a_signal_gives_the_terminal_back_before_the_account_is_printed(tmp_path
     assert OUR_SCREEN in ours
     assert b"packets read" not in ours
     assert b"packets read" in after
+    assert b"Traceback" not in terminal.raw
+
+
+def test_a_capture_is_looked_at_in_the_same_way_without_a_run(tmp_path: Path) -> None:
+    """All of it, however old."""
+    data = ROOT / "tests" / "data"
+    with wirespan(
+        tmp_path, "view", "--terminal", data / "cluster.pcapng", "--kube-snapshot", data / "cluster.json"
+    ) as terminal:
+        terminal.until(lambda shown: "in all: 32 flows" in shown)
+        terminal.type("\r")
+        terminal.until(lambda shown: "shop/frontend -> shop/payments:80" in shown and "esc back" in shown)
+        terminal.type("q")
+        assert terminal.ended() == 0
+    assert GIVEN_BACK in terminal.raw
     assert b"Traceback" not in terminal.raw

@@ -21,8 +21,8 @@ from proto.flow_batch import Entity
 from proto.verdicts.names import Verdict, VerdictMeasure
 from proto.verdicts.rules import judged
 from services.cli.explain.shown import lines
-from services.cli.run.live_view import has_screen
 from services.cli.screen.app import LiveScreen
+from services.cli.screen.available import has_screen
 from services.cli.screen.pairs import Pairs
 from services.cli.screen.rows_view import RowsView
 from services.cli.tap.filters import FlowFilter

@@ -1,0 +1,20 @@
+"""Whether there is a terminal for the screen. Loads nothing that draws: where there is none, nobody waits for that."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def has_screen() -> bool:
+    """Whether somebody sits at a terminal that can do more than lines, and has not asked for plain ones."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
+    return not plain and sys.stdin.isatty() and sys.stdout.isatty() and _in_foreground()
+
+
+def _in_foreground() -> bool:
+    """Whether the terminal's keys are ours: it stops who asks for them in the background."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # not the terminal that controls us
+        return True
