@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
 
 def has_screen() -> bool:
-    """Whether somebody sits at a terminal that can do more than lines, and has not asked for plain ones."""
+    """Whether somebody sits at a terminal that can do more than lines, and has not asked for plain ones. The services' images
+    have nothing that draws.
+    """
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
-    return not plain and sys.stdin.isatty() and sys.stdout.isatty() and _in_foreground()
+    if plain or importlib.util.find_spec("textual") is None:
+        return False
+    return sys.stdin.isatty() and sys.stdout.isatty() and _in_foreground()
 
 
 def _in_foreground() -> bool:

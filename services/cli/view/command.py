@@ -108,7 +108,7 @@ def view(
     access = Access(address=listen, hosts=hosts, token=token, header=trusted_header)
     access.check()
     if terminal and not has_screen():
-        raise UsageError("--terminal takes one that can do more than plain lines, and its keys")
+        raise UsageError("--terminal takes a terminal that can do more than plain lines, and the Python package textual")
     quiet_logs()
     kept = Kept(keep)
 

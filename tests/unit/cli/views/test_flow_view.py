@@ -58,6 +58,7 @@ def test_workloads_are_named_as_people_speak_of_them() -> None:
         (Entity("host", {"host.name": "db-1"}), "db-1"),
         (Entity("k8s.node", {"k8s.node.name": "n1", "service.name": "kubelet", "systemd.unit": "kubelet.service"}), "kubelet"),
         (Entity("k8s.node", {"k8s.node.name": "n1", "service.name": "node"}), "n1"),
+        (Entity("k8s.node", {"k8s.node.name": "n1", "service.name": "registry", "container.id": "ab"}), "registry"),
     ],
 )  # fmt: skip
 def test_what_runs_on_a_host_is_named_by_itself(entity, name) -> None:
