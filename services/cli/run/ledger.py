@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from proto.flow_batch import FlowBatch, decode
 from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, SPANS_HEADER, subject_token
 from services.cli.views.printable import printable
 
+_COUNT: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 PARTIAL_SUCCESS: Final = "partial_success"
 """Reason of a dead letter whose request the backend took, without some of its spans (OTLP partial success)."""
 
@@ -144,7 +146,7 @@ class Ledger:
 
 
 def _number(header: str | None) -> int | None:
-    return int(header) if header is not None and header.isascii() and header.isdigit() else None
+    return int(header) if header is not None and _COUNT.fullmatch(header) else None
 
 
 def _held(data: bytes) -> FlowBatch | None:

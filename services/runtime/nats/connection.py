@@ -47,6 +47,7 @@ _MOST_REASONS: Final = 16
 _DETAIL_CHARACTERS: Final = 500
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 _STATUS: Final = re.compile(r"[1-9][0-9]{2}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 _MAPPED_API: Final = re.compile(r"^\$js\.[^.]+\.api\.")
 _NO_PERMISSION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
@@ -65,6 +66,11 @@ class Message:
         """The server's status (404, 408, 409, 503 ...), 0 for a message with content. Anybody may publish such a header."""
         text = self.headers.get("Status", "")
         return int(text) if _STATUS.fullmatch(text) else 0
+
+    def number(self, header: str) -> int | None:
+        """What a header counts; None where it is not there, or is no number that a server gives."""
+        text = self.headers.get(header, "")
+        return int(text) if _NUMBER.fullmatch(text) else None
 
     @property
     def description(self) -> str:

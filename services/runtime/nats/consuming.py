@@ -357,8 +357,8 @@ class StreamConsumption:
         if status == _IDLE_HEARTBEAT:
             return
         # The pull has ended: expired (408), nothing there (404), or the consumer or its server is going away (409, 503).
-        left = message.headers.get("Nats-Pending-Messages", "")
-        self._outstanding = max(0, self._outstanding - int(left)) if left.isdigit() else 0
+        left = message.number("Nats-Pending-Messages")
+        self._outstanding = 0 if left is None else max(0, self._outstanding - left)
         if status not in {404, 408}:
             logger.debug("pull.ended", stream=self.stream, status=status, description=message.description)
             self._ready = False
