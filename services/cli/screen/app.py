@@ -108,4 +108,5 @@ class LiveScreen(App[None]):
             shown[0].look()
 
     def _noted(self) -> list[Text]:
-        return [*self.notes, *(Text(printable(line), style="yellow") for line in self.printed[-1:])]
+        plain = (printable(Text.from_ansi(line).plain) for line in self.printed[-1:])
+        return [*self.notes, *(Text(line, style="yellow") for line in plain)]

@@ -230,11 +230,12 @@ async def test_help_tells_the_keys_and_what_was_said_before() -> None:
 
 
 async def test_what_others_print_stands_on_the_screen() -> None:
-    """And is kept for afterwards; it commands nothing either."""
+    """Without its colours and commands; with them it is kept for afterwards."""
     async with at(shop()) as pilot:
-        sys.stderr.write("exporter \x1b[31mended; starting it again\n")
-        await until(pilot, lambda shown: r"exporter \x1b[31mended; starting it again" in shown)
-        assert pilot.app.printed == ["exporter \x1b[31mended; starting it again"]
+        sys.stderr.write("exporter \x1b[1mended\x1b[0m; starting it again\n")
+        shown = await until(pilot, lambda shown: "exporter ended; starting it again" in shown)
+        assert "\x1b" not in shown
+        assert pilot.app.printed == ["exporter \x1b[1mended\x1b[0m; starting it again"]
 
 
 async def test_the_ends_of_a_connection_are_named_in_full() -> None:
