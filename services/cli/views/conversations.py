@@ -139,6 +139,7 @@ class Conversations:
         self._changed: dict[Hashable, None] = {}
         self._parts: dict[Key, dict[Hashable, Conversation]] = {}
         self._sums: dict[Key, Conversation] = {}
+        self._ranked: list[Conversation] = []
 
     def add(self, now_seconds: float, view: FlowView) -> None:
         """Take in one record; one of an exchange or a question tells nothing that its flow's do not."""
@@ -172,7 +173,9 @@ class Conversations:
             self._sums[key] = Conversation(*key)
             for part in parts.values():
                 self._sums[key].add(part)
-        return sorted(self._sums.values(), key=rank)
+        if changed:
+            self._ranked = sorted(self._sums.values(), key=rank)
+        return self._ranked
 
     @property
     def summed(self) -> Iterable[Conversation]:
