@@ -33,8 +33,8 @@ _AFTER_SECONDS: Final = 1.0
 _SETTLE_SECONDS: Final = 240.0
 """Where all servers lost power, one may be behind until the leader's next snapshot: two minutes, and some."""
 _POLL_SECONDS: Final = 0.2
-_ACCOUNT_SECONDS: Final = 15.0
-"""For what has been accepted to be acknowledged too."""
+_ACCOUNT_SECONDS: Final = 60.0
+"""For what has been accepted to be acknowledged too, and for the news of the cluster."""
 _MANY: Final = 200
 _EPISODE_SECONDS: Final = 15.0
 """What an episode may take, roughly: no other is begun where less is left."""
@@ -50,6 +50,7 @@ class Episode:
     connections: int
     lost: int
     wrong: int
+    misnamed: int
     conflicts: int
     ended: int
     """Services that ended without being told to."""
@@ -68,6 +69,7 @@ class Episode:
             "connections": self.connections,
             "lost": self.lost,
             "wrong": self.wrong,
+            "misnamed": self.misnamed,
             "with other content": self.conflicts,
             "services ended": self.ended,
             "accounts do not add up": self.differences,
@@ -80,15 +82,16 @@ class Episode:
     @property
     def passed(self) -> bool:
         """Whether all that was generated was accepted, once and to the byte."""
-        return not (self.lost or self.wrong or self.conflicts or self.ended or self.differences)
+        return not (self.lost or self.wrong or self.misnamed or self.conflicts or self.ended or self.differences)
 
 
 def episode(world: World, faults: tuple[Fault, ...]) -> Episode:
     """Generate traffic, let the faults be, and wait until all of it is accepted."""
     backend, feeder = world.backend, world.feeder
-    feeder.known, backend.accepted_at = {}, []
+    feeder.forget()
+    backend.accepted_at = []
     conflicts = len(backend.conflicts)
-    ends = sum(len(member.given_up) for member in (*world.members, feeder))
+    ends = sum(len(member.given_up) for member in world.everybody)
     began = time.monotonic()
     feeder.begin()
     time.sleep(world.chance.uniform(*_BEFORE_SECONDS))
@@ -96,6 +99,7 @@ def episode(world: World, faults: tuple[Fault, ...]) -> Episode:
         for fault in faults:
             stack.enter_context(fault.begin(world))
             time.sleep(world.chance.uniform(0, 0.5))
+        world.api_server.change()
         time.sleep(world.chance.uniform(*_FAULT_SECONDS))
     healed = time.monotonic()
     time.sleep(_AFTER_SECONDS)
@@ -117,8 +121,9 @@ def episode(world: World, faults: tuple[Fault, ...]) -> Episode:
         connections=found.connections,
         lost=found.lost,
         wrong=found.wrong,
+        misnamed=found.misnamed,
         conflicts=len(backend.conflicts) - conflicts,
-        ended=sum(len(member.given_up) for member in (*world.members, feeder)) - ends,
+        ended=sum(len(member.given_up) for member in world.everybody) - ends,
         stall_seconds=round(max((b - a for a, b in pairwise([began, *accepted])), default=0.0), 1),
         recovery_seconds=round(max(0.0, (accepted[-1] if accepted else healed) - healed), 1),
         differences=len(differences),
@@ -131,7 +136,7 @@ def _differences(world: World) -> list[str]:
     found: list[str] = []
     deadline = time.monotonic() + _ACCOUNT_SECONDS
     while time.monotonic() < deadline:
-        found = [line for member in world.members for line in member.differences()]
+        found = world.differences(verdict(world.backend, world.feeder.known))
         if not found:
             break
         time.sleep(_POLL_SECONDS)

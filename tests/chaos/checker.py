@@ -7,11 +7,15 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.chaos.cluster import pod_name
 from tests.chaos.traffic import Key, Sum
 from tests.support.pipeline.otlp_receiver import Answer, OtlpReceiver, Received
+
+_SERVER: Final = ("destination.address", "destination.k8s.pod.name")
 
 
 @dataclass
@@ -23,6 +27,8 @@ class _Told:
     reverse_bytes: int = 0
     reverse_packets: int = 0
     records: list[int] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    """Of pods that its spans name where another one was the server, empty for none."""
 
     def add(self, attributes: Mapping[str, int]) -> None:
         self.bytes += attributes["flow.bytes.delta"]
@@ -65,6 +71,10 @@ class Backend(OtlpReceiver):
         """Numbers of its records, sorted."""
         return sorted(self._told[key].records) if key in self._told else []
 
+    def other_names(self, key: Key) -> set[str]:
+        """What its spans call its server, where that is not the pod which it was; empty for no name."""
+        return self._told[key].names if key in self._told else set()
+
     def read(self) -> None:
         """Add up what came since the last time."""
         with self._changed:
@@ -76,7 +86,11 @@ class Backend(OtlpReceiver):
     def _add(self, span: Span) -> None:
         values = {each.key: each.value for each in span.attributes}
         key = Key(values["source.address"].string_value, values["source.port"].int_value)
-        self._told[key].add({name: value.int_value for name, value in values.items()})
+        told = self._told[key]
+        told.add({name: value.int_value for name, value in values.items()})
+        server, name = (values[each].string_value if each in values else "" for each in _SERVER)
+        if name != pod_name(server):
+            told.names.add(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +102,23 @@ class Verdict:
     """Of which nothing, or not all, was accepted."""
     wrong: int
     """Of which more was accepted than there was, or the same record twice under other ids."""
+    misnamed: int
+    """With a span that does not name the pod that was the server: another, or none."""
+    spans: int
+    """That tell of them."""
     example: str = ""
 
 
 def verdict(backend: Backend, known: Mapping[Key, Sum]) -> Verdict:
     """Compare what is known with what was accepted."""
     backend.read()
-    lost, wrong, example = 0, 0, ""
+    lost, wrong, misnamed, spans, example = 0, 0, 0, 0, ""
     for key, expected in known.items():
-        told, records = backend.told(key), backend.records(key)
+        told, records, names = backend.told(key), backend.records(key), backend.other_names(key)
+        spans += len(records)
+        if names:
+            misnamed += 1
+            example = example or f"{key.client}:{key.client_port}: its server is called {names}"
         if told == expected and records == list(range(len(records))):
             continue
         more = told is not None and (
@@ -104,4 +126,4 @@ def verdict(backend: Backend, known: Mapping[Key, Sum]) -> Verdict:
         )
         wrong, lost = wrong + more, lost + (not more)
         example = example or f"{key.client}:{key.client_port}: {expected} were sent, {told} accepted, records {records}"
-    return Verdict(len(known), lost, wrong, example)
+    return Verdict(len(known), lost, wrong, misnamed, spans, example)

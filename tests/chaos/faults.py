@@ -13,6 +13,7 @@ from typing import Final
 
 import grpc
 
+from proto.subjects import CACHE_STREAM
 from tests.chaos.links import State
 from tests.chaos.members import Member
 from tests.chaos.world import STREAMS, World, has_clock_steps, has_disks
@@ -253,6 +254,41 @@ def _clock(world: World) -> Iterator[None]:
         world.step_clock(0)
 
 
+@contextmanager
+def _api_server_away(world: World) -> Iterator[None]:
+    links = [name for name in world.network.links if name.endswith("/api-server")]
+    for name in links:
+        world.network.become(name, "cut")
+    try:
+        yield
+    finally:
+        for name in links:
+            world.network.become(name, "open")
+
+
+@contextmanager
+def _api_server_restored(world: World) -> Iterator[None]:
+    with _api_server_away(world):
+        world.api_server.restore()
+        time.sleep(world.chance.uniform(0, _DOWN_SECONDS))
+    world.api_server.change()
+    yield
+
+
+@contextmanager
+def _upgrade(world: World) -> Iterator[None]:
+    """`helm upgrade`: one server after the other, capture, then enrichers and exporters, a new one before its old one goes."""
+    for server in world.servers:
+        server.nats.stop()
+        server.restart()
+        world.wait_replicated()
+    world.feeder.terminate()
+    for service in ("enricher", "exporter"):
+        for member in world.named(service):
+            world.replace(member)
+    yield
+
+
 FAULTS: Final = (
     *(Fault(f"{service} killed", _kill(service)) for service in SERVICES),
     *(Fault(f"{service} paused", _pause(service)) for service in SERVICES),
@@ -281,9 +317,17 @@ FAULTS: Final = (
     ),
     Fault("backend refuses some spans (partial success)", _answering(PartialSuccess(1)), refuses=True),
     Fault("backend restarted with new certificates", _new_certificates),
+    *(
+        Fault(f"enricher and API server: {what}", _network("/api-server", state))
+        for what, state in (("no packet passes", "silent"), ("half-open", "half_open"))
+    ),
+    Fault("API server down", _api_server_away),
+    Fault("API server restored from an older backup", _api_server_restored),
+    Fault("all replaced one after the other (an upgrade)", _upgrade),
     Fault("stream full", _stream_full),
     Fault("disk of NATS full", _disk_full, servers=1, on_plain_disk=True, possible=lambda _world: has_disks()),
     Fault("stream deleted", _operator(lambda world, stream: world.ask(f"STREAM.DELETE.{stream}")), alone=True),
+    Fault("KUBE_CACHE deleted", _operator(lambda world, _stream: world.ask(f"STREAM.DELETE.{CACHE_STREAM}"))),
     Fault("consumer deleted", _operator(lambda world, stream: world.ask(f"CONSUMER.DELETE.{stream}.{STREAMS[stream]}"))),
     Fault("consumer changed by hand", _operator(_change_consumer)),
     Fault("leader moved", _operator(lambda world, stream: world.ask(f"STREAM.LEADER.STEPDOWN.{stream}")), servers=3),

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
+from services.cli.run.ledger import read_progress
 from tests.chaos.traffic import Generator, Key, Sum
 
 ROOT: Final = Path(__file__).parents[2]
@@ -30,7 +33,8 @@ class Member:
         self._port = port
         self.log = folder / f"{name}.log"
         self.given_up: list[int] = []
-        """Exit codes of ends that nobody asked for: a service that lives through everything has none."""
+        """Exit codes of ends that nobody asked for, and errors of those that somebody did: who lives through all has none."""
+        self._settings = environ
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         self._environ |= {"PYTHONPATH": str(_INSIDE), **environ}
         self._process: subprocess.Popen[bytes] | None = None
@@ -40,16 +44,38 @@ class Member:
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def differences(self) -> list[str]:
-        """Lines of its /metrics that say that records have come in of which nobody knows what became, or that nothing does."""
-        if not self._port:
-            return []
+        """Lines of its /metrics that say that records have come in of which nobody knows what became, or nothing has."""
+        found = [
+            line for line in self._metrics() if "_ledger_" in line and line.split(" ")[0].endswith(("_difference", "_held"))
+        ]
+        wrong = [f"{self.name}: {line}" for line in found if float(line.split(" ")[1])]
+        return wrong if found else [f"{self.name} shows no account"]
+
+    def metric(self, name: str) -> float | None:
+        """A number of its /metrics, None where it does not say."""
+        found = [line for line in self._metrics() if line.split(" ")[0].partition("{")[0] == name]
+        return float(found[0].rpartition(" ")[2]) if found else None
+
+    def _metrics(self) -> list[str]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as response:
-                lines = response.read().decode().splitlines()
-        except OSError as error:
-            return [f"{self.name}: {error}"]
-        found = [line for line in lines if "_ledger_" in line and line.split(" ")[0].endswith(("_difference", "_held"))]
-        return [f"{self.name}: {line}" for line in found if float(line.split(" ")[1])]
+                return list(response.read().decode().splitlines())
+        except OSError:
+            return []
+
+    @property
+    def ready(self) -> bool:
+        """Whether it says so, as a kubelet asks it."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as response:
+                return bool(response.status == HTTPStatus.OK)
+        except OSError:
+            return False
+
+    def successor(self, port: int) -> Self:
+        """Another process of it, which has the same links."""
+        settings = {**self._settings, "WIRESPAN_HEALTH_PORT": str(port)}
+        return type(self)(self.service, self.name, self.log.parent, settings, port)
 
     def start(self) -> None:
         """Run it, again and again."""
@@ -67,6 +93,11 @@ class Member:
         """Let it run again."""
         self._signal(signal.SIGCONT)
 
+    def terminate(self) -> None:
+        """Tell it to end, as a supervisor does that starts it again."""
+        self._signal(signal.SIGCONT)
+        self._signal(signal.SIGTERM)
+
     def stall(self) -> None:
         """Hold up its event loop for some seconds, while its other threads go on."""
         self._signal(signal.SIGUSR1)
@@ -74,8 +105,7 @@ class Member:
     def stop(self) -> None:
         """End it for good, as its supervisor would."""
         self._ending.set()
-        self._signal(signal.SIGCONT)
-        self._signal(signal.SIGTERM, killed=True)
+        self.terminate()
         self._thread.join(_END_SECONDS)
         if self._thread.is_alive():
             self._signal(signal.SIGKILL, killed=True)
@@ -99,7 +129,8 @@ class Member:
             command = [sys.executable, "-m", f"services.{self.service}"]
             self._process = subprocess.Popen(command, cwd=ROOT, env=self._environ | more, stdout=log, stderr=log)
         code = self._process.wait()
-        if code and not self._killed:
+        # Told to end before it had a handler for that, it ends as any process does.
+        if code not in {0, -signal.SIGTERM} and not self._killed:
             self.given_up.append(code)
         return code
 
@@ -114,7 +145,13 @@ class Feeder(Member):
         self._idle = threading.Event()
         self._idle.set()
         self.known: dict[Key, Sum] = {}
-        """Of the files that were begun since this was last emptied."""
+        """Of the files that were begun since `forget`."""
+        self.account: Counter[str] = Counter()
+        """What capture says of those that it has replayed: packets that it has seen, spans that its records become."""
+
+    def forget(self) -> None:
+        """Begin a new account."""
+        self.known, self.account = {}, Counter()
 
     def begin(self) -> None:
         """Replay from here on."""
@@ -144,6 +181,18 @@ class Feeder(Member):
                 continue
             path, known = self._generator.file()
             self.known |= known
-            while not self._ending.is_set() and self._once({"WIRESPAN_CAPTURE_REPLAY_FILES": str(path)}):
-                self._ending.wait(_REST_SECONDS)
+            while not self._replayed(path) and not self._ending.wait(_REST_SECONDS):
+                pass
             path.unlink()
+
+    def _replayed(self, path: Path) -> bool:
+        """Replay a file; return whether all of it was, since one that is told to stop leaves the rest to the next start."""
+        report = path.with_suffix(".json")
+        report.unlink(missing_ok=True)
+        settings = {"WIRESPAN_CAPTURE_REPLAY_FILES": str(path), "WIRESPAN_CAPTURE_PROGRESS_FILE": str(report)}
+        code = self._once(settings)
+        progress = read_progress(report)
+        if code or not progress.finished:
+            return False
+        self.account += Counter(packets=progress.packets, spans=progress.expected_spans)
+        return True

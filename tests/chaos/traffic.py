@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.chaos.cluster import SERVERS, server_address
 from tests.support.packets.pcap import ACK, FIN, PSH, Conversation, write
 
 CONNECTIONS: Final = 120
@@ -63,7 +64,7 @@ class Generator:
         turns = chance.randint(20, 40) if long else chance.randint(1, 6)
         # The trace's id is made of both: another pair for each connection of a run.
         mine, theirs = chance.randrange(1 << 31), chance.randrange(1 << 31)
-        talk = Conversation(key.client, f"172.16.0.{chance.randint(1, 20)}", key.client_port, 8080)
+        talk = Conversation(key.client, server_address(chance.randint(1, SERVERS)), key.client_port, 8080)
         talk.handshake(begin, client_isn=mine, server_isn=theirs, rtt=0.002)
         mine, theirs = mine + 1, theirs + 1
         for turn in range(turns):

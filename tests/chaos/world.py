@@ -19,7 +19,9 @@ from typing import Any, Final, Self
 
 import nats
 
-from tests.chaos.checker import Backend
+from proto.subjects import DEAD_STREAM
+from tests.chaos.checker import Backend, Verdict
+from tests.chaos.cluster import ApiServer
 from tests.chaos.links import Network
 from tests.chaos.members import ROOT, Feeder, Member
 from tests.chaos.traffic import Generator
@@ -38,7 +40,7 @@ _FAKETIME: Final = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), 
 """Steps the time of day of whatever is started with it; Debian's libfaketime."""
 _REPLICAS: Final = 2
 _ANSWER_SECONDS: Final = 5.0
-_START_SECONDS: Final = 60.0
+_START_SECONDS: Final = 180.0
 _POLL_SECONDS: Final = 0.2
 _CAPTURE_DELAY_SECONDS: Final = 0.02
 """What a message from capture takes at the least: a file's messages come over some seconds, as those of a node do."""
@@ -118,6 +120,9 @@ class World:
         self.servers: list[Server] = []
         self.network = Network()
         self.members: list[Member] = []
+        self.retired: list[Member] = []
+        """Whom others have taken the place of."""
+        self.api_server = ApiServer()
         self.backend: Backend
         self.feeder: Feeder
         self.certificates_made = 0
@@ -133,9 +138,11 @@ class World:
                 self.servers.append(stack.enter_context(Server(self.folder, number, ports, program)))
             self._start_servers()
             stack.enter_context(self.network)
+            stack.enter_context(self.api_server)
             self.authority = self.folder / "authority.pem"
             self.backend = stack.enter_context(Backend(tls=self.new_certificates()))
-            self._start_members(stack)
+            stack.callback(self._stop_members)
+            self._start_members()
             self._wait_ready()
             self._stack = stack.pop_all()
         return self
@@ -194,6 +201,55 @@ class World:
         command = [sys.executable, "-m", "services.cli", "dead-letters", "replay", "--nats-url", self.servers[0].nats.url]
         subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
 
+    @property
+    def everybody(self) -> tuple[Member, ...]:
+        """Whoever runs, or has run until another took its place."""
+        return (*self.members, *self.retired, self.feeder)
+
+    def replace(self, old: Member) -> None:
+        """Start another of a service, and tell the old one to end when the new one is ready, as a Deployment does."""
+        new = old.successor(free_port())
+        new.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not new.ready and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        self.members[self.members.index(old)] = new
+        self.retired.append(old)
+        old.stop()
+
+    def wait_replicated(self) -> None:
+        """Wait until each server has all of the streams, as a StatefulSet's rollout does between two of them."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, TimeoutError, KeyError, nats.errors.Error):
+                clusters = [self.ask(f"STREAM.INFO.{stream}")["cluster"] for stream in STREAMS]
+                if all("leader" in each and all(copy["current"] for copy in each.get("replicas", ())) for each in clusters):
+                    return
+            time.sleep(_POLL_SECONDS)
+
+    def differences(self, found: Verdict) -> list[str]:
+        """Where the accounts of services, the bus and the receiver do not add up, or something is under way still.
+
+        Sent = seen by capture; what its records become = accepted; nothing waits, nothing is dead; each service knows what
+        became of all that it took; and each enricher knows the cluster as it is.
+        """
+        sent = sum(each.packets + each.reverse_packets for each in self.feeder.known.values())
+        account = self.feeder.account
+        with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):
+            held = {stream: self.ask(f"STREAM.INFO.{stream}") for stream in (*STREAMS, DEAD_STREAM)}
+            counted = [
+                ("packets that capture has seen", account["packets"], sent),
+                ("spans accepted", found.spans, account["spans"]),
+                *((f"messages of {name}", each.get("state", {}).get("messages"), 0) for name, each in held.items()),
+                *(
+                    (f"objects that {each.name} knows", each.metric("wirespan_enricher_kube_objects"), self.api_server.objects)
+                    for each in self.named("enricher")
+                ),
+            ]
+            wrong = [f"{what}: {number}, not {right}" for what, number, right in counted if number != right]
+            return [*(line for each in self.members for line in each.differences()), *wrong]
+        return ["the bus does not answer"]
+
     def under_way(self) -> int:
         """Messages that wait in the streams, or are in hand."""
         return sum(self.ask(f"STREAM.INFO.{stream}")["state"]["messages"] for stream in STREAMS)
@@ -212,10 +268,10 @@ class World:
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while any(member.differences() for member in self.members) and time.monotonic() < deadline:
+        while not all(member.ready for member in self.members) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
-    def _start_members(self, stack: ExitStack) -> None:
+    def _start_members(self) -> None:
         self.step_clock(0)
         settings = self._settings()
         for service in ("enricher", "exporter"):
@@ -223,17 +279,32 @@ class World:
                 name = f"{service}-{number}"
                 port = free_port()
                 here = settings | {"WIRESPAN_NATS_URL": self._nats_url(name), "WIRESPAN_HEALTH_PORT": str(port)}
-                if service == "exporter":
+                if service == "enricher":
+                    here |= self._kube_settings(name)
+                else:
                     link = self.network.link(f"{name}/backend", lambda: self.backend.grpc_port)
                     here["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"https://127.0.0.1:{link.port}"
                 member = Member(service, name, self.folder, here, port)
                 self.members.append(member)
                 member.start()
-                stack.callback(member.stop)
         here = settings | {"WIRESPAN_NATS_URL": self._nats_url("capture", _CAPTURE_DELAY_SECONDS)}
         self.feeder = Feeder(self.folder, here, Generator(self.folder, self.seed))
         self.feeder.start()
-        stack.callback(self.feeder.stop)
+
+    def _stop_members(self) -> None:
+        for member in (*self.members, *([self.feeder] if hasattr(self, "feeder") else [])):
+            member.stop()
+
+    def _kube_settings(self, name: str) -> dict[str, str]:
+        """An enricher's: how it reaches the API server."""
+        link = self.network.link(f"{name}/api-server", lambda: self.api_server.port)
+        return {
+            "WIRESPAN_KUBE_KUBECONFIG": str(self.api_server.kubeconfig(self.folder / f"{name}-kube", link.port)),
+            "WIRESPAN_KUBE_SETTLE_SECONDS": "0",
+            "WIRESPAN_KUBE_SILENCE_SECONDS": "60",
+            "WIRESPAN_KUBE_WAIT_SECONDS": "180",  # whatever the machine is busy with, each end has to be named
+            "WIRESPAN_KUBE_LONGEST_BACKOFF_SECONDS": "1",
+        }
 
     def _nats_url(self, member: str, delay_seconds: float = 0.0) -> str:
         """A link of the member's own to each server."""
@@ -258,7 +329,6 @@ class World:
         return clock | {
             "WIRESPAN_CLUSTER_NAME": "chaos",
             "WIRESPAN_LOG_FORMAT": "json",
-            "WIRESPAN_KUBE_API": "off",
             "WIRESPAN_NATS_RECONNECT_SECONDS": "0.3",
             "WIRESPAN_NATS_PING_INTERVAL_SECONDS": "1",
             "WIRESPAN_NATS_CONNECT_TIMEOUT_SECONDS": "2",
@@ -269,6 +339,7 @@ class World:
             "WIRESPAN_STREAMS_ENRICHED_BYTES": str(16 << 20),
             "WIRESPAN_STREAMS_DEAD_BYTES": str(8 << 20),
             "WIRESPAN_STREAMS_RECENT_BYTES": "0",
+            "WIRESPAN_STREAMS_CACHE_BYTES": str(8 << 20),
             "WIRESPAN_CAPTURE_NODE": "node-a",
             "WIRESPAN_CAPTURE_ACTIVE_INTERVAL_SECONDS": "5",
             "WIRESPAN_ENRICHER_ACK_WAIT_SECONDS": "2",

@@ -15,8 +15,10 @@ class PodsApi:
     `kubernetes`, which says which cluster it is.
     """
 
-    def __init__(self, cluster: str = "uid-of-a-cluster") -> None:
+    def __init__(self, cluster: str = "uid-of-a-cluster", *, versions_after: int = 0) -> None:
+        """`versions_after` is the version of a server without objects: less in one that was restored than it was before."""
         self._cluster = cluster
+        self._before = versions_after
         self._events: list[Tree] = []
         self._pods: dict[str, Tree] = {}
         self._changed = threading.Condition()
@@ -40,7 +42,7 @@ class PodsApi:
 
     def _note(self, kind: str, pod: Tree) -> None:
         with self._changed:
-            version = str(len(self._events) + 1)
+            version = str(self._version + 1)
             named = {**pod, "metadata": {**pod["metadata"], "resourceVersion": version}}
             self._events.append({"type": kind, "object": named})
             self._pods |= {pod["metadata"]["name"]: named}
@@ -55,7 +57,7 @@ class PodsApi:
             return
         pods = request.path.endswith("/pods")
         with self._changed:
-            position = len(self._events)
+            position = self._version
             present = list(self._pods.values()) if pods else []
         if not request.watch:
             reached_by = {"metadata": {"name": "kubernetes", "uid": self._cluster}}
@@ -77,5 +79,9 @@ class PodsApi:
     def _behind(self, position: int) -> list[Tree]:
         """The changes behind a version, once there are some; of one that never comes, once all is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or 0 <= position < len(self._events))
-            return self._events[position:] if position >= 0 else []
+            self._changed.wait_for(lambda: self.closed or 0 <= position < self._version)
+            return self._events[max(0, position - self._before) :] if position >= 0 else []
+
+    @property
+    def _version(self) -> int:
+        return self._before + len(self._events)

@@ -87,6 +87,7 @@ def test_runs_add_up_in_the_table(tmp_path: Path) -> None:
         "connections": 10,
         "lost": 0,
         "wrong": 0,
+        "misnamed": 0,
         "conflicts": 0,
         "stall_seconds": 1.0,
         "recovery_seconds": 2.0,
@@ -96,6 +97,6 @@ def test_runs_add_up_in_the_table(tmp_path: Path) -> None:
     keep(path, [{**one, "faults": ["backend down"], "seed": 2, "lost": 3}, {**one, "faults": ["a", "b"], "seed": 2}])
     lines = table(kept(path)).splitlines()
     assert lines[2:] == [
-        "| backend down | 1 | 2 | 2 | 20 | 3 | 0 | 0 | 1.0 s | 2.0 s |",
-        "| two of these at once | 1 | 1 | 1 | 10 | 0 | 0 | 0 | 1.0 s | 2.0 s |",
+        "| backend down | 1 | 2 | 2 | 20 | 3 | 0 | 0 | 0 | 1.0 s | 2.0 s |",
+        "| two of these at once | 1 | 1 | 1 | 10 | 0 | 0 | 0 | 0 | 1.0 s | 2.0 s |",
     ]
