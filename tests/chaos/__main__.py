@@ -225,9 +225,11 @@ def main() -> int:
     episodes: list[Episode] = []
     with contextlib.nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory(prefix="chaos-") as kept:
         for name, kind in worlds.items():
+            until += 60 * asked.minutes * kind.share / shares
+            if time.monotonic() + _EPISODE_SECONDS > until:  # not even for one: nothing is started for it
+                continue
             folder = Path(kept) / name
             folder.mkdir(parents=True)
-            until += 60 * asked.minutes * kind.share / shares
             episodes += run(folder, kind, random.Random(f"{asked.seed}/{name}").randrange(2**31), asked, until=until)
     records = [asdict(each) | {"seed": asked.seed} for each in episodes]
     _say(table(records))
