@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from tests.support.packets.pcap import Frame
 
 NODE: Final = """
-const http2 = require("http2"), [table, padding, count] = process.argv.slice(1).map(Number);
+const http2 = require("http2"), [table, padding, count, pings] = process.argv.slice(1).map(Number);
 const options = {settings: {headerTableSize: table}, paddingStrategy: padding, maxDeflateDynamicTableSize: table};
+options.maxOutstandingPings = 10_000;
 const server = http2.createServer(options);
 server.on("stream", (stream, headers) => {
   stream.on("error", () => {});
@@ -53,6 +54,7 @@ process.stdin.once("data", (line) => {
     const request = client.request(headers);
     request.on("error", () => {}).on("close", () => { if (!--left) client.close(() => process.exit()); }).resume();
     request.end("u".repeat(n * 50));
+    request.on("ready", () => { for (let ping = 0; ping < pings; ping++) client.ping(() => {}); });
   }
 });
 """
@@ -89,11 +91,40 @@ def grpc_python(_folder: Path, largest: int | None) -> Iterator[Frame]:
     yield from between.frames
 
 
-def node(table: int, padding: int) -> Callable[[Path, int | None], Iterator[Frame]]:
-    """Node's http2 with interim responses, pushes, refused streams, never-indexed fields, and tables of this size."""
+def grpc_goaway(_folder: Path, largest: int | None) -> Iterator[Frame]:
+    """A server of gRPC that ends its connections by GOAWAY when they are 50 ms old, under a client that goes on over others."""
+
+    def wait(asked: bytes, _context: grpc.ServicerContext) -> bytes:
+        time.sleep(0.01)  # so that calls are open when the GOAWAY comes
+        return asked
+
+    server = grpc.server(
+        futures.ThreadPoolExecutor(8),
+        options=[("grpc.max_connection_age_ms", 50), ("grpc.max_connection_age_grace_ms", 10_000)],
+    )
+    handler = grpc.unary_unary_rpc_method_handler(wait)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Unary": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with relay(port, largest) as between, grpc.insecure_channel(f"127.0.0.1:{between.port}") as channel:
+        unary = channel.unary_unary("/t.T/Unary")
+        for first in range(0, 160, 4):
+            calls = [
+                unary.future(b"x" * number, metadata=[("traceparent", context(number))]) for number in range(first, first + 4)
+            ]
+            assert [len(call.result()) for call in calls] == [*range(first, first + 4)]
+        channel.close()
+        server.stop(0).wait()
+    yield from between.frames
+
+
+def node(table: int, padding: int, pings: int = 0) -> Callable[[Path, int | None], Iterator[Frame]]:
+    """Node's http2 with interim responses, pushes, refused streams, never-indexed fields, and tables of this size; with so many
+    pings around each call.
+    """
 
     def talk(_folder: Path, largest: int | None) -> Iterator[Frame]:
-        command = ["node", "-e", NODE, str(table), str(padding), "40"]
+        command = ["node", "-e", NODE, str(table), str(padding), "40", str(pings)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             with relay(int(process.stdout.readline()), largest) as between:
                 process.stdin.write(f"{between.port}\n")
@@ -131,7 +162,9 @@ def nghttp2(*command: str) -> Callable[[Path, int | None], Iterator[Frame]]:
 _TRACED: Final = f"traceparent: {context(0)}"
 STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[Frame]]]]] = {
     "grpcio": (None, grpc_python),
+    "grpcio-goaway": (None, grpc_goaway),
     "node": ("node", node(4096, 0)),
+    "node-pings": ("node", node(4096, 0, 20)),
     "node-no-table": ("node", node(0, 1)),
     "node-large-table": ("node", node(65_536, 1)),
     "h2load": ("h2load", nghttp2("h2load", "-n60", "-c2", "-m100", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
