@@ -5,10 +5,12 @@
  * An input is a link type's number (an index into link_types), then packets: two bytes of captured length, one of what the wire
  * had more, one of time since the packet before (in 2^k ns, above 128 backwards), then the captured bytes. A table that is full
  * gives up a slot. After each input the counters must add up, no flow may hold more than was counted, every exchange that began
- * must be over or open, no question has two answers, and pieces of payload say how long they are.
+ * must be over or open, no question has two answers, a turn that has ended has both its halves, and pieces of payload say how long
+ * they are.
  */
 #define DATAGRAMS       16u
 #define ENDED_EXCHANGES 16u
+#define ENDED_TURNS     16u
 #define PIECES_BYTES    16384u
 #define QUESTION_PLACES 16u
 #define SEEN_PACKETS    16u
@@ -47,6 +49,8 @@ static void begin_again(void)
     block_used = 0;
     memset(replay->questions, 0, sizeof(*replay->questions));
     memset(replay->handshakes, 0, CAPACITY * sizeof(*replay->handshakes));
+    memset(replay->turns->of_slot, 0, CAPACITY * sizeof(*replay->turns->of_slot));
+    replay->turns->ended_count = 0;
     replay->begin_ns = 0;
     replay->seen_ns = 0;
     replay->file_begins = 1;
@@ -85,6 +89,17 @@ static void check_exchanges(__u64 *taken)
     if (exchanges->requests[TRACE_SAMPLED] < told ||
             exchanges->requests[TRACE_SAMPLED] > told + exchanges->requests[REQUEST_UNPAIRED])
         abort();
+}
+
+static void check_turns(void)
+{
+    struct turns *turns = replay->turns;
+    const struct turn *turn;
+
+    for (turn = turns->ended; turn < turns->ended + turns->ended_count; turn++)
+        if (!turn->request_first_ns || !turn->response_first_ns || !turn->flow_id)
+            abort();
+    turns->ended_count = 0;
 }
 
 static void check_pieces(void)
@@ -142,7 +157,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
 
     if (!replay) {
         replay = replay_new(slots, outers, files, &block_used, CAPACITY);
-        if (!replay || replay_trace(replay))
+        if (!replay || replay_trace(replay) || !replay_turns(replay))
             abort();
         replay_datagrams(replay, dns_ports, sizeof(dns_ports) / sizeof(dns_ports[0]), 1000000000);
         replay_pieces(replay)->wanted = (1 << PIECE_KINDS) - 1;
@@ -173,6 +188,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         }
         free(copy);
         check_exchanges(&taken);
+        check_turns();
         check_pieces();
     }
     forget_datagrams(replay);
