@@ -40,9 +40,9 @@ class Backends:
         keys = _numbers(batch.column("remote_isn")[rows], batch.column("local_isn")[rows])
         places = _places(batch, "local", rows)
         said = dict(zip(keys, places, strict=True))
-        in_doubt = [
-            key for key, place in zip(keys, places, strict=True) if place != said[key] or self._find(key) not in {None, place}
-        ]
+        in_doubt = {key for known in (self._young, self._old) for key in said.keys() & known.keys() if known[key] != said[key]}
+        if len(said) < len(keys):
+            in_doubt |= {key for key, place in zip(keys, places, strict=True) if place != said[key]}
         if len(self._young) + len(said) > self._most_young:
             self._old, self._young = self._young, {}
         self._young |= said | dict.fromkeys(in_doubt, _NOBODY_KNOWS)
@@ -52,22 +52,20 @@ class Backends:
         rows = _sockets(batch, Role.CLIENT)
         rows = rows[batch.column("remote_nat_port")[rows] == 0]
         keys = _numbers(batch.column("local_isn")[rows], batch.column("remote_isn")[rows])
-        asked = _places(batch, "remote", rows)
-        found = [
-            (row, place)
-            for row, key, own in zip(rows.tolist(), keys, asked, strict=True)
-            if (place := self._find(key)) and place != own
-        ]
+        young, old = self._young, self._old
+        found = [(row, at) for row, key in zip(rows.tolist(), keys, strict=True) if (at := young.get(key, old.get(key)))]
         if not found:
             return batch
-        at = np.array([row for row, _ in found])
-        places = np.frombuffer(b"".join(place for _, place in found), _PLACE)
+        rows = np.array([row for row, _ in found])
+        asked = _places(batch, "remote", rows)
+        went = [(row, place) for (row, place), own in zip(found, asked, strict=True) if place != own]
+        if not went:
+            return batch
+        rows = np.array([row for row, _ in went])
+        places = np.frombuffer(b"".join(place for _, place in went), _PLACE)
         columns = {name: batch.column(name).copy() for name in ("remote_nat_address", "remote_nat_port")}
-        columns["remote_nat_address"][at], columns["remote_nat_port"][at] = places["address"], places["port"]
+        columns["remote_nat_address"][rows], columns["remote_nat_port"][rows] = places["address"], places["port"]
         return replace(batch, columns={**batch.columns, **columns})
-
-    def _find(self, key: int) -> bytes | None:
-        return self._young.get(key, self._old.get(key))
 
 
 def _sockets(batch: FlowBatch, role: Role) -> Array:
