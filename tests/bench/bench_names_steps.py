@@ -1,0 +1,88 @@
+"""What traffic that is neither DNS nor TLS pays for names, in instructions: those that a packet runs through in the tap.
+
+    python -m tests.bench.bench_names_steps
+
+Times of two taps that are the same differ by more than names cost (bench_names), and few machines in a cloud count a
+processor's instructions. So the programs are run here, one BPF instruction after the other, as they are loaded for each
+setting: packets of an established connection, whose flow the socket's storage has. Needs neither root nor traffic, and says the
+same every time. Jumps that always go one way are not counted: the kernel takes most of them out. Nor is what the kernel's own
+functions take, of which a packet calls some five.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Final, get_args
+
+import numpy as np
+
+from proto.columns import Outcome, Role
+from services.capture.flows.layout import State
+from services.capture.live.tap.loader import Switch, TapConstants
+from services.capture.live.tap.slot_layout import SLOT
+from services.capture.names.pieces import KINDS, Names, PieceKind
+from services.runtime.host.programs import building
+from services.runtime.host.programs.telling import told
+from tests.support.node.bpf_machine import SLOTS, Machine
+
+TCP, UDP = 6, 17
+TRANSPORTS: Final = {TCP: "TCP", UDP: "UDP"}
+LABELS: Final = ("64 B, sent", "64 B, received", "no payload, sent", "no payload, received")
+LOCAL, REMOTE = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+SWITCHES: Final = {
+    PieceKind.DNS: Switch.PIECES_DNS, PieceKind.DNS_TCP: Switch.PIECES_DNS,
+    PieceKind.TLS: Switch.PIECES_TLS, PieceKind.QUIC: Switch.PIECES_QUIC,
+}  # fmt: skip
+
+
+def packets(label: str, transport: int) -> list[bytes]:
+    """Packets as they come one after the other; the first of them settle what is settled once."""
+    payload = bytes(64) if "64 B" in label else b""
+    source, destination, ports = (LOCAL, REMOTE, (4000, 5000)) if "sent" in label else (REMOTE, LOCAL, (5000, 4000))
+    made = []
+    for number in range(8):
+        head = struct.pack(">HHIIBBHHH", *ports, number * len(payload) + 1, 1, 0x50, 0x10, 500, 0, 0)
+        if transport == UDP:
+            head = struct.pack(">HHHH", *ports, 8 + len(payload), 0)
+        size = 20 + len(head) + len(payload)
+        made.append(struct.pack(">BBHHHBBH", 0x45, 0, size, 0, 0, 64, transport, 0) + source + destination + head + payload)
+    return made
+
+
+def slot_of(transport: int) -> bytes:
+    """An established connection's."""
+    slot = np.zeros(1, SLOT)
+    ends = {"local_address": LOCAL, "remote_address": REMOTE}
+    for name, address in ends.items():
+        slot[name] = np.void(bytes(10) + b"\xff\xff" + address)
+    values = {"generation": 1, "state": State.LIVE, "transport": transport, "role": Role.CLIENT, "outcome": Outcome.ESTABLISHED}
+    for name, value in {**values, "local_port": 4000, "remote_port": 5000, "tx_packets": 100, "rx_packets": 100}.items():
+        slot[name] = value
+    return slot.tobytes()
+
+
+def steps(names: Names, transport: int, label: str) -> int:
+    """Return how many instructions a packet takes with this setting."""
+    compiled = building.find().programs
+    maps = {name: number for number, name in enumerate(compiled.maps, SLOTS + 1)} | {"slots": SLOTS}
+    switches = frozenset({SWITCHES[kind] for kind in KINDS[names]} | {Switch.TRACE_CONTEXT})
+    program = compiled.programs["tap_egress" if "sent" in label else "tap_ingress"]
+    code, _ = told(program, TapConstants(4096, switches).constants(), maps)
+    machine = Machine(code, slot_of(transport))
+    return [machine.run(packet, transport) for packet in packets(label, transport)][-1]
+
+
+def main() -> None:
+    """Print what each setting takes."""
+    settings = get_args(Names)
+    sys.stdout.write(f"{'instructions a packet':24}" + "".join(f"{name:>14}" for name in settings) + "\n")
+    for transport, name in TRANSPORTS.items():
+        for label in LABELS:
+            found = [steps(names, transport, label) for names in settings]
+            cells = "".join(f"{count:5} {count / found[0] - 1:+8.1%}" for count in found)
+            sys.stdout.write(f"{name + ' ' + label:24}{cells}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What names cost packets that have none, by the instructions that each runs through."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from services.capture.names.pieces import Names
+from tests.bench.bench_names_steps import LABELS, TCP, TRANSPORTS, steps
+from tests.support.node.live_capture import reason_to_skip
+
+pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+MOST_MORE = 8
+"""Instructions: a load and a comparison for DNS over TCP, a load and a bit for TLS; 6 of them as clang 14 has it."""
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_packet_without_a_name_hardly_pays_for_names(transport) -> None:
+    """A segment of an established connection takes so few instructions more with all names than with none, a datagram none."""
+    for label in LABELS:
+        found = {names: steps(names, transport, label) for names in get_args(Names)}
+        assert found["off"] > 100, "the packet was not added to its flow"
+        assert max(found.values()) - found["off"] <= (MOST_MORE if transport == TCP else 0)
