@@ -191,7 +191,7 @@ def test_every_pod_has_a_network_policy(helm_binary: Path) -> None:
         policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]: policy["spec"]["policyTypes"]
         for policy in rendered.of_kind("NetworkPolicy")
     }
-    assert selected == {name: ["Ingress", "Egress"] for name in (*SERVICES, "nats", "toolbox")}
+    assert selected == {name: ["Ingress", "Egress"] for name in (*SERVICES, "nats", "toolbox", "view")}
 
 
 def test_every_setting_arrives(helm_binary: Path) -> None:

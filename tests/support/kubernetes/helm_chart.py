@@ -40,6 +40,7 @@ MATRIX: Final[dict[str, Tree]] = {
             },
         },
         "toolbox": {"enabled": True},
+        "view": {"enabled": True, "auth": {"existingSecret": "page", "existingSecretKey": "page-token"}},
     },
     "a NATS of one's own that asks nobody who he is": {
         "nats": OWN_NATS | {"url": "nats://a:4222,nats://b:4333", "auth": {"method": "none"}, "tls": {"enabled": False}}
@@ -135,6 +136,11 @@ MATRIX: Final[dict[str, Tree]] = {
         },
         "nats": {"replicas": 3, "extraConfig": "debug: false", "persistence": {"storageClassName": "fast"}},
         "toolbox": {"enabled": True, "user": "operator"},
+        "view": {
+            "enabled": True,
+            "auth": {"method": "header", "header": "X-Forwarded-User"},
+            "hosts": ["flows.example.com"],
+        },
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "scrapeTimeout": "10s"},
             "serviceMonitor": {"enabled": True, "relabelings": [{"action": "labeldrop", "regex": "pod"}]},
@@ -143,6 +149,7 @@ MATRIX: Final[dict[str, Tree]] = {
         "grafana": {"dashboards": {"enabled": True}},
         "networkPolicy": {
             "metricsFrom": [{"namespaceSelector": {}}],
+            "viewFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}],
             "natsFrom": [{"podSelector": {"matchLabels": {"nats": "client"}}}],
             "otlp": {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]},
             "kubeApi": {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [6443]},
