@@ -36,12 +36,13 @@ from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT, WIRESPAN
 from tests.support.kubernetes.helm_chart import MATRIX, merged, render
 from tests.support.kubernetes.helm_nats import NODE, RenderedNats, plain_client, running
 from tests.support.pipeline.otlp_receiver import OtlpReceiver
+from tests.support.pipeline.watched import nobody_failed, watched
 from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the first to ask for a tool may build it
 
 OTHER_NODE = "node-a"
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 300
 
 
 @contextlib.contextmanager
@@ -53,7 +54,8 @@ def service(bus: RenderedNats, component: str, **more: str) -> Iterator[subproce
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", f"services.{component}"], env=environ, stderr=output, cwd=ROOT)
     try:
-        yield process
+        with watched(process, log):
+            yield process
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
@@ -101,6 +103,7 @@ async def empties(reader: Bus) -> bool:
         states = [await reader.stream_state(stream) for stream in (RAW_STREAM, ENRICHED_STREAM)]
         if all(state.last_sequence and not state.messages for state in states):
             return True
+        nobody_failed()
         await asyncio.sleep(0.1)
     return False
 
@@ -108,7 +111,8 @@ async def empties(reader: Bus) -> bool:
 async def becomes(condition: Any) -> bool:
     """Whether a condition comes true in time."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and not condition():  # noqa: ASYNC110 - what is waited for has no event
+    while time.monotonic() < deadline and not condition():
+        nobody_failed()
         await asyncio.sleep(0.05)
     return bool(condition())
 
@@ -214,7 +218,7 @@ async def test_a_node_with_a_user_speaks_for_itself_only(nats_of_nodes: Rendered
         await connected.publish("flows.raw.node-a", b"foreign")
         await connected.subscribe("_INBOX_capture.node-a.>")
         await connected.flush()
-        assert await becomes(lambda: len(refusals) == 2)
+        assert await becomes(lambda: len(refusals) >= 2)
 
 
 async def test_strangers_are_not_let_in(nats_of_one: RenderedNats, nats_of_nodes: RenderedNats) -> None:

@@ -151,7 +151,7 @@ async def test_what_earlier_settings_left_is_said(nats_server: NatsServer) -> No
         async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
             for _ in range(3):
                 await bus.ensure_streams(StreamSettings(recent_bytes=0))
-            assert (await bus.stream_state(RECENT_STREAM)).messages == 1
+            assert len(await recent_copies(bus)) == 1
     assert [line["stream"] for line in logs if line["event"] == "stream.left_over"] == [RECENT_STREAM]
 
 
