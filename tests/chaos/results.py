@@ -60,7 +60,7 @@ An earlier edition of this page said that nats-server did not survive it (`raft:
 fault was in our disk, which lost writes of `O_SYNC` too, because the kernel passed them by the FUSE layer
 (`FOPEN_PASSTHROUGH`). tests/e2e/bus/test_power_cut.py holds it to each way to sync.
 
-**These runs.** Seeds from 500 on were run for three to six minutes each, where `make chaos` takes 13, on two processors
+**These runs.** Seeds from 500 on were run for two to six minutes each, where `make chaos` takes 13, on two processors
 beside much other work (a load of some 25): stalls and recoveries are those of such a machine. With seeds 601 to 604 and 701
 to 704 nobody looked yet at names, nor at more accounts than services' own, and API server, KUBE_CACHE and upgrade were not
 among the faults. Three runs that had them failed before those here. Two enrichers that had lost the lease on KUBE_CACHE took
