@@ -70,7 +70,8 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
         if (at && !request.has_begun)
             at = exchange_from_line(host, frame, offset, flow, packet, from, &request);
         while (at)
-            at = exchange_from_headers(host, frame, offset, flow, packet, at);
+            at = at & EXCHANGE_AT_CUT ? exchange_from_cut(host, frame, offset, flow, packet, at & ~EXCHANGE_AT_CUT)
+                                      : exchange_from_headers(host, frame, offset, flow, packet, at);
         has_streams = flow->requests == FLOW_REQUESTS_STREAMS; /* the preface's own segment has frames too */
     } else if (!has_streams) {
         do

@@ -31,6 +31,7 @@ struct exchanges {
     __u64 requests[REQUEST_COUNTERS];
     struct calls *calls; /* of HTTP/2, each an exchange: bpf/calls */
     struct http2_connection **http2_of_slot;
+    struct text_line *line_of_slot; /* touched where one of a request's lines was cut in two */
 };
 
 /* Which flow's exchange traced_exchange.h speaks of. */
@@ -56,6 +57,11 @@ static inline struct exchange *exchange_place(exchange_host host)
     open->place = (__u32)exchanges->open_count++;
     exchanges->open[open->place] = host.slot;
     return &open->exchange;
+}
+
+static inline struct text_line *exchange_line(exchange_host host)
+{
+    return &host.exchanges->line_of_slot[host.slot];
 }
 
 static inline void exchange_dropped(exchange_host host, struct exchange *exchange)

@@ -82,6 +82,7 @@ static void exchanges_free(struct exchanges *exchanges, __u32 capacity)
     calls_close(exchanges->calls);
     free(exchanges->http2_of_slot);
     free(exchanges->of_slot);
+    free(exchanges->line_of_slot);
     free(exchanges->open);
     free(exchanges->ended);
 }
@@ -91,9 +92,12 @@ static int exchanges_keep(struct exchanges *exchanges, __u32 capacity)
 {
     exchanges->calls = calls_new();
     exchanges->of_slot = calloc(capacity, sizeof(*exchanges->of_slot));
+    exchanges->line_of_slot = calloc(capacity, sizeof(*exchanges->line_of_slot));
     exchanges->open = calloc(capacity, sizeof(*exchanges->open));
     exchanges->http2_of_slot = calloc(capacity, sizeof(*exchanges->http2_of_slot));
-    return exchanges->calls && exchanges->of_slot && exchanges->open && exchanges->http2_of_slot ? 0 : -1;
+    return exchanges->calls && exchanges->of_slot && exchanges->line_of_slot && exchanges->open && exchanges->http2_of_slot
+                   ? 0
+                   : -1;
 }
 
 #endif

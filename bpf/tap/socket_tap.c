@@ -208,6 +208,11 @@ int tap_ingress_headers(struct __sk_buff *skb)
     return tap_exchange(skb, FLOW_RX, CALL_HEADERS);
 }
 
+int tap_ingress_cut(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_RX, CALL_CUT);
+}
+
 int tap_ingress_response(struct __sk_buff *skb)
 {
     return tap_exchange(skb, FLOW_RX, CALL_RESPONSE);
@@ -226,6 +231,11 @@ int tap_egress_line(struct __sk_buff *skb)
 int tap_egress_headers(struct __sk_buff *skb)
 {
     return tap_exchange(skb, FLOW_TX, CALL_HEADERS);
+}
+
+int tap_egress_cut(struct __sk_buff *skb)
+{
+    return tap_exchange(skb, FLOW_TX, CALL_CUT);
 }
 
 int tap_egress_response(struct __sk_buff *skb)

@@ -7,6 +7,7 @@
  *     struct exchange *exchange_open(exchange_host host)                      the flow's open exchange, or NULL
  *     struct exchange *exchange_place(exchange_host host)                     zeroed room for one that opens, or NULL
  *     void exchange_ended(exchange_host host, struct exchange *exchange)      it is over: hand it on; it is open no more
+ *     struct text_line *exchange_line(exchange_host host)                     where one of its lines is put together, or NULL
  *     void exchange_dropped(exchange_host host, struct exchange *exchange)    it is open no more, and told to nobody
  *     void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
  *                                                                             HTTP/2 from this byte on

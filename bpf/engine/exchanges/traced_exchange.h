@@ -14,6 +14,7 @@
 #define WIRESPAN_TRACED_EXCHANGE_H
 
 #include "exchange_steps.h"
+#include "request_headers.h"
 
 #include "../http/request.h"
 #include "../http/response.h"
@@ -21,13 +22,6 @@
 
 /* A connection is given up for another protocol's when its client has said so often in a row what is no request. */
 #define EXCHANGE_MOST_ODD 4
-
-/*
- * Of a request's headers, what is looked at for a context: so many times TRACE_WINDOW bytes, one for each segment at the least. Of
- * segments of 1,460 bytes each takes three.
- */
-#define EXCHANGE_MOST_WINDOWS 28
-#define EXCHANGE_PLACE_SHIFT  5 /* behind the windows in exchange.status_bytes */
 
 /*
  * Leave behind what of a segment came before. Returns whether the rest is what follows in its stream; where nothing came before
@@ -112,58 +106,6 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
 }
 
 /*
- * A window of headers had no context, and they go on. Returns where in the frame the next window is; 0: it has to come in another
- * segment, if it is looked at at all.
- */
-FLOW_INLINE __u32 exchange_await_headers(
-        exchange_host host, const struct text *text, struct flow *flow, struct exchange *open, enum trace_place before)
-{
-    __u8 windows = (open->status_bytes & ((1 << EXCHANGE_PLACE_SHIFT) - 1)) + 1;
-    int is_within = text->end - text->begin > TRACE_WINDOW;
-    enum trace_place place = is_within ? TRACE_IN_LINE : trace_ends(text, before);
-
-    if (windows >= EXCHANGE_MOST_WINDOWS || place == TRACE_IN_NAME) {
-        exchange_leave(host, flow, open, TRACE_CUT);
-        return 0;
-    }
-    open->status_bytes = (__u8)(windows | place << EXCHANGE_PLACE_SHIFT);
-    return is_within ? text->begin + TRACE_WINDOW : 0;
-}
-
-/* More of a request's headers, of which no context has come. Returns as exchange_await_headers. */
-FLOW_INLINE __u32 exchange_from_headers(
-        exchange_host host, frame_source source, __u32 offset, struct flow *flow, const struct packet *packet, __u32 at)
-{
-    const struct text text = {.source = source, .begin = at, .end = offset + packet->payload_bytes};
-    struct exchange *open = exchange_of_flow(host, flow);
-    struct trace_context context = {.flags = 0};
-    enum trace_place place;
-    enum trace_found found;
-
-    if (!open || open->awaits != EXCHANGE_AWAITS_HEADERS)
-        return 0;
-    place = (enum trace_place)(open->status_bytes >> EXCHANGE_PLACE_SHIFT);
-    found = trace_context_find(&text, place, &context);
-    if (found == TRACE_GOES_ON)
-        return exchange_await_headers(host, &text, flow, open, place);
-    if (context.body && request_follows(&text, context.body)) {
-        exchange_leave(host, flow, open, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
-        exchange_give_up(host, flow, CONNECTION_PIPELINED);
-    } else if (found == TRACE_SAMPLED) {
-        __builtin_memcpy(open->trace_id, context.trace_id, 16);
-        __builtin_memcpy(open->parent_span_id, context.parent_span_id, 8);
-        open->trace_flags = context.flags;
-        open->status_bytes = 0;
-        open->awaits = EXCHANGE_AWAITS_STATUS;
-        open->request_first_ns = open->status_ns; /* last: whoever reads along sees a whole one */
-        count_request(host, found);
-    } else {
-        exchange_leave(host, flow, open, found);
-    }
-    return 0;
-}
-
-/*
  * A request begins with the text: look for its trace context. Returns where in the frame its headers go on, with something that is
  * to be looked at; 0: nowhere.
  */
@@ -180,6 +122,8 @@ FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, s
         count_request(host, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
         return 0;
     }
+    if (found == TRACE_CUT && !context.body)
+        found = TRACE_GOES_ON;
     if (found == TRACE_SAMPLED || found == TRACE_GOES_ON) {
         open = exchange_place(host);
         if (!open) {
@@ -194,7 +138,7 @@ FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, s
                 found == TRACE_SAMPLED ? request->first_ns : 0);
         flow->requests = FLOW_REQUESTS_TRACED;
         if (found == TRACE_GOES_ON)
-            return exchange_await_headers(host, text, flow, open, TRACE_IN_LINE);
+            return text->begin; /* what they are looked through by looks there once more */
     }
     count_request(host, found);
     return 0;

@@ -27,17 +27,31 @@
 #define TEXT_LOOP
 #endif
 
+/* Of a text that was put together out of several packets. A power of two. */
+#define TEXT_LINE_BYTES 128u
+
+/* Bytes of a line, and room for as many behind any of them. */
+struct text_line {
+    __u8 bytes[2 * TEXT_LINE_BYTES];
+    __u32 count;
+};
+
 /* What is left of a text in its packet. */
 struct text {
     frame_source source;
     __u32 begin;
     __u32 end;
+    const struct text_line *line; /* it lies there, and in no packet; NULL else */
 };
 
 FLOW_INLINE int text_load(const struct text *text, __u32 offset, void *target, __u32 size)
 {
     if (offset > text->end || text->end - offset < size)
         return -1;
+    if (text->line) {
+        __builtin_memcpy(target, text->line->bytes + (offset & (TEXT_LINE_BYTES - 1)), size);
+        return 0;
+    }
     return parse_load(text->source, offset, target, size);
 }
 
@@ -57,6 +71,43 @@ FLOW_INLINE int text_load_some(const struct text *text, __u32 offset, void *targ
     if (behind >= most)
         behind = most - 1;
     return parse_load(text->source, offset, target, (__u32)behind + 1) ? -1 : (int)behind + 1;
+}
+
+/* Leave behind all of a text but what stands behind its last newline. Returns -1 where that is longer than a line; which is used. */
+FLOW_INLINE int text_last_line(struct text *text, struct text_line *line)
+{
+    __u32 length = text->end - text->begin;
+    __u32 behind;
+
+    if (length > TEXT_LINE_BYTES)
+        text->begin = text->end - TEXT_LINE_BYTES;
+    if (text_load_some(text, text->begin, line->bytes, TEXT_LINE_BYTES) <= 0)
+        return -1;
+    TEXT_LOOP
+    for (behind = 0; behind < TEXT_LINE_BYTES; behind++) {
+        if (behind >= text->end - text->begin)
+            return length > TEXT_LINE_BYTES ? -1 : 0;
+        if (line->bytes[(text->end - text->begin - 1 - behind) & (TEXT_LINE_BYTES - 1)] == '\n')
+            break;
+    }
+    text->begin = text->end - behind;
+    return behind < TEXT_LINE_BYTES ? 0 : -1;
+}
+
+/* Add to a line what a text begins with, as much as there is room for. Returns -1 where there is none, or no text. */
+FLOW_INLINE int text_add(struct text_line *line, const struct text *text)
+{
+    __u64 count = line->count;
+    int size;
+
+    if (count >= TEXT_LINE_BYTES)
+        return -1;
+    size = text_load_some(text, text->begin, line->bytes + count, TEXT_LINE_BYTES);
+    if (size <= 0)
+        return -1;
+    count += (__u32)size;
+    line->count = count > TEXT_LINE_BYTES ? TEXT_LINE_BYTES : (__u32)count;
+    return 0;
 }
 
 /* Load a chunk from `offset` on, and the word behind it; zeros where the text ends before. Returns as text_load_some. */

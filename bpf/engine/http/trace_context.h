@@ -20,18 +20,20 @@ enum trace_found {
     TRACE_SAMPLED,
     TRACE_UNSAMPLED,
     TRACE_ABSENT,    /* the headers end without one */
-    TRACE_CUT,       /* the headers go on behind what is looked at, or it is cut in two */
+    TRACE_CUT,       /* the headers go on behind what is looked at, or break off; of one text, that it ends in the header */
     TRACE_MALFORMED, /* there is one that says nothing */
     TRACE_REPEATED,  /* there are several: none is valid */
     TRACE_FINDINGS,
     TRACE_GOES_ON = 64, /* no finding: the headers go on, behind the window or the text, and there is none so far */
+    TRACE_OTHER, /* likewise: a line is another header */
 };
 
 /* Where in the headers a text ends, and so where the one behind it begins. */
 enum trace_place {
     TRACE_IN_LINE,
     TRACE_AT_LINE, /* behind a newline */
-    TRACE_IN_NAME, /* behind what may be half of the header's name, which is not put together */
+    TRACE_IN_HEADER, /* in a line that may be the header */
+    TRACE_IN_CUT,    /* likewise, and that is being put together */
 };
 
 struct trace_context {
@@ -160,7 +162,7 @@ FLOW_INLINE enum trace_place trace_ends(const struct text *text, enum trace_plac
         if (text->end - text->begin <= behind)
             break;
         if (text_load(text, text->end - 1 - behind, &byte, 1))
-            return TRACE_IN_NAME;
+            return TRACE_IN_LINE;
         if (byte == '\n')
             break;
     }
@@ -168,7 +170,7 @@ FLOW_INLINE enum trace_place trace_ends(const struct text *text, enum trace_plac
         return TRACE_IN_LINE;
     if (!behind)
         return TRACE_AT_LINE;
-    return (last | 0x20) == 't' ? TRACE_IN_NAME : TRACE_IN_LINE;
+    return (last | 0x20) == 't' ? TRACE_IN_HEADER : TRACE_IN_LINE;
 }
 
 /* Whether a text that begins at a line begins with the end of all headers, or with the header (`*header`). -1: that is cut in two. */
@@ -177,7 +179,7 @@ FLOW_INLINE int trace_line(const struct text *text, enum trace_place place, __u3
     __u8 first = 0;
     int named;
 
-    if (place == TRACE_IN_LINE || text_load(text, text->begin, &first, 1))
+    if (place != TRACE_AT_LINE || text_load(text, text->begin, &first, 1))
         return 0;
     if (first == '\n' || first == '\r') {
         context->body = text->begin + (first == '\r' ? 2 : 1);
@@ -246,6 +248,37 @@ FLOW_INLINE enum trace_found trace_context_find(const struct text *text, enum tr
     if (named < 0)
         return TRACE_CUT;
     return context->body ? TRACE_ABSENT : TRACE_GOES_ON;
+}
+
+/* Whether a line is the header, as is_traceparent has it: -1 where it is the beginning of that name. */
+FLOW_INLINE int line_is_traceparent(const struct text_line *line)
+{
+    __u32 count = line->count;
+    __u64 head;
+    __u32 tail;
+
+    __builtin_memcpy(&head, line->bytes, 8);
+    __builtin_memcpy(&tail, line->bytes + 8, 4);
+    head = (head | 0x20 * BYTES_OF_1) ^ 0x7261706563617274ull;
+    tail = (tail | 0x00202020u) ^ 0x3a746e65u;
+    if (count < 8)
+        return count && head << (64 - 8 * count) ? 0 : -1;
+    if (count < TRACE_NAME_BYTES)
+        return head || (count > 8 && tail << (96 - 8 * count)) ? 0 : -1;
+    return !(head | tail);
+}
+
+/* What is found in a line that was cut and is being put together: TRACE_GOES_ON where more of it is needed. */
+FLOW_INLINE enum trace_found trace_line_find(const struct text_line *line, struct trace_context *context)
+{
+    const struct text text = {.end = line->count, .line = line};
+    int named = line_is_traceparent(line);
+    enum trace_found found;
+
+    if (named <= 0)
+        return named ? TRACE_GOES_ON : TRACE_OTHER;
+    found = trace_value(&text, TRACE_NAME_BYTES, context);
+    return found == TRACE_CUT && text.end < TEXT_LINE_BYTES ? TRACE_GOES_ON : found;
 }
 
 #endif

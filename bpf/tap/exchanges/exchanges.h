@@ -36,6 +36,7 @@
 struct exchange_of {
     slot_reference reference;
     __u64 cgroup_id;
+    struct bpf_sock *sk;
 };
 
 typedef struct exchange_of exchange_host;
@@ -46,6 +47,7 @@ typedef struct exchange_of exchange_host;
 #define TAP_COUNTERS_OF_REQUESTS (REQUEST_COUNTERS + 2)
 
 BPF_F_TABLE("hash", slot_reference, struct exchange, open_exchanges, OPEN_EXCHANGES, BPF_F_NO_PREALLOC);
+BPF_SK_STORAGE(line_of_socket, struct text_line);
 BPF_RINGBUF_OUTPUT(ended_exchanges, ENDED_PAGES);
 BPF_TABLE("array", u32, struct exchange, no_exchange, 1);
 BPF_TABLE("percpu_array", u32, u64, request_counters, TAP_COUNTERS_OF_REQUESTS);
@@ -57,6 +59,7 @@ enum exchange_call {
     CALL_REQUEST, /* what the client says */
     CALL_LINE, /* and it may begin a request */
     CALL_HEADERS, /* and there are more of its headers */
+    CALL_CUT, /* and a line of them that its segment cuts in two */
     CALL_RESPONSE, /* what the server says */
     CALL_FRAMES, /* of HTTP/2, by either: streams.h */
     EXCHANGE_CALLS,
@@ -99,6 +102,12 @@ static inline __attribute__((always_inline)) void exchange_ended(exchange_host h
     open_exchanges.delete(&host.reference);
 }
 
+/* A socket that once had one keeps it. */
+static inline __attribute__((always_inline)) struct text_line *exchange_line(exchange_host host)
+{
+    return line_of_socket.sk_storage_get(host.sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 static inline __attribute__((always_inline)) void exchange_dropped(exchange_host host, struct exchange *exchange)
 {
     open_exchanges.delete(&host.reference);
@@ -127,6 +136,15 @@ FLOW_INLINE void call_exchange(struct __sk_buff *skb, int from, enum exchange_ca
         egress_calls.call(skb, which);
     else
         ingress_calls.call(skb, which);
+}
+
+/* Likewise with a request's headers, as what looked at them before returned `at`. */
+FLOW_INLINE void call_headers(struct __sk_buff *skb, int from, __u32 at)
+{
+    if (!at)
+        return;
+    skb->cb[CB_AT] = at & ~EXCHANGE_AT_CUT;
+    call_exchange(skb, from, at & EXCHANGE_AT_CUT ? CALL_CUT : CALL_HEADERS);
 }
 
 FLOW_INLINE void leave_time(struct __sk_buff *skb, __u64 time_ns)
@@ -224,6 +242,7 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
         return 1;
     host.reference = *stored;
     host.cgroup_id = slot->socket.cgroup_id;
+    host.sk = sk;
     packet.tcp_flags = tcp[13];
     packet.sequence = bpf_ntohl(*(const __be32 *)(tcp + 4));
     offset += (tcp[12] >> 4) * 4u;
@@ -235,16 +254,13 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
         request.has_path = skb->cb[CB_REQUEST] >> 9 & 1;
         request.is_next = 1;
         at = exchange_from_line(host, skb, offset, &slot->flow, &packet, from, &request);
-        if (at) {
-            skb->cb[CB_AT] = at;
-            call_exchange(skb, from, CALL_HEADERS);
-        }
+        call_headers(skb, from, at);
     } else if (which == CALL_HEADERS) {
         at = exchange_from_headers(host, skb, offset, &slot->flow, &packet, request.at);
-        if (at) {
-            skb->cb[CB_AT] = at;
-            call_exchange(skb, from, CALL_HEADERS);
-        }
+        call_headers(skb, from, at);
+    } else if (which == CALL_CUT) {
+        at = exchange_from_cut(host, skb, offset, &slot->flow, &packet, request.at);
+        call_headers(skb, from, at);
     } else if (which == CALL_REQUEST) {
         request = exchange_from_client(host, skb, offset, &slot->flow, &packet, from, &before);
         if (request.at) {

@@ -131,6 +131,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
         return 1;
     host.reference = *stored;
     host.cgroup_id = slot->socket.cgroup_id;
+    host.sk = sk;
     followed = http2_of_socket.sk_storage_get(sk, 0, 0);
     if (!followed) {
         exchange_give_up(host, &slot->flow, CONNECTION_HTTP2);

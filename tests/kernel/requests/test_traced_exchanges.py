@@ -215,17 +215,20 @@ def test_what_ends_without_a_packet_is_told_once():
 
 
 def test_long_headers_are_looked_through_however_they_are_sent():
-    """A cookie of 4 KiB before the context, in one write and in several; one that is longer than is looked at is counted."""
+    """A cookie of 4 KiB before the context, in one write and in several, which cut its line too; a longer one is counted."""
 
     def asked(number: int, cookie: int) -> bytes:
         return request(number).replace(b"Host: cart", b"Host: cart\r\nCookie: " + b"t=p;" * (cookie // 4), 1)
 
     long, longer = asked(1, 4096), asked(2, 16_384)
+    name = long.index(b"traceparent")
+    in_name, in_value = [long[: name + 5], long[name + 5 :]], [long[: name + 1], long[name + 1 : name + 40], long[name + 40 :]]
     with SocketTap(capacity=4096, trace_context=True) as tap:
         with lossy_path(0) as (client, server), serving(server), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
             asking.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             asking.connect((SERVER, PORT))
-            for parts in ([long], [longer], [long[:1000], long[1000:3000], long[3000:]], long.splitlines(keepends=True)):
+            in_parts = [long[:1000], long[1000:3000], long[3000:]]
+            for parts in ([long], [longer], in_parts, long.splitlines(keepends=True), in_name, in_value):
                 for part in parts:
                     asking.sendall(part)
                 left = len(RESPONSE)
@@ -235,9 +238,9 @@ def test_long_headers_are_looked_through_however_they_are_sent():
         (emission,) = ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True)
         counters = tap.counters
     of_client = emission.columns["role"] == Role.CLIENT
-    assert emission.columns["request_bytes"][of_client].tolist() == [len(long)] * 3
+    assert emission.columns["request_bytes"][of_client].tolist() == [len(long)] * 5
     assert {bytes(each) for each in emission.columns["trace_id"]} == {TRACE_ID}
-    assert (counters["requests_sampled"], counters["requests_cut"]) == (6, 2)
+    assert (counters["requests_sampled"], counters["requests_cut"]) == (10, 2)
 
 
 def test_headers_that_never_end_leave_nothing_behind():

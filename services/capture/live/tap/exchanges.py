@@ -25,7 +25,7 @@ from services.capture.live.tap.ring_buffer import BUSY, DISCARDED, RingBuffer
 from services.capture.live.tap.slot_layout import SLOT_OF_FLOW
 
 MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress_calls", "egress_calls", "http2_frames")
-_LOOKS: Final = ("request", "line", "headers", "response")
+_LOOKS: Final = ("request", "line", "headers", "cut", "response")
 PROGRAMS: Final = {f"{way}_calls": [f"tap_{way}_{look}" for look in _LOOKS] for way in ("ingress", "egress")}
 """Which programs are called through which map, in the order of bpf/tap/exchanges/exchanges.h's `enum exchange_call`."""
 _FRAMES: Final = {name: f"tap_{name.partition('_')[0]}_frames" for name in PROGRAMS}

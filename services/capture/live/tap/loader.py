@@ -30,7 +30,7 @@ HANDSHAKE_PROGRAMS: Final = {
 }
 """The same for handshakes of TLS."""
 
-EXCHANGE_LOOKS: Final = ("request", "line", "headers", "response", "frames")
+EXCHANGE_LOOKS: Final = ("request", "line", "headers", "cut", "response", "frames")
 EXCHANGE_PROGRAMS: Final = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in EXCHANGE_LOOKS)
 REQUIRED_PROGRAMS: Final = ("tap_ingress", "tap_egress", "tap_ingress_question", "tap_egress_question", "tap_nothing")
 OTHER_PROGRAMS: Final = ("tap_release", "tap_sendmsg4", "tap_sendmsg6")
