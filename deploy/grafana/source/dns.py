@@ -88,7 +88,12 @@ def _lines() -> list[Json]:
         timeseries(
             "Names that do not exist, by client",
             traceql(over_time("sum_over_time", _ASKED, "span.flow.dns.responses.nxdomain", f"{BY_CLIENT} | topk(10)")),
-            about=f"Most are search domains that were tried first (ndots). {EACH_STEP}",
+            about=f"Most are search domains that were tried first (ndots); beside, what was found. {EACH_STEP}",
+        ),
+        timeseries(
+            "Names that exist, by client",
+            traceql(over_time("sum_over_time", _ASKED, "span.flow.dns.responses.noerror", f"{BY_CLIENT} | topk(10)")),
+            about=f"Three misses for each of them are what `ndots:5` and three search domains cost. {EACH_STEP}",
         ),
         timeseries(
             "Over TCP, by client",
