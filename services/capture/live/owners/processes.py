@@ -217,12 +217,14 @@ def _program(closer: Closer) -> str:
         return as_it_was  # gone
     # Behind the name, which may hold anything, from the third field on.
     fields = status.rpartition(")")[2].split()
-    if int(fields[_FLAGS]) & _KERNEL_THREAD:
-        return ""
     began_ns = int(fields[_BEGAN]) * (_NS // os.sysconf("SC_CLK_TCK"))
     suspended_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-    if began_ns > closer.closed_ns + suspended_ns or thread.removesuffix("\n") != closer.name:
-        return as_it_was  # another process has its number, or it is another program since
+    if began_ns > closer.closed_ns + suspended_ns:
+        return as_it_was  # another process has its number
+    if int(fields[_FLAGS]) & _KERNEL_THREAD:
+        return ""
+    if thread.removesuffix("\n") != closer.name:
+        return as_it_was  # it is another program since
     executable = _target(f"/proc/{closer.process}/exe").removesuffix(" (deleted)")
     return plain_text(Path(executable).name) or as_it_was
 

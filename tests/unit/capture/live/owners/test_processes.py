@@ -126,4 +126,6 @@ def test_who_closed_a_socket_is_told_for_as_long_as_that_is_sure(processes: Proc
     assert closed_by(processes, os.getpid(), os.getpid(), ours, 1) == ours  # before this process was
     assert closed_by(processes, os.getpid(), 2**30, "worker", now_ns) == ""
     assert closed_by(processes, 2, 2, Path("/proc/2/comm").read_text().removesuffix("\n"), now_ns) == ""
+    assert closed_by(processes, 2, 2, "curl", -now_ns * 2) == "curl"  # before a thread of the kernel had its number
+    assert closed_by(processes, 2, 2, "kworker", now_ns) == ""
     assert closed_by(processes, 0, 0, "swapper/0", now_ns) == ""
