@@ -1,4 +1,4 @@
-"""A CycloneDX bill of materials, of what `contents.py` printed: `contents.py | sbom.py NAME VERSION`.
+"""A CycloneDX bill of materials, of what `contents.py` and `page_contents.py` printed: `contents.py | sbom.py NAME VERSION`.
 
 The same contents give the same bytes: there is no time and no serial number in it.
 """
@@ -29,6 +29,8 @@ def _component(package: dict[str, Any]) -> dict[str, Any]:
     name, version = package["name"], package["version"]
     if package["type"] == "deb":
         purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={package['architecture']}"
+    elif package["type"] == "npm":
+        purl = f"pkg:npm/{quote(name)}@{quote(version)}"
     else:
         purl = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version)}"
     component = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}

@@ -69,6 +69,19 @@ def test_a_bill_of_materials_names_each_package_once() -> None:
     assert bill["metadata"]["component"]["name"] == "wirespan"
 
 
+def test_the_page_is_in_the_bill_of_materials() -> None:
+    """What is bundled into the page has package URLs too: what its package.json depends on, and nothing that only builds."""
+    folder = ROOT / "deploy" / "release"
+    contents = subprocess.run([sys.executable, folder / "page_contents.py"], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, folder / "sbom.py", "wirespan", "1.0"]
+    bill = json.loads(subprocess.run(command, input=contents, capture_output=True, text=True, check=True).stdout)
+    wanted = json.loads((ROOT / "services" / "cli" / "view" / "web" / "package.json").read_text())
+    found = {component["name"]: component for component in bill["components"]}
+    assert wanted["dependencies"].keys() <= found.keys()
+    assert not wanted["devDependencies"].keys() & found.keys()
+    assert found["@dagrejs/dagre"]["purl"] == f"pkg:npm/%40dagrejs/dagre@{wanted['dependencies']['@dagrejs/dagre']}"
+
+
 def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
     """Without a Docker engine there are no images: the reason is printed and kept, and is an error where all is wanted."""
     command = [ROOT / "deploy" / "release" / "images.sh", tmp_path, "1.0"]
