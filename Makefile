@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench bench-quick curves clean
-.PHONY: chaos chaos-quick
+.PHONY: chaos chaos-quick audit
 .PHONY: release release-version release-wheels release-chart release-images release-checksums release-publish test-release
 
 help: ## show this
@@ -139,6 +139,9 @@ accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over
 
 bench: setup-test ## benchmarks, as ratios to a baseline of the same run, in a quarter of an hour, into docs/performance.md
 	$(BIN)/python -m tests.bench --into docs/performance.md
+
+audit: setup-test ## known vulnerabilities of the locked packages, where their databases can be reached
+	@deploy/development/audit.sh
 
 curves: setup-test ## load and growth as curves, in ten minutes, into docs/performance.md and docs/images; as root, the table's too
 	$(BIN)/uv pip install --quiet --python $(VENV) --require-hashes --requirement tests/bench/load/requirements.lock
