@@ -111,7 +111,7 @@ class FlowHost(Protocol):
         """Slots that are not free."""
 
     def windows(self) -> Iterator[tuple[int, Slots]]:
-        """Yield all slots up to `high_slot` in order, piece by piece: the first one's index, and the slots.
+        """Yield what is in use of the slots up to `high_slot` in order, piece by piece: the first one's index, and the slots.
 
         Hold none of them when asking for the next.
         """

@@ -31,9 +31,10 @@ class SlotWindows:
         self._rows: Slots = np.empty(0, SLOT)
 
     def each(self, high_slot: int) -> Iterator[tuple[int, Slots]]:
-        """Yield the slots up to `high_slot` in order: the first one's index, and the slots themselves."""
+        """Yield the slots up to `high_slot` in order, where any is in use: the first one's index, and the slots themselves."""
         for first in range(0, high_slot, WINDOW_SLOTS):
-            yield first, self._window(first // WINDOW_SLOTS)[: high_slot - first]
+            if self._window(first // WINDOW_SLOTS)["state"].any():
+                yield first, self._window(first // WINDOW_SLOTS)[: high_slot - first]
 
     def parts(self, slots: Indexes) -> Iterator[tuple[npt.NDArray[np.intp], Slots, Indexes]]:
         """Yield `slots` window by window: which of them these are, the window, and their indexes in it."""

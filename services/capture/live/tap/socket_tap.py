@@ -193,7 +193,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         return max(int(counts["asked"]) - int(counts["refused"]) - int(counts["returned"]) - self._released, 0)
 
     def windows(self) -> Iterator[tuple[int, Slots]]:
-        """Yield all slots up to `high_slot`, window by window. What is yielded is mapped for as long as it is held."""
+        """Yield the windows of slots of which any is in use. What is yielded is mapped for as long as it is held."""
         return self._windows.each(self.high_slot)
 
     def rows(self, slots: Indexes) -> Slots:
