@@ -46,7 +46,7 @@ _DTYPE: Final = re.compile(r"(\([1-9][0-9]{0,2},\))?(\|u1|\|i1|\|V[1-9][0-9]?|<[
 _STRING: Final = frozenset({str})
 _SECTIONS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_SIDE_TABLE_INDEXES: Final = {
+SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
     "files": ("file",),
     "names": tuple(column.name for column in NAMES + TLS if column.default == NO_INDEX),
@@ -211,7 +211,7 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
     names = tuple(_name(row) for row in _typed(tree, "names", list, []))
     for table, pointing in ((files, "files"), (names, "names")):
         # An older service, which knows neither, hands on the columns and not the table.
-        for column in _SIDE_TABLE_INDEXES[pointing] if not table else ():
+        for column in SIDE_TABLE_INDEXES[pointing] if not table else ():
             columns.pop(column, None)
     if known is not None and packed is not None:
         entities: list[Entity] | None = [known.get(row) or _learnt(row, known) for row in packed[1]]
@@ -255,7 +255,7 @@ def _compact(batch: FlowBatch) -> FlowBatch:
     """Drop side-table rows that no record refers to and renumber the columns that point at them."""
     columns = dict(batch.columns)
     kept: dict[str, Any] = {}
-    for table, names in _SIDE_TABLE_INDEXES.items():
+    for table, names in SIDE_TABLE_INDEXES.items():
         rows = getattr(batch, table)
         if not rows:
             continue
@@ -303,7 +303,7 @@ def _as_known(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
 
 
 def _check_indexes(columns: Mapping[str, Array], table: str, size: int) -> None:
-    for name in _SIDE_TABLE_INDEXES[table]:
+    for name in SIDE_TABLE_INDEXES[table]:
         array = columns.get(name)
         if array is not None and bool(((array >= size) & (array != NO_INDEX)).any()):
             raise DecodeError(f"column {name!r} points past the {size} rows of {table!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from operator import itemgetter
 from typing import Any, Final
 
 from services.cli.tap.filters import FlowFilter
@@ -17,23 +17,21 @@ ORDERED: Final = [column.order is not None for column in FLOW_COLUMNS]
 
 def flows(kept: Kept, which: FlowFilter, *, after: int) -> dict[str, Any]:
     """Return the latest records that are wanted, of those with a number beyond `after`."""
-    rows: deque[dict[str, Any]] = deque(maxlen=MOST_ROWS)
-    found = 0
     pieces = kept.pieces
     # What comes meanwhile is of the next answer.
-    last = pieces[-1].first + pieces[-1].batch.count - 1 if pieces else 0
-    for piece in pieces:
-        if piece.first + piece.batch.count <= after:
-            continue
-        for number, at, view in piece.wanted(which, after):
-            found += 1
-            rows.append(_row(number, view, int(piece.batch.column("flow_id")[at])))
+    last = max((int(piece.numbers[-1]) for piece in pieces), default=0)
+    newer = [piece for piece in pieces if piece.numbers[-1] > after]
+    found = [
+        (number, view, piece.batch.column("flow_id")[at]) for piece in newer for number, at, view in piece.wanted(which, after)
+    ]
+    found.sort(key=itemgetter(0))
+    rows = [_row(number, view, int(flow_id)) for number, view, flow_id in found[-MOST_ROWS:]]
     return {
         "columns": [column.heading.lower() for column in FLOW_COLUMNS],
         "numeric": ORDERED,
-        "rows": list(rows),
+        "rows": rows,
         "last": last,
-        "left_out": found - len(rows),
+        "left_out": len(found) - len(rows),
     }
 
 

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
 
 from proto.columns import Reason
-from proto.flow_batch import FlowBatch
+from proto.flow_batch import Array, FlowBatch
 from proto.verdicts.names import Verdict
 from proto.verdicts.rules import judged
 from services.cli.tap.filters import FlowFilter, failed
+from services.cli.view.joining import joined, kind
 from services.cli.views.conversations import MOST_RECORDS
 from services.cli.views.flow_view import FlowView, flow_views
 
 _BUCKETS: Final = 120
 _BUCKET_NS: Final = 100_000_000
 """The shortest stretch of the time line that is told apart."""
+_PIECE: Final = 1024
+"""Records that a piece has at the most, unless they came together."""
+_SPANS: Final = 8
+"""Into so many parts all that is kept falls, none of which one piece reaches beyond."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """Some records that came together. Views of them are made when somebody looks."""
+    """Some records of one capture. Views of them are made when somebody looks."""
 
-    first: int
-    """Number of its first record."""
+    numbers: Array
+    """Of its records, in the order in which they came."""
     batch: FlowBatch
     _views: list[FlowView] = field(default_factory=list)
 
     @property
     def views(self) -> Sequence[FlowView]:
         """How people look at each record."""
-        if not self._views:
-            self._views = list(flow_views(self.batch))
+        made = len(self._views)
+        if made < self.batch.count:
+            self._views = [*self._views, *flow_views(self.batch.take(slice(made, None)))]
+        return self._views
+
+    @property
+    def views_made(self) -> list[FlowView]:
+        """Those that have been made."""
         return self._views
 
     def wanted(self, which: FlowFilter, after: int = 0) -> Iterator[tuple[int, int, FlowView]]:
         """Yield number, place and view of the records that are wanted and have a number beyond `after`."""
         for at in np.flatnonzero(which.mask(self.batch)).tolist():
-            if self.first + at > after:
-                yield self.first + at, at, self.views[at]
+            if self.numbers[at] > after:
+                yield int(self.numbers[at]), at, self.views[at]
 
 
 class Kept:
@@ -52,7 +64,10 @@ class Kept:
 
     def __init__(self, most: int = MOST_RECORDS) -> None:
         self._most = most
-        self._pieces: deque[Piece] = deque()
+        self._pieces: dict[int, Piece] = {}
+        """By the number of their first record, the oldest first."""
+        self._changing = threading.Lock()
+        """Pieces come and go in the loop's thread, and are joined in that of who looks."""
         self._changed = asyncio.Event()
         self.begun = time.time()
         """In Unix seconds: numbers that somebody has from another time are of other records."""
@@ -72,14 +87,39 @@ class Kept:
         """Keep the records of a batch."""
         if batch.count:
             batch = batch if "verdict" in batch.columns else judged(batch)
-            self._pieces.append(Piece(self.last + 1, batch))
-            self.last += batch.count
+            first, self.last = self.last + 1, self.last + batch.count
             self.records += batch.count
-            while self.records > self._most and len(self._pieces) > 1:
-                oldest = self._pieces.popleft().batch.count
-                self.records -= oldest
-                self.gone += oldest
+            with self._changing:
+                self._pieces[first] = Piece(np.arange(first, self.last + 1), batch)
+                while self.records > self._most and len(self._pieces) > 1:
+                    oldest = self._pieces.pop(next(iter(self._pieces))).batch.count
+                    self.records -= oldest
+                    self.gone += oldest
         self.tell()
+
+    def _join(self) -> None:
+        """Make larger pieces of small ones. What goes goes as a piece, so that none may hold records of now and of long ago."""
+        found: dict[Hashable, list[Piece]] = {}
+        some: list[list[Piece]] = []
+        for piece in list(self._pieces.values()):
+            whose = kind(piece.batch)
+            group = found.get(whose, [])
+            numbers = sum(len(each.numbers) for each in group) + len(piece.numbers)
+            if not group or numbers > _PIECE or piece.numbers[-1] - group[0].numbers[0] >= self._most // _SPANS:
+                found[whose] = group = []
+                some.append(group)
+            group.append(piece)
+        for group in some:
+            if len(group) > 1:
+                self._replace(group, _one_of(group))
+
+    def _replace(self, group: Sequence[Piece], piece: Piece) -> None:
+        first, *others = (int(each.numbers[0]) for each in group)
+        with self._changing:
+            if first in self._pieces:  # else its oldest have gone meanwhile, and it is joined next time
+                self._pieces[first] = piece
+                for number in others:
+                    del self._pieces[number]
 
     def end(self, notes: Sequence[str] = ()) -> None:
         """Nothing more will come; say why, where that is worth a word."""
@@ -108,12 +148,15 @@ class Kept:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All of them, the oldest first."""
-        return list(self._pieces)
+        """All of them, the oldest first, as few as may be."""
+        self._join()
+        return list(self._pieces.values())
 
     def views(self, which: FlowFilter) -> list[FlowView]:
         """Return the records that are wanted, in the order in which they came."""
-        return [view for piece in self.pieces for _, _, view in piece.wanted(which)]
+        found = [each for piece in self.pieces for each in piece.wanted(which)]
+        found.sort(key=itemgetter(0))
+        return [view for _, _, view in found]
 
     def of(self, which: Callable[[FlowView], bool]) -> list[FlowBatch]:
         """Return the records whose views are wanted, in batches."""
@@ -142,6 +185,11 @@ class Kept:
             "records": np.bincount(place).tolist(),
             "troubles": np.bincount(place[wrong], minlength=int(place.max()) + 1).tolist(),
         }
+
+
+def _one_of(group: Sequence[Piece]) -> Piece:
+    batch, numbers = joined([piece.batch for piece in group]), np.concatenate([piece.numbers for piece in group])
+    return Piece(numbers, batch, group[0].views_made)
 
 
 def _of_flows(batch: FlowBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -16,6 +16,7 @@ import pytest
 
 from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
+from proto.verdicts.rules import judged
 from services.cli.errors import CliError, UsageError
 from services.cli.explain.command import explained
 from services.cli.explain.connections import Seen
@@ -200,7 +201,7 @@ async def test_connection_says_what_explain_says(kept: Kept, built: Path) -> Non
         said = await answer(session, "connection?flow=0x1")
         async with session.get("/api/connection?flow=0xff") as unknown:
             assert unknown.status == 404
-    (one,) = Seen([kept.pieces[0].batch]).connections(lambda _: True)
+    (one,) = Seen([kept.pieces[0].batch.take(slice(0, 1))]).connections(lambda _: True)
     told = explain(one)
     assert (said["head"], said["sentence"], said["because"]) == (told.head, told.advice.sentence, told.because)
     assert [step["what"] for step in said["story"]] == [step.text for step in told.steps]
@@ -251,6 +252,32 @@ def test_no_more_is_kept_than_may_be() -> None:
         kept.add(between("a/b", "c/d", flow_id=number))
     assert (kept.records, kept.gone, kept.last) == (3, 7, 10)
     assert [int(piece.batch.column("flow_id")[0]) for piece in kept.pieces] == [7, 8, 9]
+
+
+async def test_small_batches_are_joined_and_say_the_same(built: Path) -> None:
+    """Records that came one by one, of two captures in turn, are few pieces once somebody looks; answers are those of their
+    order, with every record's own names, also while more come and old ones go.
+    """
+    kept = Kept(most=800)
+    some = [
+        replace(between(f"shop/{number % 7}", "shop/cart", flow_id=number, local_port=number), node=f"node-{number % 2}")
+        for number in range(1, 1001)
+    ]
+    for batch in some[:500]:
+        kept.add(batch)
+    assert len(kept.pieces) < 20
+    for batch in some[500:]:
+        kept.add(batch)
+    async with asking(kept, built) as session:
+        found = await answer(session, "flows")
+    numbers = [row["n"] for row in found["rows"]]
+    assert kept.records == len(numbers) <= 800
+    assert numbers == sorted(numbers)
+    assert (numbers[-1], found["last"], kept.gone + kept.records) == (1000, 1000, 1000)
+    for row, number in zip(found["rows"], numbers, strict=True):
+        (view,) = flow_views(judged(some[number - 1]))
+        assert row["cells"] == [column.cell(view) for column in FLOW_COLUMNS]
+    assert len(kept.pieces) < 20
 
 
 def test_time_line_counts_each_record_once(kept: Kept) -> None:
