@@ -58,6 +58,8 @@ class ShopRun:
 
     jaeger: str
     opensearch: str | None
+    records: Path
+    """What passed on the bus, as `wirespan tap -o json` prints it."""
     windows: dict[str, tuple[int, int]] = field(default_factory=dict)
     """When each fault was made and taken back, Unix nanoseconds."""
 
@@ -110,7 +112,7 @@ def shop_in_jaeger(folder: Path, faults: tuple[str, ...], opensearch: str | None
     except ToolUnavailableError as error:
         pytest.skip(f"jaeger is not available: {error}")
     with running_jaeger(jaeger, folder, opensearch) as (otlp, query):
-        run = ShopRun(query, opensearch)
+        run = ShopRun(query, opensearch, folder / "records.jsonl")
         make_faults(run, faults, otlp, folder, WIRESPAN_ENRICHER_SLOW_RESPONSE_SECONDS=SLOW_RESPONSE_SECONDS)
         yield run
 
@@ -235,6 +237,11 @@ def make_faults(run: ShopRun, faults: tuple[str, ...], otlp: str, folder: Path, 
             Path(told[1]).write_text("")
             run.windows[fault] = begin, time.time_ns()
         _pause(process, QUIET_SECONDS)
+        bus = re.search(r"nats --server (\S+)", log.read_text(errors="replace"))
+        assert bus is not None
+        with run.records.open("wb") as kept:
+            tap: list[str | Path] = [*WIRESPAN, "tap", "--nats-url", bus[1], "--since", "1h", "-o", "json"]
+            subprocess.run(tap, stdout=kept, cwd=ROOT, check=True, timeout=300)
     assert process.returncode in {0, -15, 143}, log.read_text(errors="replace")[-3000:]
 
 

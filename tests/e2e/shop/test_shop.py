@@ -5,15 +5,30 @@ What is slow on a busy machine besides is slow in truth: of what is slow, the ap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
+from playwright.sync_api import Page, expect
 
+from proto.flow_batch import FlowBatch
 from proto.verdicts.names import Verdict
 from services.cli.explain.backend import trace_of
 from services.cli.explain.command import explained
 from services.cli.shop.places import FAULTS
-from tests.e2e.shop.shop_run import QUICK_NS, SLOW_NS, ShopRun, Span, shop_in_jaeger, skip_where_it_cannot_run
+from services.cli.tap.files import records_of
+from services.cli.view.asked import wanted
+from tests.e2e.browser import PATIENCE_MS, WHY_NOT, running_browser, serving
+from tests.e2e.shop.shop_run import (
+    QUICK_NS,
+    QUIET_SECONDS,
+    SLOW_NS,
+    ShopRun,
+    Span,
+    shop_in_jaeger,
+    skip_where_it_cannot_run,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -24,6 +39,19 @@ VERDICTS = {
     "slow-resolver": ("resolver", "name_resolution"),
 }
 """Faults that no slow machine makes: at whose end, and what its spans say."""
+FAULT_IN_WORDS = {
+    "slow-database": ("server slow", "the server is slow, not the network"),
+    "exhausted-pool": ("server slow", "the server is slow, not the network"),
+    "lossy-path": ("path loss", "the path loses packets|lost on the (path|way)"),
+    "slow-reader": ("zero window", "the client does not read what it asked for"),
+    "full-accept-queue": ("accept queue", "the server's accept queue (is|was) full"),
+    "slow-resolver": ("name resolution", "the resolver .*connecting waits|a question had no answer|never answered a question"),
+}
+"""What the page calls it, and the sentence: server, path, client, queue, and what connecting waits for."""
+SHOP = " ".join(f"workload {name}" for name in ("load", "frontend", "catalog", "cart", "resolver", "postgres", "redis"))
+"""The search for the shop: other tests' connections are on the same machine."""
+IN_TRUTH = " ".join(f"not verdict {name}" for name in ("server_slow", "path_or_server", "path_slow", "client_slow"))
+"""And without what a busy machine is in truth."""
 SERVICES = ("load", "frontend", "catalog", "cart")
 IN_TLS = {"catalog": 5432, "cart": 6379, "load": 8443}
 """Who asks in TLS, and where."""
@@ -43,6 +71,24 @@ def run(tmp_path_factory) -> Iterator[ShopRun]:
     """The shop, each fault once, in a Jaeger."""
     with shop_in_jaeger(tmp_path_factory.mktemp("shop"), FAULTS) as run:
         yield run
+
+
+@pytest.fixture(scope="module")
+def records(run: ShopRun) -> list[FlowBatch]:
+    """What passed on the bus."""
+    return [*records_of([run.records], None)]
+
+
+@pytest.fixture(scope="module")
+def shop_page(run: ShopRun) -> Iterator[Page]:
+    """A tab of the page, once that has read what the run left."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    with serving(run.records.parent, "view", run.records, "--port", 0) as url, running_browser() as browser:
+        page = browser.new_page(base_url=url, viewport={"width": 1280, "height": 800})
+        page.goto("/?view=pipeline")
+        expect(page.get_by_role("status")).to_have_text("all read", timeout=10 * PATIENCE_MS)
+        yield page
 
 
 @pytest.mark.parametrize("fault", VERDICTS)
@@ -114,6 +160,26 @@ def test_explain_says_of_a_trace_what_was_wrong(run: ShopRun) -> None:
     assert slow.tellers == "both ends"
     assert slow.advice.sentence == "the server took long for this request, not the network"
     assert slow.connection.destination.port == 8080
+
+
+@pytest.mark.parametrize("fault", FAULT_IN_WORDS)
+def test_page_and_explain_name_the_fault(run: ShopRun, records: list[FlowBatch], shop_page: Page, fault: str) -> None:
+    """Of the time in which it was made: the first pair of the page has it in words, above it stands its sentence, and that is
+    what `explain` says of the worst.
+    """
+    words, sentence = FAULT_IN_WORDS[fault]
+    begin, end = run.windows[fault]
+    until = end + int(QUIET_SECONDS * 1e9)
+    was_quick = all(span.duration_ns < QUICK_NS for span in run.requests() if run.within(fault, span))
+    search = SHOP if words == "server slow" or was_quick else f"{SHOP} {IN_TRUTH}"
+    which = wanted({"q": search, "since": str(begin), "until": str(until)})
+    found = (batch.take(which.mask(batch)) for batch in records)
+    (told,), _ = explained((batch for batch in found if batch.count), "")
+    assert re.search(sentence, told.advice.sentence)
+    shop_page.goto(f"/?{urlencode({'q': search, 'since': begin, 'until': until})}")
+    first = shop_page.get_by_role("table", name="pairs").get_by_role("row").first
+    expect(first).to_contain_text(words, timeout=PATIENCE_MS)
+    expect(shop_page.get_by_label("the worst")).to_contain_text(told.advice.sentence, timeout=PATIENCE_MS)
 
 
 def by_trace(spans: list[Span], holds) -> set[str]:
