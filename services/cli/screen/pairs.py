@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Final
 
 from services.cli.explain.connections import Seen
@@ -104,16 +105,14 @@ class Pairs:
         if self.paused:
             return
         self._now = now_seconds
-        pieces = self.kept.pieces
-        for piece in pieces:
-            if piece.first > self._last:
-                self._pieces.append((now_seconds, piece))
-                self._last = piece.first
-                self._add(now_seconds, piece)
-                if enough():
-                    break
-        oldest = pieces[0].first if pieces else 0
-        while self._pieces and (self._pieces[0][0] <= now_seconds - self._seconds or self._pieces[0][1].first < oldest):
+        for piece in self.kept.since(self._last):
+            self._pieces.append((now_seconds, piece))
+            self._last = int(piece.numbers[-1])
+            self._add(now_seconds, piece)
+            if enough():
+                break
+        oldest = self.kept.oldest
+        while self._pieces and (self._pieces[0][0] <= now_seconds - self._seconds or self._pieces[0][1].numbers[0] < oldest):
             self._pieces.popleft()
 
     def look(self) -> None:
@@ -148,10 +147,14 @@ class Pairs:
     def requests(self, told: Told) -> list[FlowView]:
         """Return the latest requests and questions on a connection."""
         flows = {view.flow for view in told.views.values()}
-        found = deque[FlowView](maxlen=MOST_REQUESTS)
-        for piece in self.kept.pieces:
-            found.extend(view for view in piece.views if not view.of_flow and view.flow in flows)
-        return list(found)
+        found = [
+            (number, view)
+            for piece in self.kept.pieces
+            for number, view in zip(piece.numbers.tolist(), piece.views, strict=True)
+            if not view.of_flow and view.flow in flows
+        ]
+        found.sort(key=itemgetter(0))
+        return [view for _, view in found[-MOST_REQUESTS:]]
 
     def _add(self, now_seconds: float, piece: Piece) -> None:
         for _, _, view in piece.wanted(self._wanted):

@@ -152,6 +152,24 @@ class Kept:
         self._join()
         return list(self._pieces.values())
 
+    @property
+    def oldest(self) -> int:
+        """Number of the first record of the oldest piece; 0 where there is none."""
+        return next(iter(self._pieces), 0)
+
+    def since(self, number: int) -> list[Piece]:
+        """Return the records that came after a number, in the order in which they came: pieces as they were before joining."""
+        found = []
+        for piece in list(self._pieces.values()):
+            if piece.numbers[0] > number and piece.numbers[-1] - piece.numbers[0] == len(piece.numbers) - 1:
+                found.append(piece)
+            elif piece.numbers[-1] > number:
+                places = np.flatnonzero(piece.numbers > number)
+                runs = np.split(places, np.flatnonzero(np.diff(piece.numbers[places]) > 1) + 1)
+                found += [Piece(piece.numbers[run], piece.batch.take(run)) for run in runs]
+        found.sort(key=lambda each: int(each.numbers[0]))
+        return found
+
     def views(self, which: FlowFilter) -> list[FlowView]:
         """Return the records that are wanted, in the order in which they came."""
         found = [each for piece in self.pieces for each in piece.wanted(which)]

@@ -268,6 +268,9 @@ async def test_small_batches_are_joined_and_say_the_same(built: Path) -> None:
     assert len(kept.pieces) < 20
     for batch in some[500:]:
         kept.add(batch)
+    came = [number for piece in kept.since(450) for number in piece.numbers.tolist()]
+    assert came == list(range(451, 1001))
+    assert [int(flow) for piece in kept.since(450) for flow in piece.batch.column("flow_id")] == came
     async with asking(kept, built) as session:
         found = await answer(session, "flows")
     numbers = [row["n"] for row in found["rows"]]
