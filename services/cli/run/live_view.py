@@ -12,7 +12,6 @@ from rich.text import Text
 
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, decode
-from proto.subjects import enriched_subject
 from services.cli.run.pipeline import Pipeline, Status
 from services.cli.screen.available import has_screen
 from services.cli.tap.filters import FlowFilter
@@ -64,7 +63,7 @@ async def _show_screen(pipeline: Pipeline, wanted: FlowFilter, said: str, told: 
 
 
 async def _passing(pipeline: Pipeline) -> AsyncIterator[FlowBatch]:
-    async for message in pipeline.bus.watch(enriched_subject(pipeline.plan.node)):
+    async for message in pipeline.watch():
         with contextlib.suppress(DecodeError):
             yield decode(message.data)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM
+from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, enriched_subject, partition_streams, partition_subject
 from services.cli.doctor.finding import one_line
 from services.cli.errors import CliError, NotACaptureError, ServiceFailedError
 from services.cli.interruption import Interruption
@@ -30,6 +30,7 @@ from services.cli.settings import BusSettings, embedded_bus_settings
 from services.cli.waiting import DEFAULT_SECONDS, reached
 from services.runtime.errors import BusError
 from services.runtime.nats import bus as runtime_bus
+from services.runtime.settings import StreamSettings
 
 CAPTURE, ENRICHER, EXPORTER = "capture", "enricher", "exporter"
 NOT_A_CAPTURE: Final = 3
@@ -113,12 +114,34 @@ class Pipeline:
         self.nats = nats
         self._folder = folder
         self._supervisor = supervisor
+        self._partitions = 1
+
+    async def reach(self, streams: StreamSettings, say: Callable[[str], None]) -> None:
+        """Return once the bus is there with its streams. Raises BusError."""
+        await reached(self.bus, self.nats.url, say=say, timeout_seconds=self.plan.bus_timeout_seconds)
+        await self.bus.ensure_streams(streams)
+        self._partitions = streams.kept_partitions
+        if self.plan.bus is not None:
+            # Enrichers of others take batches of this run too, and have partitions of their own.
+            others = [await self.bus.partitions(stream) for stream in (RAW_STREAM, ENRICHED_STREAM)]
+            self._partitions = max(self._partitions, *others)
+
+    def watch(self) -> runtime_bus.Watch:
+        """Return the run's enriched batches as they pass."""
+        subject = enriched_subject(self.plan.node)
+        return self.bus.watch(*(partition_subject(subject, partition) for partition in range(self._partitions)))
+
+    @property
+    def _streams(self) -> tuple[str, ...]:
+        """All that the run's batches may be in."""
+        # The enricher acknowledges a raw batch once its enriched ones are stored: in this order none slips through between.
+        return tuple(name for stream in (RAW_STREAM, ENRICHED_STREAM) for name in partition_streams(stream, self._partitions))
 
     async def status(self) -> Status:
         """Return how far the run is."""
         progress = read_progress(self._folder.progress)
-        raw, enriched = await self.bus.stream_state(RAW_STREAM), await self.bus.stream_state(ENRICHED_STREAM)
-        return Status(progress, raw.messages + enriched.messages, backend_trouble(self._folder.log(EXPORTER)))
+        under_way = sum([(await self.bus.stream_state(stream)).messages for stream in self._streams])
+        return Status(progress, under_way, backend_trouble(self._folder.log(EXPORTER)))
 
     async def until_capturing(self) -> None:
         """Return once capture reads: the file is open, or the sockets are tapped. Raises as `until_delivered`."""
@@ -143,7 +166,7 @@ class Pipeline:
         await self._supervisor.stop(CAPTURE)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
-                for stream in (RAW_STREAM, ENRICHED_STREAM):
+                for stream in self._streams:
                     await self._until_consumed(stream, lambda _: None)
 
     async def stop_services(self) -> None:
@@ -175,8 +198,7 @@ class Pipeline:
         while not (status := await self.status()).progress.finished:
             show(status)
             await asyncio.sleep(_POLL_SECONDS)
-        # The enricher acknowledges a raw batch once its enriched ones are stored: in this order none slips through between.
-        for stream in (RAW_STREAM, ENRICHED_STREAM):
+        for stream in self._streams:
             await self._until_consumed(stream, show)
         show(await self.status())
 
@@ -222,19 +244,15 @@ async def running_pipeline(plan: Plan, asked: Interruption, *, say: Callable[[st
                 settings = plan.bus
                 nats = NatsAddress(settings.nats.url)
             async with runtime_bus.connect(settings.nats, name="wirespan") as bus:
+                pipeline = Pipeline(plan, folder=folder, supervisor=supervisor, bus=bus, nats=nats)
                 try:
-                    await asked.or_end(supervisor.guard(_ready(bus, settings, plan, say)))
+                    await asked.or_end(supervisor.guard(pipeline.reach(settings.streams, say)))
                 except BusError as error:
                     raise CliError(str(error)) from error
                 environ = _environ(plan, settings if plan.bus is None else None)
                 for command in _commands(plan, folder, environ, nats):
                     supervisor.start(command)
-                yield Pipeline(plan, folder=folder, supervisor=supervisor, bus=bus, nats=nats)
-
-
-async def _ready(bus: runtime_bus.Bus, settings: BusSettings, plan: Plan, say: Callable[[str], None]) -> None:
-    await reached(bus, settings.nats.url, say=say, timeout_seconds=plan.bus_timeout_seconds)
-    await bus.ensure_streams(settings.streams)
+                yield pipeline
 
 
 def _commands(plan: Plan, folder: RunFolder, environ: Mapping[str, str], nats: NatsAddress) -> list[Command]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, decode
-from proto.subjects import enriched_subject
 from services.cli.errors import CliError
 from services.cli.run.ledger_table import ledger_rows
 from services.cli.status.asking import asked
@@ -80,7 +79,7 @@ async def beside(pipeline: Pipeline, said: str, where: socket.socket) -> AsyncIt
     server = printable(pipeline.nats.url.rpartition("@")[2])
 
     async def keep() -> None:
-        watch = pipeline.bus.watch(enriched_subject(pipeline.plan.node))
+        watch = pipeline.watch()
         try:
             async for message in watch:
                 kept.left_out = watch.dropped

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from proto.subjects import enriched_subject, partition_of, raw_subject
 from services.cli.errors import NotACaptureError
 from services.cli.run.capture_files import as_setting, check_capture, content_digest
-from services.cli.run.nats_server import start_nats_server
+from services.cli.run.destination import FileDestination
+from services.cli.run.nats_server import NatsAddress, start_nats_server
+from services.cli.run.pipeline import Pipeline, Plan
 from services.cli.run.run_folder import RunFolder, run_folder
 from services.cli.run.service_log import backend_trouble, last_errors
 from services.cli.run.supervisor import Supervisor
-from services.cli.settings import bus_settings, embedded_bus_settings
+from services.cli.settings import BusSettings, bus_settings, embedded_bus_settings
 from services.runtime.nats import bus as runtime_bus
-from services.runtime.settings import load
+from services.runtime.settings import NatsSettings, StreamSettings, load
 
 
 @pytest.mark.parametrize("magic", [b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x0a\x0d\x0d\x0a"])
@@ -160,3 +163,25 @@ def test_a_locked_folder_is_never_taken_for_abandoned(tmp_path, monkeypatch) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
         with run_folder():
             assert path.exists()
+
+
+async def test_a_batch_in_any_partition_of_a_bus_is_under_way(nats_server, tmp_path) -> None:
+    """With partitions that this run's settings know, and with those of other services of the bus alone; it is heard as well."""
+    node = next(name for name in map("node-{}".format, range(1000)) if partition_of(name, 4) == 3)
+    settings = BusSettings(nats=NatsSettings(url=nats_server.url))
+    plan = Plan(destination=FileDestination(tmp_path / "spans.jsonl"), node=node, bus=settings)
+    async with runtime_bus.connect(settings.nats, name="test") as bus, Supervisor(say=lambda _: None) as supervisor:
+        await bus.ensure_streams(StreamSettings(partitions=4))
+        await bus.publish(raw_subject(node, 4), b"batch", message_id="raw")
+        for streams in (StreamSettings(), StreamSettings(partitions=4)):
+            run = Pipeline(
+                plan, folder=RunFolder(tmp_path), supervisor=supervisor, bus=bus, nats=NatsAddress(settings.nats.url)
+            )
+            await run.reach(streams, lambda _: None)
+            passing = run.watch()
+            await passing.start()
+            under_way = (await run.status()).batches_under_way
+            await bus.publish(enriched_subject(node, 4), b"enriched", message_id=f"enriched {under_way}")
+            assert (await anext(passing)).data == b"enriched"
+            assert (await run.status()).batches_under_way == under_way + 1
+    assert under_way == 2
