@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, NoReturn
+from typing import Final
 
-from proto.subjects import partition_streams
+from proto.subjects import partition_streams, stream_prefix
 from services.runtime.nats.bus import Bus, BusError, Delivery
 from services.runtime.telemetry import Telemetry
 
@@ -24,14 +24,16 @@ class Lag:
     def __init__(self, bus: Bus, stream: str, durable: str, telemetry: Telemetry, *, partitions: int = 1) -> None:
         self._bus = bus
         self._streams, self._durable = partition_streams(stream, partitions), durable
-        self._pending = 0
+        self._pending: dict[str, int] = {}
+        """By stream, as of the last look that was answered."""
         self._stored_unix_ns: dict[Delivery, int] = {}
-        self._moved_at = time.monotonic()
+        self._moved_at: dict[str, float] = {}
+        """When something of a partition came to its end, or was taken in hand with nothing else of it there."""
         telemetry.gauge(
             f"wirespan.{durable}.batches.pending",
             "Batches in the stream that no replica has yet",
             "{batch}",
-            lambda: self._pending,
+            lambda: sum(self._pending.values()),
         )
         telemetry.gauge(
             f"wirespan.{durable}.lag",
@@ -47,25 +49,34 @@ class Lag:
 
     @property
     def moving(self) -> bool:
-        """Whether nothing is in hand, or something came to its end lately. Any thread may ask."""
-        return not self._stored_unix_ns or time.monotonic() - self._moved_at < _STALLED_SECONDS
+        """Whether of each partition nothing is in hand, or something came to its end lately. Any thread may ask."""
+        longest_ago = time.monotonic() - _STALLED_SECONDS
+        return all(self._moved_at[_partition(delivery)] > longest_ago for delivery in tuple(self._stored_unix_ns))
 
     @contextmanager
     def over(self, delivery: Delivery) -> Iterator[None]:
         """The delivery is in hand while the block runs; a block that ends without an error brought it to its end."""
-        if not self._stored_unix_ns:
-            self._moved_at = time.monotonic()
+        partition = _partition(delivery)
+        if partition not in map(_partition, self._stored_unix_ns):
+            self._moved_at[partition] = time.monotonic()
         self._stored_unix_ns[delivery] = delivery.stored_unix_ns
         try:
             yield
-            self._moved_at = time.monotonic()
+            self._moved_at[partition] = time.monotonic()
         finally:
             del self._stored_unix_ns[delivery]
 
-    async def watch(self) -> NoReturn:
-        """Look at the stream from time to time until cancelled."""
+    async def watch(self) -> None:
+        """Look at each stream from time to time until cancelled; one that does not answer delays no other."""
+        await asyncio.gather(*map(self._watch, self._streams))
+
+    async def _watch(self, stream: str) -> None:
         while True:
             with suppress(BusError):  # the next look may say more
-                states = [await self._bus.consumer_state(stream, self._durable) for stream in self._streams]
-                self._pending = sum(state.pending for state in states)
+                self._pending[stream] = (await self._bus.consumer_state(stream, self._durable)).pending
             await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _partition(delivery: Delivery) -> str:
+    """What tells the partitions of a stream apart."""
+    return stream_prefix(delivery.subject)
