@@ -145,7 +145,8 @@ class ExporterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknow
         int, Meta(ge=1, description="no more batches are taken from the bus while those in hand have this many bytes")
     ] = 16 << 20
     max_ack_pending: Annotated[
-        int, Meta(ge=1, description="most batches in hand of all exporters together; the same for all of them")
+        int,
+        Meta(ge=1, description="most batches of each partition in hand of all exporters together; the same for all of them"),
     ] = 1024
     ack_wait_seconds: Annotated[
         float, Meta(ge=1, description="silence after which a batch is given to another exporter; the same for all of them")
