@@ -113,7 +113,8 @@ def presets_table() -> str:
 def figures_table() -> str:
     """What `wirespan plan` computes with as a Markdown table."""
     lines = ["| figure | value | unit | from |", "|---|---|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {each.value:,g} | {each.unit} | {each.source} |" for name, each in FIGURES.items()]
+    rows = ((name.replace("_", " "), f"{each.value:,.10g}", each.unit, each.source) for name, each in FIGURES.items())
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
 
 
