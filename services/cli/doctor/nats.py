@@ -85,17 +85,12 @@ async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:  # noqa
     return warn(f"{server}, but {trouble}", SYNC_FIX)
 
 
-def _may_ask_of_streams(subject: str) -> bool:
-    """Whether who may publish there may ask what streams hold. An account may have the API of JetStream under another name."""
-    return "API.STREAM.INFO" in subject or subject.endswith(("API.>", "API.STREAM.>", "$JS.>")) or subject[0] in ">*"
-
-
 async def _streams(bus: runtime_bus.Bus) -> list[str | None]:
     """Return what the streams hold. Raises PermissionDeniedError, as `Bus.stream_state` does, but unasked where it is known."""
-    subjects = await bus.may_publish()
-    if subjects and not any(map(_may_ask_of_streams, subjects)):
+    allowed = await bus.may_publish()
+    if allowed and not any("API.STREAM.INFO" in subject or runtime_bus.asks_of_any_stream(subject) for subject in allowed):
         raise PermissionDeniedError("$JS.API.STREAM.INFO")
-    queues = [partition_streams(stream, await bus.partitions(stream)) for stream in (RAW_STREAM, ENRICHED_STREAM)]
+    queues = [partition_streams(stream, await bus.partitions(stream, allowed)) for stream in (RAW_STREAM, ENRICHED_STREAM)]
     return [await _stream(bus, name) for name in (*itertools.chain(*queues), DEAD_STREAM, RECENT_STREAM)]
 
 

@@ -123,7 +123,8 @@ class Pipeline:
         self._partitions = streams.kept_partitions
         if self.plan.bus is not None:
             # Enrichers of others take batches of this run too, and have partitions of their own.
-            others = [await self.bus.partitions(stream) for stream in (RAW_STREAM, ENRICHED_STREAM)]
+            allowed = await self.bus.may_publish()
+            others = [await self.bus.partitions(stream, allowed) for stream in (RAW_STREAM, ENRICHED_STREAM)]
             self._partitions = max(self._partitions, *others)
 
     def watch(self) -> runtime_bus.Watch:

@@ -41,10 +41,11 @@ _NS: Final = 1_000_000_000
 
 async def asked(bus: runtime_bus.Bus, server: str, *, backend: str = "") -> Status:
     """Return how it is now."""
+    allowed = await bus.may_publish()
     stages = [
         await _stage(bus, partition, durable)
         for stream, durable in _STAGES
-        for partition in partition_streams(stream, await bus.partitions(stream))
+        for partition in partition_streams(stream, await bus.partitions(stream, allowed))
     ]
     nodes, looks_back = await _nodes(bus)
     letters, last = await _dead_letters(bus)

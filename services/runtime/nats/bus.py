@@ -55,6 +55,7 @@ __all__ = [
     "StreamState",
     "Watch",
     "WatchedMessage",
+    "asks_of_any_stream",
     "connect",
 ]
 
@@ -65,8 +66,9 @@ _CUT_CHARACTERS: Final = 64
 """What is added to the detail of a dead letter that is cut."""
 _USER_INFO: Final = "$SYS.REQ.USER.INFO"
 _USER_INFO_SECONDS: Final = 2.0
+_EVERY_SUBJECT: Final = frozenset({">", "*.>"})
 _ASKS_OF_ANY_STREAM: Final = ("API.STREAM.INFO.*", "API.STREAM.>", "API.>", "$JS.>")
-"""What a subject ends with under which one may ask after every stream."""
+"""What others end with under which one may ask after every stream: an account may have JetStream's API under another name."""
 _CHECK_SECONDS: Final = 60.0
 """How often the streams are looked at, about."""
 _WATCH_MESSAGES: Final = 1000
@@ -388,10 +390,13 @@ class Bus:
             return ()
         return tuple(said.data.permissions.publish.allow)
 
-    async def partitions(self, stream: str) -> int:
-        """Return how many partitions of the stream there are: 1 where this user may not ask after any stream there may be."""
-        allowed = await self.may_publish()
-        if allowed and not any(subject == ">" or subject.endswith(_ASKS_OF_ANY_STREAM) for subject in allowed):
+    async def partitions(self, stream: str, allowed: Collection[str] | None = None) -> int:
+        """Return how many partitions of the stream there are: 1 where this user may not ask after any stream there may be.
+
+        `allowed` is what `may_publish` has said, where that was asked already.
+        """
+        allowed = await self.may_publish() if allowed is None else allowed
+        if allowed and not any(map(asks_of_any_stream, allowed)):
             return 1
         partitions = 1
         with contextlib.suppress(ApiError, PermissionDeniedError):
@@ -492,6 +497,11 @@ class Bus:
                 await self.ensure_streams(self._streams, cache=self._cache)
             except ApiError as error:
                 self._say("streams.not_restored", error=str(error))
+
+
+def asks_of_any_stream(subject: str) -> bool:
+    """Whether who may publish there may ask after every stream."""
+    return subject in _EVERY_SUBJECT or subject.endswith(_ASKS_OF_ANY_STREAM)
 
 
 def _stored(message: Message) -> StoredMessage:
