@@ -6,6 +6,7 @@ CaptureError
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,4 +23,9 @@ class CaptureFileError(CaptureError):
     def __init__(self, path: Path, detail: str) -> None:
         self.path = path
         self.detail = detail
-        super().__init__(f"{path}: {detail}")
+        super().__init__(f"{path_text(path)}: {detail}")
+
+
+def path_text(path: Path | str) -> str:
+    """Return a path, or a part of one, as text that can be sent and stored: bytes of it that are no UTF-8 are escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")

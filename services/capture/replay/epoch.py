@@ -7,6 +7,7 @@ import hashlib
 import socket
 import uuid
 
+from services.capture.errors import path_text
 from services.capture.settings import CaptureSettings
 
 
@@ -38,7 +39,7 @@ def replay_epoch(settings: CaptureSettings) -> str:
         str(settings.questions),
     ]
     for path in (*settings.replay_files, *filter(None, [settings.replay_questions])):
-        parts.append(str(path))
+        parts.append(path_text(path))
         with contextlib.suppress(OSError):  # that it is missing is said where it is read
             status = path.stat()
             parts.append(f"{status.st_size} {status.st_mtime_ns}")

@@ -22,6 +22,7 @@ from proto.columns import COLUMNS, Reason
 from proto.exchange_phases import is_traced, span_count
 from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import MAX_BATCH_BYTES, batch_id
+from services.capture.errors import path_text
 from services.capture.flows.exchange_layout import MET
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.layout import Slots
@@ -96,7 +97,7 @@ class ReplayReader:
     @property
     def faults(self) -> list[str]:
         """What could not be read so far of this pass's files, a line for each file."""
-        return [f"{path}: {fault}" for path, fault in self._source.faults.items()]
+        return [f"{path_text(path)}: {fault}" for path, fault in self._source.faults.items()]
 
     def close(self) -> None:
         """Close the files."""

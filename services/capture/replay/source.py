@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from proto.columns import Reason
 from services.capture.calls.reader import CallReader
-from services.capture.errors import CaptureError, CaptureFileError
+from services.capture.errors import CaptureError, CaptureFileError, path_text
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
 from services.capture.flows.layout import FLOW, Disposition, Slots
@@ -223,7 +223,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
     @property
     def file_names(self) -> list[str]:
         """The files' names, without their folders."""
-        return [path.name for path in self._files]
+        return [path_text(path.name) for path in self._files]
 
     def files_of(self, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Return which of `file_names` the packets of these slots (indexes) were in: the first ones of the next record."""

@@ -350,12 +350,12 @@ def test_a_pipe_and_compressed_files_give_the_same_spans(reference, tmp_path) ->
 
 
 def test_a_cut_file_is_said_and_ends_with_a_status_of_its_own(tmp_path) -> None:
-    """All that could be read is delivered; the file and the packet are named, and no script takes it for the whole."""
-    cut = tmp_path / "cut.pcapng"
+    """All that could be read is delivered; file, whatever its name, and packet are named: no script takes it for the whole."""
+    cut = tmp_path / os.fsdecode(b"c\xfft.pcapng")
     cut.write_bytes(CAPTURE.read_bytes()[:-500])
     with Run(tmp_path, "replay", cut, CAPTURE, "--output", tmp_path / "spans.jsonl") as run:
         assert run.finish() == 4, run.stderr
-        assert re.search(r"cut\.pcapng: behind packet \d+: the file ends in the middle of a block", run.stderr)
+        assert re.search(r"c\\xfft\.pcapng: behind packet \d+: the file ends in the middle of a block", run.stderr)
         assert figure(run.stdout, "packets read") == packets_in(cut) + packets_in(CAPTURE)
         assert figure(run.stdout, "spans accepted") == len(ids_in(tmp_path / "spans.jsonl"))
 
