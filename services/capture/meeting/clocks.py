@@ -137,7 +137,8 @@ class Clocks:
     @property
     def largest_seconds(self) -> float:
         """How far the clock is ahead, or behind where it is negative, that is farthest apart."""
-        return max((clock.offset_ns / 1e9 for clock in self._clocks.values()), key=abs, default=0.0)
+        # A copy: metrics are asked for in one thread while another one looks.
+        return max((clock.offset_ns / 1e9 for clock in list(self._clocks.values())), key=abs, default=0.0)
 
 
 def _named(asked: Asked, connections: tuple[Indexes, Rows]) -> list[tuple[Asked, int]]:
