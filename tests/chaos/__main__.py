@@ -90,6 +90,7 @@ def episode(world: World, faults: tuple[Fault, ...]) -> Episode:
     backend, feeder = world.backend, world.feeder
     feeder.forget()
     backend.accepted_at = []
+    world.undone.clear()
     conflicts = len(backend.conflicts)
     ends = sum(len(member.given_up) for member in world.everybody)
     began = time.monotonic()
@@ -112,7 +113,7 @@ def episode(world: World, faults: tuple[Fault, ...]) -> Episode:
         if feeder.idle and found.lost and not asked_again and any(fault.refuses for fault in faults) and not _under_way(world):
             asked_again = True
             world.put_back_dead_letters()
-    differences = _differences(world)
+    differences = [*world.undone, *_differences(world)]
     accepted = sorted(backend.accepted_at)
     return Episode(
         faults=tuple(fault.name for fault in faults),

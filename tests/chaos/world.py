@@ -122,6 +122,8 @@ class World:
         self.members: list[Member] = []
         self.retired: list[Member] = []
         """Whom others have taken the place of."""
+        self.undone: list[str] = []
+        """What a fault of this episode was to wait for and did not come: it was not the fault that it is called."""
         self.api_server = ApiServer()
         self.backend: Backend
         self.feeder: Feeder
@@ -210,11 +212,14 @@ class World:
         """Start another of a service, and tell the old one to end when the new one is ready, as a Deployment does."""
         new = old.successor(free_port())
         new.start()
+        # In the lists before anything is waited for: whoever is in them is ended, whatever becomes of the run.
+        self.members[self.members.index(old)] = new
+        self.retired.append(old)
         deadline = time.monotonic() + _START_SECONDS
         while not new.ready and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        self.members[self.members.index(old)] = new
-        self.retired.append(old)
+        if not new.ready:
+            self.undone.append(f"{new.name} was not ready, and took the place of the one before it all the same")
         old.stop()
 
     def wait_replicated(self) -> None:
@@ -226,6 +231,7 @@ class World:
                 if all("leader" in each and all(copy["current"] for copy in each.get("replicas", ())) for each in clusters):
                     return
             time.sleep(_POLL_SECONDS)
+        self.undone.append("the streams were not on each server when the next one was replaced")
 
     def differences(self, found: Verdict) -> list[str]:
         """Where the accounts of services, the bus and the receiver do not add up, or something is under way still.
@@ -292,7 +298,7 @@ class World:
         self.feeder.start()
 
     def _stop_members(self) -> None:
-        for member in (*self.members, *([self.feeder] if hasattr(self, "feeder") else [])):
+        for member in (*self.members, *self.retired, *([self.feeder] if hasattr(self, "feeder") else [])):
             member.stop()
 
     def _kube_settings(self, name: str) -> dict[str, str]:
