@@ -99,7 +99,11 @@ def serving(bus: RenderedNats, folder: Path) -> Iterator[str]:
             yield told.split()[2]
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
 
 def status(url: str, **headers: str) -> int:
