@@ -18,12 +18,12 @@ from typing import Final
 
 import numpy as np
 
-from proto.columns import COLUMNS, Reason
+from proto.columns import COLUMNS, NO_INDEX, Reason
 from proto.exchange_phases import is_traced, span_count
 from proto.flow_batch import Array, FlowBatch, encode
 from proto.subjects import MAX_BATCH_BYTES, batch_id
 from services.capture.errors import path_text
-from services.capture.flows.exchange_layout import MET
+from services.capture.flows.exchange_layout import MET, Exchanges
 from services.capture.flows.exchange_table import ExchangeEmission, ExchangeTable
 from services.capture.flows.layout import Slots
 from services.capture.flows.table import Emission, FlowTable
@@ -137,9 +137,7 @@ class ReplayReader:
             said |= {"file": self._source.files_of(emission.slots), **told.columns}
         else:
             told = self._names.tell_exchanges(emission.columns, self._flows)
-            slots = emission.exchanges["slot"]
-            slots = np.where(slots == MET, self._source.places_of(emission.exchanges["flow_id"]), slots)
-            said = emission.columns | {"file": self._source.files_of(slots), **told.columns}
+            said = emission.columns | {"file": self._files_of(emission.exchanges), **told.columns}
         columns: Mapping[str, Array] = told.records.behind(said)
         if self._settings.replay_loop:
             self._keep_pace(now_unix_ns)
@@ -161,6 +159,13 @@ class ReplayReader:
         if isinstance(emission, Emission):
             self._table.accept(emission)
         return ready
+
+    def _files_of(self, exchanges: Exchanges) -> Array:
+        """Return which file each was in; none where its flow has given its slot back: the slot's file is somebody else's."""
+        slots, flow_ids = exchanges["slot"], exchanges["flow_id"]
+        slots = np.where(slots == MET, self._source.places_of(flow_ids), slots)
+        files = self._source.files_of(slots)
+        return np.where(self._source.slots["id"][slots] == flow_ids, files, np.uint32(NO_INDEX))
 
     def _flows(self, flow_ids: Array) -> tuple[Slots, Array]:
         return self._source.slots_of(flow_ids), np.zeros(len(flow_ids), np.int64)

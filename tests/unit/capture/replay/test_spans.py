@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 
 from proto.asked.batch import AskedBatch, encode_asked
 from proto.asked.columns import ASKED, SpanKind
-from proto.columns import ExchangeMatched, Reason, Role
+from proto.columns import NO_INDEX, ExchangeMatched, Reason, Role
 from proto.flow_batch import decode
 from proto.frames import write_frame
 from services.capture.progress import ProgressReport
 from services.capture.replay.reader import ReplayReader
 from services.capture.settings import CaptureSettings
 from tests.support.packets.http_talk import Talk
-from tests.support.packets.pcap import SECOND, START, write
+from tests.support.packets.pcap import ACK, FIN, SECOND, START, write
 
 CLIENT, SERVER = (bytes(10) + b"\xff\xff" + bytes(address) for address in ((10, 1, 0, 1), (10, 1, 0, 9)))
 
@@ -85,3 +86,26 @@ def test_what_a_file_ends_with_is_met_too(tmp_path: Path) -> None:
     told, reasons = met(tmp_path, asked(tmp_path, (9, SpanKind.CLIENT, (SERVER, 5432), 0.9998, 1.2503)), [talk])
     assert reasons == {"matched": 1}
     assert told[9]["exchange_series"] == 3
+
+
+def test_no_exchange_has_the_file_of_another_flow(tmp_path: Path) -> None:
+    """A connection that is long over when its span is asked for, while those of the next file are in its place."""
+    talks = [Talk(client="10.1.0.1", server="10.1.0.9", client_port=40_000 + each, server_port=5432) for each in range(3)]
+    for number, talk in enumerate(talks):
+        talk.ask(1, b"\x07" * 40).answer(1.1 + 0.01 * number, b"\x09" * 40)
+        for sender in ("client", "server"):
+            talk.end(1.2, sender, FIN | ACK)
+    later = [replace(each, time_ns=each.time_ns + 100 * SECOND) for talk in talks[1:] for each in talk.frames]
+    later.sort(key=lambda each: each.time_ns)
+    files = (write(tmp_path / "a.pcap", talks[0].frames), write(tmp_path / "b.pcap", later))
+    peer = (SERVER, 5432)
+    questions = asked(tmp_path, (1, SpanKind.CLIENT, peer, 0.9998, 1.1003), (2, SpanKind.CLIENT, peer, 100.9998, 101.1103))
+    reader = ReplayReader(CaptureSettings(replay_files=files, replay_questions=questions), "epoch", ProgressReport(None))
+    told = [
+        (batch.column("parent_span_id")[row].tobytes()[-1], batch.column("file")[row])
+        for ready in iter(reader.read, None)
+        for batch in (decode(each.message) for each in ready)
+        for row in np.flatnonzero(batch.column("reason") == Reason.EXCHANGE).tolist()
+    ]
+    reader.close()
+    assert sorted(told) == [(1, NO_INDEX), (2, 1)]
