@@ -32,11 +32,12 @@ BATCH = bytes(2_753 + 20 * 318)
 """As large as one of 20 records (bench_bus)."""
 PUBLISHERS = 8
 WINDOW = 100
+_ANSWER_SECONDS = 60.0
 
 
 def publish(port: int, subject: str, first: int, batches: int) -> None:
     """Publish so many and return once each is acknowledged."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_SECONDS) as connection:
         connection.sendall(b'CONNECT {"verbose":false,"headers":true,"protocol":1}\r\n')
         connection.sendall(f"SUB _INBOX.{first}.* 1\r\n".encode())
         for begin in range(0, batches, WINDOW):
@@ -48,7 +49,7 @@ def publish(port: int, subject: str, first: int, batches: int) -> None:
                     raise ConnectionError("the server closed the connection")
                 rest += found
                 whole, mark, rest = rest.rpartition(b"\r\n")
-                if b'"error"' in whole:
+                if b'"error"' in whole or b"-ERR" in whole:
                     raise RuntimeError(whole.decode(errors="replace"))
                 acknowledged += (whole + mark).count(b'"seq":')
 

@@ -33,6 +33,7 @@ from tests.bench.enricher.bench_join import objects
 from tests.bench.exporter.bench_export import EXPORT
 from tests.bench.harness import ROOT, environment, processor_seconds
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.pipeline.watched import nobody_failed, watched
 
 PODS = 10_000
 STREAMS = StreamSettings(raw_bytes=1 << 30, raw_node_share=1, enriched_bytes=1 << 30)
@@ -69,10 +70,12 @@ def backend() -> Iterator[Connection]:
     here, there = context.Pipe()
     process = context.Process(target=reading_backend, args=(there,))
     process.start()
+    there.close()  # the process alone has it: what is asked of one that has failed ends, instead of waiting
     try:
         yield here
     finally:
-        here.send("end")
+        with suppress(OSError):
+            here.send("end")
         process.join()
 
 
@@ -122,7 +125,8 @@ class Running:
 
     async def offer(self, rate: float, seconds: float, *, rows: int, nodes: int = 1) -> Found:
         """Publish so many records a second in batches of `rows`, in turn of so many nodes, and see what comes of them."""
-        await self.empty()
+        async with asyncio.timeout(_STARTING_SECONDS):
+            await self.empty()
         self.arrivals()
         interval, refused = rows / rate, 0
         batches = max(1, round(seconds / interval))
@@ -173,7 +177,8 @@ class Running:
         """Return once nothing is under way."""
         for stream in (RAW_STREAM, ENRICHED_STREAM):
             for each in partition_streams(stream, STREAMS.partitions):
-                while (await self.bus.stream_state(each)).messages:  # noqa: ASYNC110 - the server tells nobody
+                while (await self.bus.stream_state(each)).messages:
+                    nobody_failed()
                     await asyncio.sleep(0.05)
 
 
@@ -196,7 +201,9 @@ async def running(folder: Path, *, enrichers: int = 1, exporters: int = 1, pods:
         async with connect(NatsSettings(url=server.url, unsynced_seconds=0), name="bench") as bus:
             await bus.ensure_streams(STREAMS)
             for service, replicas in (("enricher", enrichers), ("exporter", exporters)):
-                started = [stack.enter_context(_service(service, environ)) for _ in range(replicas)]
+                started = [
+                    stack.enter_context(_service(service, environ, folder / f"{service}-{at}.log")) for at in range(replicas)
+                ]
                 pids[service] = [process.pid for process in started]
             pipeline = Running(pids, bus, pipe)
             async with asyncio.timeout(_STARTING_SECONDS):
@@ -212,14 +219,18 @@ async def _consumed(bus: Bus) -> None:
             with suppress(BusError):
                 if (await bus.consumer_state(stream, durable)).asking:
                     break
+            nobody_failed()
             await asyncio.sleep(0.1)
 
 
 @contextmanager
-def _service(name: str, environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-m", f"services.{name}"], cwd=ROOT, env=environ)
+def _service(name: str, environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", f"services.{name}"]
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=said, stderr=said)
     try:
-        yield process
+        with watched(process, log):
+            yield process
     finally:
         process.terminate()
         try:
