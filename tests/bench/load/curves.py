@@ -13,7 +13,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,15 +24,14 @@ from typing import ClassVar
 
 import structlog
 
-from tests.bench.enricher.bench_join import make_cluster
-from tests.bench.harness import ROOT, machine, processor_seconds, say, table
+from tests.bench.harness import ROOT, machine, say, table
 from tests.bench.load import bench_partitions
+from tests.bench.load.document import written
 from tests.bench.load.drawing import Line, draw
 from tests.bench.load.running import Found, Running, running
 
 IMAGES = ROOT / "docs" / "images"
 DOCUMENT = ROOT / "docs" / "performance.md"
-_BEGIN, _END = "<!-- made by `make curves` -->", "<!-- curves until here -->"
 RATES = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 ROWS = 100
 SERVICES = ("nats", "enricher", "exporter")
@@ -249,7 +247,7 @@ def pods(seconds: float) -> Curve:
     for number in numbers:
         if (left := over - time.monotonic()) < 5:
             break
-        command = [sys.executable, "-m", "tests.bench.load.curves", "--index", str(number)]
+        command = [sys.executable, "-m", "tests.bench.load.index", str(number)]
         try:
             said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=left).stdout
         except subprocess.TimeoutExpired:
@@ -353,62 +351,38 @@ CURVES: dict[str, tuple[str, Callable[[float], Curve], float]] = {
 """Heading, measurement, and its share of the time."""
 
 
-def index_of(count: int) -> tuple[float, float]:
-    """MiB that the index of so many pods takes, and seconds of a core to make it."""
-    before = _resident_mib()
-    cluster = make_cluster(count)
-    cluster.compile()
-    return _resident_mib() - before, processor_seconds(os.getpid())
-
-
-def _resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def main() -> None:
     """Run what is asked for, and write it down."""
     parser = argparse.ArgumentParser(description="load and growth as curves")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--only", default="", help=f"of {', '.join(CURVES)}, separated by commas")
     parser.add_argument("--dry", action="store_true", help="print only; the pictures are drawn into a folder of their own")
-    parser.add_argument("--index", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    chosen = arguments.only.split(",") if arguments.only else list(CURVES)
+    if unknown := [name for name in chosen if name not in CURVES]:
+        parser.error(f"--only: there is no {', '.join(unknown)}, but {', '.join(CURVES)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    if arguments.index:
-        say(json.dumps(index_of(arguments.index)))
-        return
     if arguments.dry:
         Curve.folder = Path(tempfile.mkdtemp(prefix="wirespan-curves-"))
         say(f"pictures: {Curve.folder}")
-    chosen = [name for name in CURVES if name in arguments.only.split(",") or not arguments.only]
     whole = sum(CURVES[name][2] for name in chosen)
-    sections = ["## Curves", "", *(f"- {line}" for line in machine()), ""]
-    began = time.monotonic()
+    about, began, sections = machine(), time.monotonic(), {}
     for name in chosen:
         title, measurement, share = CURVES[name]
         say(f"### {title}")
         try:
             curve = measurement(arguments.minutes * 60 * share / whole)
-        except (Exception, TimeoutError) as error:  # noqa: BLE001 - the others are still worth their time
+        except Exception as error:  # noqa: BLE001 - the others are still worth their time
             curve = Curve([f"Left out: {type(error).__name__}: {error}"])
-        text = "\n\n".join([*curve.text, *curve.images])
-        say(text)
-        sections += [f"### {title}", "", text, ""]
-    sections += [
-        f"In all {time.monotonic() - began:.0f} s. Left out by choice: {', '.join(set(CURVES) - set(chosen)) or 'nothing'}.",
-        "",
-    ]
+        if len(chosen) < len(CURVES):
+            curve.text.insert(0, f"In a run of its own, on {'; '.join(about)}.")
+        sections[title] = "\n\n".join([*curve.text, *curve.images])
+        say(sections[title])
     if not arguments.dry:
-        DOCUMENT.write_text(written(DOCUMENT.read_text(), "\n".join(sections)))
-
-
-def written(document: str, section: str) -> str:
-    """The document with the section of the last run replaced, or put before that of all benchmarks."""
-    block = f"{_BEGIN}\n{section}{_END}\n"
-    if _BEGIN in document:
-        return re.sub(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}\n", lambda _: block, document, flags=re.DOTALL)
-    before, mark, after = document.partition("<!-- made by `make bench` -->")
-    return f"{before.rstrip()}\n\n{block}\n{mark}{after}" if mark else f"{document.rstrip()}\n\n{block}"
+        said = [*about, f"in all {time.monotonic() - began:.0f} s"]
+        head = "\n".join(["## Curves", "", *(f"- {line}" for line in said)])
+        order = [title for title, _, _ in CURVES.values()]
+        DOCUMENT.write_text(written(DOCUMENT.read_text(), head, sections, order))
 
 
 if __name__ == "__main__":
