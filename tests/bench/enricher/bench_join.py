@@ -13,15 +13,19 @@ import random
 import resource
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 import msgspec
 import numpy as np
 
+from proto.both_ends import BOTH_SEEN
 from proto.columns import NO_INDEX, Observer, Role
 from proto.flow_batch import FlowBatch, decode, encode, encode_parts
+from services.enricher.backends import MOST_SERVERS, Backends
 from services.enricher.index.claims import packed_address
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.index import Index
@@ -174,6 +178,33 @@ def measure(index: Index, tables: tuple[dict[Any, Any], dict[Any, Any]], count: 
         show(f"  {name:32}{value:8.3f} {baseline / value:7.1f}x {1 / value:7.2f} M records/s")
 
 
+def remember(count: int) -> None:
+    """Print what it takes to remember servers' records for their clients', all of whom are told their backend."""
+    batches = []
+    for number in range(MOST_SERVERS // count):
+        own, other = np.arange(count, dtype="<u4") + np.uint32(number * count), np.full(count, 7, "<u4")
+        flow = make_batch(count, random.Random(number), 300)
+        both = {**flow.columns, "isn_seen": np.full(count, BOTH_SEEN, "u1"), "remote_port": np.full(count, 80, "<u2")}
+        ends = [{"role": Role.SERVER, "local_isn": own, "remote_isn": other}]
+        ends += [{"role": Role.CLIENT, "local_isn": other, "remote_isn": own}]
+        batches.append([replace(flow, columns=both | end | {"role": np.full(count, end["role"], "u1")}) for end in ends])
+    tracemalloc.start()
+    backends = Backends()
+    for served, _ in batches:
+        backends.learn(served)
+    size = tracemalloc.get_traced_memory()[0] / 2**20
+    tracemalloc.stop()
+    assert all(backends.tell(asked).column("remote_nat_port").all() for _, asked in batches[-2:])
+
+    def both_ways(number: int) -> None:
+        served, asked = batches[number]
+        backends.learn(served)
+        backends.tell(asked)
+
+    each = microseconds(both_ways, len(batches), 2 * count)
+    show(f"\nbackends: {each:.2f} us a record to remember a server's or to look for it; {size:.1f} MiB for {MOST_SERVERS:,}")
+
+
 def show(line: str) -> None:
     """Print a line."""
     sys.stdout.write(f"{line}\n")
@@ -184,6 +215,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     for pods in [int(sys.argv[2])] if len(sys.argv) > 2 else (PODS, MANY_PODS):
         compare(count, pods)
+    remember(1024)
 
 
 def compare(count: int, pod_count: int) -> None:
