@@ -112,8 +112,7 @@ port, with spans from end to end: search domains, A and AAAA at once, NXDOMAIN, 
 version of it that nobody has, compression, an answer cut short and asked for over TCP, one that waits for another server. All
 names, types and codes are alike. The times are two things: CoreDNS counts from when its own code has the question until it
 has sent the answer and goes on, Wirespan from socket to socket, so the time in which a question waits for the process is in
-it. On a machine of two processors under load 18 it was more by 0.02 to 0.3 ms for most, and 37 ms where the log has 0.2 for
-the first question of a resolver that had to be woken.
+it: most for the first question of a resolver that has to be woken.
 
 | capture | questions: tshark | Wirespan | alike | answers: tshark | Wirespan | alike | why not all |
 |---|---|---|---|---|---|---|---|
