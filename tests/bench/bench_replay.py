@@ -19,7 +19,8 @@ from pathlib import Path
 
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.flows.table import Emission, FlowTable
-from services.capture.replay.source import ReplaySource, replay
+from services.capture.replay.replaying import replay
+from services.capture.replay.source import ReplaySource
 from tests.support.packets.pcap import ACK, FIN, PSH, Conversation
 
 RUNS = 3

@@ -31,7 +31,8 @@ from services.capture.names.reader import NameReader
 from services.capture.progress import ProgressReport
 from services.capture.replay.layout import file_columns
 from services.capture.replay.meeting import ReplayMeeting
-from services.capture.replay.source import ReplaySource, replay
+from services.capture.replay.replaying import replay
+from services.capture.replay.source import ReplaySource
 from services.capture.settings import CaptureSettings
 
 _LONGEST_PAUSE_NS: Final = 10_000_000_000

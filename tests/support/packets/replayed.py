@@ -13,7 +13,8 @@ from services.capture.flows.table import FlowTable
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.names.reader import NameReader, NamesTold
 from services.capture.replay.layout import file_columns
-from services.capture.replay.source import ReplaySource, replay
+from services.capture.replay.replaying import replay
+from services.capture.replay.source import ReplaySource
 from tests.support.packets.pcap import write
 
 if TYPE_CHECKING:

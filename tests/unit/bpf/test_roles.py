@@ -6,7 +6,8 @@ import pytest
 
 from proto.columns import Outcome, Role, RoleSource
 from services.capture.flows.table import WITHOUT_ROLE, FlowTable
-from services.capture.replay.source import ReplaySource, replay
+from services.capture.replay.replaying import replay
+from services.capture.replay.source import ReplaySource
 from tests.support.packets.pcap import ACK, PSH, RST, SYN, Conversation, write
 from tests.support.packets.replayed import replay_frames
 

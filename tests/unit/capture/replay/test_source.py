@@ -12,7 +12,8 @@ from proto.columns import Outcome, Reason
 from services.capture.errors import CaptureError, CaptureFileError
 from services.capture.flows.table import FlowTable
 from services.capture.replay import library
-from services.capture.replay.source import ReplaySource, Stop, replay
+from services.capture.replay.replaying import replay
+from services.capture.replay.source import ReplaySource, Stop
 from tests.support.packets import pcap
 from tests.support.packets.pcap import SECOND, START, Conversation, Frame, ethernet, ip, udp, write
 from tests.support.packets.replayed import replay_files, replay_frames
