@@ -1,81 +1,28 @@
-"""The page's server: what it says is what the commands say, it keeps no more than it may, and it lets in whom it should."""
+"""The page's server: what it says is what the commands say, and it keeps no more than it may."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
 
 from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
-from proto.flow_batch import Entity, FlowBatch
+from proto.flow_batch import Entity
 from proto.verdicts.rules import judged
-from services.cli.errors import CliError, UsageError
+from services.cli.errors import CliError
 from services.cli.explain.command import explained
 from services.cli.explain.connections import Seen
 from services.cli.explain.explanation import explain
-from services.cli.view.access import Access
 from services.cli.view.assets import assets
 from services.cli.view.kept import Kept
-from services.cli.view.listening import listener
-from services.cli.view.server import Page, serving
 from services.cli.views.flow_columns import FLOW_COLUMNS
 from services.cli.views.flow_view import flow_views
 from tests.unit.cli.flow_records import LOCAL, REMOTE, START, record_batch
-
-TOKEN = "a token that is long enough"
-
-
-def pod(namespace: str, name: str) -> Entity:
-    """A pod of a deployment."""
-    return Entity("k8s.pod", {"k8s.namespace.name": namespace, "k8s.deployment.name": name, "k8s.pod.name": f"{name}-1"})
-
-
-def between(source: str, destination: str, **changes: Any) -> FlowBatch:
-    """A connection of two pods, `namespace/name` each."""
-    ends = [pod(*source.split("/")), pod(*destination.split("/"))]
-    return record_batch(entities=ends, **{"local_entity": 0, "remote_entity": 1, **changes})
-
-
-@pytest.fixture
-def kept() -> Kept:
-    """Two connections that are well, and one that was refused."""
-    some = Kept()
-    some.add(between("shop/frontend", "shop/cart", flow_id=1, local_port=1001))
-    some.add(between("shop/frontend", "shop/redis", flow_id=2, local_port=1002, remote_port=6380))
-    some.add(between("web/ingress", "shop/frontend", flow_id=3, local_port=1003, outcome=Outcome.REFUSED, responses=0))
-    return some
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Path:
-    """A folder with a page in it."""
-    (tmp_path / "index.html").write_text("<p>the page")
-    return tmp_path
-
-
-@contextlib.asynccontextmanager
-async def asking(kept: Kept, folder: Path, **access: Any) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of a page over what is kept."""
-    async with (
-        serving(Page(kept, "a test"), Access(**access), listener("127.0.0.1", 0), folder) as url,
-        aiohttp.ClientSession(url) as session,
-    ):
-        yield session
-
-
-async def answer(session: aiohttp.ClientSession, path: str) -> Any:
-    """What the API says."""
-    async with session.get(f"/api/{path}") as response:
-        assert response.status == 200, await response.text()
-        return await response.json()
+from tests.unit.cli.view.asking import answer, asking, between, pod
 
 
 async def test_map_has_troubles_first_and_folds_namespaces(kept: Kept, built: Path) -> None:
@@ -289,41 +236,6 @@ def test_time_line_counts_each_record_once(kept: Kept) -> None:
     assert (np.sum(line["records"]), np.sum(line["troubles"])) == (3, 1)
 
 
-@pytest.mark.parametrize("path", ["/", "/api/about", "/nothing", "/api/connection?flow=x", "/../pyproject.toml"])
-async def test_every_answer_forbids_what_the_page_does_not_need(kept: Kept, built: Path, path: str) -> None:
-    """No script, style or connection but our own, in no other page's frame; answers that are errors say so too."""
-    async with asking(kept, built) as session, session.get(path) as response:
-        policy = response.headers["Content-Security-Policy"]
-        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'")
-        assert "frame-ancestors 'none'" in policy
-        assert "unsafe" not in policy
-        assert "Access-Control-Allow-Origin" not in response.headers
-
-
-@pytest.mark.parametrize(
-    ("host", "status"), [("localhost:1", 200), ("[::1]", 200), ("evil.example", 421), ("127.0.0.1.evil.example", 421)]
-)
-async def test_another_hosts_name_gets_nothing(kept: Kept, built: Path, host: str, status: int) -> None:
-    """A name of somebody else's that leads here, as in DNS rebinding, is refused."""
-    async with asking(kept, built) as session, session.get("/api/about", headers={"Host": host}) as response:
-        assert response.status == status
-
-
-@pytest.mark.parametrize(
-    ("site", "path", "status"),
-    [
-        ("cross-site", "/api/about", 403),
-        ("same-site", "/api/map", 403),
-        ("cross-site", "/", 200),
-        ("same-origin", "/api/about", 200),
-    ],
-)
-async def test_another_page_makes_no_work(kept: Kept, built: Path, site: str, path: str, status: int) -> None:
-    """What somebody else's page asks of the API is not made; a link of theirs leads here nevertheless."""
-    async with asking(kept, built) as session, session.get(path, headers={"Sec-Fetch-Site": site}) as response:
-        assert response.status == status
-
-
 class SlowToTell(Kept):
     """Whose time line takes until it may be told."""
 
@@ -358,51 +270,6 @@ async def test_what_nobody_waits_for_is_not_made(built: Path) -> None:
         await first
         await answer(session, "time_line")
     assert slow.made == 2
-
-
-async def test_a_token_is_asked_for(kept: Kept, built: Path) -> None:
-    """Without it neither API nor page; with it a browser gets a cookie that no script and no other site can use."""
-    async with asking(kept, built, token=TOKEN) as session:
-        async with session.get("/api/about") as refused, session.get("/", allow_redirects=False) as sent:
-            assert (refused.status, sent.status, sent.headers["Location"]) == (401, 303, "/login")
-        async with session.get("/api/about", headers={"Authorization": f"Bearer {TOKEN}"}) as allowed:
-            assert allowed.status == 200
-        async with session.post("/login", data={"token": "another token, as long"}) as wrong:
-            assert wrong.status == 401
-        async with session.get("/api/about", headers={"Authorization": "Bearer \udcff"}) as no_text:
-            assert no_text.status == 401
-        async with session.get("/app.css", allow_redirects=False) as style:
-            assert style.status == 404, "there is none here, and nobody is sent to log in for it"
-        async with session.post("/login", data={"token": TOKEN}, allow_redirects=False) as right:
-            cookie = right.cookies["wirespan"]
-        assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
-        async with session.get("/api/about", cookies={"wirespan": cookie.value}) as allowed:
-            assert allowed.status == 200
-
-
-async def test_who_an_ingress_let_in_is_let_in(kept: Kept, built: Path) -> None:
-    """With a header that is trusted, only requests that have it."""
-    async with asking(kept, built, header="X-Forwarded-User") as session:
-        async with session.get("/api/about") as refused:
-            assert refused.status == 401
-        async with session.get("/api/about", headers={"X-Forwarded-User": "ada"}) as allowed:
-            assert allowed.status == 200
-
-
-@pytest.mark.parametrize(
-    "access",
-    [
-        Access(address="0.0.0.0"),
-        Access(token="short"),
-        Access(token=""),
-        Access(address="192.0.2.1", token="x"),
-        Access(token=TOKEN, header="X-Forwarded-User"),
-    ],
-)
-def test_never_open_to_others_by_mistake(access: Access) -> None:
-    """Beyond loopback it takes a token of some length, or a header, which would let in without the token if both were given."""
-    with pytest.raises(UsageError):
-        access.check()
 
 
 def test_a_page_that_is_not_built_says_so(tmp_path: Path) -> None:
