@@ -77,11 +77,13 @@ class Access:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         return _same(given, self.token) or _same(request.cookies.get(_COOKIE, ""), self._session(self.token))
 
-    def let_in(self, token: str, response: web.StreamResponse) -> bool:
-        """Give a browser that has the token a cookie, so that it need not be asked again."""
+    def let_in(self, token: str, request: web.Request, response: web.StreamResponse) -> bool:
+        """Give a browser that has the token a cookie, so that it need not be asked again; one for TLS alone if it came so."""
         if self.token is None or not _same(token, self.token):
             return False
-        response.set_cookie(_COOKIE, self._session(self.token), httponly=True, samesite="Strict", path="/")
+        # TLS ends at an ingress, which says so. Of several, the first is the one that the browser speaks to.
+        secure = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower() == "https"
+        response.set_cookie(_COOKIE, self._session(self.token), httponly=True, samesite="Strict", path="/", secure=secure)
         return True
 
     def _session(self, token: str) -> str:

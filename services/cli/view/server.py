@@ -196,7 +196,7 @@ async def serving(page: Page, access: Access, where: socket.socket, folder: Path
             return web.Response(text=_LOGIN_PAGE, content_type="text/html")
         token = str((await request.post()).get("token", ""))
         response = web.Response(status=303, headers={"Location": "/"})
-        if access.let_in(token, response):
+        if access.let_in(token, request, response):
             return response
         return web.Response(status=401, text="that is not the token")
 

@@ -69,6 +69,20 @@ async def test_a_token_is_asked_for(kept: Kept, built: Path) -> None:
             assert allowed.status == 200
 
 
+@pytest.mark.parametrize(
+    ("said", "secure"), [({}, ""), ({"X-Forwarded-Proto": "http"}, ""), ({"X-Forwarded-Proto": "HTTPS, http"}, True)]
+)
+async def test_a_browser_that_came_over_tls_keeps_its_cookie_to_that(
+    kept: Kept, built: Path, said: dict[str, str], secure: object
+) -> None:
+    """Behind an ingress; one without TLS, as on loopback, would never send such a cookie again."""
+    async with (
+        asking(kept, built, token=TOKEN) as session,
+        session.post("/login", data={"token": TOKEN}, headers=said, allow_redirects=False) as right,
+    ):
+        assert right.cookies["wirespan"]["secure"] == secure
+
+
 async def test_who_an_ingress_let_in_is_let_in(kept: Kept, built: Path) -> None:
     """With a header that is trusted, only requests that have it."""
     async with asking(kept, built, header="X-Forwarded-User") as session:
