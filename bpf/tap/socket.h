@@ -14,6 +14,16 @@
 
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
 
+/* The task that made a socket. */
+struct creator {
+    __u64 name[2]; /* of the thread */
+    __u32 process;
+    __u32 pad;
+};
+
+/* Noted where names of programs are asked for. A socket that was accepted, or is older than capture, has none. */
+BPF_SK_STORAGE(creator_of_socket, struct creator);
+
 /* The task that closed a flow's socket, beside the flow's slot. */
 struct closer {
     slot_reference flow; /* 0: none yet */
@@ -93,14 +103,35 @@ FLOW_INLINE void remember_slot(struct bpf_sock *sk, slot_reference reference)
         *stored = reference;
 }
 
-FLOW_INLINE void note_closer(slot_reference reference)
+FLOW_INLINE void note_creator(struct bpf_sock *sk)
+{
+    struct creator *creator = creator_of_socket.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+    if (!creator)
+        return;
+    bpf_get_current_comm(creator->name, sizeof(creator->name));
+    creator->process = (__u32)(bpf_get_current_pid_tgid() >> 32);
+}
+
+/*
+ * Whoever closes a socket is told only if it is who made it, under the same name: what execve closes is closed by the program that
+ * the process has become, and what was handed on by another's. A task that has renamed itself meanwhile is let go.
+ */
+FLOW_INLINE void note_closer(struct bpf_sock *sk, slot_reference reference)
 {
     __u32 number = (__u32)reference;
     struct closer *closer = closers.lookup(&number);
+    struct creator *creator = creator_of_socket.sk_storage_get(sk, 0, 0);
     __u64 task = bpf_get_current_pid_tgid();
+    __u64 name[2] = {};
 
-    if (!closer)
+    if (!closer || !creator)
         return;
+    bpf_get_current_comm(name, sizeof(name));
+    if (creator->process != (__u32)(task >> 32) || creator->name[0] != name[0] || creator->name[1] != name[1])
+        return;
+    /* Whoever reads meanwhile finds that it is no flow's. */
+    closer->flow = 0;
     closer->closed_ns = bpf_ktime_get_ns();
     closer->process = (__u32)(task >> 32);
     closer->thread = (__u32)task;

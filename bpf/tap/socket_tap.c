@@ -253,6 +253,13 @@ int tap_egress_frames(struct __sk_buff *skb)
     return tap_frames(skb, FLOW_TX);
 }
 
+/* An application makes a socket: always allowed. */
+int tap_create(struct bpf_sock *sk)
+{
+    note_creator(sk);
+    return 1;
+}
+
 /* The application closes a socket. Where this does not load, a closed connection ends a minute later. */
 int tap_release(struct bpf_sock *sk)
 {
@@ -262,7 +269,7 @@ int tap_release(struct bpf_sock *sk)
     if (slot) {
         slot->socket.closed = 1;
         if (TAP_HAS(TAP_CLOSERS))
-            note_closer(*stored);
+            note_closer(sk, *stored);
     }
     return 1;
 }

@@ -20,8 +20,14 @@ from proto.flow_batch import decode
 from services.capture.live.owners.processes import _sees_all_processes
 from services.capture.live.reader import LiveReader
 from services.capture.live_options import LiveOptions, TapRules
+from tests.support.node.live_capture import reason_to_skip
 
-pytestmark = pytest.mark.skipif(not _sees_all_processes(), reason="in a PID namespace of its own nobody has a name")
+_reason = reason_to_skip()
+pytestmark = [
+    pytest.mark.skipif(_reason is not None, reason=_reason or ""),
+    pytest.mark.skipif(not _sees_all_processes(), reason="in a PID namespace of its own nobody has a name"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is a client of its own name"),
+]
 
 ROUNDS = 40
 OURS = Path(sys.executable).resolve().name
@@ -34,6 +40,12 @@ name = threading.Thread(target=lambda: (open("/proc/thread-self/comm", "w").writ
 name.start()
 name.join()
 os._exit(0)
+"""
+# What execve closes is closed when the process is the other program already.
+CLOSED_BY_EXECVE = """
+import os, socket, sys
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+os.execv("/bin/sh", ["sh", "-c", "echo become; read over"])
 """
 PYTHON = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close()"
 
@@ -51,11 +63,13 @@ class _Answers(BaseHTTPRequestHandler):
 def served() -> Iterator[int]:
     """The port of a server of ours."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def programs(reader: LiveReader, port: int) -> list[tuple[int, str]]:
@@ -109,6 +123,22 @@ def test_a_task_that_does_not_say_which_program_it_is_names_none() -> None:
     assert sorted(name for _, name in told) == ["", "bash"]
 
 
+@pytest.mark.parametrize("lives_on", [True, False])
+def test_what_execve_closes_is_not_told_as_the_program_that_the_process_becomes(lives_on: bool) -> None:  # noqa: FBT001
+    """A socket closed on execve, as Python and Go make them, has no name, whether the other program still runs or not."""
+    with served() as port:
+        options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
+        with LiveReader(node="n", epoch="e", options=options) as reader:
+            command = (sys.executable, "-c", CLOSED_BY_EXECVE, str(port))
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as becomes:
+                assert becomes.stdout is not None
+                assert becomes.stdout.readline() == b"become\n"
+                if not lives_on:
+                    becomes.communicate(timeout=60)
+                told = programs(reader, port)
+    assert [name for _, name in told] == [""]
+
+
 def test_a_program_that_lives_on_is_told_by_its_executable() -> None:
     """Also where another thread of it has closed the socket."""
     with served() as port:
@@ -118,14 +148,18 @@ def test_a_program_that_lives_on_is_told_by_its_executable() -> None:
             closed = threading.Event()
 
             def talk() -> None:
-                socket.create_connection(("127.0.0.1", port)).close()
-                closed.set()
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                finally:
+                    closed.set()
                 over.wait()
 
-            thread = threading.Thread(target=talk)
+            thread = threading.Thread(target=talk, daemon=True)
             thread.start()
-            closed.wait()
-            told = programs(reader, port)
-            over.set()
-            thread.join()
+            try:
+                closed.wait()
+                told = programs(reader, port)
+            finally:
+                over.set()
+                thread.join()
     assert [name for _, name in told] == [OURS]

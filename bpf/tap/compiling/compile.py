@@ -24,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR = 8, 9, 18
-KINDS = {"tap_release": (CGROUP_SOCK, 34), "tap_sendmsg4": (CGROUP_SOCK_ADDR, 14), "tap_sendmsg6": (CGROUP_SOCK_ADDR, 15)}
+KINDS = {
+    "tap_create": (CGROUP_SOCK, 2), "tap_release": (CGROUP_SOCK, 34),
+    "tap_sendmsg4": (CGROUP_SOCK_ADDR, 14), "tap_sendmsg6": (CGROUP_SOCK_ADDR, 15),
+}  # fmt: skip
 """Type and expected attach type of a program, as linux/bpf.h numbers them; of all others:"""
 OTHER_KIND = (CGROUP_SKB, -1)
 MAP_CREATE, PROG_LOAD, BTF_LOAD = 0, 5, 18

@@ -16,6 +16,7 @@ import pytest
 
 import bpf
 from services.capture.live.tap.loader import (
+    CREATE_PROGRAM,
     EXCHANGE_PROGRAMS,
     HANDSHAKE_PROGRAMS,
     OTHER_PROGRAMS,
@@ -121,7 +122,7 @@ def test_it_holds_every_program_that_is_loaded() -> None:
     """Those that a tap cannot do without, and those that a kernel may refuse."""
     handshakes = {name for names in HANDSHAKE_PROGRAMS.values() for name in names}
     assert building.find().programs.programs.keys() == {
-        *REQUIRED_PROGRAMS, *OTHER_PROGRAMS, *EXCHANGE_PROGRAMS, *handshakes,
+        *REQUIRED_PROGRAMS, *OTHER_PROGRAMS, CREATE_PROGRAM, *EXCHANGE_PROGRAMS, *handshakes,
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Which program holds a socket, or held it: asked of the kernel once for each record until it is known.
 
-Of a socket that is closed the tap knows which task did that. If that still runs and is the same program, its executable is
-the answer. If it is gone, it is the name that the main thread of its process had: what that was started as, or calls itself.
+Of a socket that is closed the tap knows which task did that, if its process had made the socket under the same name. If that
+still runs and is the same program, its executable is the answer. If it is gone, it is the name that the main thread of its
+process had: what that was started as, or calls itself.
 
 For one that is open, by the flow's addresses, sock_diag(7) gives the socket's inode, and the processes of the socket's own
 control group are looked through for who has that open. Nothing is guessed: a socket that is gone by then, one that programs of

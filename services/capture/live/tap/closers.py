@@ -29,11 +29,13 @@ class TapClosers:
         self._memory.close()
 
     def of(self, flow_ids: Iterable[int]) -> dict[int, Closer]:
-        """Return who closed the sockets of these flows, of those whose socket is closed."""
+        """Return who closed the sockets of these flows, of those whose socket was closed by who had made it."""
         closers = np.frombuffer(self._memory, _CLOSER, self._capacity)
         ids = np.fromiter(flow_ids, np.uint64)
-        found = closers[(ids & np.uint64(SLOT_OF_FLOW)).astype(np.int64) % self._capacity]
-        told = found[found["flow"] == ids]
+        places = (ids & np.uint64(SLOT_OF_FLOW)).astype(np.int64) % self._capacity
+        found = closers[places]
+        # Of the slot's next flow it may be written while it is read: then it is not this flow's any more.
+        told = found[(found["flow"] == ids) & (closers["flow"][places] == ids)]
         return {
             flow: Closer(process, thread, name.decode(errors="replace"), closed_ns)
             for flow, closed_ns, process, thread, name in told.tolist()

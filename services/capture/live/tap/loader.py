@@ -35,6 +35,8 @@ EXCHANGE_PROGRAMS: Final = tuple(f"tap_{way}_{look}" for way in ("ingress", "egr
 REQUIRED_PROGRAMS: Final = ("tap_ingress", "tap_egress", "tap_ingress_question", "tap_egress_question", "tap_nothing")
 OTHER_PROGRAMS: Final = ("tap_release", "tap_sendmsg4", "tap_sendmsg6")
 """Which a kernel may refuse, as those of exchanges and handshakes."""
+CREATE_PROGRAM: Final = "tap_create"
+"""The same, where it is noted who closes sockets."""
 
 COARSE_CLOCK: Final = (5, 11)
 """Since this kernel there is bpf_ktime_get_coarse_ns."""
@@ -104,6 +106,7 @@ class TapConstants:
         handshakes = tuple(name for names in HANDSHAKE_PROGRAMS.values() for name in names)
         return (
             *OTHER_PROGRAMS,
+            *((CREATE_PROGRAM,) if Switch.CLOSERS in self.switches else ()),
             *(handshakes if Switch.PIECES_TLS in self.switches else ()),
             *(EXCHANGE_PROGRAMS if Switch.TRACE_CONTEXT in self.switches else ()),
         )

@@ -32,6 +32,7 @@ from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.closers import TapClosers
 from services.capture.live.tap.exchanges import PROGRAMS, TapExchanges
 from services.capture.live.tap.loader import (
+    CREATE_PROGRAM,
     HANDSHAKE_PROGRAMS,
     QUESTION_PROGRAMS,
     LoadedTap,
@@ -273,13 +274,18 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             for program, kind in (
                 ("tap_ingress", bpf_syscall.CGROUP_INET_INGRESS),
                 ("tap_egress", bpf_syscall.CGROUP_INET_EGRESS),
+                ("tap_create", bpf_syscall.CGROUP_INET_SOCK_CREATE),
                 ("tap_release", bpf_syscall.CGROUP_INET_SOCK_RELEASE),
                 ("tap_sendmsg4", bpf_syscall.CGROUP_UDP4_SENDMSG),
                 ("tap_sendmsg6", bpf_syscall.CGROUP_UDP6_SENDMSG),
             ):
                 if program not in self._loaded.programs:
-                    continue  # this kernel does not take it
-                self._links.append(bpf_syscall.link_create(self._loaded.programs[program], root, kind))
+                    continue  # it is not asked for, or this kernel does not take it
+                try:
+                    self._links.append(bpf_syscall.link_create(self._loaded.programs[program], root, kind))
+                except OSError:
+                    if program != CREATE_PROGRAM:
+                        raise  # without that one only names are missing
         except OSError as error:
             self.detach()
             advice = "wirespan doctor says more; a program at this group or above it may hold the hook for itself"
