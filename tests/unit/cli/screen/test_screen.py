@@ -56,10 +56,11 @@ def text(app: LiveScreen) -> str:
 
 @asynccontextmanager
 async def at(kept: Kept, size: tuple[int, int] = (100, 30), which: FlowFilter | None = None) -> AsyncIterator[Pilot[None]]:
-    """The screen over these records, once it is drawn."""
-    app = LiveScreen(Pairs(kept, which or FlowFilter()), SAID, TOLD)
-    async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda shown: "last minute" in shown)
+    """The screen over these records, once it has heard all of them and is drawn. None is gone while a test lasts."""
+    pairs = Pairs(kept, which or FlowFilter(), window_seconds=3600)
+    async with LiveScreen(pairs, SAID, TOLD).run_test(size=size) as pilot:
+        await until(pilot, lambda shown: pairs._last == kept.last and "last minute" in shown)
+        await pilot.pause()
         yield pilot
 
 
