@@ -50,14 +50,14 @@ async def _show_screen(pipeline: Pipeline, wanted: FlowFilter, said: str, told: 
         async for batch in _passing(pipeline):
             kept.add(batch)
 
-    keeping = asyncio.create_task(keep())
-    try:
-        async with on_terminal(Pairs(kept, wanted), said, told) as screen:
-            while not screen.ended:
+    async with on_terminal(Pairs(kept, wanted), said, told) as screen:
+
+        async def note() -> None:
+            while True:
                 screen.note(_notes(await pipeline.status(), str(pipeline.plan.destination)))
-                await screen.until_ended(_REFRESH_SECONDS)
-    finally:
-        keeping.cancel()
+                await asyncio.sleep(_REFRESH_SECONDS)
+
+        await screen.until_ended(keep(), note())
     # The key that ended it is Ctrl-C, as elsewhere: another one cuts short what is left to do.
     signal.raise_signal(signal.SIGINT)
 

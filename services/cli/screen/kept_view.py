@@ -24,12 +24,12 @@ async def shown(kept: Kept, source: str) -> AsyncIterator[None]:
     """Show all that is kept while the block runs; whoever ends the screen asks the command to end, as Ctrl-C does elsewhere."""
     async with on_terminal(Pairs(kept, FlowFilter(), window_seconds=None), source, ()) as screen:
 
-        async def look() -> None:
-            while not screen.ended:
+        async def note() -> None:
+            while True:
                 screen.note([Text(printable(line), style="yellow") for line in kept.notes])
-                await screen.until_ended(_REFRESH_SECONDS)
+                await asyncio.sleep(_REFRESH_SECONDS)
 
-        looking = asyncio.create_task(look())
+        looking = asyncio.create_task(screen.until_ended(note()))
         looking.add_done_callback(_interrupt)
         try:
             yield

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Final
 
 from rich.text import Text
@@ -33,22 +33,25 @@ class OnTerminal:
         self._app = app
         self._running = asyncio.create_task(app.run_async())
 
-    @property
-    def ended(self) -> bool:
-        """Whether somebody has ended it."""
-        return self._running.done()
-
     def note(self, notes: Sequence[Text]) -> None:
         """Show these below the totals."""
         self._app.notes = notes
 
-    async def until_ended(self, within_seconds: float) -> None:
-        """Return when somebody ends it, or after that time. Raises what the screen has failed by."""
-        await asyncio.wait({self._running}, timeout=within_seconds)
-        if self._running.done():
-            self._running.result()
-            if self._app.failure is not None:
-                raise self._app.failure
+    async def until_ended(self, *beside: Coroutine[Any, Any, None]) -> None:
+        """Run these until somebody ends it, whatever they wait for. Raises what the screen or one of them has failed by."""
+        tasks = [asyncio.create_task(each) for each in beside]
+        try:
+            running = {self._running, *tasks}
+            while self._running in running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    each.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._app.failure is not None:
+            raise self._app.failure
 
     async def give_back(self) -> None:
         """End it, and leave the terminal as it was."""

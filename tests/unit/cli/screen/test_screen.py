@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.pilot import Pilot
 
 from proto.columns import Observer, Outcome, Reason, Role
@@ -25,11 +26,13 @@ from services.cli.screen.app import LiveScreen
 from services.cli.screen.available import has_screen
 from services.cli.screen.pairs import Pairs
 from services.cli.screen.rows_view import RowsView
+from services.cli.screen.terminal import OnTerminal
 from services.cli.tap.filters import FlowFilter
 from services.cli.view.asked import wanted
 from services.cli.view.kept import Kept
 from services.cli.views.conversations import Conversations, conversations_of
 from services.cli.views.flow_view import flow_views
+from services.runtime.errors import BusError
 from tests.unit.cli.flow_records import LOCAL, REMOTE, record_batch
 
 PATIENCE_SECONDS = 60
@@ -285,6 +288,30 @@ async def test_a_fault_of_the_screen_is_raised_and_none_of_its_variables_printed
         async with app.run_test():
             pass
     assert "do-not-print-this" not in "".join(capsys.readouterr())
+
+
+async def test_a_bus_that_does_not_answer_keeps_nobody_who_has_ended_the_screen() -> None:
+    """What is asked beside it is given up; one that lets nobody in ends the screen and is told."""
+    app = LiveScreen(Pairs(shop(), FlowFilter()), SAID, TOLD, driver_class=HeadlessDriver)
+    asked = asyncio.Event()
+
+    async def answers_never() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def refuses() -> None:
+        raise BusError("not let in")
+
+    screen = OnTerminal(app)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(BusError, match="not let in"):
+            await screen.until_ended(answers_never(), refuses())
+        ended = asyncio.create_task(screen.until_ended(answers_never()))
+        asked.clear()
+        await asked.wait()
+        app.exit()
+        await ended
+    await screen.give_back()
 
 
 async def test_of_five_thousand_pairs_only_what_is_visible_is_drawn() -> None:
