@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from services.cli import interruption
@@ -32,6 +33,8 @@ from services.cli.waiting import reached
 
 Served: TypeAlias = Callable[..., AbstractAsyncContextManager[str]]
 _STARTED: Final = "look at {url} (Ctrl-C ends it)"
+_OF_THE_PAGE: Final = ("port", "listen", "hosts", "token_file", "trusted_header")
+"""Parameters that say where the page is and who may see it."""
 
 
 @click.command()
@@ -104,6 +107,8 @@ def view(
         raise UsageError("FILE and a bus are two places to look at: give one of them")
     if kube_snapshot is not None and not files:
         raise UsageError("--kube-snapshot names the workloads of capture files: give FILE")
+    if terminal and (given := _given(_OF_THE_PAGE)):
+        raise UsageError(f"--terminal shows no page: leave out {', '.join(given)}")
     token = token_file.read_text().strip() if token_file else None
     access = Access(address=listen, hosts=hosts, token=token, header=trusted_header)
     access.check()
@@ -123,6 +128,16 @@ def view(
         with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
             ended = interruption.run(lambda each: _bus(kept, settings, timeout_seconds, served, each))
     raise SystemExit(0 if terminal else ended)
+
+
+def _given(parameters: Sequence[str]) -> list[str]:
+    """Return those of the options that somebody has given, by the names they have on the command line."""
+    context = click.get_current_context()
+    return [
+        each.opts[0]
+        for each in context.command.params
+        if each.name in parameters and context.get_parameter_source(each.name) is not ParameterSource.DEFAULT
+    ]
 
 
 @contextlib.asynccontextmanager
