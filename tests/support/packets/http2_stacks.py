@@ -164,7 +164,7 @@ STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[
     "grpcio": (None, grpc_python),
     "grpcio-goaway": (None, grpc_goaway),
     "node": ("node", node(4096, 0)),
-    "node-pings": ("node", node(4096, 0, 20)),
+    "node-pings": ("node", node(4096, 0, 4)),
     "node-no-table": ("node", node(0, 1)),
     "node-large-table": ("node", node(65_536, 1)),
     "h2load": ("h2load", nghttp2("h2load", "-n60", "-c2", "-m100", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
