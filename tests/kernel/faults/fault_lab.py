@@ -22,6 +22,7 @@ from tests.support.node.fault_lab import (
     reset,
     total_retransmits,
     wait_until,
+    window_of_peer,
     window_probes,
 )
 from tests.support.packets import dns
@@ -191,7 +192,8 @@ def slow_reader(lab: FaultLab) -> None:
     server.recv(1000)
     sender = threading.Thread(target=server.sendall, args=(bytes(LARGE),))
     sender.start()
-    wait_until(lambda: window_probes(server) > 0)
+    # A probe of a window that is only too small for a segment fills it; then it is zero.
+    wait_until(lambda: window_probes(server) > 0 and window_of_peer(server) == 0)
     left = LARGE
     while left:
         left -= len(client.recv(left))

@@ -229,6 +229,12 @@ def window_probes(end: socket.socket) -> int:
     return end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[3]
 
 
+def window_of_peer(end: socket.socket) -> int:
+    """Return how many bytes the other end has room for (tcpi_snd_wnd, since Linux 6.2): 0 where the kernel does not say."""
+    said = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+    return int(struct.unpack_from("=I", said, 228)[0]) if len(said) == 232 else 0
+
+
 def total_retransmits(end: socket.socket) -> int:
     """Return the kernel's own count of segments the socket has sent again (tcpi_total_retrans)."""
     (count,) = struct.unpack_from("=I", end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)
