@@ -36,7 +36,7 @@ def destination_options(command: Callable[..., Any]) -> Callable[..., Any]:
             f"or, where that holds spans, {DEFAULT_OUTPUT.stem}-2{DEFAULT_OUTPUT.suffix} and so on.",
         ),
         click.option("--append", "existing", flag_value="append", help="Add to the spans that the file holds."),
-        click.option("--overwrite", "existing", flag_value="overwrite", help="Replace them."),
+        click.option("--overwrite", "existing", flag_value="overwrite", help="Replace the spans that the file holds."),
         click.option(
             "--otlp-protocol",
             type=click.Choice(["grpc", "http/protobuf"]),

@@ -30,10 +30,16 @@ class Explanation:
     queries: dict[str, str]
 
     @property
+    def began_unix_ns(self) -> int:
+        """When what is told began: the request, where it is one, else the connection."""
+        told = self.connection.told
+        return int(told.row["start_unix_ns" if told.view.exchange else "flow_start_unix_ns"])
+
+    @property
     def head(self) -> str:
         """Who, over what, when."""
         view = self.connection.told.view
-        began = self.connection.told.row["flow_start_unix_ns"]
+        began = self.began_unix_ns
         arrow = "->" if view.directed else "<>"
         lasted = units.duration(max(view.end_unix_ns - began, 0))
         ends = f"{self.connection.source} {arrow} {self.connection.destination}  {view.transport}"
@@ -61,7 +67,7 @@ class Explanation:
             "source": str(self.connection.source),
             "destination": str(self.connection.destination),
             "transport": view.transport,
-            "began_unix_ns": row["flow_start_unix_ns"],
+            "began_unix_ns": self.began_unix_ns,
             "flow_id": row["flow_id"],
             "trace_id": view.exchange.trace_id if view.exchange else None,
             "told_by": self.tellers,

@@ -46,10 +46,11 @@ def _request(connection: Connection) -> Iterator[Step]:
         return
     server = connection.of_server.view.exchange if connection.of_server and connection.client else None
     share = _share(exchange.wait_ns, server.wait_ns) if server and server.wait_ns is not None else ""
-    yield Step(exchange.request_ns, f"answered after {_time(exchange.wait_ns)}{share}")
-    status = client.row.get("http_status")
     answered = exchange.request_ns + exchange.wait_ns
-    yield Step(answered, f"the answer{f' ({status})' if status else ''} took {_time(exchange.response_ns or 0)} to arrive")
+    yield Step(answered, f"answered after {_time(exchange.wait_ns)}{share}")
+    status = client.row.get("http_status")
+    took = exchange.response_ns or 0
+    yield Step(answered + took, f"the answer{f' ({status})' if status else ''} took {_time(took)} to arrive")
     again = client.view.retransmits
     yield Step(None, units.counted(again, "segment") + " sent again" if again else "no loss")
 

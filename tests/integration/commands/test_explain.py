@@ -65,6 +65,8 @@ def test_a_trace_is_all_its_requests_and_a_flow_is_found_by_its_id(spans) -> Non
     assert {request["trace_id"] for request in requests} == {traced["trace_id"]}
     assert [request["began_unix_ns"] for request in requests] == sorted(request["began_unix_ns"] for request in requests)
     assert all(any("request" in step["what"] for step in request["story"]) for request in requests)
+    begun = {row["start_unix_ns"] for row in exchanges if row.get("trace_id") == traced["trace_id"]}
+    assert {request["began_unix_ns"] for request in requests} <= begun, "when the request began, not its connection"
     flow = next(row for row in exchanges if not row.get("trace_id") and row["transport"] == "tcp")
     (by_id,) = told(spans, str(flow["flow_id"]))
     assert by_id["flow_id"] == flow["flow_id"]
