@@ -22,9 +22,10 @@ from services.cli.explain.question import is_trace_id, question, worst
 from services.cli.explain.shown import lines
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
+from services.cli.run.at_once import NOT_READ_WHOLE
 from services.cli.settings import BusSettings
 from services.cli.tap.bus_source import BusSource
-from services.cli.tap.files import records_of
+from services.cli.tap.files import FileRecords
 from services.cli.views import units
 from services.cli.views.json_line import json_line
 from services.cli.views.printable import printable
@@ -76,7 +77,7 @@ def explain_command(
             raise click.UsageError("--backend is asked for a trace by its id, 32 hexadecimal digits")
         found = explained(trace_of(backend, asked.lower()), asked)
     elif files:
-        found = explained(records_of(files, kube_snapshot), asked)
+        raise SystemExit(_show_files(files, kube_snapshot, asked, as_json=as_json))
     else:
         try:
             after = time.time_ns() - units.nanoseconds(since)
@@ -129,6 +130,18 @@ async def _listen(
 
         ended = await interrupted.unless_asked(listen())
     return 0 if ended else interrupted.exit_status
+
+
+def _show_files(files: Sequence[Path], kube_snapshot: Path | None, asked: str, *, as_json: bool) -> int:
+    """Explain what is in files; return the exit status."""
+    source = FileRecords(files, kube_snapshot)
+    try:
+        _show(*explained(source.batches(), asked), as_json=as_json)
+    finally:  # where nothing is found too: it may be in what could not be read
+        notes = Console(stderr=True, highlight=False)
+        for fault in source.faults:
+            notes.print(printable(fault), style="red", markup=False, soft_wrap=True)
+    return NOT_READ_WHOLE if source.faults else 0
 
 
 def _show(found: Sequence[Explanation], more: int, *, as_json: bool) -> None:

@@ -13,16 +13,27 @@ from services.cli.tap.input_file import InputLines
 from services.cli.views.printable import printable
 
 
-def records_of(files: Sequence[Path], kube_snapshot: Path | None) -> Iterator[FlowBatch]:
-    """Yield the records of captures, then those of files of JSON lines. Raises CliError for what is neither."""
-    captures = [file for file in files if is_capture(file)]
-    if captures:
-        with as_files(captures) as kept:
-            yield from CaptureRecords(kept, kube_snapshot).batches()
-    for file in files:
-        if file not in captures:
-            with file.open("rb") as lines:
-                source = InputLines(lines)
-                yield from (held.batch for held in source.held())
-            if source.refused and source.refused == source.read:
-                raise CliError(f"{file}: neither a capture nor records nor spans ({printable(source.first_reason)})")
+class FileRecords:
+    """The records of captures, then those of files of JSON lines."""
+
+    def __init__(self, files: Sequence[Path], kube_snapshot: Path | None) -> None:
+        self._files = files
+        self._kube_snapshot = kube_snapshot
+        self.faults: list[str] = []
+        """What could not be read of the captures, a line for each, once they are read."""
+
+    def batches(self) -> Iterator[FlowBatch]:
+        """Yield the records. Raises CliError for a file that is neither."""
+        captures = [file for file in self._files if is_capture(file)]
+        if captures:
+            with as_files(captures) as kept:
+                source = CaptureRecords(kept, self._kube_snapshot)
+                yield from source.batches()
+                self.faults = source.faults
+        for file in self._files:
+            if file not in captures:
+                with file.open("rb") as lines:
+                    held = InputLines(lines)
+                    yield from (each.batch for each in held.held())
+                if held.refused and held.refused == held.read:
+                    raise CliError(f"{file}: neither a capture nor records nor spans ({printable(held.first_reason)})")

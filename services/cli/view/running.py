@@ -17,7 +17,7 @@ from services.cli.status.asking import asked
 from services.cli.status.show import said_of
 from services.cli.status.state import SILENT_SECONDS, troubles
 from services.cli.tap.bus_source import BusSource
-from services.cli.tap.files import records_of
+from services.cli.tap.files import FileRecords
 from services.cli.view.access import Access
 from services.cli.view.kept import Kept
 from services.cli.view.server import Page, serving
@@ -34,15 +34,16 @@ _AT_ONCE: Final = 20
 
 async def keep_files(kept: Kept, files: Sequence[Path], kube_snapshot: Path | None) -> None:
     """Read all of them; what cannot be read is a note. The page is there meanwhile."""
-    some = records_of(files, kube_snapshot)
+    source = FileRecords(files, kube_snapshot)
+    some = source.batches()
     try:
         while batches := await asyncio.to_thread(_next, some):
             for batch in batches:
                 kept.add(batch)
     except (CliError, DecodeError) as error:
-        kept.end([str(error)])
+        kept.end([*source.faults, str(error)])
         return
-    kept.end()
+    kept.end(source.faults)
 
 
 def _next(some: Iterator[FlowBatch]) -> list[FlowBatch]:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.view.kept import Kept
+from services.cli.view.running import keep_files
+
 ROOT = Path(__file__).parents[3]
 CAPTURE, CLUSTER = (ROOT / "tests" / "data" / name for name in ("cluster.pcapng", "cluster.json"))
 
@@ -95,3 +98,35 @@ def test_a_file_that_is_neither_is_said(tmp_path) -> None:
     done = wirespan("explain", tmp_path / "note.txt")
     assert done.returncode == 1
     assert "neither a capture nor records nor spans" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory) -> Path:
+    """The beginning of the bundled capture, up to the middle of a block."""
+    path = tmp_path_factory.mktemp("cut") / "cut.pcapng"
+    path.write_bytes(CAPTURE.read_bytes()[:100_000])
+    return path
+
+
+def test_a_capture_that_could_not_be_read_whole_is_said(cut) -> None:
+    """As `tap` does, behind what was read of it; and where nothing of what is asked for was in that."""
+    fault = f"{cut}: behind packet 493: the file ends in the middle of a block\n"
+    done = wirespan("explain", cut)
+    assert (done.returncode, done.stderr) == (4, fault)
+    assert "verdict  " in done.stdout
+    done = wirespan("explain", cut, "nobody to nowhere:1")
+    assert (done.returncode, done.stderr) == (1, f"{fault}wirespan: no connection of nobody to nowhere:1 was seen\n")
+
+
+async def test_the_page_says_of_a_capture_that_it_could_not_be_read_whole(cut, tmp_path) -> None:
+    """Beside what was read of it, and beside what is wrong with another file."""
+    fault = f"{cut}: behind packet 493: the file ends in the middle of a block"
+    kept = Kept()
+    await keep_files(kept, [cut], None)
+    assert (kept.complete, kept.notes) == (True, [fault])
+    assert kept.records
+    (tmp_path / "note.txt").write_text("hello\n")
+    kept = Kept()
+    await keep_files(kept, [cut, tmp_path / "note.txt"], None)
+    assert kept.notes[0] == fault
+    assert "neither a capture nor records nor spans" in kept.notes[1]
