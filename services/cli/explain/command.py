@@ -20,9 +20,11 @@ from services.cli.explain.connections import Seen
 from services.cli.explain.explanation import Explanation, explain
 from services.cli.explain.question import is_trace_id, question, worst
 from services.cli.explain.shown import lines
+from services.cli.explain.words import files_and_question
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
 from services.cli.run.at_once import NOT_READ_WHOLE
+from services.cli.run.capture_files import as_files
 from services.cli.settings import BusSettings
 from services.cli.tap.bus_source import BusSource
 from services.cli.tap.files import FileRecords
@@ -69,8 +71,7 @@ def explain_command(
       wirespan explain incident.pcap 10.42.0.8:6379
       wirespan explain --backend http://localhost:16686 4bf92f3577b34da6a3ce929d0e0e4736
     """  # noqa: D301  # \b is click's: leave the lines as they are
-    files = [Path(word) for word in what if Path(word).is_file()]
-    asked = " ".join(word for word in what if not Path(word).is_file())
+    files, asked = files_and_question(what)
     quiet_logs()
     if backend is not None:
         if files or not is_trace_id(asked):
@@ -134,13 +135,14 @@ async def _listen(
 
 def _show_files(files: Sequence[Path], kube_snapshot: Path | None, asked: str, *, as_json: bool) -> int:
     """Explain what is in files; return the exit status."""
-    source = FileRecords(files, kube_snapshot)
-    try:
-        _show(*explained(source.batches(), asked), as_json=as_json)
-    finally:  # where nothing is found too: it may be in what could not be read
-        notes = Console(stderr=True, highlight=False)
-        for fault in source.faults:
-            notes.print(printable(fault), style="red", markup=False, soft_wrap=True)
+    with as_files(files) as kept:
+        source = FileRecords(kept, kube_snapshot)
+        try:
+            _show(*explained(source.batches(), asked), as_json=as_json)
+        finally:  # where nothing is found too: it may be in what could not be read
+            notes = Console(stderr=True, highlight=False)
+            for fault in source.faults:
+                notes.print(printable(fault), style="red", markup=False, soft_wrap=True)
     return NOT_READ_WHOLE if source.faults else 0
 
 

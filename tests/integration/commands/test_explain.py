@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.errors import NotACaptureError
+from services.cli.explain.words import files_and_question
 from services.cli.view.kept import Kept
 from services.cli.view.running import keep_files
 
@@ -130,3 +132,67 @@ async def test_the_page_says_of_a_capture_that_it_could_not_be_read_whole(cut, t
     await keep_files(kept, [cut, tmp_path / "note.txt"], None)
     assert kept.notes[0] == fault
     assert "neither a capture nor records nor spans" in kept.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("d", "Is a directory"),
+        ("d/", "Is a directory"),
+        ("nope.pcap", "No such file or directory"),
+        ("nope.PCAPNG.gz", "No such file or directory"),
+        ("nope.jsonl.zst", "No such file or directory"),
+        ("./nope", "No such file or directory"),
+        ("/nope/nope", "No such file or directory"),
+        ("a/b/nope", "No such file or directory"),
+    ],
+)
+def test_what_is_meant_as_a_file_and_is_none_is_said_as_tap_says_it(tmp_path, monkeypatch, word, reason) -> None:
+    """Before any bus is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    with pytest.raises(NotACaptureError) as refused:
+        files_and_question([word])
+    assert str(refused.value) == f"{Path(word)}: cannot be read: {reason}"
+    assert refused.value.exit_status == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["shop/frontend", "to", "redis:6379"],
+        ["shop/frontend to shop/redis:6379"],
+        ["shop/frontend -> shop/redis:6379"],
+        ["d", "to", "redis:6379"],
+        ["shop/d"],
+        ["10.42.0.8:6379"],
+        ["[fd00::8]:6379"],
+        ["api.example.com"],
+        ["4bf92f3577b34da6a3ce929d0e0e4736"],
+        ["0x1f"],
+    ],
+)
+def test_what_can_be_asked_for_is_no_file(tmp_path, monkeypatch, words) -> None:
+    """Whatever stands in the folder under the name of one end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    assert files_and_question(words) == ([], " ".join(words))
+
+
+def test_a_folder_beside_a_file_is_the_name_of_a_service(tmp_path, monkeypatch) -> None:
+    """There is a file to look at, and it is asked for at once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    assert files_and_question([str(CAPTURE), "d"]) == ([CAPTURE], "d")
+
+
+def test_standard_input_is_explained_as_the_file_is(spans) -> None:
+    """A capture, and spans."""
+    for path in (CAPTURE, spans):
+        command = [sys.executable, "-m", "services.cli", "explain"]
+        with path.open("rb") as source:
+            done = subprocess.run(
+                [*command, "-"], stdin=source, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+            )
+        assert (done.returncode, done.stdout) == (0, wirespan("explain", path).stdout), done.stderr
