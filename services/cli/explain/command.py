@@ -74,7 +74,9 @@ def explain_command(
     files, asked = files_and_question(what)
     quiet_logs()
     if backend is not None:
-        if files or not is_trace_id(asked):
+        if files:
+            raise click.UsageError("--backend and FILE are two places to look at: give one of them")
+        if not is_trace_id(asked):
             raise click.UsageError("--backend is asked for a trace by its id, 32 hexadecimal digits")
         found = explained(trace_of(backend, asked.lower()), asked)
     elif files:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from services.cli.errors import NotACaptureError
+from services.cli.explain.command import explain_command
 from services.cli.explain.words import files_and_question
 from services.cli.view.kept import Kept
 from services.cli.view.running import keep_files
@@ -196,3 +198,17 @@ def test_standard_input_is_explained_as_the_file_is(spans) -> None:
                 [*command, "-"], stdin=source, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
             )
         assert (done.returncode, done.stdout) == (0, wirespan("explain", path).stdout), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([str(CAPTURE), "4bf92f3577b34da6a3ce929d0e0e4736"], "--backend and FILE are two places to look at: give one of them"),
+        (["cart"], "--backend is asked for a trace by its id, 32 hexadecimal digits"),
+    ],
+)
+def test_a_backend_is_asked_for_a_trace_and_nothing_besides(given, said) -> None:
+    """What is wrong is named: the file, or what is no id."""
+    refused = CliRunner().invoke(explain_command, ["--backend", "http://127.0.0.1:1", *given])
+    assert refused.exit_code == 2
+    assert said in refused.output
