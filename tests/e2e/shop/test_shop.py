@@ -17,7 +17,7 @@ from proto.verdicts.names import Verdict
 from services.cli.explain.backend import trace_of
 from services.cli.explain.command import explained
 from services.cli.shop.places import FAULTS
-from services.cli.tap.files import records_of
+from services.cli.tap.files import FileRecords
 from services.cli.view.asked import wanted
 from tests.e2e.browser import PATIENCE_MS, WHY_NOT, running_browser, serving
 from tests.e2e.shop.shop_run import (
@@ -76,7 +76,7 @@ def run(tmp_path_factory) -> Iterator[ShopRun]:
 @pytest.fixture(scope="module")
 def records(run: ShopRun) -> list[FlowBatch]:
     """What passed on the bus."""
-    return [*records_of([run.records], None)]
+    return [*FileRecords([run.records], None).batches()]
 
 
 @pytest.fixture(scope="module")
