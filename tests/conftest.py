@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from services.runtime import redaction
 from tests.support.pipeline.nats_server import NatsServer
@@ -22,6 +24,19 @@ def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test holds as a secret is a word like any other in the next."""
     monkeypatch.setattr(redaction, "_hidden", {})
     monkeypatch.setattr(redaction, "_pattern", None)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that a test calls in this process configures all logs of it; the next test has those of before."""
+    root, before = logging.getLogger(), structlog.get_config()
+    level, handlers = root.level, root.handlers.copy()
+    yield
+    structlog.configure(**before)
+    root.setLevel(level)
+    for handler in root.handlers.copy():
+        if type(handler) is logging.StreamHandler and handler not in handlers:
+            root.removeHandler(handler)
 
 
 @pytest.fixture
