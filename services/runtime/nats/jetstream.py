@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -274,6 +275,22 @@ class JetStream:
         there is none.
         """
         return await self._message(stream, {"seq": sequence, "next_by_subj": subject_pattern})
+
+    async def leaders_message(self, stream: str, sequence: int) -> tuple[int, str, bytes] | None:
+        """Return sequence, subject and data of the stream's first message at or after `sequence`, as its leader has it; None
+        where there is none.
+
+        `next_message` may be answered by any replica. After a power cut of several machines one of them can have kept what the
+        leader lost, and it keeps that: nats-server takes what the leader stores in its place for what it has already.
+        """
+        try:
+            answer = await self._ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence, "next_by_subj": ">"})
+        except ApiError as error:
+            if error.code not in _NO_MESSAGE:
+                raise
+            return None
+        message = answer["message"]
+        return message["seq"], message["subject"], base64.b64decode(message.get("data", ""))
 
     async def last_message(self, stream: str, subject: str) -> Message | None:
         """Return the stream's last message under that subject, without consuming it; None where there is none."""

@@ -76,12 +76,12 @@ class Journal:
         ahead = 1
         while True:
             wanted = range(after + 1, after + 1 + ahead)
-            found = await asyncio.gather(*(self._jetstream.next_message(self._stream, sequence) for sequence in wanted))
+            found = await asyncio.gather(*(self._jetstream.leaders_message(self._stream, sequence) for sequence in wanted))
             for message in found:
                 # What was found behind a place where nothing was is not taken: more may have come between the two answers.
                 if message is None:
                     return
-                entry = _entry(message)
+                entry = JournalEntry(*message)
                 if entry.sequence > after:
                     after = entry.sequence
                     yield entry
@@ -113,8 +113,3 @@ class Journal:
     async def _noted(self, message: Message) -> None:
         del message
         self._written.set()
-
-
-def _entry(message: Message) -> JournalEntry:
-    headers = message.headers
-    return JournalEntry(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)

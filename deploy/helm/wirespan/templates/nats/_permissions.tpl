@@ -19,7 +19,7 @@ The server maps the API of a domain to $JS.API before it looks at permissions.
 {{- $exporter = concat $exporter (include "wirespan.natsConsuming" (dict "api" $api "stream" $of.enriched "durable" "exporter") | fromYamlArray) -}}
 {{- end -}}
 {{- $streams = concat $streams (list "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE") -}}
-{{- $enricher = concat $enricher (list "flows.dead.enricher" "kube.cache.*" (printf "%s.DIRECT.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api)) -}}
+{{- $enricher = concat $enricher (list "flows.dead.enricher" "kube.cache.*" (printf "%s.STREAM.MSG.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api)) -}}
 {{- $capture := list "_INBOX_capture.>" -}}
 {{- if .Values.correlation.intake.enabled -}}
 {{- $enricher = append $enricher "spans.asked.*" -}}
