@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
@@ -88,6 +89,7 @@ class Publisher:
         """Those that anything was published to. One of them that is gone holds up nothing of the others."""
         self._another = asyncio.Event()
         """There is one more of them."""
+        self._looking: asyncio.Task[None] | None = None
         self.resent = 0
         """Messages sent again because the bus had not answered."""
         self.duplicates = 0
@@ -161,13 +163,24 @@ class Publisher:
 
     async def synced(self, message_ids: Collection[str]) -> None:
         """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
-        while True:
-            self._forget_synced()
-            if not any(map(self._unsynced.holds, message_ids)):
-                return
-            await asyncio.sleep(_SYNCED_LOOK_SECONDS)
-            if asyncio.get_running_loop().time() - self._connection.heard_at > _SYNCED_LOOK_SECONDS:
-                await self._connection.hear()
+        for message_id in message_ids:
+            while self._unsynced.holds(message_id):
+                gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._unsynced.tell(message_id, partial(_resolve, gone))
+                if self._looking is None:
+                    self._looking = asyncio.create_task(self._look(), name="look what is on the disk")
+                await gone
+
+    async def _look(self) -> None:
+        """Look for all who wait for what is on the disk, for as long as there are any: they may be thousands."""
+        try:
+            while self._unsynced.awaited:
+                self._forget_synced()
+                await asyncio.sleep(_SYNCED_LOOK_SECONDS)
+                if asyncio.get_running_loop().time() - self._connection.heard_at > _SYNCED_LOOK_SECONDS:
+                    await self._connection.hear()
+        finally:
+            self._looking = None
 
     def _forget_synced(self) -> None:
         """Keep no longer what is on the disk of the server that acknowledged it.
@@ -269,6 +282,11 @@ class Publisher:
         if code == _TOO_LARGE:
             raise MessageTooLargeError(code, description, limit=size // 2)
         raise PublishRefusedError(code, description)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():  # whoever waited may have given up
+        future.set_result(None)
 
 
 def _decode(data: bytes) -> _PubAck:

@@ -8,7 +8,7 @@ Message ids are derived from what is in the message, so one that was not lost is
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -30,6 +30,7 @@ class Unsynced:
         self._most_bytes = most_bytes
         self._messages: defaultdict[str, deque[Acknowledged]] = defaultdict(deque)
         self._ids: Counter[str] = Counter()
+        self._told: dict[str, list[Callable[[], None]]] = {}
         self._kept_bytes = self._taken_bytes = 0
         self.given_up = 0
         """Messages that were young enough to be kept, and did not fit."""
@@ -74,6 +75,15 @@ class Unsynced:
         """Whether the message may be in no server's disk yet: it is kept, or taken and not done."""
         return message_id in self._ids
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody is to be told of a message."""
+        return bool(self._told)
+
+    def tell(self, message_id: str, told: Callable[[], None]) -> None:
+        """Call `told` once the message, which is held, is held no longer."""
+        self._told.setdefault(message_id, []).append(told)
+
     def _drop(self, messages: deque[Acknowledged]) -> None:
         message = messages.popleft()
         self._kept_bytes -= len(message.payload)
@@ -83,3 +93,5 @@ class Unsynced:
         self._ids[message.message_id] -= 1
         if not self._ids[message.message_id]:
             del self._ids[message.message_id]
+            for told in self._told.pop(message.message_id, ()):
+                told()

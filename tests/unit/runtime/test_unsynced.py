@@ -60,6 +60,20 @@ def test_what_is_taken_is_held_until_it_is_done() -> None:
     assert (kept.holds("1"), kept.bytes) == (False, 0)
 
 
+def test_who_asked_is_told_once_a_message_is_held_no_longer() -> None:
+    """Each who asked, once, and not while another copy of it is held."""
+    kept, told = Unsynced(1_000), []
+    for at in (1.0, 3.0):
+        kept.add(STREAM, message(1)._replace(at=at))
+    kept.add(STREAM, message(4))
+    for who in ("a", "b"):
+        kept.tell("1", lambda who=who: told.append(who))
+    kept.forget(STREAM, before=2.0)
+    assert (told, kept.awaited) == ([], True)
+    kept.forget(STREAM, before=5.0)
+    assert (told, kept.awaited) == (["a", "b"], False)
+
+
 def test_the_bound_is_of_all_streams_together() -> None:
     """The oldest goes, whichever stream's it is; not what is published again just now: that is what may be lost."""
     kept = Unsynced(25)
