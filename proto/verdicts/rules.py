@@ -311,6 +311,13 @@ _COMMON: Final = [condition for condition, uses in _USES.items() if uses >= 3]
 
 def judged(batch: FlowBatch, thresholds: Thresholds | None = None) -> FlowBatch:
     """Return the batch with a verdict on each record and the measure that decided it; other columns are the same arrays."""
+    verdict, measure = verdicts(batch, thresholds)
+    columns = {name: array for name, array in batch.columns.items() if name not in {"verdict", "verdict_measure"}}
+    return replace(batch, columns=columns | {"verdict": verdict, "verdict_measure": measure})
+
+
+def verdicts(batch: FlowBatch, thresholds: Thresholds | None = None) -> tuple[Array, Array]:
+    """Return the verdict on each record, and the measure that decided it."""
     view = View(batch, thresholds or Thresholds())
     verdict, measure = np.zeros(batch.count, np.uint8), np.zeros(batch.count, np.uint8)
     nowhere = {condition for condition in _COMMON if not condition.holds(view).any()}
@@ -325,5 +332,4 @@ def judged(batch: FlowBatch, thresholds: Thresholds | None = None) -> FlowBatch:
         else:
             np.copyto(verdict, np.uint8(rule.verdict), where=holds)
             np.copyto(measure, np.uint8(rule.measure), where=holds)
-    columns = {name: array for name, array in batch.columns.items() if name not in {"verdict", "verdict_measure"}}
-    return replace(batch, columns=columns | {"verdict": verdict, "verdict_measure": measure})
+    return verdict, measure

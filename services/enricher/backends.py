@@ -49,23 +49,26 @@ class Backends:
 
     def tell(self, batch: FlowBatch) -> FlowBatch:
         """Return the batch with the backends of those clients whose own records have none; all else is as it was."""
+        rows, columns = self.told(batch)
+        return replace(batch, columns={**batch.columns, **columns}) if len(rows) else batch
+
+    def told(self, batch: FlowBatch) -> tuple[Array, dict[str, Array]]:
+        """Return the rows of those clients, and the columns with the backends in them; nothing where there is none."""
         rows = _sockets(batch, Role.CLIENT)
         rows = rows[batch.column("remote_nat_port")[rows] == 0]
         keys = _numbers(batch.column("local_isn")[rows], batch.column("remote_isn")[rows])
         young, old = self._young, self._old
         found = [(row, at) for row, key in zip(rows.tolist(), keys, strict=True) if (at := young.get(key, old.get(key)))]
-        if not found:
-            return batch
-        rows = np.array([row for row, _ in found])
+        rows = np.array([row for row, _ in found], np.intp)
         asked = _places(batch, "remote", rows)
         went = [(row, place) for (row, place), own in zip(found, asked, strict=True) if place != own]
-        if not went:
-            return batch
-        rows = np.array([row for row, _ in went])
+        rows = np.array([row for row, _ in went], np.intp)
+        if not len(rows):
+            return rows, {}
         places = np.frombuffer(b"".join(place for _, place in went), _PLACE)
         columns = {name: batch.column(name).copy() for name in ("remote_nat_address", "remote_nat_port")}
         columns["remote_nat_address"][rows], columns["remote_nat_port"][rows] = places["address"], places["port"]
-        return replace(batch, columns={**batch.columns, **columns})
+        return rows, columns
 
 
 def _sockets(batch: FlowBatch, role: Role) -> Array:

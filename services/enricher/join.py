@@ -1,8 +1,8 @@
-"""Joins a batch with the index: who is at each end of every record, and which service answers."""
+"""Joins batches with the index: who is at each end of every record, and which service answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import ENRICHED, NO_INDEX, Observer, Resolution, Role
-from proto.flow_batch import Entity, FlowBatch
+from proto.flow_batch import SIDE_TABLE_INDEXES, Entity, FlowBatch
+from services.enricher.index.block import Block
 from services.enricher.index.claims import FOREVER
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.index import Index
@@ -18,6 +19,7 @@ from services.enricher.index.interval_table import NOBODY, Bits, Keys, Numbers, 
 from services.enricher.index.local_workload import Columns, name_local_workloads
 
 _ADDED: Final = frozenset(column.name for column in ENRICHED)
+_INDEXES: Final = SIDE_TABLE_INDEXES["entities"]
 _IPV4_LOOPBACK_MASK: Final = np.uint64(0xFF_FFFF_FFFF)
 _IPV4_LOOPBACK: Final = np.uint64(0x7F_FFFF_0000)
 """Bytes 8 to 12 of ::ffff:127.0.0.0/104, the first the least."""
@@ -32,64 +34,113 @@ def join(
     networks: ExternalNetworks | None = None,
     on_foreign: Callable[[int], None] | None = None,
 ) -> FlowBatch:
-    """Return the batch with the entities at both ends; its other columns are the same arrays.
+    """Return one batch with the entities at both ends (see `Joined`); its other columns are the same arrays.
 
-    A record is resolved for the time at which it starts. Without an index every end is unresolved. After
-    `complete_until_unix_ns` an address that nobody holds may have a holder that the index has not heard of. What nobody holds
-    is outside where its address says so, or where `networks` names it; where there is no index, what they name is outside.
-
-    A node speaks for itself: whoever is on another one, as the index knows, is not named for its sockets. `on_foreign` is told
-    how many records say otherwise.
+    `on_foreign` is told how many records say of somebody on another node that he is on theirs.
     """
-    if index is None:
-        unknown = np.full(batch.count, Resolution.UNRESOLVED, np.uint8)
-        nobody = np.full(batch.count, NO_INDEX, np.uint32)
-        columns: Columns = {"local_entity": nobody, "remote_entity": nobody}
-        columns |= {"local_resolution": unknown, "remote_resolution": unknown}
-        return _enriched(batch, columns, [], networks)
-    count = batch.count
-    times = np.tile(batch.column("start_unix_ns"), 2)
-    keys = _keys(batch)
-    backends = _backends(batch, keys)
-    holders = _holders(keys, backends, times, index)
-    contradicted = _name_local(holders[:count], batch, index)
-    # What a capture file has on the path of packets is nobody's socket; a control group is one's own in any case.
-    of_the_node = (batch.column("observer") == Observer.SOCKET) | (batch.column("local_container") != NO_INDEX)
-    foreign = index.are_elsewhere(holders[:count], batch.node) & of_the_node
-    if foreign.any():
-        holders[:count][foreign] = NOBODY
-        contradicted |= foreign
-        if on_foreign is not None:
-            on_foreign(int(foreign.sum()))
-    _name_loopback(holders, backends, index)
-    rows = _responders(batch)
-    services = np.full(2 * count, NOBODY, np.int32)
-    services[rows] = index.services(keys.take(rows), holders[rows], times[rows])
-    if backends is not keys:
-        unnamed = rows[services[rows] == NOBODY]
-        services[unnamed] = index.services(backends.take(unnamed), holders[unnamed], times[unnamed])
-    holders[rows] = index.listening_containers(backends.take(rows), holders[rows], times[rows])
-    holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
-
-    _doubt_nodes(holders, services, batch, index)
-    unresolved = (times < index.complete_since_unix_ns) | (times > complete_until_unix_ns)
-    unresolved[:count] |= contradicted
-    resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))
-    nobodys = np.flatnonzero((holders == NOBODY) & ~unresolved)
-    possible = index.networks.hold(keys.high[nobodys], keys.low[nobodys])
-    resolutions[nobodys[possible]] = Resolution.UNKNOWN
-    resolutions[holders != NOBODY] = Resolution.RESOLVED
-    columns, entities = _entity_columns(index, holders, services)
-    columns |= {"local_resolution": resolutions[:count], "remote_resolution": resolutions[count:]}
-    return _enriched(batch, columns, entities, networks)
-
-
-def _enriched(batch: FlowBatch, columns: Columns, entities: list[Entity], networks: ExternalNetworks | None) -> FlowBatch:
-    name_local_workloads(batch, columns, entities)
-    if networks:
-        _name_external(batch, columns, entities, networks)
+    joined = Joined(Block([batch]), index, complete_until_unix_ns=[complete_until_unix_ns], networks=networks)
+    if joined.foreign and on_foreign is not None:
+        on_foreign(joined.foreign[0])
+    columns, entities = joined.own(0)
     raw = {name: array for name, array in batch.columns.items() if name not in _ADDED}
     return replace(batch, columns=raw | columns, entities=entities)
+
+
+class Joined:
+    """The entities at both ends of every record of a block of batches.
+
+    A record is resolved for the time at which it starts. Without an index every end is unresolved. After the time until which
+    the index is complete for its batch, an address that nobody holds may have a holder that the index has not heard of. What
+    nobody holds is outside where its address says so, or where `networks` names it; where there is no index, what they name is
+    outside.
+
+    A node speaks for itself: whoever is on another one, as the index knows, is not named for its sockets.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        index: Index | None,
+        *,
+        complete_until_unix_ns: Sequence[int],
+        networks: ExternalNetworks | None = None,
+    ) -> None:
+        """`complete_until_unix_ns` is that of each batch."""
+        self._block = block
+        self.foreign: dict[int, int] = {}
+        """By number of the batch, how many of its records say of somebody elsewhere that he is on its node."""
+        until = np.array(complete_until_unix_ns, np.uint64)[block.source]
+        columns, entities = self._without_index() if index is None else self._looked_up(index, until)
+        name_local_workloads(block, columns, entities)
+        if networks:
+            _name_external(block.flows, columns, entities, networks)
+        self._columns, self._entities = columns, entities
+
+    def own(self, number: int) -> tuple[Columns, list[Entity]]:
+        """Return the new columns of one of the batches, and those of the entities that it speaks of."""
+        if len(self._block.batches) == 1:
+            return self._columns, self._entities
+        first, end = self._block.bounds[number : number + 2]
+        columns = {name: column[first:end] for name, column in self._columns.items()}
+        names = [name for name in columns if name in _INDEXES]
+        nothing = len(self._entities)
+        found = np.minimum(np.stack([columns[name] for name in names]), nothing)
+        used = np.zeros(nothing + 1, np.bool_)
+        used[found] = True
+        rows = np.flatnonzero(used[:nothing])
+        position = np.full(nothing + 1, NO_INDEX, np.uint32)
+        position[rows] = np.arange(len(rows), dtype=np.uint32)
+        columns |= zip(names, position[found], strict=True)
+        return columns, [self._entities[row] for row in rows.tolist()]
+
+    def _without_index(self) -> tuple[Columns, list[Entity]]:
+        count = self._block.flows.count
+        unknown = np.full(count, Resolution.UNRESOLVED, np.uint8)
+        nobody = np.full(count, NO_INDEX, np.uint32)
+        columns: Columns = {"local_entity": nobody, "remote_entity": nobody}
+        return columns | {"local_resolution": unknown, "remote_resolution": unknown}, []
+
+    def _looked_up(self, index: Index, complete_until: npt.NDArray[np.uint64]) -> tuple[Columns, list[Entity]]:
+        batch = self._block.flows
+        count = batch.count
+        times = np.tile(batch.column("start_unix_ns"), 2)
+        keys = _keys(batch)
+        backends = _backends(batch, keys)
+        holders = _holders(keys, backends, times, index)
+        contradicted = _name_local(holders[:count], self._block, index)
+        contradicted |= self._take_out_foreign(holders[:count], index)
+        _name_loopback(holders, backends, index)
+        rows = _responders(batch)
+        services = np.full(2 * count, NOBODY, np.int32)
+        services[rows] = index.services(keys.take(rows), holders[rows], times[rows])
+        if backends is not keys:
+            unnamed = rows[services[rows] == NOBODY]
+            services[unnamed] = index.services(backends.take(unnamed), holders[unnamed], times[unnamed])
+        holders[rows] = index.listening_containers(backends.take(rows), holders[rows], times[rows])
+        holders = np.where((services != NOBODY) & index.is_kind(holders, Index.SERVICE), services, holders)
+
+        _doubt_nodes(holders, services, batch, index)
+        unresolved = (times < index.complete_since_unix_ns) | (times > np.tile(complete_until, 2))
+        unresolved[:count] |= contradicted
+        resolutions = np.where(unresolved, np.uint8(Resolution.UNRESOLVED), np.uint8(Resolution.EXTERNAL))
+        nobodys = np.flatnonzero((holders == NOBODY) & ~unresolved)
+        possible = index.networks.hold(keys.high[nobodys], keys.low[nobodys])
+        resolutions[nobodys[possible]] = Resolution.UNKNOWN
+        resolutions[holders != NOBODY] = Resolution.RESOLVED
+        columns, entities = _entity_columns(index, holders, services)
+        columns |= {"local_resolution": resolutions[:count], "remote_resolution": resolutions[count:]}
+        return columns, entities
+
+    def _take_out_foreign(self, holders: Numbers, index: Index) -> Bits:
+        """Name nobody where a node tells of a pod that is on another one; return where that is."""
+        batch, block = self._block.flows, self._block
+        # What a capture file has on the path of packets is nobody's socket; a control group is one's own in any case.
+        of_the_node = (batch.column("observer") == Observer.SOCKET) | (batch.column("local_container") != NO_INDEX)
+        places = index.places(batch.node for batch in block.batches)
+        foreign: Bits = index.are_elsewhere(holders, places[block.source]) & of_the_node
+        holders[foreign] = NOBODY
+        self.foreign = {number: len(rows) for number, rows in block.by_batch(np.flatnonzero(foreign))}
+        return foreign
 
 
 def _keys(batch: FlowBatch) -> Keys:
@@ -121,26 +172,24 @@ def _holders(keys: Keys, backends: Keys, times: npt.NDArray[np.uint64], index: I
     return holders
 
 
-def _name_local(holders: Numbers, batch: FlowBatch, index: Index) -> Bits:
+def _name_local(holders: Numbers, block: Block, index: Index) -> Bits:
     """Put the pods that the sockets belong to in the place of what their addresses say.
 
     Returns the records whose pod is not in the index. An address that is another pod's says nothing about them then, but one
     that is a node's does: such pods use their node's network. A socket in no pod is the node's.
     """
-    containers = batch.column("local_container")
-    known = [index.container(row) for row in batch.containers]
-    identified = [bool(row.get("pod_uid") or row.get("container_id")) for row in batch.containers]
-    row = np.minimum(containers, len(known))
-    named = np.array([*known, NOBODY], np.int32)[row]
+    known = np.array([index.container(row) for row in block.containers], np.int32)
+    identified = np.array([bool(row.get("pod_uid") or row.get("container_id")) for row in block.containers])
+    named = known[block.container]
     holders[:] = np.where(named != NOBODY, named, holders)
-    in_a_pod = np.array([*identified, False])[row]
+    in_a_pod = identified[block.container]
     unknown: Bits = in_a_pod & (named == NOBODY)
     holders[unknown & ~index.is_kind(holders, Index.NODE)] = NOBODY
-    node = index.node(batch.node)
-    if node != NOBODY:
-        # What an address of the node's own says of it may be nothing, or a Service: IPVS has their addresses on every node.
-        in_no_pod = ~in_a_pod & (batch.column("observer") == Observer.SOCKET)
-        holders[in_no_pod & ((holders == NOBODY) | index.is_kind(holders, Index.SERVICE))] = node
+    nodes = np.array([index.node(batch.node) for batch in block.batches], np.int32)[block.source]
+    # What an address of the node's own says of it may be nothing, or a Service: IPVS has their addresses on every node.
+    in_no_pod = (nodes != NOBODY) & ~in_a_pod & (block.flows.column("observer") == Observer.SOCKET)
+    rows = np.flatnonzero(in_no_pod & ((holders == NOBODY) | index.is_kind(holders, Index.SERVICE)))
+    holders[rows] = nodes[rows]
     return unknown
 
 

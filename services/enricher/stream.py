@@ -13,13 +13,13 @@ import structlog
 
 from proto.flow_batch import decode, encode_parts
 from proto.frames import read_frames, write_frame
-from proto.verdicts.pairs import decided
-from proto.verdicts.rules import judged
+from services.enricher.enriching import enriched
 from services.enricher.errors import SnapshotError
+from services.enricher.index.block import Block
+from services.enricher.index.claims import FOREVER
 from services.enricher.index.cluster import Cluster
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import index_of_snapshot
-from services.enricher.join import join
 from services.enricher.kubernetes.selection import Selection
 from services.enricher.settings import EnricherSettings
 from services.runtime.settings import SettingsError, load
@@ -47,8 +47,8 @@ def main(source: IO[bytes], output: IO[bytes]) -> int:
     networks = ExternalNetworks(settings.external_networks)
     try:
         for message in read_frames(source):
-            joined = join(decode(message), index, networks=networks)
-            for part in encode_parts(decided(judged(joined, settings.thresholds), settings.thresholds)):
+            (one,) = enriched(Block([decode(message)]), index, [FOREVER], networks, settings.thresholds)
+            for part in encode_parts(one.batch):
                 write_frame(output, part.message)
             output.flush()
     except BrokenPipeError:

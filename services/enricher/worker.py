@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -21,13 +20,10 @@ from proto.columns import Resolution
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, Part, decode, encode, encode_parts
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM, enriched_subject, part_id, raw_subject, without_partition
-from proto.verdicts.pairs import decided
-from proto.verdicts.rules import judged
-from services.enricher.backends import Backends
+from services.enricher.enriching import Enriching
 from services.enricher.index.external_networks import ExternalNetworks
 from services.enricher.index.source import IndexSource
 from services.enricher.intake.names import NamesSeen
-from services.enricher.join import join
 from services.enricher.settings import EnricherSettings
 from services.runtime.account import Account, Item
 from services.runtime.errors import BusError, PermissionDeniedError, Stopping
@@ -65,12 +61,12 @@ class Worker:
     ) -> None:
         """Work with the index of `source`; `names` learns those of the flows."""
         self._names = names
-        self._backends = Backends()
         self._bus = bus
         self._settings = settings
         self._source = source
-        self._networks = ExternalNetworks(settings.external_networks)
-        self._thresholds = settings.thresholds
+        self._enriching = Enriching(
+            ExternalNetworks(settings.external_networks), settings.thresholds, most_at_once=settings.concurrent_batches
+        )
         self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
         self._ends = telemetry.counter(
             "wirespan.enricher.ends",
@@ -177,18 +173,12 @@ class Worker:
             return
         if self._names is not None:
             self._names.learn(raw)
-        self._backends.learn(raw)
-        await asyncio.sleep(0)  # the others that came with it teach first what they know
+        self._enriching.learn(raw)
         latest = int(raw.column("start_unix_ns").max(initial=0))
-        view = await self._source.view(latest, self._stopping)
-        joined = join(
-            self._backends.tell(raw),
-            view.index,
-            complete_until_unix_ns=view.complete_until_unix_ns,
-            networks=self._networks,
-            on_foreign=partial(self._note_foreign, delivery.subject),
-        )
-        batch = decided(judged(joined, self._thresholds), self._thresholds)
+        enriched = await self._enriching.enriched(raw, await self._source.view(latest, self._stopping))
+        batch = enriched.batch
+        if enriched.foreign:
+            self._note_foreign(delivery.subject, enriched.foreign)
         subject = enriched_subject(batch.node, self._settings.streams.partitions)
         stored, given_up, parts = 0, 0, deque(encode_parts(batch))
         outcome: list[str] = []

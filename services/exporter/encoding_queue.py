@@ -7,8 +7,6 @@ under load, and the more so the smaller the batches are, many become one bundle,
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +18,7 @@ from proto.flow_batch import Entity, FlowBatch, decode
 from services.exporter.encoder import Request, SpanEncoder
 from services.exporter.otlp.piece_table import CACHE_LIMIT
 from services.exporter.spans.bundle import MOST_BATCHES, bundle
+from services.runtime.gathering import Gathering
 from services.runtime.nats.bus import Delivery
 
 logger = structlog.get_logger()
@@ -83,55 +82,22 @@ class EncodingQueue:
         self._encoder = encoder
         self._max_request_bytes = max_request_bytes
         self._thread = thread
-        self._waiting: deque[tuple[Delivery, asyncio.Future[Encoded | Unfit]]] = deque()
         self._known: dict[bytes, Entity] = {}
-        self._running: asyncio.Task[None] | None = None
-        self._pace_seconds = pace_seconds
-        self._enough_batches = min(most_at_once, _ENOUGH_BATCHES)
-        self._enough = asyncio.Event()
+        self._gathering: Gathering[Delivery, Encoded | Unfit] = Gathering(
+            self._work,
+            enough=min(most_at_once, _ENOUGH_BATCHES),
+            pace_seconds=pace_seconds,
+            size=lambda delivery: len(delivery.data),
+            most_size=BUNDLE_BYTES,
+            most_pieces=MOST_BATCHES,
+        )
 
     async def encoded(self, delivery: Delivery) -> Encoded | Unfit:
         """Return the requests that have spans of the delivery's batch."""
-        future: asyncio.Future[Encoded | Unfit] = asyncio.get_running_loop().create_future()
-        self._waiting.append((delivery, future))
-        if len(self._waiting) >= self._enough_batches:
-            self._enough.set()
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
-        return await future
+        return await self._gathering.done(delivery)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while taken := self._take():
-                began = loop.time()
-                deliveries = [delivery for delivery, _ in taken]
-                results = await loop.run_in_executor(self._thread, self._encode, deliveries)
-                for (_, future), result in zip(taken, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
-                await self._gather(began + self._pace_seconds)
-        finally:
-            self._running = None
-
-    async def _gather(self, until: float) -> None:
-        """Wait until then, or until enough waits to be encoded together."""
-        self._enough.clear()
-        if len(self._waiting) < self._enough_batches:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
-                    await self._enough.wait()
-
-    def _take(self) -> list[tuple[Delivery, asyncio.Future[Encoded | Unfit]]]:
-        """Take the next batches from the queue, as many as make a bundle. Those that nobody awaits any more are left out."""
-        taken: list[tuple[Delivery, asyncio.Future[Encoded | Unfit]]] = []
-        size = 0
-        while self._waiting and size < BUNDLE_BYTES and len(taken) < MOST_BATCHES:
-            delivery, future = self._waiting.popleft()
-            if not future.done():
-                taken.append((delivery, future))
-                size += len(delivery.data)
-        return taken
+    async def _work(self, deliveries: list[Delivery]) -> list[Encoded | Unfit]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, deliveries)
 
     def _encode(self, deliveries: list[Delivery]) -> list[Encoded | Unfit]:
         """What each delivery becomes. Runs in the encoding thread and raises nothing."""

@@ -5,7 +5,7 @@ It does not change once it is made. It answers for a whole batch at once, in tar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -98,10 +98,14 @@ class Index:
         matches: Bits = self._kinds[numbers] == kind
         return matches
 
-    def are_elsewhere(self, numbers: Numbers, node: str) -> Bits:
-        """Return which targets are on another node than this one; none where it is a node that nobody here has heard of."""
-        place, homes = self._places.get(subject_token(node)), self._homes[numbers]
-        elsewhere: Bits = (homes != place) & (homes != NOBODY) if place is not None else np.zeros(len(numbers), np.bool_)
+    def places(self, nodes: Iterable[str]) -> Numbers:
+        """Return the number of each node that can be told by its name; NOBODY where nobody here has heard of it."""
+        return np.array([self._places.get(subject_token(node), NOBODY) for node in nodes], np.int32)
+
+    def are_elsewhere(self, numbers: Numbers, places: Numbers) -> Bits:
+        """Return which targets are on another node than on that of their place; none where that is NOBODY."""
+        homes = self._homes[numbers]
+        elsewhere: Bits = (homes != places) & (homes != NOBODY) & (places != NOBODY)
         return elsewhere
 
     def hides_clients(self, services: Numbers) -> Bits:

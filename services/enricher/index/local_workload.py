@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from proto.both_ends import other_ends
 from proto.columns import NO_INDEX, Observer, Resolution
-from proto.flow_batch import AttributeValue, Entity, FlowBatch
+from proto.flow_batch import AttributeValue, Entity
+from services.enricher.index.block import Block
 from services.enricher.index.image import image_of
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -29,58 +30,59 @@ _IPV4_LOOPBACK: Final = np.frombuffer(bytes(10) + b"\xff\xff\x7f", np.uint8)
 _IPV6_LOOPBACK: Final = np.frombuffer(bytes(15) + b"\x01", np.uint8)
 
 
-def name_local_workloads(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> None:
+def name_local_workloads(block: Block, columns: Columns, entities: list[Entity]) -> None:
     """Fill in the local ends that have no entity, or a node's, from the control groups of their sockets.
 
     `columns` and `entities` are what the index gave; entities are added to the list and `columns` gets new arrays.
     """
-    peers = _name_loopback_peers(batch, columns, entities)
-    _name_local_ends(batch, columns, entities)
-    others = other_ends(batch, peers) if len(peers) else peers
-    if (others >= 0).any():
-        columns["remote_entity"][peers[others >= 0]] = columns["local_entity"][others[others >= 0]]
+    peers = _name_loopback_peers(block, columns, entities)
+    _name_local_ends(block, columns, entities)
+    for number, rows in block.by_batch(peers):
+        first = block.bounds[number]
+        others = other_ends(block.batches[number], rows - first)
+        columns["remote_entity"][rows[others >= 0]] = columns["local_entity"][others[others >= 0] + first]
 
 
-def _name_local_ends(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> None:
-    local = columns["local_entity"].copy()
-    container = batch.column("local_container")
-    sockets = batch.column("observer") == Observer.SOCKET
+def _name_local_ends(block: Block, columns: Columns, entities: list[Entity]) -> None:
+    local = columns["local_entity"]
     kinds = np.array([*(entity.type == _NODE for entity in entities), True])
-    open_to_us = sockets & kinds[np.minimum(local, len(entities))]
-    if not open_to_us.any():
+    sockets = block.flows.column("observer") == Observer.SOCKET
+    rows = np.flatnonzero(sockets & kinds[np.minimum(local, len(entities))])
+    if not len(rows):
         return
-    positions: dict[tuple[int, int], int] = {}
-    pairs = np.unique(container[open_to_us].astype(np.uint64) << _HALF | local[open_to_us])
+    pairs, inverse = np.unique(block.container[rows].astype(np.uint64) << _HALF | local[rows], return_inverse=True)
+    positions = []
     for row, held in zip((pairs >> _HALF).tolist(), (pairs & _LOW).tolist(), strict=True):
-        identity = batch.containers[row] if row != NO_INDEX else {}
-        if identity.get("pod_uid"):
-            continue  # a pod that the index does not know is not the host's
+        identity = block.containers[row]
         node = entities[held] if held != NO_INDEX else None
-        entity = _workload(_frozen(identity), batch.node, _frozen(node.attributes) if node else None)
+        # A pod that the index does not know is not the host's.
+        of_host = not identity.get("pod_uid")
+        entity = _workload(_frozen(identity), block.hosts[row], _frozen(node.attributes) if node else None) if of_host else None
+        positions.append(held if entity is None else len(entities))
         if entity is not None:
-            positions[row, held] = len(entities)
             entities.append(entity)
-    for (row, held), position in positions.items():
-        local[open_to_us & (container == row) & (columns["local_entity"] == held)] = position
+    local = local.copy()
+    local[rows] = np.array(positions, np.uint32)[inverse]
     columns["local_entity"] = local
     columns["local_resolution"] = np.where(local != NO_INDEX, np.uint8(Resolution.RESOLVED), columns["local_resolution"])
 
 
-def _name_loopback_peers(batch: FlowBatch, columns: Columns, entities: list[Entity]) -> npt.NDArray[np.intp]:
+def _name_loopback_peers(block: Block, columns: Columns, entities: list[Entity]) -> npt.NDArray[np.intp]:
     """Say of remote ends at a loopback address that they are this host; return which records these are. Whose socket it is, the
     other end's record tells.
     """
     remote = columns["remote_entity"]
-    rows = np.flatnonzero((batch.column("observer") == Observer.SOCKET) & (remote == NO_INDEX))
-    addresses = np.ascontiguousarray(batch.column("remote_address")[rows]).view(np.uint8).reshape(-1, 16)
+    rows = np.flatnonzero((block.flows.column("observer") == Observer.SOCKET) & (remote == NO_INDEX))
+    addresses = np.ascontiguousarray(block.flows.column("remote_address")[rows]).view(np.uint8).reshape(-1, 16)
     loopback = (addresses[:, :13] == _IPV4_LOOPBACK).all(axis=1) | (addresses == _IPV6_LOOPBACK).all(axis=1)
-    if loopback.any():
+    peers: npt.NDArray[np.intp] = rows[loopback]
+    if len(peers):
         remote = remote.copy()
-        remote[rows[loopback]] = len(entities)
-        entities.append(_host(batch.node))
+        for number, own in block.by_batch(peers):
+            remote[own] = len(entities)
+            entities.append(_host(block.batches[number].node))
         columns["remote_entity"] = remote
         columns["remote_resolution"] = np.where(remote != NO_INDEX, np.uint8(Resolution.RESOLVED), columns["remote_resolution"])
-    peers: npt.NDArray[np.intp] = rows[loopback]
     return peers
 
 
