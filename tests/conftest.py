@@ -14,8 +14,14 @@ import structlog
 from services.runtime import redaction
 from tests.support.pipeline.nats_server import NatsServer
 
-# A machine under load is slow now and then, which is no finding. Where a change is judged, every run draws the same examples.
-hypothesis.settings.register_profile("everywhere", deadline=None, derandomize=bool(os.environ.get("CI")))
+# A machine under load is slow now and then, which is no finding, nor is how long examples take to be drawn. Where a change
+# is judged, every run draws the same ones.
+hypothesis.settings.register_profile(
+    "everywhere",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("everywhere")
 
 
