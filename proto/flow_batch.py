@@ -8,15 +8,17 @@ the message.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgpack
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from proto.columns import COLUMNS, NAMES, NO_INDEX, TLS
 from proto.errors import DecodeError, ProtoError
@@ -44,8 +46,7 @@ its pods from the address of the node that handed them on. The client is the nod
 
 _DTYPE: Final = re.compile(r"(\([1-9][0-9]{0,2},\))?(\|u1|\|i1|\|V[1-9][0-9]?|<[uif][248])")
 _STRING: Final = frozenset({str})
-_SECTIONS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
-_ROWS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_LITTLE: Final = sys.byteorder == "little"
 SIDE_TABLE_INDEXES: Final = {
     "containers": ("local_container",),
     "files": ("file",),
@@ -126,6 +127,10 @@ def encode(batch: FlowBatch) -> bytes:
     for name, array in batch.columns.items():
         if len(array) != batch.count:
             raise ProtoError(f"column {name!r} has {len(array)} rows, the batch {batch.count}")
+        as_came = _as_came(array)
+        if as_came is not None:
+            columns[name], types[name] = as_came, _type_string(array)
+            continue
         known = COLUMNS.get(name)
         if known is not None and _holds_only(array, known.default):
             continue
@@ -194,49 +199,113 @@ def decode(message: bytes, known: MutableMapping[bytes, Entity] | None = None) -
     """
     if len(message) > MAX_DECODE_BYTES:
         raise DecodeError(f"{len(message)} bytes, more than the {MAX_DECODE_BYTES} a reader accepts")
-    packed = None if known is None else _packed_entities(message)
     try:
-        tree = msgpack.unpackb(message) if packed is None else packed[0]
+        read = _READER.decode(message)
+    except (ValueError, TypeError, RecursionError):  # msgspec's own error is a ValueError
+        read = _looked_at(message)
+    if read.schema != SCHEMA:
+        raise DecodeError(f"schema {read.schema[:64]!r}, this reader knows {SCHEMA!r}")
+    # Columns that are absent are made of their defaults: the rows that a message may claim are bounded by its own size.
+    most = max(FEW_ROWS, len(message) // LEAST_ROW_BYTES)
+    if not 0 <= read.count <= most:
+        raise DecodeError(f"'count' is {read.count}, outside 0 to {most}")
+    columns = _columns(read.columns, read.types, read.count)
+    files, names = tuple(read.files), tuple(read.names)
+    if any(len(name) > MAX_NAME_CHARACTERS for name in names):
+        raise DecodeError("a row of 'names' is not a domain name")
+    for table, pointing in ((files, "files"), (names, "names")):
+        # An older service, which knows neither, hands on the columns and not the table.
+        for column in SIDE_TABLE_INDEXES[pointing] if not table else ():
+            columns.pop(column, None)
+    entities = None if read.entities is None else [_entity_of(bytes(row), known) for row in read.entities]
+    _check_indexes(columns, "containers", len(read.containers))
+    _check_indexes(columns, "files", len(files))
+    _check_indexes(columns, "names", len(names))
+    _check_indexes(columns, "entities", len(entities or ()))
+    if len(read.node) > MAX_NODE_CHARACTERS:
+        raise DecodeError(f"'node' has {len(read.node)} characters, more than the {MAX_NODE_CHARACTERS} of a name")
+    return FlowBatch(
+        node=read.node,
+        epoch=read.epoch,
+        sequence=read.sequence,
+        count=read.count,
+        interval=read.interval,
+        columns=columns,
+        containers=read.containers,
+        files=files,
+        names=names,
+        counters=read.counters,
+        entities=entities,
+    )
+
+
+class _Read(msgspec.Struct):
+    """A message's parts, of their types and otherwise as they came."""
+
+    schema: str
+    node: str
+    epoch: str
+    sequence: Annotated[int, Meta(ge=0)]
+    count: int
+    interval: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
+    columns: dict[str, bytes]
+    types: dict[str, str]
+    containers: list[dict[str, str]] = []
+    counters: dict[str, int] = {}
+    files: list[dict[str, str]] = []
+    names: list[str] = []
+    entities: list[msgspec.Raw] | None = None
+
+
+_READER: Final = msgspec.msgpack.Decoder(_Read)
+
+
+def _looked_at(message: bytes) -> _Read:
+    """The same of a message that is otherwise than usual, part by part. Raises DecodeError with what is wrong."""
+    try:
+        tree = msgpack.unpackb(message)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"not msgpack: {error}") from error
     if not isinstance(tree, dict):
         raise DecodeError(f"a {type(tree).__name__} where the batch map should be")
     if tree.get("schema") != SCHEMA:
         raise DecodeError(f"schema {str(tree.get('schema'))[:64]!r}, this reader knows {SCHEMA!r}")
-    # Columns that are absent are made of their defaults: the rows that a message may claim are bounded by its own size.
-    count = _integer(tree, "count", maximum=max(FEW_ROWS, len(message) // LEAST_ROW_BYTES))
-    columns = _columns(_typed(tree, "columns", dict), _typed(tree, "types", dict), count)
-    containers = [_string_map("containers", row) for row in _typed(tree, "containers", list, [])]
-    files = tuple(_string_map("files", row) for row in _typed(tree, "files", list, []))
-    names = tuple(_name(row) for row in _typed(tree, "names", list, []))
-    for table, pointing in ((files, "files"), (names, "names")):
-        # An older service, which knows neither, hands on the columns and not the table.
-        for column in SIDE_TABLE_INDEXES[pointing] if not table else ():
-            columns.pop(column, None)
-    if known is not None and packed is not None:
-        entities: list[Entity] | None = [known.get(row) or _learnt(row, known) for row in packed[1]]
-    else:
-        entities = [_entity(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None
-    _check_indexes(columns, "containers", len(containers))
-    _check_indexes(columns, "files", len(files))
-    _check_indexes(columns, "names", len(names))
-    _check_indexes(columns, "entities", len(entities or ()))
-    node: str = _typed(tree, "node", str)
-    if len(node) > MAX_NODE_CHARACTERS:
-        raise DecodeError(f"'node' has {len(node)} characters, more than the {MAX_NODE_CHARACTERS} of a name")
-    return FlowBatch(
-        node=node,
+    count, columns, types = _integer(tree, "count"), _typed(tree, "columns", dict), _typed(tree, "types", dict)
+    for name, data in columns.items():
+        if not (isinstance(name, str) and isinstance(data, bytes) and isinstance(types.get(name), str)):
+            raise DecodeError(f"column {str(name)[:64]!r} is not bytes with a type")
+    return _Read(
+        schema=SCHEMA,
+        count=count,
+        columns=columns,
+        types={name: types[name] for name in columns},
+        containers=[_string_map("containers", row) for row in _typed(tree, "containers", list, [])],
+        files=[_string_map("files", row) for row in _typed(tree, "files", list, [])],
+        names=[_name(row) for row in _typed(tree, "names", list, [])],
+        entities=[_packed_again(row) for row in _typed(tree, "entities", list)] if "entities" in tree else None,
+        node=_typed(tree, "node", str),
         epoch=_typed(tree, "epoch", str),
         sequence=_integer(tree, "sequence"),
-        count=count,
         interval=_interval(_typed(tree, "interval", list)),
-        columns=columns,
-        containers=containers,
-        files=files,
-        names=names,
         counters=_counters(_typed(tree, "counters", dict, {})),
-        entities=entities,
     )
+
+
+def _packed_again(entity: Any) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(msgpack.packb(entity))
+    except (ValueError, TypeError) as error:
+        raise DecodeError(f"an entity that is none: {error}") from error
+
+
+def _as_came(array: Array) -> bytes | None:
+    """The bytes that a whole column was read from, which say what it says; None for any other array."""
+    base: object = array.base
+    if isinstance(base, np.ndarray):
+        base = base.base
+    if not (_LITTLE and isinstance(base, bytes) and len(base) == array.nbytes):
+        return None
+    return base if array.flags.c_contiguous and array.dtype.isnative else None
 
 
 def _holds_only(array: Array, default: int) -> bool:
@@ -268,23 +337,42 @@ def _compact(batch: FlowBatch) -> FlowBatch:
     return replace(batch, columns=columns, **kept)
 
 
-def _columns(columns: dict[Any, Any], types: dict[Any, Any], count: int) -> dict[str, Array]:
+def _columns(columns: Mapping[str, bytes], types: Mapping[str, str], count: int) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for name, data in columns.items():
-        kind = types.get(name)
-        if not (isinstance(name, str) and isinstance(data, bytes) and isinstance(kind, str)):
-            raise DecodeError(f"column {str(name)[:64]!r} is not bytes with a type")
-        dtype = _row_type(kind)
-        if dtype is None:
-            raise DecodeError(f"column {name!r} has a type no reader knows: {kind[:64]!r}")
-        if len(data) != dtype.itemsize * count:
+        kind = types.get(name, "")
+        usual = _USUAL.get((name, kind))
+        if usual is None:
+            arrays[name] = _unusual(name, data, kind, count)
+            continue
+        itemsize, base, shape = usual
+        if len(data) != itemsize * count:
             raise DecodeError(f"column {name!r} has {len(data)} bytes for {count} rows of {kind}")
-        array = np.frombuffer(data, dtype.base)
-        if dtype.shape:
-            array = array.reshape(count, *dtype.shape)
-        known = COLUMNS.get(name)
-        arrays[name] = array if known is None or known.dtype == kind else _as_known(name, array, known.numpy_dtype)
+        arrays[name] = np.frombuffer(data, base).reshape(count, *shape) if shape else np.frombuffer(data, base)
     return arrays
+
+
+_USUAL: Final = {
+    (column.name, column.dtype): (column.numpy_dtype.itemsize, column.numpy_dtype.base, column.numpy_dtype.shape)
+    for column in COLUMNS.values()
+}
+"""What the known columns are, by name and type."""
+
+
+def _unusual(name: str, data: bytes, kind: str, count: int) -> Array:
+    """A column that another version wrote otherwise, or that nobody here knows."""
+    if not kind:
+        raise DecodeError(f"column {name[:64]!r} is not bytes with a type")
+    dtype = _row_type(kind)
+    if dtype is None:
+        raise DecodeError(f"column {name!r} has a type no reader knows: {kind[:64]!r}")
+    if len(data) != dtype.itemsize * count:
+        raise DecodeError(f"column {name!r} has {len(data)} bytes for {count} rows of {kind}")
+    array = np.frombuffer(data, dtype.base)
+    if dtype.shape:
+        array = array.reshape(count, *dtype.shape)
+    known = COLUMNS.get(name)
+    return array if known is None else _as_known(name, array, known.numpy_dtype)
 
 
 @lru_cache(maxsize=256)
@@ -305,7 +393,8 @@ def _as_known(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
 def _check_indexes(columns: Mapping[str, Array], table: str, size: int) -> None:
     for name in SIDE_TABLE_INDEXES[table]:
         array = columns.get(name)
-        if array is not None and bool(((array >= size) & (array != NO_INDEX)).any()):
+        # NO_INDEX, the largest there is, and one more is 0.
+        if array is not None and (array + np.uint32(1)).max(initial=0) > size:
             raise DecodeError(f"column {name!r} points past the {size} rows of {table!r}")
 
 
@@ -347,23 +436,17 @@ def _counters(value: dict[Any, Any]) -> dict[str, int]:
     return value
 
 
-def _packed_entities(message: bytes) -> tuple[dict[str, Any], list[bytes]] | None:
-    """Return the message without its entities, and each of those as it is; None for a message that is not so made up."""
-    try:
-        sections = _SECTIONS.decode(message)
-        rows = [bytes(row) for row in _ROWS.decode(sections.pop("entities"))]
-        return {name: msgpack.unpackb(section) for name, section in sections.items()}, rows
-    except (KeyError, ValueError, TypeError, msgspec.MsgspecError, msgpack.exceptions.UnpackException):
-        return None
-
-
-def _learnt(row: bytes, known: MutableMapping[bytes, Entity]) -> Entity:
+def _entity_of(row: bytes, known: MutableMapping[bytes, Entity] | None) -> Entity:
+    found = None if known is None else known.get(row)
+    if found is not None:
+        return found
     try:
         entity = _entity(msgpack.unpackb(row))
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"not msgpack: {error}") from error
-    object.__setattr__(entity, "_packed", row)
-    known[row] = entity
+    if known is not None:
+        object.__setattr__(entity, "_packed", row)
+        known[row] = entity
     return entity
 
 
