@@ -18,6 +18,7 @@ from services.cli.errors import CliError
 from services.cli.explain.backend import trace_of
 from services.cli.explain.connections import Seen
 from services.cli.explain.explanation import Explanation, explain
+from services.cli.explain.queries import NOWHERE, RECENTLY, Place, in_files, on_bus
 from services.cli.explain.question import is_trace_id, question, worst
 from services.cli.explain.shown import lines
 from services.cli.explain.words import files_and_question
@@ -78,7 +79,7 @@ def explain_command(
             raise click.UsageError("--backend and FILE are two places to look at: give one of them")
         if not is_trace_id(asked):
             raise click.UsageError("--backend is asked for a trace by its id, 32 hexadecimal digits")
-        found = explained(trace_of(backend, asked.lower()), asked)
+        found = explained(trace_of(backend, asked.lower()), asked, NOWHERE)
     elif files:
         raise SystemExit(_show_files(files, kube_snapshot, asked, as_json=as_json))
     else:
@@ -92,12 +93,12 @@ def explain_command(
             ended = interruption.run(lambda each: _listen(settings, each, batches, after, patience))
         if ended:
             raise SystemExit(ended)
-        found = explained(batches, asked)
+        found = explained(batches, asked, on_bus(nats_url, kube_context, kube_namespace, since))
     _show(*found, as_json=as_json)
 
 
-def explained(some: Iterable[FlowBatch], asked: str) -> tuple[list[Explanation], int]:
-    """Return what was asked for, explained, and how many more connections have the same trouble.
+def explained(some: Iterable[FlowBatch], asked: str, place: Place = RECENTLY) -> tuple[list[Explanation], int]:
+    """Return what was asked for of what was told there, explained, and how many more connections have the same trouble.
 
     Of a trace that is all its requests, in their order; else the worst. Raises CliError where there is nothing of that.
     """
@@ -110,9 +111,9 @@ def explained(some: Iterable[FlowBatch], asked: str) -> tuple[list[Explanation],
     requests = [connection for connection in found if connection.told.view.exchange]
     if asked and requests and len(requests) == len(found):
         requests.sort(key=lambda connection: int(connection.told.row["start_unix_ns"]))
-        return [explain(connection) for connection in requests[:_MOST]], max(len(requests) - _MOST, 0)
+        return [explain(connection, place) for connection in requests[:_MOST]], max(len(requests) - _MOST, 0)
     connection, more = worst([connection for connection in found if connection.told.view.of_flow] or found)
-    return ([explain(connection)] if connection else []), more
+    return ([explain(connection, place)] if connection else []), more
 
 
 async def _listen(
@@ -140,11 +141,9 @@ def _show_files(files: Sequence[Path], kube_snapshot: Path | None, asked: str, *
     with as_files(files) as kept:
         source = FileRecords(kept, kube_snapshot)
         try:
-            _show(*explained(source.batches(), asked), as_json=as_json)
+            _show(*explained(source.batches(), asked, in_files(files, kept, kube_snapshot)), as_json=as_json)
         finally:  # where nothing is found too: it may be in what could not be read
-            notes = Console(stderr=True, highlight=False)
-            for fault in source.faults:
-                notes.print(printable(fault), style="red", markup=False, soft_wrap=True)
+            source.say(Console(stderr=True, highlight=False))
     return NOT_READ_WHOLE if source.faults else 0
 
 

@@ -10,7 +10,7 @@ from proto.verdicts.advice import ADVICE, Advice
 from proto.verdicts.evidence import Evidence, evidence
 from proto.verdicts.names import MEANINGS, MEASURE_ATTRIBUTES, Verdict, VerdictMeasure
 from services.cli.explain.connections import Connection, Record
-from services.cli.explain.queries import queries
+from services.cli.explain.queries import RECENTLY, Place, queries
 from services.cli.explain.story import Step, story
 from services.cli.views import units
 
@@ -81,12 +81,13 @@ class Explanation:
         }
 
 
-def explain(connection: Connection) -> Explanation:
-    """Return what there is to say of a connection."""
+def explain(connection: Connection, place: Place = RECENTLY) -> Explanation:
+    """Return what there is to say of a connection that was told there."""
     verdict, measure = connection.decided()
     advice = ADVICE.get((verdict, measure)) or Advice(MEANINGS[verdict], "")
     because = list(_because(connection, verdict, measure))
-    return Explanation(connection, verdict, measure, advice, story(connection), because, queries(connection, verdict, measure))
+    more = queries(connection, verdict, measure, place)
+    return Explanation(connection, verdict, measure, advice, story(connection), because, more)
 
 
 def _because(connection: Connection, verdict: Verdict, measure: VerdictMeasure) -> Iterator[str]:

@@ -122,7 +122,8 @@ class PairsScreen(Rows):
     """Who talks to whom."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "search", "search", key_display="/"),
+        # Before the table sees it: keys behind it that came in one piece with it are the search's.
+        Binding("slash", "search", "search", key_display="/", priority=True),
         Binding("escape", "leave", show=False),
     ]
 
@@ -163,11 +164,15 @@ class PairsScreen(Rows):
         if self.chosen is not None:
             self.app.push_screen(PairScreen(self._pairs, self.chosen.key))
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave the key to the search where that is open: `/` is in the names of workloads."""
+        return super().check_action(action, parameters) and (action != "search" or self.focused is not self._search)
+
     def action_search(self) -> None:
         """Ask for a search."""
         self._search.value = self._pairs.search
         self._search.display = True
-        self._search.focus()
+        self.set_focus(self._search)
 
     def action_leave(self) -> None:
         """Leave the search as it was."""

@@ -142,7 +142,7 @@ class Pairs:
         batches = self.kept.of(lambda view: view.of_flow and (view.connection == told.name or view.flow in flows))
         found = Seen(batches).connections(lambda _: True)
         same = [one for one in found if one.told.view.connection == told.name]
-        return explain((same or found)[0]) if found else None
+        return explain((same or found)[0], self.kept.place) if found else None
 
     def requests(self, told: Told) -> list[FlowView]:
         """Return the latest requests and questions on a connection."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from proto.flow_batch import FlowBatch
 from services.cli.errors import CliError
 from services.cli.run.at_once import CaptureRecords
@@ -21,6 +23,8 @@ class FileRecords:
         self._kube_snapshot = kube_snapshot
         self.faults: list[str] = []
         """What could not be read of the captures, a line for each, once they are read."""
+        self.left_out: list[str] = []
+        """What was passed over in the others, a line for each, once they are read."""
 
     def batches(self) -> Iterator[FlowBatch]:
         """Yield the records. Raises CliError for a file that is neither."""
@@ -36,4 +40,13 @@ class FileRecords:
                     held = InputLines(lines)
                     yield from (each.batch for each in held.held())
                 if held.refused and held.refused == held.read:
-                    raise CliError(f"{file}: neither a capture nor records nor spans ({printable(held.first_reason)})")
+                    name, reason = printable(str(file)), printable(held.first_reason)
+                    raise CliError(f"{name}: neither a capture nor records nor spans ({reason})")
+                if held.said:
+                    self.left_out.append(f"{file}: {held.said}")
+
+    def say(self, notes: Console) -> None:
+        """Tell a person what could not be read, and what was passed over."""
+        for lines, style in ((self.faults, "red"), (self.left_out, "yellow")):
+            for line in lines:
+                notes.print(printable(line), style=style, markup=False, soft_wrap=True)

@@ -39,7 +39,8 @@ _FILTERS: Final = (
     _Filter("ip", "ADDRESS|CIDR", "this address, or in this network", "filters:address"),
     _Filter("port", "PORT[-PORT]", "at this port, or one of this range", "filters:port"),
     _Filter("protocol", "NAME|NUMBER", "the transport: tcp, udp, icmp, icmpv6, sctp ...", "filters:protocol", of_end=False),
-    _Filter("failed", "", "refused, timeout, a reset that cut something short, a question of DNS or a ping without an answer",
+    _Filter("failed", "", "refused (datagrams too), unreachable, timeout, a reset that cut something short, a question of "
+            "DNS or a ping without an answer",
             "filters:failed", of_end=False),
     _Filter("unanswered", "", "a connection attempt, a request or a question that never had an answer", "filters:unanswered",
             of_end=False),

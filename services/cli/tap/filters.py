@@ -185,12 +185,13 @@ def verdict(text: str) -> RecordTest:
 
 def failed(batch: FlowBatch) -> Mask:
     """A connection refused, never answered, or reset while something was under way; a question never answered, or one
-    of DNS by SERVFAIL.
+    of DNS by SERVFAIL; and whatever its verdict calls refused or unreachable, datagrams among it.
     """
+    judged = np.isin(batch.column("verdict"), (Verdict.REFUSED, Verdict.UNREACHABLE))
     connections = np.isin(batch.column("outcome"), (Outcome.REFUSED, Outcome.TIMEOUT)) | (batch.column("cut_short") != 0)
     code = batch.column("dns_first_code")
     lookups = is_question(batch) & ((code == NO_ANSWER) | (code == SERVER_FAILURE))
-    return np.asarray(connections | lookups | (_questions_wait(batch) & _over(batch)))
+    return np.asarray(judged | connections | lookups | (_questions_wait(batch) & _over(batch)))
 
 
 def is_question(batch: FlowBatch) -> Mask:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -41,20 +40,34 @@ class Held:
             yield row if self.given is None else self.given[at], row
 
 
-def latest(some: Iterator[Held], number: int | None) -> Iterator[Held]:
-    """Yield the last `number` records of all, in their order; all of them where it is None."""
-    if number is None:
-        yield from some
-        return
-    kept: deque[Held] = deque()
+def latest(some: Iterable[Held], number: int | None) -> list[Held]:
+    """Return the `number` records of all whose last packets came last, as they were given; all of them where it is None.
+
+    A flow is told when it is over, long after its last packet or at once: what was given last need not be the latest.
+    """
+    kept: list[Held] = []
     records = 0
     for held in some:
         kept.append(held)
         records += held.batch.count
-        while records - kept[0].batch.count >= number:
-            records -= kept.popleft().batch.count
-    for place, held in enumerate(kept):
-        yield held.take(np.arange(max(records - number, 0), held.batch.count)) if place == 0 else held
+        if number is not None and records >= 2 * number + _ROWS_AT_ONCE:
+            kept, records = _cut(kept, number), number
+    return kept if number is None else _cut(kept, number)
+
+
+def _cut(some: Sequence[Held], number: int) -> list[Held]:
+    ends = np.cumsum([held.batch.count for held in some], dtype=np.int64)
+    wanted = np.zeros(ends[-1] if some else 0, np.bool_)
+    wanted[_order(some)[-number:]] = True
+    masks = np.split(wanted, ends)
+    found = ((held, mask) for held, mask in zip(some, masks, strict=False) if mask.any())
+    return [held if mask.all() else held.take(np.flatnonzero(mask)) for held, mask in found]
+
+
+def _order(some: Sequence[Held]) -> Array:
+    """The places of all records, one batch behind the other, in the order of their last packets."""
+    ends = [held.batch.column("end_unix_ns") for held in some]
+    return np.argsort(np.concatenate(ends), kind="stable") if ends else np.arange(0)
 
 
 def by_time(some: Sequence[Held]) -> Iterator[tuple[Row, Row]]:
@@ -62,7 +75,7 @@ def by_time(some: Sequence[Held]) -> Iterator[tuple[Row, Row]]:
     if not some:
         return
     counts = [held.batch.count for held in some]
-    order = np.argsort(np.concatenate([held.batch.column("end_unix_ns") for held in some]), kind="stable")
+    order = _order(some)
     whose, first = np.repeat(np.arange(len(some)), counts), np.concatenate(([0], np.cumsum(counts)))
     # A batch is taken apart once for many of its records, and only so many records are dictionaries at a time.
     for begin in range(0, len(order), _ROWS_AT_ONCE):

@@ -10,6 +10,8 @@ from proto.errors import DecodeError
 from proto.rows import batches
 from services.cli.tap.held import Held, Row
 from services.cli.tap.span_records import records
+from services.cli.views import units
+from services.cli.views.printable import printable
 
 _LINES_AT_ONCE: Final = 1000
 
@@ -23,6 +25,13 @@ class InputLines:
         self.refused = 0
         self.first_reason = ""
         """Why the first of the refused ones was."""
+
+    @property
+    def said(self) -> str:
+        """What was left out of it, and why; empty for nothing."""
+        if not self.refused:
+            return ""
+        return f"{units.counted(self.refused, 'line')} left out: neither records nor spans ({printable(self.first_reason)})"
 
     def held(self) -> Iterator[Held]:
         """Yield the file's records, in its order, with what the file says of each and no more."""

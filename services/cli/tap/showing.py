@@ -57,7 +57,7 @@ async def tap(
             await reached(bus, settings.nats.url, say=partial(notes.print, markup=False), timeout_seconds=timeout_seconds)
             if asked.history:
                 held = [Held(batch).only(asked.wanted) async for batch in source.recent()]
-                asked.printer.show(by_time(list(latest(iter(held), asked.last))))
+                asked.printer.show(by_time(latest(held, asked.last)))
             if asked.follow:
                 async for batch in source.live():
                     asked.printer.show(Held(batch).only(asked.wanted).shown())
@@ -74,11 +74,11 @@ def show_file(lines: BinaryIO, asked: Asked) -> None:
 
     source = InputLines(lines)
     _show(source.held(), asked)
-    if source.refused:
-        reason = f"neither records nor spans ({printable(source.first_reason)})"
-        if source.refused == source.read:
-            raise CliError(f"{getattr(lines, 'name', '<stdin>')}: {reason}")
-        _notes().print(f"{units.counted(source.refused, 'line')} left out: {reason}", style="yellow", markup=False)
+    if source.refused and source.refused == source.read:
+        reason = printable(source.first_reason)
+        raise CliError(f"{getattr(lines, 'name', '<stdin>')}: neither records nor spans ({reason})")
+    if source.said:
+        _notes().print(source.said, style="yellow", markup=False)
 
 
 def show_captures(files: Sequence[Path], kube_snapshot: Path | None, asked: Asked) -> int:
@@ -93,7 +93,7 @@ def show_captures(files: Sequence[Path], kube_snapshot: Path | None, asked: Aske
 def _show(some: Iterator[Held], asked: Asked) -> None:
     wanted = (held.only(asked.wanted) for held in some)
     if asked.history:
-        asked.printer.show(by_time(list(latest(wanted, asked.last))))
+        asked.printer.show(by_time(latest(wanted, asked.last)))
         return
     for held in wanted:
         asked.printer.show(held.shown())

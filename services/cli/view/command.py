@@ -17,6 +17,7 @@ from rich.console import Console
 from services.cli import interruption
 from services.cli.bus import bus_options, chosen_bus
 from services.cli.errors import UsageError
+from services.cli.explain.queries import in_files, on_bus
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
 from services.cli.screen.available import has_screen
@@ -123,8 +124,10 @@ def view(
         return serving(Page(kept, source, pipeline), access, listener(listen, port))
 
     if files:
+        kept.place = in_files(files, files, kube_snapshot)
         ended = interruption.run(lambda each: _files(kept, files, kube_snapshot, served, each))
     else:
+        kept.place = on_bus(nats_url, kube_context, kube_namespace, "10m")
         with chosen_bus(nats_url, kube_context, kube_namespace) as settings:
             ended = interruption.run(lambda each: _bus(kept, settings, timeout_seconds, served, each))
     raise SystemExit(0 if terminal else ended)
@@ -149,8 +152,12 @@ async def _at_terminal(kept: Kept, source: str) -> AsyncIterator[str]:
 
 
 async def _files(kept: Kept, files: tuple[Path, ...], kube_snapshot: Path | None, served: Served, asked: Interruption) -> int:
+    notes = Console(stderr=True, highlight=False)
+
     async def look() -> None:
         await keep_files(kept, files, kube_snapshot)
+        for line in kept.notes if url else ():  # the screen of a terminal has them on it
+            notes.print(printable(line), style="yellow", markup=False, soft_wrap=True)
         await asyncio.Event().wait()
 
     async with served(", ".join(printable(file.name) for file in files)) as url:

@@ -46,7 +46,7 @@ def connection(kept: Kept, flow_id: int) -> dict[str, Any] | None:
         return None
     chosen = next((one for one in told if one.told.view.of_flow), told[0])
     others = [one for one in found if not one.told.view.of_flow]
-    return _told(explain(chosen)) | _axis(chosen, others) | {"left_out": left_out}
+    return _told(explain(chosen, kept.place)) | _axis(chosen, others) | {"left_out": left_out}
 
 
 def _anybody(_name: str) -> bool:
@@ -86,7 +86,7 @@ def trace(kept: Kept, trace_id: str) -> dict[str, Any] | None:
     rows = []
     for one in found:
         open_calls = [call for call in open_calls if _within(one, call)]
-        rows.append(_told(explain(one)) | {"depth": len(open_calls), "lanes": _lanes(one, [one], begin)})
+        rows.append(_told(explain(one, kept.place)) | {"depth": len(open_calls), "lanes": _lanes(one, [one], begin)})
         open_calls.append(one)
     return {"trace": trace_id, "begin": units.moment(begin), "lasted_ns": end - begin, "requests": rows}
 

@@ -16,6 +16,7 @@ from proto.columns import Reason
 from proto.flow_batch import Array, FlowBatch
 from proto.verdicts.names import Verdict
 from proto.verdicts.rules import judged
+from services.cli.explain.queries import RECENTLY, Place
 from services.cli.tap.filters import FlowFilter, failed
 from services.cli.view.joining import joined, kind
 from services.cli.views.conversations import MOST_RECORDS
@@ -64,6 +65,8 @@ class Kept:
 
     def __init__(self, most: int = MOST_RECORDS) -> None:
         self._most = most
+        self.place: Place = RECENTLY
+        """Where the records come from."""
         self._pieces: dict[int, Piece] = {}
         """By the number of their first record, the oldest first."""
         self._changing = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,21 +34,28 @@ _AT_ONCE: Final = 20
 
 
 async def keep_files(kept: Kept, files: Sequence[Path], kube_snapshot: Path | None) -> None:
-    """Read all of them; what cannot be read is a note. The page is there meanwhile."""
+    """Read all of them; what cannot be read is a note. The page is there meanwhile. Raises CliError where nothing can be."""
     source = FileRecords(files, kube_snapshot)
     some = source.batches()
+    more, error = True, None
+    while more and error is None:
+        batches, error = await asyncio.to_thread(_next, some)
+        more = bool(batches)
+        for batch in batches:
+            kept.add(batch)
+    kept.end([*source.faults, *source.left_out, *([] if error is None else [str(error)])])
+    if error is not None and not kept.last:
+        raise CliError(str(error)) from error
+
+
+def _next(some: Iterator[FlowBatch]) -> tuple[list[FlowBatch], CliError | DecodeError | None]:
+    """Return the next batches, and why there are no more of them where that is an error: what came before it was read."""
+    found: list[FlowBatch] = []
     try:
-        while batches := await asyncio.to_thread(_next, some):
-            for batch in batches:
-                kept.add(batch)
+        found.extend(itertools.islice(some, _AT_ONCE))
     except (CliError, DecodeError) as error:
-        kept.end([*source.faults, str(error)])
-        return
-    kept.end(source.faults)
-
-
-def _next(some: Iterator[FlowBatch]) -> list[FlowBatch]:
-    return [batch for _, batch in zip(range(_AT_ONCE), some, strict=False)]
+        return found, error
+    return found, None
 
 
 async def keep_bus(kept: Kept, source: BusSource) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from services.cli.views.flow_view import FlowView
+from services.cli.views.flow_view import FAILURES, FlowView
 
 WINDOW_SECONDS: Final = 60.0
 MOST_RECORDS: Final = 50_000
@@ -64,7 +64,7 @@ class Conversation:
     retransmits: int = 0
     """Segments and SYNs that were sent again."""
     failures: int = 0
-    """Flows that failed, as their last record says."""
+    """Flows that failed, as their last record says, or what is said to have been wrong with them."""
     last_unix_ns: int = 0
     """When its last packet came, of those that records tell of."""
 
@@ -79,7 +79,7 @@ class Conversation:
         self.outcomes = Counter([view.outcome] if view.outcome else [])
         if view.verdict_measure:
             self.verdicts = Counter([view.verdict])
-        self.failures = int(view.failed)
+        self.failures = int(view.failed or not FAILURES.isdisjoint(self.verdicts))
         self.last_unix_ns = max(self.last_unix_ns, view.end_unix_ns)
         self.bytes_out += view.bytes_out
         self.bytes_in += view.bytes_in

@@ -6,6 +6,7 @@ The wire says local and remote, after the socket that saw the packets; people as
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,7 +55,8 @@ _ICMPV6: Final = {
 }
 
 _MEASURES: Final = {VerdictMeasure(number).name.lower(): name for number, name in MEASURE_ATTRIBUTES.items()}
-_FAILURES: Final = frozenset({"refused", "timeout", "unanswered"})
+FAILURES: Final = frozenset({"refused", "timeout", "unanswered", "unreachable"})
+"""Outcomes and verdicts of what never came about."""
 _OVER: Final = frozenset({"end_of_flow", "idle_timeout", "shutdown", "table_pressure"})
 """Reasons of a flow's last record."""
 _NUMBERED: Final = frozenset({"icmp", "icmpv6"})
@@ -139,7 +141,7 @@ class FlowView:
     verdict_measure: str
     """The attribute that decided it; empty where nothing was wrong."""
     failed: bool
-    """It was refused, never answered, or reset while something was under way; or a question of DNS or a ping had no answer."""
+    """As `failed` of services/cli/tap/filters.py has it."""
     bytes_out: int
     bytes_in: int
     connect_ns: int | None
@@ -188,7 +190,7 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
     source, destination = ("remote", "local") if row["role"] == "server" else ("local", "remote")
     bytes_out, bytes_in = ("rx_bytes", "tx_bytes") if source == "remote" else ("tx_bytes", "rx_bytes")
     exchange = _exchange(row)
-    outcome = _outcome(row)
+    outcome, verdict = _outcome(row), _verdict(row)
     if exchange is not None:
         bytes_out, bytes_in, outcome = "request_bytes", "response_bytes", "exchange"
     question = exchange is None and row["reason"] == "exchange"
@@ -206,9 +208,9 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         captured=row["observer"] == "capture",
         transport=_transport(row),
         outcome="question" if question else outcome,
-        verdict=_verdict(row),
+        verdict=verdict,
         verdict_measure=_MEASURES.get(row.get("verdict_measure", ""), ""),
-        failed=outcome in _FAILURES or bool(row["cut_short"]) or (question and lookups[0].failed),
+        failed=_failed(row, {outcome, verdict}) or (question and lookups[0].failed),
         bytes_out=row[bytes_out],
         bytes_in=row[bytes_in],
         connect_ns=_connect_ns(row),
@@ -224,6 +226,10 @@ def flow_view(row: Mapping[str, Any], *, numeric: bool = False) -> FlowView:
         lookups=lookups,
         question=question,
     )
+
+
+def _failed(row: Mapping[str, Any], said: AbstractSet[str]) -> bool:
+    return bool(row["cut_short"]) or not FAILURES.isdisjoint({row["outcome"], *said})
 
 
 def _lookups(row: Mapping[str, Any], *, alone: bool) -> Iterator[LookupView]:

@@ -115,6 +115,8 @@ def test_explain_reads_a_trace_out_of_jaeger(jaeger: Path, replay: Replay, tmp_p
         replay("--otlp-endpoint", otlp)
         for trace_id in some:
             of_jaeger, of_file = explained("--backend", query, trace_id), explained(spans, trace_id)
+            for one in of_file:
+                assert one["queries"].pop("tap", "--input-file").count("--input-file") == 1, "`tap` does not read backends"
             assert of_jaeger == of_file
             assert all(one["verdict"] and one["story"] for one in of_jaeger)
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from click.testing import CliRunner
 
+from proto.columns import Outcome
 from services.cli.errors import NotACaptureError
-from services.cli.explain.command import explain_command
+from services.cli.explain.command import explain_command, explained
+from services.cli.explain.queries import on_bus
 from services.cli.explain.words import files_and_question
 from services.cli.view.kept import Kept
 from services.cli.view.running import keep_files
+from tests.unit.cli.flow_records import record_batch
 
 ROOT = Path(__file__).parents[3]
 CAPTURE, CLUSTER = (ROOT / "tests" / "data" / name for name in ("cluster.pcapng", "cluster.json"))
 
 
-def wirespan(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def wirespan(*arguments: str | Path, stdin: int | IO[bytes] = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     command = [sys.executable, "-m", "services.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120, stdin=stdin)
 
 
 def told(*arguments: str | Path) -> list[dict]:
@@ -52,7 +57,41 @@ def test_a_pair_is_explained_in_words(spans) -> None:
     for begin in ("verdict  ", "because  ", "next     ", "more     TraceQL: { span.flow.verdict = ", "more     tap: "):
         assert any(line.startswith(begin) for line in lines), begin
     of_spans = wirespan("explain", spans, "shop/cart to redis:6379")
-    assert of_spans.stdout.splitlines()[1:] == lines[1:]
+    assert of_spans.stdout.splitlines()[1:-1] == lines[1:-1]
+
+
+@pytest.mark.parametrize("places", [("capture",), ("spans",), ("spans", "capture"), ("stdin",)])
+def test_what_it_says_to_type_asks_where_it_looked(spans, places) -> None:
+    """A file, several, standard input: as printed it works, and finds more of the same."""
+    given = {"capture": CAPTURE, "spans": spans, "stdin": "-"}
+    named = () if places == ("spans",) else ("--kube-snapshot", CLUSTER)
+    files = [given[place] for place in places]
+    with CAPTURE.open("rb") as capture:
+        done = wirespan("explain", *files, *named, "--json", stdin=capture)
+    assert done.returncode == 0, done.stderr
+    (found,) = map(json.loads, done.stdout.splitlines())
+    with CAPTURE.open("rb") as capture:
+        command = ["sh", "-c", found["queries"]["tap"]]
+        typed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, stdin=capture)
+    assert (typed.returncode, typed.stderr) == (0, "")
+    assert found["destination"].split(":")[0] in typed.stdout
+    assert found["verdict"].replace("_", " ") in typed.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "typed"),
+    [
+        ((None, None, "wirespan"), "tap --since 1h --verdict"),
+        (("nats://there:4222", None, "wirespan"), "tap --nats-url nats://there:4222 --since 1h --verdict"),
+        (("nats://me:word@there:4222", None, "wirespan"), "tap --since 1h --verdict"),
+        ((None, "prod", "spans"), "tap --kube-context prod --kube-namespace spans --since 1h --verdict"),
+    ],
+)
+def test_what_it_says_to_type_asks_the_same_bus(asked, typed) -> None:
+    """For as long a time; a password is not repeated."""
+    refused = record_batch(outcome=Outcome.REFUSED)
+    ((found,), _) = explained([refused], "", on_bus(*asked, "1h"))
+    assert f" {typed} refused " in found.queries["tap"]
 
 
 def test_the_worst_is_explained_where_nothing_is_asked_for(spans) -> None:
@@ -102,6 +141,33 @@ def test_a_file_that_is_neither_is_said(tmp_path) -> None:
     done = wirespan("explain", tmp_path / "note.txt")
     assert done.returncode == 1
     assert "neither a capture nor records nor spans" in done.stderr
+
+
+def test_lines_that_are_neither_are_counted(spans, tmp_path) -> None:
+    """What is among others is passed over with a word, wherever spans are read."""
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(spans.read_text() + "hello\n{}\n")
+    count = len(mixed.read_text().splitlines())
+    said = f"2 lines left out: neither records nor spans (line {count - 1}: "
+    done = wirespan("explain", mixed)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"{mixed}: {said}")
+    assert "verdict  " in done.stdout
+    assert wirespan("tap", "--input-file", mixed).stderr.startswith(said)
+    kept = Kept()
+    asyncio.run(keep_files(kept, [mixed], None))
+    (note,) = kept.notes
+    assert note == done.stderr.rstrip("\n")
+
+
+def test_a_page_of_nothing_is_none(tmp_path) -> None:
+    """Of a file that is neither the command says so where it was called, and ends."""
+    note = tmp_path / "note.txt"
+    note.write_text("hello\n")
+    done = wirespan("view", note, "--port", "0")
+    assert done.returncode == 1
+    *_, said = done.stderr.splitlines()
+    assert said.startswith(f"wirespan: {note}: neither a capture nor records nor spans (line 1: ")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +263,8 @@ def test_standard_input_is_explained_as_the_file_is(spans) -> None:
             done = subprocess.run(
                 [*command, "-"], stdin=source, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
             )
-        assert (done.returncode, done.stdout) == (0, wirespan("explain", path).stdout), done.stderr
+            of_file = wirespan("explain", path).stdout.replace(f" {path} ", " - ")
+        assert (done.returncode, done.stdout) == (0, of_file), done.stderr
 
 
 @pytest.mark.parametrize(

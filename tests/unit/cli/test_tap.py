@@ -6,7 +6,9 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,8 +17,9 @@ from proto.rows import rows
 from proto.verdicts.names import Verdict, VerdictMeasure
 from services.cli.decode import decode_command
 from services.cli.errors import CliError
+from services.cli.tap import held
 from services.cli.tap.command import tap
-from services.cli.tap.held import Held, latest
+from services.cli.tap.held import Held, by_time, latest
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.unit.cli.flow_records import START, record_batch
 
@@ -39,14 +42,22 @@ def json_lines(*batches) -> list[str]:
     return [json.dumps(row) for batch in batches for row in rows(batch)]
 
 
-def test_the_last_records_are_the_latest_of_all_batches() -> None:
-    """Wherever one batch ends and the next begins."""
-    batches = [enriched_batch(count, sequence=number) for number, count in enumerate((3, 0, 2, 1))]
-    numbers = [number for batch in batches for number in batch.column("flow_id").tolist()]
+@pytest.mark.parametrize("times", [(1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), (3, 3, 1, 3, 2, 3), (5, 1, 6, 2, 4, 3)])
+def test_the_last_records_are_those_whose_packets_came_last(monkeypatch: pytest.MonkeyPatch, times: tuple[int, ...]) -> None:
+    """Wherever one batch ends and the next begins, and whenever each was told: a flow is told when it is over."""
+    monkeypatch.setattr(held, "_ROWS_AT_ONCE", 1)  # so that few records are many, of which some are left as more come
+    given = iter(enumerate(times))
+    batches = []
+    for number, count in enumerate((3, 0, 2, 1)):
+        mine = [next(given) for _ in range(count)]
+        batch = enriched_batch(count, sequence=number)
+        columns = {"flow_id": [place for place, _ in mine], "end_unix_ns": [time for _, time in mine]}
+        columns = {name: np.array(values, np.uint64) for name, values in columns.items()}
+        batches.append(replace(batch, columns=batch.columns | columns))
+    in_order = sorted(range(len(times)), key=times.__getitem__)
     for last in (1, 2, 3, 5, 6, 9, None):
-        kept = latest(map(Held, batches), last)
-        found = [number for held in kept for number in held.batch.column("flow_id").tolist()]
-        assert found == numbers[-last if last else 0 :]
+        found = [row["flow_id"] for row, _ in by_time(latest(map(Held, batches), last))]
+        assert found == in_order[-last if last else 0 :]
 
 
 def test_json_comes_out_as_it_went_in() -> None:
@@ -120,7 +131,7 @@ def test_what_passed_lately_is_shown_in_order_and_with_its_date() -> None:
     times = [START + second * 10**9 for second in (3, 1, 2)]
     lines = json_lines(*(record_batch(end_unix_ns=time) for time in times))
     out = shown("--last", "2", lines=lines).stdout.splitlines()
-    assert [line.split("  ")[0] for line in out] == ["2023-11-14 22:13:21.000", "2023-11-14 22:13:22.000"]
+    assert [line.split("  ")[0] for line in out] == ["2023-11-14 22:13:22.000", "2023-11-14 22:13:23.000"]
     head, *body = shown("-o", "table", "--since", "2020-01-01", lines=lines).stdout.splitlines()
     assert [line[:23] for line in body] == [f"2023-11-14 22:13:2{second}.000" for second in (1, 2, 3)]
     assert {line.index("10.0.0.5") for line in body} == {head.index("SOURCE")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +13,13 @@ from click.testing import CliRunner
 
 from proto.columns import NO_INDEX, Observer, Outcome, Reason, Role
 from proto.flow_batch import Entity, FlowBatch
-from proto.verdicts.names import Verdict
+from proto.verdicts.names import Verdict, VerdictMeasure
 from services.cli.tap.filter_options import FilterCommand, conditions
-from services.cli.tap.filters import FlowFilter, between, unanswered
+from services.cli.tap.filters import FlowFilter, between, failed, unanswered
+from services.cli.views.conversation_table import totals, words
+from services.cli.views.conversations import summed
+from services.cli.views.flow_view import flow_views
+from tests.unit.cli.flow_records import record_batch
 
 WEB = Entity("k8s.pod", {"k8s.pod.name": "web-5d9-x7k", "k8s.deployment.name": "web", "k8s.namespace.name": "shop"})
 REDIS = Entity("k8s.pod", {"k8s.pod.name": "redis-0", "k8s.statefulset.name": "redis", "k8s.namespace.name": "shop"})
@@ -61,6 +66,38 @@ BATCH = FlowBatch(
     },
     entities=[WEB, REDIS, DNS, REDIS_SERVICE],
 )
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("transport", [1, 6, 17, 58])
+def test_what_failed_is_the_same_wherever_it_is_counted(verdict: Verdict, transport: int) -> None:
+    """Among records, in a record's line, in the sum of a table: a flow that is called refused there has failed."""
+    some = [
+        record_batch(
+            transport=transport, verdict=verdict, verdict_measure=VerdictMeasure.ICMP_ERRORS if verdict > Verdict.OK else 0,
+            outcome=outcome, cut_short=cut_short, reason=reason, request_waits=waits, questions=waits,
+        )
+        for outcome in Outcome for cut_short in (0, 1) for waits in (0, 1)
+        for reason in (Reason.ACTIVE_TIMEOUT, Reason.END_OF_FLOW, Reason.IDLE_TIMEOUT)
+    ]  # fmt: skip
+    for batch in some:
+        (view,) = flow_views(batch)
+        (row,) = summed([view])
+        assert [view.failed] == failed(batch).tolist()
+        assert row.failures == view.failed
+        said = re.split(", ", words(row)["outcome"])
+        assert view.failed or not {"refused", "unreachable", "timeout", "unanswered"} & set(said), said
+
+
+def test_what_a_row_says_of_earlier_has_failed_too() -> None:
+    """A flow of datagrams one of which was refused is in the sum as it is in its row, whatever came of the later ones."""
+    refused = {"verdict": Verdict.REFUSED, "verdict_measure": VerdictMeasure.ICMP_ERRORS, "outcome": Outcome.UNKNOWN}
+    batches = [record_batch(transport=17, reason=Reason.ACTIVE_TIMEOUT, **refused)]
+    batches.append(record_batch(transport=17, record=1, verdict=Verdict.OK, outcome=Outcome.UNKNOWN))
+    (row,) = summed(view for batch in batches for view in flow_views(batch))
+    assert words(row)["outcome"] == "refused"
+    assert str(totals([row], "in all")).startswith("in all: 1 flow, ")
+    assert ", 1 failed" in str(totals([row], "in all"))
 
 
 def asked(*arguments: str, enriched: bool = True) -> list[int]:

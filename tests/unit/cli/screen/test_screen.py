@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from textual import events
 from textual.drivers.headless_driver import HeadlessDriver
 from textual.pilot import Pilot
 
@@ -122,6 +123,20 @@ async def test_a_search_is_the_filters_of_tap() -> None:
         await until(pilot, lambda shown: "search: slower-than 100ms" in shown and ports(shown) == ["82"])
         await press(pilot, "slash", "home", "ctrl+k", "enter")
         await until(pilot, lambda shown: "search:" not in shown and ports(shown) == ["81", "82"])
+
+
+async def test_keys_that_come_in_one_piece_with_the_slash_are_of_the_search() -> None:
+    """As a terminal sends what is pasted: what begins or ends something in the table does nothing of it there."""
+    async with at(shop()) as pilot:
+        for character in "/to-service shop/web ?sqjp":
+            name = {"/": "slash", " ": "space", "?": "question_mark"}.get(character, character)
+            pilot.app._driver.send_message(events.Key(name, character))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (focused := pilot.app.focused) is None or getattr(focused, "value", "") != "to-service shop/web ?sqjp":
+                await pilot.pause(0.01)
+        await press(pilot, "escape")
+        await until(pilot, lambda shown: ports(shown) == ["81", "82", "83"] and "troubles first" in shown)
+        assert not pilot.app.pairs.paused
 
 
 async def test_a_pair_opens_into_its_connections_and_each_into_what_explain_says() -> None:
