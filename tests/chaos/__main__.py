@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import random
 import secrets
-import signal
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Final
 
 import nats
 
+from tests.chaos import signals
 from tests.chaos.checker import verdict
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.results import keep, table
@@ -220,7 +220,7 @@ def main() -> int:
     asked = parser.parse_args()
 
     _say(f"seed {asked.seed}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signals.heed()
     worlds = {name: WORLDS[name] for name in WORLDS if asked.world in {None, name}}
     shares, until = sum(world.share for world in worlds.values()), time.monotonic()
     episodes: list[Episode] = []

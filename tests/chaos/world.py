@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 import nats
 
 from proto.subjects import DEAD_STREAM
+from tests.chaos import signals
 from tests.chaos.checker import Backend, Verdict
 from tests.chaos.cluster import ApiServer
 from tests.chaos.links import Network
@@ -62,7 +63,8 @@ class Server:
             extra_config=clustered(number, cluster_ports),
         )
 
-    def __enter__(self) -> Self:
+    def set_up(self) -> None:
+        """Mount what its store is on. Whatever becomes of that, `close` is to follow."""
         self.disk_folder.mkdir(parents=True)
         if has_disks():
             options = f"size={STORE_MEGABYTES}m"
@@ -70,14 +72,15 @@ class Server:
         if self._program:
             self.disk = Disk(self._program, self.disk_folder / "machine")
             self.disk.power_on()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Leave nothing of it mounted, and none of its processes, however far it was set up."""
         self.nats.kill()
-        (self.nats.folder / "nats.log").write_text("\n".join(self.nats.log))
+        if self.nats.folder.exists():
+            (self.nats.folder / "nats.log").write_text("\n".join(self.nats.log))
         if self.disk:
             self.disk.power_off()
-        if has_disks():
+        if self.disk_folder.is_mount():
             subprocess.run(["umount", "--lazy", self.disk_folder], check=True)
 
     def cut_power(self) -> None:
@@ -129,28 +132,41 @@ class World:
         self.feeder: Feeder
         self.certificates_made = 0
         self.clock_steps = folder / "clock"
+        self._stack = ExitStack()
         self._count = servers
         self.power_cuts = power_cuts
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            program = _power_cut() if self.power_cuts else None
-            ports = free_ports(self._count)
-            for number in range(self._count):
-                self.servers.append(stack.enter_context(Server(self.folder, number, ports, program)))
-            self._start_servers()
-            stack.enter_context(self.network)
-            stack.enter_context(self.api_server)
-            self.authority = self.folder / "authority.pem"
-            self.backend = stack.enter_context(Backend(tls=self.new_certificates()))
-            stack.callback(self._stop_members)
-            self._start_members()
-            self._wait_ready()
-            self._stack = stack.pop_all()
+        try:
+            self._set_up(self._stack)
+        except BaseException:  # being told to end too, wherever that comes
+            self._close()
+            raise
         return self
 
+    def _set_up(self, stack: ExitStack) -> None:
+        program = _power_cut() if self.power_cuts else None
+        ports = free_ports(self._count)
+        for number in range(self._count):
+            server = Server(self.folder, number, ports, program)
+            stack.callback(server.close)
+            server.set_up()
+            self.servers.append(server)
+        self._start_servers()
+        stack.enter_context(self.network)
+        stack.enter_context(self.api_server)
+        self.authority = self.folder / "authority.pem"
+        self.backend = stack.enter_context(Backend(tls=self.new_certificates()))
+        stack.callback(self._stop_members)
+        self._start_members()
+        self._wait_ready()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+        self._close()
+
+    def _close(self) -> None:
+        with signals.later():
+            self._stack.close()
 
     @property
     def has_power_cuts(self) -> bool:
@@ -273,8 +289,11 @@ class World:
             time.sleep(_POLL_SECONDS)
 
     def _wait_ready(self) -> None:
+        """Return when all members are ready. Raises TimeoutError with those that are not, and where they say why."""
         deadline = time.monotonic() + _START_SECONDS
-        while not all(member.ready for member in self.members) and time.monotonic() < deadline:
+        while waits := [member for member in self.members if not member.ready]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready within {_START_SECONDS:g} s: {', '.join(str(each.log) for each in waits)}")
             time.sleep(_POLL_SECONDS)
 
     def _start_members(self) -> None:
