@@ -1,6 +1,7 @@
-"""A CycloneDX bill of materials, of what `contents.py` and `page_contents.py` printed: `contents.py | sbom.py NAME VERSION`.
+"""A CycloneDX bill of materials of a wheel or an image: `contents.py | sbom.py NAME VERSION`, and what the page is bundled of.
 
-The same contents give the same bytes: there is no time and no serial number in it.
+Whatever we release has the package in it, and so the page of `wirespan view`. The same contents give the same bytes: there is
+no time and no serial number in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
+
+from page_contents import bundled
 
 
 def bill(name: str, version: str, contents: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def _component(package: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Read lines from standard input, write the bill to standard output."""
     name, version = sys.argv[1:]
-    made = bill(name, version, map(json.loads, sys.stdin))
+    made = bill(name, version, [*map(json.loads, sys.stdin), *bundled()])
     print(json.dumps(made, indent=1))
 
 

@@ -9,8 +9,6 @@ trap 'rm -rf "$work"' EXIT
 wheel=$(echo "$dist"/wirespan-"$version"-*"$(uname -m)".whl)
 .venv/bin/uv venv --quiet --python .venv/bin/python "$work/venv"
 .venv/bin/uv pip install --quiet --python "$work/venv" --constraints requirements.lock "$wheel"
-{
-  "$work/venv/bin/python" - <deploy/release/contents.py | grep '"pypi"'
-  .venv/bin/python deploy/release/page_contents.py
-} | .venv/bin/python deploy/release/sbom.py wirespan "$version" >"$dist/wirespan-$version.cdx.json"
+"$work/venv/bin/python" - <deploy/release/contents.py | grep '"pypi"' |
+  .venv/bin/python deploy/release/sbom.py wirespan "$version" >"$dist/wirespan-$version.cdx.json"
 echo "$dist/wirespan-$version.cdx.json"
