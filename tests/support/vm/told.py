@@ -13,8 +13,8 @@ from tests.support import platforms
 from tests.support.vm.cache import cache_folder
 from tests.support.vm.kernels import KERNELS, KernelFiles
 
-_LOOKS = ("", "_question", "_request", "_line", "_headers", "_response", "_frames")
-"""What the names of the tap's programs have behind the direction."""
+_INGRESS = "tap_ingress"
+"""The program that every packet runs through; those that it calls have the name of their look behind it."""
 
 
 class Told:
@@ -50,15 +50,16 @@ class Told:
 
 def table() -> str:
     """What the last runs' verifiers walked, in Markdown."""
-    columns = ("kernel", "flags", "every packet", "question", "request", "its line", "more headers", "response", "frames")
+    found = {name: json.loads(_counts(name).read_text()) for name in KERNELS if _counts(name).exists()}
+    rows = [(name, flags, walked) for name, each in found.items() for flags, walked in sorted(each["walked"].items())]
+    looks = dict.fromkeys(
+        program.removeprefix(_INGRESS) for *_, walked in rows for program in walked if program.startswith(_INGRESS)
+    )
+    columns = ["kernel", "flags", "every packet", *(look.removeprefix("_") for look in looks if look)]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name in KERNELS:
-        counts = _counts(name)
-        if counts.exists():
-            found = json.loads(counts.read_text())
-            for flags, walked in sorted(found["walked"].items()):
-                cells = [max(walked.get(f"tap_{way}{look}", 0) for way in ("ingress", "egress")) for look in _LOOKS]
-                lines.append(f"| {name} | {flags} | {' | '.join(f'{cell:,}' if cell else '' for cell in cells)} |")
+    for name, flags, walked in rows:
+        cells = [max(walked.get(f"tap_{way}{look}", 0) for way in ("ingress", "egress")) for look in looks]
+        lines.append(f"| {name} | {flags} | {' | '.join(f'{cell:,}' if cell else '' for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 
