@@ -6,27 +6,7 @@
 #include "host.h"
 
 #include "../engine/exchanges/content_role.h"
-#include "../engine/http2/frame.h"
 #include "../engine/port_role.h"
-
-/*
- * Who says a frame of HTTP/2 that a segment begins with: first in a header block are pseudo-headers, others of a request than of a
- * response (RFC 9113 8.3), and they are in the static table (RFC 7541, appendix A). Returns as content_speaker.
- */
-static inline int frame_speaker(frame_source frame, __u32 offset)
-{
-    __u8 head[HTTP2_HEAD_ROOM];
-    __u8 field;
-
-    if (parse_load(frame, offset, head, sizeof(head)) || !http2_is_plausible(head) || head[3] != HTTP2_HEADERS)
-        return -1;
-    if (head[4] & HTTP2_PADDED)
-        return -1;
-    field = head[HTTP2_HEAD_BYTES + (head[4] & HTTP2_HAS_PRIORITY ? 5 : 0)];
-    if ((field >= 0x82 && field <= 0x87) || field == 0x41 || field == 0x44 || field == 0x01 || field == 0x04)
-        return FLOW_TX; /* indexed; `:authority` and `:path` with a value */
-    return (field >= 0x88 && field <= 0x8e) || field == 0x48 ? FLOW_RX : -1;
-}
 
 /*
  * What can be told before the packet is added to its flow. The ports' word is a guess, which content, or a SYN-ACK that comes late,
@@ -34,7 +14,6 @@ static inline int frame_speaker(frame_source frame, __u32 offset)
  */
 static inline void tell_role(frame_source frame, struct flow *flow, const struct packet *packet, int from)
 {
-    __u32 offset;
     int way;
     __u8 words;
 
@@ -45,11 +24,7 @@ static inline void tell_role(frame_source frame, struct flow *flow, const struct
         flow_tell_client(flow, way == FLOW_TX ? from : !from, FLOW_ROLE_OF_PORTS);
     if (!packet->payload_bytes || parse_load(frame, packet->transport_offset + 12, &words, 1))
         return;
-    offset = packet->transport_offset + (words >> 4) * 4u;
-    content_tell(frame, offset, flow, packet, from);
-    way = flow_role_is_open(flow) ? frame_speaker(frame, offset) : -1;
-    if (way >= 0)
-        flow_tell_client(flow, way == FLOW_TX ? from : !from, FLOW_ROLE_OF_CONTENT);
+    content_tell(frame, packet->transport_offset + (words >> 4) * 4u, flow, packet, from);
 }
 
 #endif

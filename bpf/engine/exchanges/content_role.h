@@ -10,6 +10,9 @@
 
 #include "../flow.h"
 
+#include "../http2/frame.h"
+
+#define CONTENT_BYTES            16u /* that are looked at: a head of HTTP/2, and what may stand behind it */
 #define CONTENT_WORD(a, b, c, d) ((__u32)(a) | (__u32)(b) << 8 | (__u32)(c) << 16 | (__u32)(d) << 24)
 
 /* Whether these are the digits of a status (RFC 9112 4). */
@@ -24,14 +27,28 @@ FLOW_INLINE int content_is_target(const __u8 *text)
     return text[0] == '/' || text[0] == '*' || (text[0] == 'h' && text[1] == 't' && text[2] == 't' && text[3] == 'p');
 }
 
-/* FLOW_TX: the client says this. FLOW_RX: the server does. -1: nobody knows. */
-FLOW_INLINE int content_speaker(frame_source source, __u32 offset, __u32 payload_bytes)
+/*
+ * Who says a frame of HTTP/2: first in a header block are pseudo-headers, others of a request than of a response (RFC 9113 8.3), and
+ * they are in the static table (RFC 7541, appendix A). Returns as content_speaker.
+ */
+FLOW_INLINE int content_of_frame(const __u8 *head)
 {
-    __u8 text[16] = {0};
+    /* Both, and then one of them: BPF's verifier reads no place on the stack that varies. */
+    __u64 has_priority = 0 - (__u64)(head[4] / HTTP2_HAS_PRIORITY & 1);
+    __u64 field = (head[HTTP2_HEAD_BYTES + 5] & has_priority) | (head[HTTP2_HEAD_BYTES] & ~has_priority);
+
+    if (head[3] != HTTP2_HEADERS || head[4] & HTTP2_PADDED || !http2_is_plausible(head))
+        return -1;
+    if ((field >= 0x82 && field <= 0x87) || field == 0x41 || field == 0x44 || field == 0x01 || field == 0x04)
+        return FLOW_TX; /* indexed; `:authority` and `:path` with a value */
+    return (field >= 0x88 && field <= 0x8e) || field == 0x48 ? FLOW_RX : -1;
+}
+
+/* Of the first CONTENT_BYTES of a payload. FLOW_TX: the client says this. FLOW_RX: the server does. -1: nobody knows. */
+FLOW_INLINE int content_speaker(const __u8 *text)
+{
     __u32 word;
 
-    if (payload_bytes < sizeof(text) || parse_load(source, offset, text, sizeof(text)))
-        return -1;
     word = CONTENT_WORD(text[0], text[1], text[2], text[3]);
     if (word == CONTENT_WORD('H', 'T', 'T', 'P'))
         return text[4] == '/' && text[5] == '1' && text[6] == '.' && text[8] == ' ' && content_is_status(text + 9) ? FLOW_RX
@@ -46,14 +63,18 @@ FLOW_INLINE int content_speaker(frame_source source, __u32 offset, __u32 payload
         return content_is_target(text + 7) ? FLOW_TX : -1;
     if (word == CONTENT_WORD('O', 'P', 'T', 'I') && text[4] == 'O' && text[5] == 'N' && text[6] == 'S' && text[7] == ' ')
         return content_is_target(text + 8) ? FLOW_TX : -1;
-    return -1;
+    return content_of_frame(text);
 }
 
 /* Look at the payload, at `offset`, of a packet that is about to be added to its flow; its flow's role is open. */
 FLOW_INLINE void content_tell(frame_source source, __u32 offset, struct flow *flow, const struct packet *packet, int from)
 {
-    int speaker = content_speaker(source, offset, packet->payload_bytes);
+    __u8 text[CONTENT_BYTES] = {0};
+    int speaker;
 
+    if (packet->payload_bytes < CONTENT_BYTES || parse_load(source, offset, text, CONTENT_BYTES))
+        return;
+    speaker = content_speaker(text);
     if (speaker >= 0)
         flow_tell_client(flow, speaker == FLOW_TX ? from : !from, FLOW_ROLE_OF_CONTENT);
 }

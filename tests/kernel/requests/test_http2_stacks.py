@@ -53,12 +53,15 @@ def live(talk, tmp_path):
     return ends, frames, counters
 
 
-def test_a_channel_that_is_older_than_the_capture_is_joined():
-    """Its calls that begin after the first two are told at both ends, under their own callers; the others are not."""
+@pytest.mark.parametrize("is_low", [True, False], ids=["by_ports", "by_content"])
+def test_a_channel_that_is_older_than_the_capture_is_joined(is_low):
+    """Its calls that begin after the first two are told at both ends, under their own callers; the others are not. The server's
+    end knows who listens there; the client's tells by the ports, or, where both are ephemeral ones, by what is said.
+    """
     server = grpc.server(futures.ThreadPoolExecutor(4))
     unary = grpc.unary_unary_rpc_method_handler(lambda asked, _context: asked)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Unary": unary})])
-    port = next(port for port in iter(free_port, 0) if port < 32_768)  # the client's end tells by it who is who
+    port = next(port for port in iter(free_port, 0) if (port < 32_768) == is_low)
     assert server.add_insecure_port(f"127.0.0.1:{port}") == port
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -8,6 +8,7 @@ from proto.columns import Outcome, Role, RoleSource
 from services.capture.flows.table import WITHOUT_ROLE, FlowTable
 from services.capture.replay.replaying import replay
 from services.capture.replay.source import ReplaySource
+from tests.support.packets.http2_talk import END_HEADERS, HAS_PRIORITY, HEADERS, PADDED, frame
 from tests.support.packets.pcap import ACK, PSH, RST, SYN, Conversation, write
 from tests.support.packets.replayed import replay_frames
 
@@ -78,6 +79,25 @@ def test_what_only_looks_like_http_tells_nothing(tmp_path, text):
     """A word at a segment's beginning is no request line."""
     record = replay_frames(tmp_path, joined(40000, 50051, request=text, response=text).frames).only
     assert (record["role"], record["responses"]) == (Role.UNKNOWN, 0)
+
+
+@pytest.mark.parametrize(("first", "role"), [
+    *((field, Role.CLIENT) for field in (0x82, 0x83, 0x87, 0x41, 0x44, 0x01, 0x04)),
+    *((field, Role.SERVER) for field in (0x88, 0x8E, 0x48)),
+    *((field, Role.UNKNOWN) for field in (0x80, 0x81, 0x8F, 0xBE, 0x40, 0x00, 0x10, 0x20, 0x3F, 0x42, 0x7F)),
+])  # fmt: skip
+@pytest.mark.parametrize("flags", [END_HEADERS, END_HEADERS | HAS_PRIORITY, END_HEADERS | PADDED])
+def test_the_first_field_of_a_header_block_says_who_speaks(tmp_path, first, role, flags):
+    """Pseudo-headers of HTTP/2 that stand in the static table; an index into what is not known, a field that either end may say
+    first, and a block behind padding tell nothing.
+    """
+    fields = bytes(5) if flags & HAS_PRIORITY else b"\0" if flags & PADDED else b""
+    said = frame(HEADERS, 7, fields + bytes([first]) + bytes(20), flags)
+    record = replay_frames(tmp_path, joined(40000, 50051, request=said, response=b"?" * 40).frames).only
+    expected = Role.UNKNOWN if flags & PADDED else role
+    told = record["role"] if record["local_port"] == 40000 or not record["role"] else 3 - record["role"]
+    assert told == expected
+    assert record["role_source"] == (RoleSource.CONTENT if expected else RoleSource.UNKNOWN)
 
 
 def test_content_corrects_what_the_ports_seemed_to_say(tmp_path):
