@@ -5,8 +5,8 @@
  * Times are nanoseconds on the host's clock, 0 means "not seen". Addresses are IPv6 or IPv4-mapped, network order; every other
  * field is in host order. "tx" is local to remote, "rx" remote to local.
  *
- * Who writes what: the engine writes every member of a slot but `taken` (the reader's), `id`, `generation` and `state` (the
- * host's). No member has two writers, so a reader that maps the slots needs no lock.
+ * Who writes what: the engine writes every member of a slot but `taken` (the reader's), `id`, `state`, `abandoned` and
+ * `dns` (the host's). No member has two writers, so a reader that maps the slots needs no lock.
  */
 #ifndef WIRESPAN_FLOW_H
 #define WIRESPAN_FLOW_H
@@ -102,72 +102,85 @@ enum flow_known {
 #define FLOW_RESPONSE_TIME_BUCKETS 20
 #define FLOW_RESPONSE_TIME_UNIT_NS 16000
 
-/* One direction of a flow. What is marked "deep" is written by flow_deep.h, and so 0 in the socket tap. */
+/* One direction of a flow: what its packets, and those that answer them, touch, in one cache line. */
 struct flow_side {
     __u64 bytes;
     __u64 packets;
     __u64 payload_bytes;
-    __u64 rtt_sum_ns; /* deep: round trips from this side's data to the other end's acknowledgment */
     __u32 initial_sequence;
-    __u32 next_sequence;        /* behind the highest byte sent */
-    __u32 acknowledged;         /* highest acknowledgment the other end gave */
-    __u32 retransmits;          /* segments */
-    __u32 retransmit_bytes;     /* of them, payload that had been seen before */
-    __u32 spurious_retransmits; /* of them, segments that the other end had */
-    __u32 out_of_order;         /* segments */
+    __u32 next_sequence;    /* behind the highest byte sent */
+    __u32 acknowledged;     /* highest acknowledgment the other end gave */
+    __u32 retransmits;      /* segments */
+    __u32 retransmit_bytes; /* of them, payload that had been seen before */
+    __u32 out_of_order;     /* segments */
     __u32 duplicate_acks;
     __u32 ecn_ce;
-    __u32 rtt_samples; /* deep */
-    __u32 rtt_min_ns;  /* deep */
-    __u32 rtt_max_ns;  /* deep */
-    __u16 zero_windows;
-    __u16 window_full; /* deep */
-    __u16 keep_alives;
     __u16 window; /* as it stands in the last header */
     __u8 tcp_flags;
     __u8 known;
     __u8 traffic_class; /* of the first packet */
     __u8 hop_limit;     /* of the first packet */
     __u8 fins;
-    __u8 resets;
     __u8 duplicate_run; /* duplicate ACKs in a row */
+};
+
+/* The same of what few packets touch. What is marked "deep" is written by flow_deep.h, and so 0 in the socket tap. */
+struct flow_side_rare {
+    __u64 rtt_sum_ns; /* deep: round trips from this side's data to the other end's acknowledgment */
+    __u32 rtt_samples; /* deep */
+    __u32 rtt_min_ns;  /* deep */
+    __u32 rtt_max_ns;  /* deep */
+    __u32 spurious_retransmits; /* of retransmits, segments that the other end had */
+    __u16 zero_windows;
+    __u16 window_full; /* deep */
+    __u16 keep_alives;
+    __u8 resets;
     __u8 zero_window_probes;
 };
 
 /*
- * One slot. Its first 64 bytes are all that the reader's periodic look at every flow touches.
+ * One slot. Its first 64 bytes are all that the reader's periodic look at every flow touches, and with both sides all that most
+ * packets do: three cache lines. What a response adds is in one more.
  * `interval` follows `taken` at the first packet after the reader took a record: what is marked "interval" below begins again.
  */
 struct flow {
     __u64 last_ns;
     __u64 first_ns;
-    __u64 id;
     __u64 interval_first_ns; /* interval: first packet */
-    __u32 generation;        /* changes whenever the slot is given to another flow */
+    __u64 request_ns; /* last byte of the request that waits for its response; 0: none waits */
+    __u64 id;         /* of one flow only, whatever slots it has had; 0: the slot has none */
     __u32 interval;
     __u32 taken; /* records taken by the reader */
     __u32 responses;
-    __u16 local_port;
-    __u16 remote_port;
-    __u16 syn_repeats;
-    __u16 syn_ack_repeats;
+    __u32 gap_at; /* when what was received first had a gap, which is still open; 0: it has none */
     __u8 state;
     __u8 transport;
     __u8 role;
     __u8 outcome;
     __u8 closed_by;
-    __u8 icmp_type; /* of the first message */
-    __u8 icmp_code;
     __u8 requests; /* enum flow_requests, and of a connection more: traced_exchange.h */
+    __u8 abandoned; /* live: the application has closed the socket */
+    __u8 dns;       /* live: a connection to or from a DNS port */
+
+    struct flow_side sides[2];
 
     __u8 local_address[16];
     __u8 remote_address[16];
     __u64 syn_ns;
     __u64 syn_ack_ns;
     __u64 handshake_ack_ns;
-    __u64 request_ns; /* last byte of the request that waits for its response; 0: none waits */
+    __u16 local_port;
+    __u16 remote_port;
+    __u16 syn_repeats;
+    __u16 syn_ack_repeats;
+
+    struct flow_side_rare rare[2]; /* of the sides */
+
     __u64 response_time_sum_ns;
     __u64 response_time_max_ns; /* interval */
+    __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
+    __u32 questions;        /* numbered requests, each once however often it was sent */
+    __u32 question_repeats; /* sent again while they waited */
     __u64 request_transfer_sum_ns;  /* deep */
     __u64 response_transfer_sum_ns; /* deep */
     __u32 request_transfer_max_us;  /* deep */
@@ -175,15 +188,15 @@ struct flow {
     __u16 icmp_errors;              /* deep: ICMP errors that quote a packet of this flow */
     __u8 icmp_error_type;           /* deep: of the last one */
     __u8 icmp_error_code;
-    __u32 gap_at; /* when what was received first had a gap, which is still open; 0: it has none */
-    struct flow_side sides[2];
-    __u32 response_time_histogram[FLOW_RESPONSE_TIME_BUCKETS];
-    __u32 questions;        /* numbered requests, each once however often it was sent */
-    __u32 question_repeats; /* sent again while they waited */
+    __u8 icmp_type; /* of the first message */
+    __u8 icmp_code;
+    __u8 pad[2];
 };
 
-_Static_assert(sizeof(struct flow_side) == 96, "struct flow_side has no hole");
-_Static_assert(__builtin_offsetof(struct flow, local_address) == 64, "the reader's part is one cache line");
+_Static_assert(sizeof(struct flow_side) == 64, "a side is one cache line");
+_Static_assert(sizeof(struct flow_side_rare) == 32, "struct flow_side_rare has no hole");
+_Static_assert(__builtin_offsetof(struct flow, sides) == 64, "the reader's part is one cache line");
+_Static_assert(__builtin_offsetof(struct flow, response_time_sum_ns) % 64 == 0, "what a response adds is one cache line");
 _Static_assert(sizeof(struct flow) == 456, "struct flow has no hole; services/capture/flows/layout.py mirrors it");
 
 /* Sequence numbers wrap: a lies after b when it is less than half the circle ahead (RFC 9293 3.4). */

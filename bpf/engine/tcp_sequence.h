@@ -75,7 +75,7 @@ FLOW_INLINE void tcp_late(struct flow *flow, const struct packet *packet, int fr
     FLOW_ADD(own->retransmits, packet->segments);
     FLOW_ADD(own->retransmit_bytes, overlap - unseen);
     if (acknowledged)
-        FLOW_ADD(own->spurious_retransmits, packet->segments);
+        FLOW_ADD(flow->rare[from & 1].spurious_retransmits, packet->segments);
 }
 
 /*
@@ -95,14 +95,14 @@ FLOW_INLINE int tcp_sequence(struct flow *flow, const struct packet *packet, int
         if (sequence_after(own->next_sequence, begin)) {
             fresh = fresh && sequence_after(end, own->next_sequence);
             if (tcp_is_probe(own, packet) && !peer->window)
-                count_few(&own->zero_window_probes);
+                count_few(&flow->rare[from & 1].zero_window_probes);
             else if (tcp_is_probe(own, packet))
-                own->keep_alives += 1;
+                flow->rare[from & 1].keep_alives += 1;
             else if (packet->payload_bytes)
                 tcp_late(flow, packet, from, begin, end);
         } else if (packet->payload_bytes == 1 && begin == own->next_sequence && !peer->window &&
                    own->known & FLOW_KNOWN_ACKNOWLEDGED) {
-            count_few(&own->zero_window_probes);
+            count_few(&flow->rare[from & 1].zero_window_probes);
             return 0;
         }
     }
@@ -142,7 +142,7 @@ FLOW_INLINE void tcp_acknowledge(struct flow *flow, const struct packet *packet,
     if (from == FLOW_TX && flow->gap_at && packet->acknowledgment == peer->next_sequence)
         flow->gap_at = 0;
     if (!packet->window && !(packet->tcp_flags & (TCP_SYN | TCP_FIN)))
-        own->zero_windows += 1;
+        flow->rare[from & 1].zero_windows += 1;
     own->window = packet->window;
 }
 

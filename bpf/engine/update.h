@@ -20,7 +20,7 @@ FLOW_INLINE void flow_tcp(struct flow *flow, const struct packet *packet, int fr
     __u8 flags = packet->tcp_flags;
 
     if (flags & TCP_RST) {
-        count_few(&flow->sides[from & 1].resets);
+        count_few(&flow->rare[from & 1].resets);
         tcp_rst(flow, packet, from);
     } else {
         if (flags & TCP_SYN)
@@ -110,7 +110,7 @@ FLOW_INLINE enum flow_verdict flow_update(struct flow *flow, const struct packet
 }
 
 /*
- * Make a zeroed slot the flow of `packet`, without adding it. The host sets id, generation and state. TCP tells who began by its
+ * Make a zeroed slot the flow of `packet`, without adding it. The host sets id and state. TCP tells who began by its
  * SYN; of the others the host has the packet looked at (questions.h), after it was added.
  */
 FLOW_INLINE void flow_open(struct flow *flow, const struct packet *packet, int from)

@@ -107,7 +107,7 @@ static int is_told(const struct replay *replay, const struct datagram *datagram)
 {
     const struct flow *flow = &replay->slots[datagram->slot];
 
-    return datagram->told && flow->state == FLOW_LIVE && flow->generation == datagram->generation;
+    return datagram->told && flow->state == FLOW_LIVE && flow->id == datagram->flow_id;
 }
 
 /* Note a fragment in its datagram; returns whether it overlaps. */
@@ -134,7 +134,7 @@ static void take_first_fragment(
         return;
     datagram->told = 1;
     datagram->slot = slot;
-    datagram->generation = replay->slots[slot].generation;
+    datagram->flow_id = replay->slots[slot].id;
     datagram->from = (__u8)from;
     datagram->within = fragment->within;
     side->incomplete_datagrams += !datagram->complete;

@@ -124,7 +124,7 @@ FLOW_INLINE __u8 deep_late(const struct flow *flow, const struct flow_trace *tra
 }
 
 /* One segment is timed at a time (RFC 6298 3), and none once anything was sent again (Karn's algorithm). */
-FLOW_INLINE void deep_acknowledged(struct flow_side *peer, struct trace_side *timed, const struct packet *packet)
+FLOW_INLINE void deep_acknowledged(struct flow_side_rare *peer, struct trace_side *timed, const struct packet *packet)
 {
     __u64 rtt_ns;
     __u32 rtt;
@@ -169,7 +169,7 @@ FLOW_INLINE void deep_payload(struct flow *flow, struct flow_trace *trace, struc
     __u32 end = packet->sequence + packet->payload_bytes;
 
     if (peer->window_known && own->known & FLOW_KNOWN_ACKNOWLEDGED && end == own->acknowledged + peer->window_bytes)
-        own->window_full += 1;
+        flow->rare[from & 1].window_full += 1;
     if (own->known & FLOW_KNOWN_NEXT && sequence_after(own->next_sequence, packet->sequence)) {
         if (!tcp_is_probe(own, packet)) {
             packet->late = deep_late(flow, trace, packet, from);
@@ -191,7 +191,7 @@ FLOW_INLINE void deep_tcp(struct flow *flow, struct flow_trace *trace, struct pa
     if (packet->tcp_flags & TCP_RST)
         return;
     if (packet->tcp_flags & TCP_ACK) {
-        deep_acknowledged(&flow->sides[!from], &trace->sides[!from], packet);
+        deep_acknowledged(&flow->rare[!from], &trace->sides[!from], packet);
         traced->acknowledged_ns = packet->time_ns;
     }
     if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)

@@ -175,7 +175,6 @@ static void retire_slot(struct replay *replay, __u32 slot)
 static void release_slot(struct replay *replay, __u32 slot)
 {
     struct flow *flow = &replay->slots[slot];
-    __u32 generation = flow->generation;
     struct slot_block *block;
 
     if (flow->state == FLOW_FREE)
@@ -187,7 +186,6 @@ static void release_slot(struct replay *replay, __u32 slot)
     if (replay->outer_used[slot])
         memset(&replay->outers[slot], 0, sizeof(*replay->outers));
     replay->outer_used[slot] = 0;
-    flow->generation = generation + 1;
     block = &replay->blocks[slot / BLOCK_SLOTS];
     replay->links[slot].next = block->free_slot;
     block->free_slot = slot;

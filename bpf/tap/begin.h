@@ -35,7 +35,6 @@ FLOW_INLINE struct slot *begin_flow(
     slot = slots.lookup(&number);
     if (!slot)
         return NULL;
-    slot->flow.generation = (__u32)(taken >> 32);
     slot->flow.id = taken;
     slot->flow.role = FLOW_ROLE_UNKNOWN;
     slot->socket.cgroup_id = bpf_skb_cgroup_id(skb);

@@ -79,7 +79,7 @@ FLOW_INLINE int tap_segment(
     count_segment(flow, &packet, from);
     flow_header(&flow->sides[from & 1], &packet);
     flow_tcp(flow, &packet, from);
-    if (from == FLOW_RX && slot->socket.closed)
+    if (from == FLOW_RX && flow->abandoned)
         settle_closed(flow);
     /* A client's socket has its first round-trip time when it completes the handshake; the last figures are those that count. */
     if ((last_ns ^ packet.time_ns) >> SOCKET_INTERVAL_BITS || opening || flow->closed_by)

@@ -22,10 +22,8 @@ struct socket_facts {
     __u32 answers;
     __u16 pushes;       /* of the client since the server's `answers`-th response, as they were received */
     __u16 backend_port; /* where packets went that the socket sent elsewhere: translation.h; 0: there */
-    __u8 closed;        /* the application has closed the socket */
     __u8 read;          /* what the kernel knows was read; 0: never, or no TCP */
-    __u8 dns;           /* a connection to or from a DNS port */
-    __u8 pad[1];
+    __u8 pad[3];
     __u8 backend_address[16];
 };
 
@@ -36,7 +34,7 @@ struct slot {
 
 _Static_assert(sizeof(struct slot) == 512, "whole cache lines; services/capture/live/tap/slot_layout.py mirrors it");
 
-/* A slot as it was when the reference was taken: slot number below, generation above. Another generation is another flow. */
+/* A slot as it was when the reference was taken: slot number below, generation above, together the id of the flow. */
 typedef __u64 slot_reference;
 
 /* How the reader knows how far slots were used: `asked` is counted before a slot is taken. */
@@ -56,7 +54,7 @@ FLOW_INLINE struct slot *slot_at(slot_reference reference)
     __u32 number = (__u32)reference;
     struct slot *slot = slots.lookup(&number);
 
-    if (slot && slot->flow.generation == (__u32)(reference >> 32) && slot->flow.state != FLOW_RETIRED)
+    if (slot && slot->flow.id == reference && slot->flow.state != FLOW_RETIRED)
         return slot;
     return NULL;
 }

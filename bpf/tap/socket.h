@@ -40,12 +40,15 @@ BPF_F_TABLE("array", u32, struct closer, closers, SLOTS, BPF_F_MMAPABLE);
  * Segments that the receiver had before, as it says itself (DSACK, RFC 2883): what they were sent again for was late, not lost. Of
  * a connection that is older than capture some may have been sent again before.
  */
-FLOW_INLINE void note_in_vain(struct flow_side *own, __u32 received_twice)
+FLOW_INLINE void note_in_vain(struct flow *flow, __u32 received_twice)
 {
+    const struct flow_side *own = &flow->sides[FLOW_TX];
+    struct flow_side_rare *rare = &flow->rare[FLOW_TX];
+
     if (received_twice > own->retransmits)
         received_twice = own->retransmits;
-    if (received_twice > own->spurious_retransmits && own->known & FLOW_KNOWN_ISN)
-        own->spurious_retransmits = received_twice;
+    if (received_twice > rare->spurious_retransmits && own->known & FLOW_KNOWN_ISN)
+        rare->spurious_retransmits = received_twice;
 }
 
 FLOW_INLINE void read_socket(struct slot *slot, struct bpf_sock *sk)
@@ -61,7 +64,7 @@ FLOW_INLINE void read_socket(struct slot *slot, struct bpf_sock *sk)
     facts->retransmits = tcp->total_retrans;
     facts->lost = tcp->lost_out;
     facts->congestion_window = tcp->snd_cwnd;
-    note_in_vain(&slot->flow.sides[FLOW_TX], tcp->dsack_dups);
+    note_in_vain(&slot->flow, tcp->dsack_dups);
 }
 
 /*

@@ -11,9 +11,9 @@
  *
  * A slot's life. The reader puts references (slot, generation) on `free_slots`, a stack, so that few slots are ever used. A
  * program takes one, fills the slot, publishes the reference in the hash and makes the slot live. A reference holds while the
- * slot has its generation and is not retired. To end a flow the reader deletes its key, retires the slot, raises the generation
- * and waits until all programs that ran meanwhile are done; then it reads the slot for the last time, zeroes it and puts it
- * back. A program retires a slot itself when its addresses and ports are used for another connection; the key then already
+ * slot's flow has it for an id and is not retired. To end a flow the reader deletes its key, retires the slot and waits until all
+ * programs that ran meanwhile are done; then it reads the slot for the last time, zeroes it and puts it back with the next
+ * generation. A program retires a slot itself when its addresses and ports are used for another connection; the key then already
  * means the other's slot. References in socket storage go stale and nobody minds.
  *
  * When no slot is free the packet is added to `unattributed` by transport, so that totals always add up.
@@ -267,7 +267,7 @@ int tap_release(struct bpf_sock *sk)
     struct slot *slot = stored ? slot_at(*stored) : NULL;
 
     if (slot) {
-        slot->socket.closed = 1;
+        slot->flow.abandoned = 1;
         if (TAP_HAS(TAP_CLOSERS))
             note_closer(sk, *stored);
     }

@@ -56,7 +56,7 @@ def slot_of(transport: int) -> bytes:
     ends = {"local_address": LOCAL, "remote_address": REMOTE}
     for name, address in ends.items():
         slot[name] = np.void(bytes(10) + b"\xff\xff" + address)
-    values = {"generation": 1, "state": State.LIVE, "transport": transport, "role": Role.CLIENT, "outcome": Outcome.ESTABLISHED}
+    values = {"id": 1 << 32, "state": State.LIVE, "transport": transport, "role": Role.CLIENT, "outcome": Outcome.ESTABLISHED}
     for name, value in {**values, "local_port": 4000, "remote_port": 5000, "tx_packets": 100, "rx_packets": 100}.items():
         slot[name] = value
     return slot.tobytes()

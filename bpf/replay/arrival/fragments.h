@@ -42,15 +42,14 @@ struct datagram {
     struct datagram_key key;
     __u64 time_ns; /* of the first fragment that was seen; 0: there is none here */
     struct fragment_sum held;
-    __u32 slot; /* its flow's, once the first fragment has told */
-    __u32 generation;
+    __u64 flow_id; /* its flow's, once the first fragment has told, */
+    __u32 slot;    /* and where that is */
     __u32 units; /* of the whole; 0: the last fragment was not seen */
     __u32 units_seen;
     __u8 told;
     __u8 complete;
     __u8 from;
     __u8 within; /* it is a tunnel's: what it carries is the flow's packet */
-    __u8 pad[4];
     __u64 seen[DATAGRAM_SEEN]; /* a bit for each unit */
 };
 

@@ -101,7 +101,7 @@ FLOW_INLINE void note_dns(struct slot *slot)
 {
     if (!TAP_HAS(TAP_PIECES_DNS))
         return;
-    slot->socket.dns = is_dns_port(slot->flow.local_port) || is_dns_port(slot->flow.remote_port);
+    slot->flow.dns = is_dns_port(slot->flow.local_port) || is_dns_port(slot->flow.remote_port);
 }
 
 /* A segment of DNS, which was added to its flow, is handed on; its transport header is at `offset`. */
@@ -110,7 +110,7 @@ FLOW_INLINE void hand_on_dns(
 {
     if (!TAP_HAS(TAP_PIECES_DNS))
         return;
-    if (!slot->socket.dns || !packet->payload_bytes)
+    if (!slot->flow.dns || !packet->payload_bytes)
         return;
     note_transport(skb, offset);
     call_question(skb, &slot->flow, packet->time_ns, from);

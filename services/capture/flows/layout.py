@@ -62,89 +62,94 @@ class Disposition(enum.IntEnum):
     """Counted already, at another point of its way."""
 
 
-_SIDE_BYTES: Final = 96
-_TX: Final = 176
-_RX: Final = _TX + _SIDE_BYTES
+_SIDE: Final = (64, 64)
+_RARE: Final = (256, 32)
+"""Where the first of two sides is, and how long one is."""
 
 _MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "last_ns": (0, "<u8"),
     "first_ns": (8, "<u8"),
-    "id": (16, "<u8"),
-    "interval_first_ns": (24, "<u8"),
-    "generation": (32, "<u4"),
-    "interval": (36, "<u4"),
-    "taken": (40, "<u4"),
-    "responses": (44, "<u4"),
-    "local_port": (48, "<u2"),
-    "remote_port": (50, "<u2"),
-    "syn_repeats": (52, "<u2"),
-    "syn_ack_repeats": (54, "<u2"),
+    "interval_first_ns": (16, "<u8"),
+    "request_ns": (24, "<u8"),
+    "id": (32, "<u8"),
+    "interval": (40, "<u4"),
+    "taken": (44, "<u4"),
+    "responses": (48, "<u4"),
+    "gap_at": (52, "<u4"),
     "state": (56, "|u1"),
     "transport": (57, "|u1"),
     "role": (58, "|u1"),
     "outcome": (59, "|u1"),
     "closed_by": (60, "|u1"),
-    "icmp_type": (61, "|u1"),
-    "icmp_code": (62, "|u1"),
-    "requests": (63, "|u1"),
-    "local_address": (64, "|V16"),
-    "remote_address": (80, "|V16"),
-    "syn_ns": (96, "<u8"),
-    "syn_ack_ns": (104, "<u8"),
-    "handshake_ack_ns": (112, "<u8"),
-    "request_ns": (120, "<u8"),
-    "response_time_sum_ns": (128, "<u8"),
-    "response_time_max_ns": (136, "<u8"),
-    "request_transfer_sum_ns": (144, "<u8"),
-    "response_transfer_sum_ns": (152, "<u8"),
-    "request_transfer_max_us": (160, "<u4"),
-    "response_transfer_max_us": (164, "<u4"),
-    "icmp_errors": (168, "<u2"),
-    "icmp_error_type": (170, "|u1"),
-    "icmp_error_code": (171, "|u1"),
-    "gap_at": (172, "<u4"),
-    "response_time_histogram": (_RX + _SIDE_BYTES, f"({RESPONSE_TIME_BUCKETS},)<u4"),
-    "questions": (448, "<u4"),
-    "question_repeats": (452, "<u4"),
+    "requests": (61, "|u1"),
+    "abandoned": (62, "|u1"),
+    "dns": (63, "|u1"),
+    "local_address": (192, "|V16"),
+    "remote_address": (208, "|V16"),
+    "syn_ns": (224, "<u8"),
+    "syn_ack_ns": (232, "<u8"),
+    "handshake_ack_ns": (240, "<u8"),
+    "local_port": (248, "<u2"),
+    "remote_port": (250, "<u2"),
+    "syn_repeats": (252, "<u2"),
+    "syn_ack_repeats": (254, "<u2"),
+    "response_time_sum_ns": (320, "<u8"),
+    "response_time_max_ns": (328, "<u8"),
+    "response_time_histogram": (336, f"({RESPONSE_TIME_BUCKETS},)<u4"),
+    "questions": (416, "<u4"),
+    "question_repeats": (420, "<u4"),
+    "request_transfer_sum_ns": (424, "<u8"),
+    "response_transfer_sum_ns": (432, "<u8"),
+    "request_transfer_max_us": (440, "<u4"),
+    "response_transfer_max_us": (444, "<u4"),
+    "icmp_errors": (448, "<u2"),
+    "icmp_error_type": (450, "|u1"),
+    "icmp_error_code": (451, "|u1"),
+    "icmp_type": (452, "|u1"),
+    "icmp_code": (453, "|u1"),
 }
 
 _SIDE_MEMBERS: Final = {
     "bytes": (0, "<u8"),
     "packets": (8, "<u8"),
     "payload_bytes": (16, "<u8"),
-    "rtt_sum_ns": (24, "<u8"),
-    "initial_sequence": (32, "<u4"),
-    "next_sequence": (36, "<u4"),
-    "acknowledged": (40, "<u4"),
-    "retransmits": (44, "<u4"),
-    "retransmit_bytes": (48, "<u4"),
-    "spurious_retransmits": (52, "<u4"),
-    "out_of_order": (56, "<u4"),
-    "duplicate_acks": (60, "<u4"),
-    "ecn_ce": (64, "<u4"),
-    "rtt_samples": (68, "<u4"),
-    "rtt_min_ns": (72, "<u4"),
-    "rtt_max_ns": (76, "<u4"),
-    "zero_windows": (80, "<u2"),
-    "window_full": (82, "<u2"),
-    "keep_alives": (84, "<u2"),
-    "window": (86, "<u2"),
-    "tcp_flags": (88, "|u1"),
-    "known": (89, "|u1"),
-    "traffic_class": (90, "|u1"),
-    "hop_limit": (91, "|u1"),
-    "fins": (92, "|u1"),
-    "resets": (93, "|u1"),
-    "duplicate_run": (94, "|u1"),
-    "zero_window_probes": (95, "|u1"),
+    "initial_sequence": (24, "<u4"),
+    "next_sequence": (28, "<u4"),
+    "acknowledged": (32, "<u4"),
+    "retransmits": (36, "<u4"),
+    "retransmit_bytes": (40, "<u4"),
+    "out_of_order": (44, "<u4"),
+    "duplicate_acks": (48, "<u4"),
+    "ecn_ce": (52, "<u4"),
+    "window": (56, "<u2"),
+    "tcp_flags": (58, "|u1"),
+    "known": (59, "|u1"),
+    "traffic_class": (60, "|u1"),
+    "hop_limit": (61, "|u1"),
+    "fins": (62, "|u1"),
+    "duplicate_run": (63, "|u1"),
+}
+
+_RARE_MEMBERS: Final = {
+    "rtt_sum_ns": (0, "<u8"),
+    "rtt_samples": (8, "<u4"),
+    "rtt_min_ns": (12, "<u4"),
+    "rtt_max_ns": (16, "<u4"),
+    "spurious_retransmits": (20, "<u4"),
+    "zero_windows": (24, "<u2"),
+    "window_full": (26, "<u2"),
+    "keep_alives": (28, "<u2"),
+    "resets": (30, "|u1"),
+    "zero_window_probes": (31, "|u1"),
 }
 
 MEMBERS: Final = _MEMBERS | {
-    f"{side}_{name}": (start + offset, dtype)
-    for side, start in (("tx", _TX), ("rx", _RX))
-    for name, (offset, dtype) in _SIDE_MEMBERS.items()
+    f"{side}_{name}": (start + number * size + offset, dtype)
+    for number, side in enumerate(("tx", "rx"))
+    for (start, size), members in ((_SIDE, _SIDE_MEMBERS), (_RARE, _RARE_MEMBERS))
+    for name, (offset, dtype) in members.items()
 }
-"""Member -> (offset, dtype string); `tx_x` and `rx_x` are `sides[0].x` and `sides[1].x`."""
+"""Member -> (offset, dtype string); `tx_x` and `rx_x` are of `sides[0]` and `sides[1]`, or of `rare` likewise."""
 
 FLOW: Final = np.dtype(
     {

@@ -17,7 +17,7 @@ from tests.support.packets import dns
 from tests.support.packets.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, udp, write
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-HOSTS = {"id", "generation", "state"}
+HOSTS = {"id", "state"}
 OF_INTEREST = 0x80
 """Members that the host fills."""
 DEEP = {

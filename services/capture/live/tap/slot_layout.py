@@ -21,7 +21,7 @@ _SOCKET_MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "lost": (FLOW.itemsize + 20, "<u4"),
     "congestion_window": (FLOW.itemsize + 24, "<u4"),
     "backend_port": (FLOW.itemsize + 34, "<u2"),
-    "socket_read": (FLOW.itemsize + 37, "|u1"),
+    "socket_read": (FLOW.itemsize + 36, "|u1"),
     "backend_address": (FLOW.itemsize + 40, "|V16"),
 }
 _ALL: Final = MEMBERS | _SOCKET_MEMBERS

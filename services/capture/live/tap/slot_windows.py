@@ -54,14 +54,13 @@ class SlotWindows:
             whole[which] = _as_whole(rows)[at]
         return found
 
-    def clear(self, slots: Indexes) -> npt.NDArray[np.uint32]:
-        """Zero `slots`, all but their generations, which it returns."""
-        generations = np.empty(len(slots), np.uint32)
+    def clear(self, slots: Indexes) -> npt.NDArray[np.uint64]:
+        """Zero `slots`; return the ids of the flows that were in them."""
+        ids = np.empty(len(slots), np.uint64)
         for which, rows, at in self.parts(slots):
-            generations[which] = rows["generation"][at]
+            ids[which] = rows["id"][at]
             _as_whole(rows)[at] = np.zeros(1, _WHOLE)
-            rows["generation"][at] = generations[which]
-        return generations
+        return ids
 
     def close(self) -> None:
         """Let go of the last window."""

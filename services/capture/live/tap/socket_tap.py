@@ -51,6 +51,8 @@ from services.capture.live_options import DEFAULT_CAPACITY, TapRules
 from services.capture.names.pieces import PieceKind
 
 _FIRST_GENERATION: Final = 1
+_GENERATION_SHIFT: Final = np.uint64(32)
+"""Below it a reference, which is a flow's id, has the slot (SLOT_OF_FLOW)."""
 _COUNT_BYTES: Final = 16
 _ALLOWED, _DENIED = 1, 2
 _CLOCK_MONOTONIC_COARSE: Final = 6
@@ -218,14 +220,13 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         if not len(slots):
             return
         raced = [np.empty(0, FLOW_KEY)]
-        for which, rows, at in self._windows.parts(slots):
+        for _, rows, at in self._windows.parts(slots):
             state = rows["state"][at]
             live, renewed = at[state == State.LIVE], state == State.RETIRED
-            self._delete_stale_keys(rows[at[renewed]], slots[which[renewed]])
+            self._delete_stale_keys(rows[at[renewed]])
             bpf_syscall.delete_all(self._maps["flows_by_key"], keys_of(rows[live]))
             raced.append(keys_of(rows[live[rows["state"][live] != State.LIVE]]))
             rows["state"][live] = State.RETIRED
-            rows["generation"][at] += np.uint32(1)
         self._retired[slots] = True
         self._barrier.wait()
         self._restore_keys(np.concatenate(raced))
@@ -236,10 +237,10 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             return
         self._look_at_stack()
         slots = np.sort(slots)[::-1]
-        # Zero is no flow's generation, and the next one is no reference's before it is pushed.
-        generations = self._windows.clear(slots)
+        # Zero is no flow's id, and the next generation is no reference's before it is pushed.
+        generations = self._windows.clear(slots) >> _GENERATION_SHIFT
         self._retired[slots] = False
-        self._push(slots, generations.astype(np.uint64))
+        self._push(slots, generations + np.uint64(1))
         self._released += len(slots)
 
     def exclude(self, endpoints: AbstractSet[tuple[str, int]]) -> None:
@@ -322,12 +323,11 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._lowest = max(min(self._lowest, depth), 0)
 
     def _push(self, slots: Indexes, generations: Any) -> None:
-        bpf_syscall.push_all(self._maps["free_slots"], generations << np.uint64(32) | slots.astype(np.uint64))
+        bpf_syscall.push_all(self._maps["free_slots"], generations << _GENERATION_SHIFT | slots.astype(np.uint64))
 
-    def _delete_stale_keys(self, renewed: Slots, slots: Indexes) -> None:
+    def _delete_stale_keys(self, renewed: Slots) -> None:
         """Delete the keys of slots that a program retired, unless they mean the connection that took their place already."""
-        references = renewed["generation"].astype(np.uint64) << np.uint64(32) | slots
-        for key, reference in zip(keys_of(renewed), references, strict=True):
+        for key, reference in zip(keys_of(renewed), renewed["id"], strict=True):
             content = bpf_syscall.lookup(self._maps["flows_by_key"], key.tobytes(), reference.nbytes)
             if content == reference.tobytes():
                 bpf_syscall.delete(self._maps["flows_by_key"], key.tobytes())
@@ -336,12 +336,12 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         """Publish again what took these flows' place while their keys were being deleted: the deleted key may be its."""
         if not len(raced):
             return
-        for first, rows in self.windows():
+        for _, rows in self.windows():
             live = np.flatnonzero(rows["state"] == State.LIVE)
             keys = keys_of(rows[live])
             for key in raced:
                 for at in live[keys == key]:
-                    reference = int(rows["generation"][at]) << 32 | first + int(at)
+                    reference = int(rows["id"][at])
                     with contextlib.suppress(FileExistsError):
                         bpf_syscall.update(
                             self._maps["flows_by_key"], key.tobytes(), reference.to_bytes(8, "little"), bpf_syscall.NOEXIST

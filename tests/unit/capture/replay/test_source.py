@@ -10,6 +10,7 @@ import pytest
 import bpf
 from proto.columns import Outcome, Reason
 from services.capture.errors import CaptureError, CaptureFileError
+from services.capture.flows.layout import State
 from services.capture.flows.table import FlowTable
 from services.capture.replay import library
 from services.capture.replay.replaying import replay
@@ -98,7 +99,7 @@ def test_a_closed_source_keeps_its_numbers(capture):
 
 
 def test_a_retired_slot_gets_no_more_packets(capture):
-    """After `retire` the same key begins another flow; after `release` the slot is empty and of another generation."""
+    """After `retire` the same key begins another flow; after `release` the slot is empty."""
     with ReplaySource([capture]) as source:
         source.open_next_file()
         source.advance(START)
@@ -107,7 +108,7 @@ def test_a_retired_slot_gets_no_more_packets(capture):
         assert source.slots["tx_packets"][:2].tolist() == [1, 1]
         assert source.slots["id"][:2].tolist() == [1, 2]
         source.release(np.array([0, 0, 77, 2**31], np.uint32))
-        assert (source.slots["id"][0], source.slots["generation"][0], source.used_slots) == (0, 1, 1)
+        assert (source.slots["id"][0], source.slots["state"][0], source.used_slots) == (0, State.FREE, 1)
 
 
 def test_a_gap_ends_a_flow_before_the_packet_behind_it(tmp_path):
