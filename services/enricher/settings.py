@@ -122,7 +122,7 @@ class EnricherSettings(IntakeSettings, frozen=True, kw_only=True, forbid_unknown
             description="a round trip that takes as long is slow: a verdict may be `path_slow`. More where clients are far",
         ),
     ] = 0.05
-    concurrent_batches: Annotated[int, Meta(ge=1, le=256, description="batches in work at once, and as many waiting")] = 8
+    concurrent_batches: Annotated[int, Meta(ge=1, le=256, description="batches in work at once, and as many waiting")] = 32
     ack_wait_seconds: Annotated[
         float, Meta(ge=1, description="a batch without a sign of life for so long goes to another replica")
     ] = 30.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -30,7 +31,7 @@ from services.runtime.errors import BusError, PermissionDeniedError, Stopping
 from services.runtime.nats.bus import Bus, Consumption, Delivery, MessageTooLargeError, PublishRefusedError, StreamFullError
 from services.runtime.nats.lag import Lag
 from services.runtime.nats.unsynced_metrics import show_unsynced
-from services.runtime.telemetry import Telemetry, by_reason
+from services.runtime.telemetry import Attributes, Telemetry, by_reason
 
 logger = structlog.get_logger()
 
@@ -67,13 +68,11 @@ class Worker:
         self._enriching = Enriching(
             ExternalNetworks(settings.external_networks), settings.thresholds, most_at_once=settings.concurrent_batches
         )
-        self._records = telemetry.counter("wirespan.enricher.records", "Records enriched and stored", "{record}")
-        self._ends = telemetry.counter(
-            "wirespan.enricher.ends",
-            "Ends of records by what is known of them",
-            "{end}",
-            series=[{"side": side, "resolution": found.name.lower()} for side in _SIDES for found in Resolution if found],
-        )
+        # Of each batch, and so counted here: an instrument takes as long for one as looking up the batch does.
+        self._records = 0
+        self._ends = np.zeros((len(_SIDES), len(Resolution)), np.int64)
+        telemetry.cumulative("wirespan.enricher.records", "Records enriched and stored", "{record}", lambda: self._records)
+        telemetry.cumulative("wirespan.enricher.ends", "Ends of records by what is known of them", "{end}", self._read_ends)
         self._dead = telemetry.counter(
             "wirespan.enricher.dead",
             "Messages given up, by reason",
@@ -137,9 +136,8 @@ class Worker:
 
     async def _work(self, delivery: Delivery, slots: asyncio.Semaphore) -> None:
         try:
-            with self._lag.over(delivery):
-                async with delivery.kept():
-                    await self._enrich(delivery)
+            with self._lag.over(delivery), delivery.kept():
+                await self._enrich(delivery)
         except Stopping:
             await delivery.nak()
         except BusError:
@@ -214,7 +212,7 @@ class Worker:
 
     async def _acknowledge(self, delivery: Delivery, outcome: list[str]) -> None:
         delivery.forget_content()
-        async with delivery.kept():
+        with delivery.kept():
             await self._bus.synced(outcome)
         await delivery.ack()
 
@@ -270,9 +268,12 @@ class Worker:
         )
 
     def _count(self, batch: FlowBatch) -> None:
-        self._records.add(batch.count)
-        for side in _SIDES:
-            counts = np.bincount(batch.column(f"{side}_resolution"), minlength=len(Resolution)).tolist()
-            for resolution in Resolution:
-                if counts[resolution]:
-                    self._ends.add(counts[resolution], {"side": side, "resolution": resolution.name.lower()})
+        self._records += batch.count
+        for number, side in enumerate(_SIDES):
+            self._ends[number] += np.bincount(batch.column(f"{side}_resolution"), minlength=len(Resolution))
+
+    def _read_ends(self) -> Iterator[tuple[int, Attributes]]:
+        for counts, side in zip(self._ends.tolist(), _SIDES, strict=True):
+            for found in Resolution:
+                if found:
+                    yield counts[found], {"side": side, "resolution": found.name.lower()}

@@ -64,10 +64,15 @@ class Worker:
         self._in_hand: dict[asyncio.Task[None], int] = {}
         self._finished = asyncio.Event()
         self._log = RareLog()
-        self._records = telemetry.counter(
-            "wirespan.exporter.records", "Records taken from the bus, repeats included", "{record}"
+        # Of each batch, and so counted here: an instrument takes a while for one.
+        self._records = self._batches = 0
+        telemetry.cumulative(
+            "wirespan.exporter.records",
+            "Records taken from the bus, repeats included",
+            "{record}",
+            lambda: self._records,
         )
-        self._batches = telemetry.counter("wirespan.exporter.batches", "Batches settled and acknowledged", "{batch}")
+        telemetry.cumulative("wirespan.exporter.batches", "Batches settled and acknowledged", "{batch}", lambda: self._batches)
         self._dead = telemetry.counter(
             "wirespan.exporter.dead_letters",
             "Dead letters written",
@@ -151,9 +156,8 @@ class Worker:
     async def _settle(self, delivery: runtime_bus.Delivery) -> None:
         """Bring one batch to its end: acknowledged, or given back."""
         try:
-            with self._lag.over(delivery):
-                async with delivery.kept():
-                    await self._export(delivery)
+            with self._lag.over(delivery), delivery.kept():
+                await self._export(delivery)
         except asyncio.CancelledError:
             self._given_back.add(1, {"reason": "stopping"})
             await delivery.nak()
@@ -167,7 +171,7 @@ class Worker:
             self._given_back.add(1, {"reason": "error"})
             await delivery.nak(_GIVE_BACK_SECONDS)
         else:
-            self._batches.add(1)
+            self._batches += 1
 
     async def _export(self, delivery: runtime_bus.Delivery) -> None:
         encoded = await self._encoding_queue.encoded(delivery)
@@ -176,9 +180,10 @@ class Worker:
                 await self._bury(delivery, encoded.reason, encoded.detail, encoded.records)
                 records.tell("dead")
                 return
-            self._records.add(encoded.records)
+            self._records += encoded.records
             # Shielded: other batches have spans in the same requests.
-            await asyncio.gather(*(asyncio.shield(self._sending(request)) for request in encoded.requests))
+            sending = [asyncio.shield(self._sending(request)) for request in encoded.requests]
+            await (sending[0] if len(sending) == 1 else asyncio.gather(*sending))
             await delivery.ack()
             records.tell("settled")
             if self._flow_metrics is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -97,20 +97,11 @@ class Delivery:
         """Say that the message is still being worked on: `ack_wait` begins anew."""
         await self._tell(_IN_PROGRESS)
 
-    @contextlib.asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
         """Keep the message ours while the block runs, however long that takes."""
-
-        async def say_so() -> None:
-            while True:
-                await asyncio.sleep(self._consumption.ack_wait_seconds / _SIGNS_OF_LIFE)
-                await self.in_progress()
-
-        task = asyncio.create_task(say_so())
-        try:
+        with self._consumption.keeping(self):
             yield
-        finally:
-            task.cancel()
 
     async def _tell(self, word: bytes) -> None:
         with contextlib.suppress(DisconnectedError):
@@ -205,6 +196,8 @@ class StreamConsumption:
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._kept: dict[object, Delivery] = {}
+        self._keeping: asyncio.Task[None] | None = None
 
     def take(self) -> Delivery | None:
         """Return what has arrived, None where nothing has; `arrived` is set once there is more, or this has failed."""
@@ -233,6 +226,28 @@ class StreamConsumption:
         await self._give_back()
         self._arrived.set()
 
+    @contextlib.contextmanager
+    def keeping(self, delivery: Delivery) -> Iterator[None]:
+        """Say now and then that the message is still being worked on, while the block runs."""
+        key = object()
+        self._kept[key] = delivery
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.stream} {self.durable}")
+        try:
+            yield
+        finally:
+            del self._kept[key]
+
+    async def _keep(self) -> None:
+        """Keep all that are worked on, for as long as there are any: they may be thousands."""
+        try:
+            while self._kept:
+                await asyncio.sleep(self.ack_wait_seconds / _SIGNS_OF_LIFE)
+                for delivery in set(self._kept.values()):
+                    await delivery.in_progress()
+        finally:
+            self._keeping = None
+
     async def acknowledge(self, reply: str, stream_sequence: int, generation: int) -> None:
         """Acknowledge and await the server's confirmation, until `ack_wait` is over.
 
@@ -240,6 +255,9 @@ class StreamConsumption:
         the message, delivers it anew, and is silent about the old delivery.
         """
         try:
+            # Nearly always it is one question and its answer, for which no further clock is set.
+            if self.connection.generation == generation and await self._acknowledge_once(reply):
+                return
             async with asyncio.timeout(self.ack_wait_seconds):
                 while True:
                     await self.connection.wait_connected()

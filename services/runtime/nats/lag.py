@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -27,6 +28,8 @@ class Lag:
         self._pending: dict[str, int] = {}
         """By stream, as of the last look that was answered."""
         self._stored_unix_ns: dict[Delivery, int] = {}
+        self._in_hand: Counter[str] = Counter()
+        """How many by partition."""
         self._moved_at: dict[str, float] = {}
         """When something of a partition came to its end, or was taken in hand with nothing else of it there."""
         telemetry.gauge(
@@ -51,19 +54,21 @@ class Lag:
     def moving(self) -> bool:
         """Whether of each partition nothing is in hand, or something came to its end lately. Any thread may ask."""
         longest_ago = time.monotonic() - _STALLED_SECONDS
-        return all(self._moved_at[_partition(delivery)] > longest_ago for delivery in tuple(self._stored_unix_ns))
+        return all(self._moved_at[partition] > longest_ago for partition, count in tuple(self._in_hand.items()) if count)
 
     @contextmanager
     def over(self, delivery: Delivery) -> Iterator[None]:
         """The delivery is in hand while the block runs; a block that ends without an error brought it to its end."""
-        partition = _partition(delivery)
-        if partition not in map(_partition, self._stored_unix_ns):
+        partition = stream_prefix(delivery.subject)  # what tells the partitions of a stream apart
+        if not self._in_hand[partition]:
             self._moved_at[partition] = time.monotonic()
+        self._in_hand[partition] += 1
         self._stored_unix_ns[delivery] = delivery.stored_unix_ns
         try:
             yield
             self._moved_at[partition] = time.monotonic()
         finally:
+            self._in_hand[partition] -= 1
             del self._stored_unix_ns[delivery]
 
     async def watch(self) -> None:
@@ -75,8 +80,3 @@ class Lag:
             with suppress(BusError):  # the next look may say more
                 self._pending[stream] = (await self._bus.consumer_state(stream, self._durable)).pending
             await asyncio.sleep(_LOOK_SECONDS)
-
-
-def _partition(delivery: Delivery) -> str:
-    """What tells the partitions of a stream apart."""
-    return stream_prefix(delivery.subject)

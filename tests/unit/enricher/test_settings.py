@@ -18,7 +18,7 @@ def test_defaults() -> None:
     settings = load(EnricherSettings, prefix=PREFIX, environ={})
     assert settings.kube_snapshot is None
     assert settings.service_name_from_labels is False
-    assert (settings.tombstone_seconds, settings.concurrent_batches, settings.ack_wait_seconds) == (300.0, 8, 30.0)
+    assert (settings.tombstone_seconds, settings.concurrent_batches, settings.ack_wait_seconds) == (300.0, 32, 30.0)
     assert settings.cluster.name == ""
     assert (settings.kube.cache, settings.kube.lease_seconds, settings.kube.network_policies) == ("shared", 5.0, False)
     assert settings.external_networks == settings.kube.pod_labels == settings.kube.namespace_labels == ()
