@@ -70,8 +70,8 @@ class Joined:
         self.foreign: dict[int, int] = {}
         """By number of the batch, how many of its records say of somebody elsewhere that he is on its node."""
         until = np.array(complete_until_unix_ns, np.uint64)[block.source]
-        columns, entities = self._without_index() if index is None else self._looked_up(index, until)
-        name_local_workloads(block, columns, entities)
+        columns, entities, in_no_pod = self._without_index() if index is None else self._looked_up(index, until)
+        name_local_workloads(block, columns, entities, in_no_pod)
         if networks:
             _name_external(block.flows, columns, entities, networks)
         self._columns, self._entities = columns, entities
@@ -93,14 +93,15 @@ class Joined:
         columns |= zip(names, position[found], strict=True)
         return columns, [self._entities[row] for row in rows.tolist()]
 
-    def _without_index(self) -> tuple[Columns, list[Entity]]:
+    def _without_index(self) -> tuple[Columns, list[Entity], Bits]:
         count = self._block.flows.count
         unknown = np.full(count, Resolution.UNRESOLVED, np.uint8)
         nobody = np.full(count, NO_INDEX, np.uint32)
         columns: Columns = {"local_entity": nobody, "remote_entity": nobody}
-        return columns | {"local_resolution": unknown, "remote_resolution": unknown}, []
+        columns |= {"local_resolution": unknown, "remote_resolution": unknown}
+        return columns, [], np.ones(count, np.bool_)
 
-    def _looked_up(self, index: Index, complete_until: npt.NDArray[np.uint64]) -> tuple[Columns, list[Entity]]:
+    def _looked_up(self, index: Index, complete_until: npt.NDArray[np.uint64]) -> tuple[Columns, list[Entity], Bits]:
         batch = self._block.flows
         count = batch.count
         times = np.tile(batch.column("start_unix_ns"), 2)
@@ -129,7 +130,8 @@ class Joined:
         resolutions[holders != NOBODY] = Resolution.RESOLVED
         columns, entities = _entity_columns(index, holders, services)
         columns |= {"local_resolution": resolutions[:count], "remote_resolution": resolutions[count:]}
-        return columns, entities
+        local = holders[:count]
+        return columns, entities, (local == NOBODY) | index.is_kind(local, Index.NODE)
 
     def _take_out_foreign(self, holders: Numbers, index: Index) -> Bits:
         """Name nobody where a node tells of a pod that is on another one; return where that is."""

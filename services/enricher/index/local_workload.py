@@ -18,6 +18,7 @@ from proto.columns import NO_INDEX, Observer, Resolution
 from proto.flow_batch import AttributeValue, Entity
 from services.enricher.index.block import Block
 from services.enricher.index.image import image_of
+from services.enricher.index.interval_table import Bits
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -30,26 +31,24 @@ _IPV4_LOOPBACK: Final = np.frombuffer(bytes(10) + b"\xff\xff\x7f", np.uint8)
 _IPV6_LOOPBACK: Final = np.frombuffer(bytes(15) + b"\x01", np.uint8)
 
 
-def name_local_workloads(block: Block, columns: Columns, entities: list[Entity]) -> None:
-    """Fill in the local ends that have no entity, or a node's, from the control groups of their sockets.
+def name_local_workloads(block: Block, columns: Columns, entities: list[Entity], in_no_pod: Bits) -> None:
+    """Fill in the local ends that have no entity, or a node's (`in_no_pod`), from the control groups of their sockets.
 
     `columns` and `entities` are what the index gave; entities are added to the list and `columns` gets new arrays.
     """
     peers = _name_loopback_peers(block, columns, entities)
-    _name_local_ends(block, columns, entities)
+    _name_local_ends(block, columns, entities, in_no_pod)
     for number, rows in block.by_batch(peers):
         first = block.bounds[number]
         others = other_ends(block.batches[number], rows - first)
         columns["remote_entity"][rows[others >= 0]] = columns["local_entity"][others[others >= 0] + first]
 
 
-def _name_local_ends(block: Block, columns: Columns, entities: list[Entity]) -> None:
-    local = columns["local_entity"]
-    kinds = np.array([*(entity.type == _NODE for entity in entities), True])
-    sockets = block.flows.column("observer") == Observer.SOCKET
-    rows = np.flatnonzero(sockets & kinds[np.minimum(local, len(entities))])
+def _name_local_ends(block: Block, columns: Columns, entities: list[Entity], in_no_pod: Bits) -> None:
+    rows = np.flatnonzero(in_no_pod & (block.flows.column("observer") == Observer.SOCKET))
     if not len(rows):
         return
+    local = columns["local_entity"]
     pairs, inverse = np.unique(block.container[rows].astype(np.uint64) << _HALF | local[rows], return_inverse=True)
     positions = []
     for row, held in zip((pairs >> _HALF).tolist(), (pairs & _LOW).tolist(), strict=True):
