@@ -44,7 +44,7 @@ BENCHES = (
     Bench("bench_meeting", (), ()),
     Bench("enricher.bench_join", (), ("1000", "10000"), 90),
     Bench("bench_replay", ("--packets", "300000"), ("--packets", "50000"), 90),
-    Bench("bench_application", ("--rounds", "3", "--seconds", "3"), seconds=240, root=True),
+    Bench("bench_application", ("--rounds", "3", "--seconds", "3", "--within", "240"), seconds=270, root=True),
     Bench("bench_socket_tap", ("--rounds", "3", "--flows", "10000"), seconds=120, root=True),
     Bench("exporter.bench_export", seconds=120),
     Bench("exporter.bench_export_latency", ("--seconds", "5"), seconds=90),

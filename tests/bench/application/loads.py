@@ -24,6 +24,8 @@ import grpc
 from tests.support.ports import free_port
 
 VALUE_BYTES = 64
+ANSWER_SECONDS = 60
+"""The longest wait for anything: a server that does not answer ends a run, and is not waited for."""
 _CLIENTS = "50"
 _ECHO = "/bench.Echo/Echo"
 _GRPC_SERVER = f"""
@@ -60,21 +62,32 @@ def _started(*command: str) -> subprocess.Popen[bytes]:
 def _running(*command: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A server, once it takes connections, and until the context ends."""
     process = _started(*command)
+    over = time.monotonic() + ANSWER_SECONDS
     try:
         while True:
             assert process.poll() is None, f"{command[0]} ended"
+            assert time.monotonic() < over, f"{command[0]} takes no connection"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.02)
         yield process
     finally:
-        process.terminate()
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Have it end, by force where it does not in its time."""
+    process.terminate()
+    try:
+        process.wait(ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
         process.wait()
 
 
 def _asker(port: int, question: bytes, answer_bytes: int) -> Callable[[], None]:
     """What asks over one connection, where each answer has so many bytes."""
-    connection = socket.create_connection(("127.0.0.1", port))
+    connection = socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask() -> None:
@@ -101,7 +114,7 @@ def redis(clients: str = _CLIENTS, test: str = "get") -> Iterator[Load]:
             nonlocal rate
             said = subprocess.run(
                 ["redis-benchmark", "-p", str(port), "-c", clients, "-t", test, "-n", str(round(rate * seconds)), "--csv"],
-                capture_output=True, text=True, check=True,
+                capture_output=True, text=True, check=True, timeout=seconds + ANSWER_SECONDS,
             ).stdout.splitlines()[-1]  # fmt: skip
             rate = float(said.split(",")[1].strip('"'))
             return rate
@@ -132,15 +145,15 @@ def grpc_echo() -> Iterator[Load]:
         def saturate(seconds: float) -> float:
             over, done, waiting = time.monotonic() + seconds, 0, [call.future(body) for _ in range(16)]
             while time.monotonic() < over:
-                waiting.pop(0).result()
+                waiting.pop(0).result(ANSWER_SECONDS)
                 waiting.append(call.future(body))
                 done += 1
             for one in waiting:
-                one.result()
+                one.result(ANSWER_SECONDS)
             return (done + len(waiting)) / seconds
 
         saturate(0.5)
-        yield Load((process.pid,), saturate, lambda: call(body))
+        yield Load((process.pid,), saturate, lambda: call(body, timeout=ANSWER_SECONDS))
 
 
 @contextlib.contextmanager
@@ -160,7 +173,8 @@ def nginx() -> Iterator[Load]:
 
             def saturate(seconds: float) -> float:
                 command = ["wrk", "-t1", f"-c{_CLIENTS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/"]
-                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                limit = seconds + ANSWER_SECONDS
+                said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit).stdout
                 found = re.search(r"Requests/sec:\s+([0-9.]+)", said)
                 return float(found[1]) if found else 0.0
 
@@ -181,7 +195,7 @@ def bulk() -> Iterator[Load]:
 
         def saturate(seconds: float) -> float:
             command = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(max(1, round(seconds))), "-J"]
-            said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            said = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=seconds + ANSWER_SECONDS).stdout)
             return float(said["end"]["sum_received"]["bits_per_second"]) / 1e9
 
         yield Load((process.pid,), saturate, None, "Gbit/s")

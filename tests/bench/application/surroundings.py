@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.bench.application.loads import end
 from tests.bench.harness import ROOT, environment
 from tests.support.pipeline.nats_server import NatsServer
 
@@ -49,8 +50,7 @@ def capture_only() -> Iterator[None]:
             _until(lambda: progress.exists() and json.loads(progress.read_bytes())["capturing"], process)
             yield
         finally:
-            process.terminate()
-            process.wait()
+            end(process)
 
 
 @contextlib.contextmanager
@@ -63,8 +63,7 @@ def everything() -> Iterator[None]:
             _until(lambda: b"capturing live" in (Path(folder) / "said").read_bytes(), process)
             yield
         finally:
-            process.terminate()
-            process.wait()
+            end(process)
 
 
 SURROUNDINGS = {"nothing": nothing, "capture only": capture_only, "the whole": everything}
