@@ -52,8 +52,8 @@ Indexes = npt.NDArray[np.uint32]
 _NS: Final = 1_000_000_000
 _TCP: Final = 6
 
-_TAKING_TURNS: Final = (17, 136)
-"""UDP and UDP-Lite."""
+_UDP, _UDP_LITE = 17, 136
+"""Their ends may take turns."""
 _RESPONSES: Final = ("responses", "response_time_sum_ns", "response_time_max_ns", "response_time_histogram")
 """What is told of datagrams only while both ends take turns."""
 
@@ -177,16 +177,22 @@ class FlowTable:
         """What no record says: flows that have ended, by what was not known of them."""
         return {WITHOUT_ROLE: self._without_role}
 
-    def drain(self, now_unix_ns: int, final: Reason | None = None, share: Share = EVERYTHING) -> Iterator[Emission]:
+    def drain(
+        self, now_unix_ns: int, final: Reason | None = None, share: Share = EVERYTHING, least: int = 0
+    ) -> Iterator[Emission]:
         """Yield the records of the share that are due at `now_unix_ns`; with `final`, of every flow, as its last.
 
         Reads each flow when its emission is asked for. Now must not go backwards, unless the table was drained finally before.
+        Where what is due are last records alone, and fewer than `least`, they are due again the next time, as they are now:
+        no packet reaches their flows any more.
         """
         due = self._due(now_unix_ns, final)
-        last = due.reasons != Reason.ACTIVE_TIMEOUT
+        last = due.reasons != Reason.ACTIVE_TIMEOUT.value
         # All at once: a host may have to wait for what is at the slots.
         self._host.retire(due.slots[last])
         self._final_reason[due.slots[last]] = due.reasons[last]
+        if len(due.slots) < least and final is None and last.all():
+            return
         for first in range(0, len(due.slots), self._settings.max_rows):
             part = slice(first, first + self._settings.max_rows)
             order = np.argsort(due.ids[part], kind="stable")
@@ -198,15 +204,20 @@ class FlowTable:
         """The records are stored: their flows go on from there, or are gone."""
         slots, final = emission.slots, emission.final
         self._without_role += int(np.count_nonzero(connections.without_role(emission.columns) & final))
-        kept = slots[~final]
-        self._watermarks.advance(kept, {name: emission.columns[name][~final] for name in DELTAS})
-        self._records[kept] += 1
-        self._last_record_ns[kept] = emission.now_unix_ns
-        self._reported[kept] = _state_word(emission.columns)[~final]
-        self._drop_carried(kept)
-        self._pending[kept] = False
-        self._left[kept] = False
+        if not final.all():
+            self._go_on(emission, ~final)
         self._forget(slots[final])
+
+    def _go_on(self, emission: Emission, which: Array) -> None:
+        """Have the flows of these records go on from there."""
+        slots = emission.slots[which]
+        self._watermarks.advance(slots, {name: emission.columns[name][which] for name in DELTAS})
+        self._records[slots] += 1
+        self._last_record_ns[slots] = emission.now_unix_ns
+        self._reported[slots] = _state_word(emission.columns)[which]
+        self._drop_carried(slots)
+        self._pending[slots] = False
+        self._left[slots] = False
 
     def refuse(self, emission: Emission) -> None:
         """The records are stored nowhere and never will be: their flows' next records cover them too."""
@@ -219,7 +230,7 @@ class FlowTable:
     def leave(self, share: Share, before_ns: int, now_unix_ns: int) -> None:
         """Leave what began before then and is not of the share to who told it so far: from now on it is told here."""
         for first, rows in self._host.windows():
-            which = (rows["state"] != State.FREE) & share.untold(rows) & (rows["first_ns"] < np.uint64(before_ns))
+            which = (rows["state"] != State.FREE.value) & share.untold(rows) & (rows["first_ns"] < np.uint64(before_ns))
             slots = (np.flatnonzero(which & ~self._pending[first : first + len(rows)]) + first).astype(np.uint32)
             del rows
             self._leave(slots, self._host.rows(slots), now_unix_ns)
@@ -259,21 +270,22 @@ class FlowTable:
 
         reasons = np.zeros(len(hot), np.uint8)
         # A handshake under way gives its first record when it is over: until then its trace is not known for sure.
-        reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT
-        reasons[self._answered(rows, hot, moved, idle)] = Reason.ACTIVE_TIMEOUT
+        reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT.value
+        reasons[self._answered(rows, hot, moved, idle)] = Reason.ACTIVE_TIMEOUT.value
         if final is not None:
-            reasons[:] = np.where(self._reasons[kind] == Reason.END_OF_FLOW, Reason.END_OF_FLOW, final)
+            ended = Reason.END_OF_FLOW.value
+            reasons[:] = np.where(self._reasons[kind] == ended, ended, final.value)
         reasons[over] = self._reasons[kind[over]]
-        retired = state == State.RETIRED
-        reasons[retired] = np.maximum(self._final_reason[here][retired], Reason.END_OF_FLOW)
-        reasons[(state == State.FREE) | self._pending[here]] = 0
+        retired = state == State.RETIRED.value
+        reasons[retired] = np.maximum(self._final_reason[here][retired], Reason.END_OF_FLOW.value)
+        reasons[(state == State.FREE.value) | self._pending[here]] = 0
         return reasons
 
     def _answered(self, rows: Slots, hot: Slots, moved: Array, idle: Array) -> Array:
         """Return which of the flows that `moved` had their answer and fell quiet, and have no end that would be seen."""
         quiet = moved & (idle >= int(self._settings.answered_quiet_seconds * _NS))
         which = np.flatnonzero(quiet & (hot["transport"] != _TCP) & (hot["responses"] != 0))
-        answered: Array = which[_waiting(rows[which]) == 0]
+        answered: Array = which[_waiting(rows[which]) == 0] if len(which) else which
         return answered
 
     def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
@@ -290,27 +302,26 @@ class FlowTable:
         """Return which flows of a window could make room, where room has to be made."""
         if excess <= 0:
             return np.empty(0, np.intp)
-        staying = (reasons == 0) | (reasons == Reason.ACTIVE_TIMEOUT)
-        return np.flatnonzero(staying & (hot["state"] == State.LIVE) & ~self._pending[first : first + len(hot)])
+        staying = (reasons == 0) | (reasons == Reason.ACTIVE_TIMEOUT.value)
+        return np.flatnonzero(staying & (hot["state"] == State.LIVE.value) & ~self._pending[first : first + len(hot)])
 
     def _relieved(self, due: _Due, staying: _Due) -> _Due:
         """Return `due` and the longest idle flows, which are evicted because the table is nearly full."""
         used, capacity = self._host.used_slots, self._host.capacity
-        leaving = np.count_nonzero(due.reasons != Reason.ACTIVE_TIMEOUT)
+        leaving = np.count_nonzero(due.reasons != Reason.ACTIVE_TIMEOUT.value)
         excess = used - int(self._settings.low_occupancy * capacity) - leaving
         if excess <= 0:
             return due
         longest = np.lexsort((staying.ids, staying.last_ns))[:excess]
         evicted = staying.take(longest)
-        evicted.reasons[:] = Reason.TABLE_PRESSURE
+        evicted.reasons[:] = Reason.TABLE_PRESSURE.value
         both = _Due.joined([due.take(~np.isin(due.slots, evicted.slots)), evicted])
         return both.take(np.argsort(both.slots))
 
     def _emit(self, due: Indexes, reasons: Array, now_ns: int, share: Share) -> Emission:
-        final = reasons != Reason.ACTIVE_TIMEOUT
+        final = reasons != Reason.ACTIVE_TIMEOUT.value
         rows = self._host.rows(due)
-        untold = share.untold(rows)
-        if untold.any():
+        if share is not EVERYTHING and (untold := share.untold(rows)).any():
             self._leave(due[untold & ~final], rows[untold & ~final], now_ns)
             self._forget(due[untold & final])
             due, reasons, final, rows = due[~untold], reasons[~untold], final[~untold], rows[~untold]
@@ -318,7 +329,7 @@ class FlowTable:
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
         left = self._left[due]
         told = counted | ((self._records[due] == 0) & ~left) | (_state_word(columns) != self._reported[due])
-        told |= final & (columns["request_waits"] != 0) & (rows["requests"] == Requests.NUMBERED) & ~left
+        told |= final & (columns["request_waits"] != 0) & (rows["requests"] == Requests.NUMBERED.value) & ~left
         if not told.all():
             self._forget(due[~told & final])
             due, final = due[told], final[told]
@@ -337,7 +348,7 @@ class FlowTable:
         filled = {
             "record": self._records[due],
             "reason": reasons,
-            "observer": np.full(len(due), self._observer),
+            "observer": np.full(len(due), self._observer.value),
             "local_container": np.full(len(due), NO_INDEX),
             "start_unix_ns": np.where(carried != 0, np.minimum(carried, start), start),
             "isn_seen": known,
@@ -350,9 +361,12 @@ class FlowTable:
         for what in ("request", "response"):
             filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
         filled |= self._watermarks.deltas(due, rows)
-        out_of_turn = np.isin(rows["transport"], _TAKING_TURNS) & (rows["requests"] == Requests.OPAQUE)
-        for name in _RESPONSES:
-            filled[name][out_of_turn] = 0
+        out_of_turn = (rows["transport"] == _UDP) | (rows["transport"] == _UDP_LITE)
+        out_of_turn &= rows["requests"] == Requests.OPAQUE.value
+        if out_of_turn.any():
+            for name in _RESPONSES:
+                filled[name] = filled[name].copy()
+                filled[name][out_of_turn] = 0
         filled |= {name: rows[member] for name, member in _STATE_COLUMNS.items()}
         return {name: np.ascontiguousarray(filled[name], kind) for name, kind in _COLUMN_TYPES.items()}
 
@@ -376,7 +390,7 @@ class FlowTable:
 def _waiting(rows: Slots) -> Array:
     """Return how many requests of each flow have no response yet; 255 stands for more."""
     questions = (rows["questions"] - rows["responses"]).astype(np.int32).clip(0, 255)
-    waiting: Array = np.where(rows["requests"] == Requests.NUMBERED, questions, rows["request_ns"] != 0)
+    waiting: Array = np.where(rows["requests"] == Requests.NUMBERED.value, questions, rows["request_ns"] != 0)
     return waiting
 
 
