@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from proto.protobuf import field, varint
 from services.enricher.errors import IntakeError
 from services.enricher.intake.counts import IntakeCounts
 from services.enricher.intake.scan import count_spans
@@ -131,24 +132,12 @@ class Door:
 
 def partial_success(rejected: int, message: str) -> bytes:
     """Return an ExportTraceServiceResponse that says how many spans were passed over, and why."""
-    text = message.encode()
-    inner = b"\x08" + _varint(rejected) + b"\x12" + _varint(len(text)) + text
-    return b"\x0a" + _varint(len(inner)) + inner
+    return field(1, b"\x08" + varint(rejected) + field(2, message.encode()))
 
 
 def status_message(message: str) -> bytes:
     """Return a google.rpc.Status that has only a message, as OTLP/HTTP has it for bodies of errors."""
-    text = message.encode()
-    return b"\x12" + _varint(len(text)) + text
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return field(2, message.encode())
 
 
 def unpacked(body: bytes, most: int) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from proto.protobuf import field, varint
 from services.enricher.errors import IntakeError
 from services.enricher.intake.scan import MOST_SPANS
 
@@ -44,10 +45,8 @@ def requests_in(paths: Iterable[Path]) -> Iterator[Sent]:
 def _request(spans: list[_Span]) -> Sent:
     by_resource: dict[bytes, list[bytes]] = {}
     for span in spans:
-        by_resource.setdefault(span.resource, []).append(_message(2, span.content))
-    body = b"".join(
-        _message(1, _message(1, resource) + _message(2, b"".join(contents))) for resource, contents in by_resource.items()
-    )
+        by_resource.setdefault(span.resource, []).append(field(2, span.content))
+    body = b"".join(field(1, field(1, resource) + field(2, b"".join(contents))) for resource, contents in by_resource.items())
     return Sent(body, len(spans), spans[-1].end_ns)
 
 
@@ -74,38 +73,25 @@ def _spans_of(request: Mapping[str, Any]) -> Iterator[_Span]:
 
 def _span(span: Mapping[str, Any], resource: bytes) -> _Span:
     kind, begin_ns, end_ns = span.get("kind", 0), int(span.get("startTimeUnixNano", 0)), int(span.get("endTimeUnixNano", 0))
-    content = _message(1, bytes.fromhex(span.get("traceId", ""))) + _message(2, bytes.fromhex(span.get("spanId", "")))
-    content += _message(4, bytes.fromhex(span.get("parentSpanId") or ""))
-    content += b"\x30" + _varint(_KINDS[kind] if isinstance(kind, str) else int(kind))
+    content = field(1, bytes.fromhex(span.get("traceId", ""))) + field(2, bytes.fromhex(span.get("spanId", "")))
+    content += field(4, bytes.fromhex(span.get("parentSpanId") or ""))
+    content += b"\x30" + varint(_KINDS[kind] if isinstance(kind, str) else int(kind))
     content += b"\x39" + begin_ns.to_bytes(8, "little") + b"\x41" + end_ns.to_bytes(8, "little")
     content += _attributes(9, span.get("attributes"))
     content += b"\x85\x01" + int(span.get("flags", 0)).to_bytes(4, "little")
     return _Span(end_ns, resource, content)
 
 
-def _attributes(field: int, attributes: Iterable[Mapping[str, Any]] | None) -> bytes:
+def _attributes(number: int, attributes: Iterable[Mapping[str, Any]] | None) -> bytes:
     """Return those that are texts or whole numbers: others say nothing of a peer or a pod."""
     found = b""
     for attribute in attributes or ():
         value = attribute.get("value") or {}
         if "stringValue" in value:
-            content = _message(1, str(value["stringValue"]).encode())
+            content = field(1, str(value["stringValue"]).encode())
         elif "intValue" in value:
-            content = b"\x18" + _varint(int(value["intValue"]) % (1 << 64))
+            content = b"\x18" + varint(int(value["intValue"]) % (1 << 64))
         else:
             continue
-        found += _message(field, _message(1, str(attribute["key"]).encode()) + _message(2, content))
+        found += field(number, field(1, str(attribute["key"]).encode()) + field(2, content))
     return found
-
-
-def _message(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.flow_batch import Array, AttributeValue
+from proto.protobuf import field, varint
 
 Bytes2D = npt.NDArray[np.uint8]
 
-LEN: Final = 2
-"""Wire type of a length-delimited field."""
+__all__ = ["field", "varint"]  # of proto, for whoever writes a message with what is here
 
 MAX_INT64: Final = 2**63 - 1
 SPAN_ATTRIBUTES: Final = 9
@@ -34,24 +34,6 @@ _WIDTHS: Final = ((7, 1), (14, 2), (28, 4), (56, 8), (63, 9))
 _WIDEST: Final = _WIDTHS[-1][1]
 _TOP: Final = np.uint64(56)
 _NO_SLOTS: Final = np.empty(0, np.uint8), None
-_SHORT: Final = tuple(bytes((value,)) for value in range(0x80))
-
-
-def varint(value: int) -> bytes:
-    """Return an unsigned integer as a varint of least length."""
-    if value < 0x80:
-        return _SHORT[value]
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def field(number: int, payload: bytes) -> bytes:
-    """Return a length-delimited field: a string, bytes or message."""
-    return varint(number << 3 | LEN) + varint(len(payload)) + payload
 
 
 def any_value(value: AttributeValue) -> bytes:

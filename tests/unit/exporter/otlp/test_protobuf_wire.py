@@ -30,6 +30,8 @@ def test_varint(value):
     encoded = varint(value)
     assert sum((byte & 0x7F) << 7 * at for at, byte in enumerate(encoded)) == value
     assert len(encoded) == max(1, -(-value.bit_length() // 7))
+    with pytest.raises(ValueError, match="must be in range"):
+        varint(-1 - value)
 
 
 @given(
