@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from services.cli.view.assets import why_not_built
 from tests.e2e.conftest import WIRESPAN
+from tests.support.ended import ended
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("google-chrome")
 WHY_NOT: Final = why_not_built() if CHROMIUM else "there is no Chromium"
@@ -42,15 +43,8 @@ def serving(folder: Path, *arguments: object) -> Iterator[str]:
             [*WIRESPAN, *map(str, arguments)], cwd=folder, env=None, stderr=subprocess.PIPE, stdout=said, text=True,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-    try:
+    with ended(process):
         assert process.stderr is not None
         found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stderr)), None)
         assert found, f"it ended with {process.wait()}"
         yield found[0]
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()

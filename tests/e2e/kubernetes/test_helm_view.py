@@ -17,6 +17,7 @@ import pytest
 
 from services.cli.view.assets import why_not_built
 from tests.e2e.conftest import ROOT, WIRESPAN
+from tests.support.ended import ended
 from tests.support.kubernetes.helm_chart import MATRIX, NAMESPACE, RELEASE, HelmError, Rendered, merged, render
 from tests.support.kubernetes.helm_nats import RenderedNats, running
 
@@ -95,19 +96,12 @@ def serving(bus: RenderedNats, folder: Path) -> Iterator[str]:
         given = [each.replace(place, str(file)) for each in given]
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **bus.environment("view")}
     command = [*WIRESPAN, *given]
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stderr is not None
-            told = next((line for line in process.stderr if "look at http://" in line), "")
-            assert told, f"it ended with {process.wait()}"
-            yield told.split()[2]
-        finally:
-            process.terminate()
-            try:
-                process.communicate(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    with ended(process):
+        assert process.stderr is not None
+        told = next((line for line in process.stderr if "look at http://" in line), "")
+        assert told, f"it ended with {process.wait()}"
+        yield told.split()[2]
 
 
 def until_asked(url: str, **headers: str) -> Any:
