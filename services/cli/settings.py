@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from services.cli.errors import UsageError
-from services.cli.run.nats_server import NatsAddress, running_bus
+from services.cli.run.processes.nats_server import NatsAddress, running_bus
 from services.runtime.errors import SettingsError
 from services.runtime.settings import NatsSettings, StreamSettings, load
 from services.runtime.settings_loading import CONFIG_VARIABLE

@@ -17,7 +17,7 @@ from services.cli.doctor.bounds import run_bounded
 from services.cli.doctor.finding import Finding, fail, ok, skipped, warn, without_credentials
 from services.cli.doctor.nats_sync import SYNC_FIX, sync_trouble
 from services.cli.errors import CliError
-from services.cli.run.nats_server import nats_server_binary
+from services.cli.run.processes.nats_server import nats_server_binary
 from services.cli.settings import BusSettings
 from services.cli.views import units
 from services.runtime.errors import ApiError, BusError, PermissionDeniedError

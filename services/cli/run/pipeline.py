@@ -22,10 +22,10 @@ from services.cli.program import program
 from services.cli.run.capture_files import as_setting
 from services.cli.run.destination import EndpointDestination, FileDestination
 from services.cli.run.ledger import CaptureProgress, Ledger, is_of_run, read_dead_letter, read_progress
-from services.cli.run.nats_server import NatsAddress, start_nats_server
+from services.cli.run.processes.nats_server import NatsAddress, start_nats_server
+from services.cli.run.processes.service_log import backend_trouble, last_errors
+from services.cli.run.processes.supervisor import Command, Supervisor
 from services.cli.run.run_folder import RunFolder, run_folder
-from services.cli.run.service_log import backend_trouble, last_errors
-from services.cli.run.supervisor import Command, Supervisor
 from services.cli.settings import BusSettings, embedded_bus_settings
 from services.cli.waiting import DEFAULT_SECONDS, reached
 from services.runtime.errors import BusError

@@ -83,7 +83,7 @@ def replay(
         for file in kept:
             check_capture(file)
         if table:
-            from services.cli.run.table import show_table  # noqa: PLC0415 - loaded once there is something to show
+            from services.cli.run.shown.table import show_table  # noqa: PLC0415 - loaded once there is something to show
 
             raise SystemExit(show_table(kept, kube_snapshot, wanted))
         destination = choose_destination(

@@ -8,9 +8,9 @@ from services.cli.errors import ServiceFailedError
 from services.cli.interruption import Interruption
 from services.cli.run.at_once import NOT_READ_WHOLE
 from services.cli.run.ledger import Ledger
-from services.cli.run.ledger_table import ledger_table
 from services.cli.run.pipeline import Pipeline, Plan, running_pipeline
-from services.cli.run.progress_view import ProgressView
+from services.cli.run.shown.ledger_table import ledger_table
+from services.cli.run.shown.progress_view import ProgressView
 from services.cli.views.printable import printable
 
 __all__ = ["Plan", "replaying", "report"]

@@ -27,10 +27,10 @@ from services.cli.options import cluster_name_option, destination_options, kube_
 from services.cli.program import program
 from services.cli.run.capture_files import check_capture
 from services.cli.run.destination import Existing, choose_destination
-from services.cli.run.ledger_table import ledger_table
-from services.cli.run.live_view import show
 from services.cli.run.pipeline import Pipeline, Plan, free_port, running_pipeline
 from services.cli.run.replay import prepare_output
+from services.cli.run.shown.ledger_table import ledger_table
+from services.cli.run.shown.live_view import show
 from services.cli.settings import bus_settings
 from services.cli.shop.places import FAULTS
 from services.cli.shop.running import beside_shop, prepared

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from services.cli.errors import CliError, ServiceFailedError
 from services.cli.run.destination import EndpointDestination, FileDestination
-from services.cli.run.supervisor import Command, Supervisor
+from services.cli.run.processes.supervisor import Command, Supervisor
 from services.cli.shop.control_groups import control_groups, inside
 from services.cli.shop.places import FAULTS, SOURCES, Databases, as_database_user, databases, python_of_shop
 from services.cli.shop.telemetry import write_configuration

@@ -15,8 +15,8 @@ from services.cli.bus import bus_options, chosen_bus
 from services.cli.errors import CliError
 from services.cli.interruption import Interruption
 from services.cli.options import quiet_logs
+from services.cli.run.processes.service_log import backend_trouble
 from services.cli.run.run_folder import running
-from services.cli.run.service_log import backend_trouble
 from services.cli.settings import BusSettings
 from services.cli.status.show import lines
 from services.cli.status.state import SILENT_SECONDS, Status, troubles

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proto.errors import DecodeError
 from proto.flow_batch import FlowBatch, decode
 from services.cli.errors import CliError
-from services.cli.run.ledger_table import ledger_rows
+from services.cli.run.shown.ledger_table import ledger_rows
 from services.cli.status.asking import asked
 from services.cli.status.show import said_of
 from services.cli.status.state import SILENT_SECONDS, troubles

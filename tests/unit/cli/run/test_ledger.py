@@ -11,7 +11,7 @@ from rich.console import Console
 from proto.flow_batch import FlowBatch, encode
 from proto.subjects import DETAIL_HEADER, MESSAGE_ID_HEADER, REASON_HEADER, RECORDS_HEADER, SPANS_HEADER, batch_id, part_id
 from services.cli.run.ledger import CaptureProgress, DeadLetter, Ledger, is_of_run, read_dead_letter, read_progress
-from services.cli.run.ledger_table import ledger_table, packets_in_no_flow
+from services.cli.run.shown.ledger_table import ledger_table, packets_in_no_flow
 from tests.support.pipeline.batches import fixed_batch
 
 DONE = CaptureProgress(packets=100, bytes=9000, flows=10, records=12, batches=2, finished=True)

@@ -16,11 +16,11 @@ from proto.subjects import enriched_subject, partition_of, raw_subject
 from services.cli.errors import NotACaptureError
 from services.cli.run.capture_files import as_setting, check_capture, content_digest
 from services.cli.run.destination import FileDestination
-from services.cli.run.nats_server import NatsAddress, start_nats_server
 from services.cli.run.pipeline import Pipeline, Plan
+from services.cli.run.processes.nats_server import NatsAddress, start_nats_server
+from services.cli.run.processes.service_log import backend_trouble, last_errors
+from services.cli.run.processes.supervisor import Supervisor
 from services.cli.run.run_folder import RunFolder, run_folder
-from services.cli.run.service_log import backend_trouble, last_errors
-from services.cli.run.supervisor import Supervisor
 from services.cli.settings import BusSettings, bus_settings, embedded_bus_settings
 from services.runtime.nats import bus as runtime_bus
 from services.runtime.settings import NatsSettings, StreamSettings, load

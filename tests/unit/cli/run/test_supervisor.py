@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.errors import ServiceFailedError
-from services.cli.run.supervisor import Command, RestartPolicy, Supervisor, describe_exit
+from services.cli.run.processes.supervisor import Command, RestartPolicy, Supervisor, describe_exit
 
 
 def python(tmp_path: Path, source: str, *, name: str = "child", ends: bool = False, fatal=frozenset({2})) -> Command:
@@ -100,7 +100,9 @@ signal.pause()
 
 async def test_a_process_that_keeps_dying_fails_the_run(tmp_path, monkeypatch) -> None:
     """After the last restart the failure is raised where the run waits, with what the process ended with."""
-    monkeypatch.setattr("services.cli.run.supervisor.RestartPolicy", lambda: RestartPolicy(limit=2, first_delay_seconds=0.001))
+    monkeypatch.setattr(
+        "services.cli.run.processes.supervisor.RestartPolicy", lambda: RestartPolicy(limit=2, first_delay_seconds=0.001)
+    )
     said: list[str] = []
     async with Supervisor(say=said.append) as supervisor:
         supervisor.start(python(tmp_path, "raise SystemExit(7)"))
@@ -171,7 +173,7 @@ def test_no_process_outlives_a_supervisor_that_is_killed(tmp_path) -> None:
     parent = f"""
 import asyncio, os, sys
 from pathlib import Path
-from services.cli.run.supervisor import Command, Supervisor
+from services.cli.run.processes.supervisor import Command, Supervisor
 async def main():
     async with Supervisor(say=print) as supervisor:
         arguments = (sys.executable, "-I", "-S", "-c", {announcing(pid_file, "signal.pause()")!r})

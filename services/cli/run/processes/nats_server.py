@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from services.cli.errors import CliError
+from services.cli.run.processes.supervisor import Command, Supervisor
 from services.cli.run.run_folder import RunFolder, running
-from services.cli.run.supervisor import Command, Supervisor
 
 _NAME: Final = "nats-server"
 _START_SECONDS: Final = 30.0

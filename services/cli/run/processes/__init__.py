@@ -1,0 +1,1 @@
+"""The processes of a run: the bus, the services that are started again, and what they say."""
