@@ -269,8 +269,16 @@ class World:
                 ),
             ]
             wrong = [f"{what}: {number}, not {right}" for what, number, right in counted if number != right]
+            wrong += [self._standing(stream) for stream in STREAMS if held[stream].get("state", {}).get("messages")]
             return [*(line for each in self.members for line in each.differences()), *wrong]
         return ["the bus does not answer"]
+
+    def _standing(self, stream: str) -> str:
+        """Where the stream's messages are, and where its consumer stands: whether what is left there is anybody's still."""
+        first = self.ask(f"STREAM.INFO.{stream}")["state"]["first_seq"]
+        consumer = self.ask(f"CONSUMER.INFO.{stream}.{STREAMS[stream]}")
+        waits, in_hand, floor = consumer["num_pending"], consumer["num_ack_pending"], consumer["ack_floor"]["stream_seq"]
+        return f"{stream} from {first}: {waits} wait, {in_hand} are in hand, acknowledged up to {floor}"
 
     def under_way(self) -> int:
         """Messages that wait in the streams, or are in hand."""
