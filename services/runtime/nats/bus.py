@@ -228,8 +228,9 @@ class Bus:
         except PermissionDeniedError as error:
             logger.info("streams.not_permitted", error=str(error))
             return
-        self._streams, self._cache, self._keeps_streams = settings, cache, True
         await self._ensure_recent(settings)
+        # Last: from here on they are looked at from time to time, and what is made then is said to be made again.
+        self._streams, self._cache, self._keeps_streams = settings, cache, True
 
     async def _ensure_recent(self, settings: StreamSettings) -> None:
         recent = recent_config(settings)

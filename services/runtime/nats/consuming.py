@@ -18,7 +18,7 @@ import structlog
 from proto.subjects import MESSAGE_ID_HEADER
 from services.runtime.errors import ApiError, BusError, DisconnectedError, RequestTimeoutError
 from services.runtime.nats.connection import NO_RESPONDERS, Connection, Message, Subscription
-from services.runtime.nats.jetstream import STREAM_NOT_FOUND, JetStream
+from services.runtime.nats.jetstream import CONSUMER_NOT_CREATED, STREAM_NOT_FOUND, JetStream
 
 logger = structlog.get_logger()
 
@@ -326,6 +326,12 @@ class StreamConsumption:
         while self._buffer:
             await self._buffer.popleft().nak()
 
+    def _say_not_made(self, why: str) -> None:
+        if why not in self._said:
+            self._said.add(why)
+            hint = "its disk, or the last one is still being removed: asked again until it can"
+            logger.warning("consumer.not_made", stream=self.stream, consumer=self.durable, error=why, hint=hint)
+
     async def _ensure_consumer(self) -> None:
         while True:
             try:
@@ -336,9 +342,13 @@ class StreamConsumption:
                     ack_wait_seconds=self.ack_wait_seconds,
                 )
             except ApiError as error:
-                if error.code != STREAM_NOT_FOUND:
+                if error.code == STREAM_NOT_FOUND:
+                    await self._on_no_stream()
+                elif error.code == CONSUMER_NOT_CREATED and "store" in error.description:
+                    # Two may make one again that was just deleted, while the server still removes what was of it.
+                    self._say_not_made(error.description)
+                else:
                     raise
-                await self._on_no_stream()
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._ready = True

@@ -21,6 +21,7 @@ logger = structlog.get_logger()
 
 STREAM_NOT_FOUND: Final = 10059
 CONSUMER_NOT_FOUND: Final = 10014
+CONSUMER_NOT_CREATED: Final = 10012
 _NOT_OURS: Final[Mapping[str, Any]] = dict.fromkeys(
     ("filter_subject", "filter_subjects", "headers_only", "backoff", "inactive_threshold", "rate_limit_bps", "max_bytes")
 )

@@ -190,3 +190,23 @@ async def test_a_consumer_that_cannot_be_ours_is_named(nats_server: NatsServer) 
         async with bus.consume(ENRICHED_STREAM, "exporter", max_ack_pending=9, ack_wait_seconds=9, batch=1) as deliveries:
             with pytest.raises(ConsumerConfigError, match=f"consumer exporter of stream {ENRICHED_STREAM} .*replay_policy"):
                 await anext(deliveries)
+
+
+async def test_a_consumer_that_the_server_cannot_write_down_is_asked_for_until_it_can(nats_server: NatsServer) -> None:
+    """As while the last one of its name is still being removed, or where the disk is full: no service ends, and it is said."""
+    async with (
+        connected(nats_server) as bus,
+        bus.consume(RAW_STREAM, "enricher", max_ack_pending=100, ack_wait_seconds=10, batch=4) as deliveries,
+    ):
+        await bus.publish(SUBJECT, b"", message_id="a")
+        await (await anext(deliveries)).ack()
+        (consumers,) = (nats_server.folder / "store").rglob(f"{RAW_STREAM}/obs")
+        with capture_logs() as logs:
+            await asked(bus, f"CONSUMER.DELETE.{RAW_STREAM}.enricher")
+            shutil.rmtree(consumers)
+            consumers.touch()  # no folder can be made in a file
+            while "consumer.not_made" not in [line["event"] for line in logs]:  # noqa: ASYNC110 - a log tells nobody that it has grown
+                await asyncio.sleep(0.02)
+            consumers.unlink()
+            await bus.publish(SUBJECT, b"", message_id="b")
+            assert (await anext(deliveries)).message_id == "b"
