@@ -123,7 +123,9 @@ class ReplayReader:
         )
         self._table = FlowTable(self._source, settings.flow_table)
         self._exchanges = ExchangeTable(self._source, settings.flow_table)
-        self._emissions = replay(self._source, self._table, exchanges=self._exchanges, meeting=self._meeting)
+        self._emissions = replay(
+            self._source, self._table, exchanges=self._exchanges, meeting=self._meeting, at_once=settings.replay_loop
+        )
         self._last_now_unix_ns = 0
         self._offset_ns = 0
         met = () if self._meeting is None else (self._meeting,)

@@ -170,6 +170,34 @@ def test_the_same_files_give_the_same_records(tmp_path):
     assert run() == run()
 
 
+def test_last_records_of_flows_come_together(tmp_path):
+    """A connection a second, over within it: they are told some at a time, whole, and as they are told one by one."""
+    frames = []
+    for second in range(40):
+        talk = Conversation(client_port=40_000 + second).handshake(second)
+        talk.tcp(second + 0.02, "client", pcap.FIN | pcap.ACK, seq=1001, ack=5001)
+        talk.tcp(second + 0.03, "server", pcap.FIN | pcap.ACK, seq=5001, ack=1002)
+        frames += talk.frames
+    path = write(tmp_path / "ends.pcap", frames)
+
+    def told(*, at_once):
+        with ReplaySource([path]) as source:
+            table = FlowTable(source)
+            emissions = []
+            for emission in replay(source, table, at_once=at_once):
+                emissions.append(emission.columns)
+                table.accept(emission)
+        columns = {name: np.concatenate([each[name] for each in emissions]) for name in emissions[0]}
+        order = np.argsort(columns["flow_id"])
+        return len(emissions), {name: column[order].tolist() for name, column in columns.items()}
+
+    one_by_one, expected = told(at_once=True)
+    together, found = told(at_once=False)
+    assert found == expected
+    assert len(found["flow_id"]) == 40
+    assert 2 * together < one_by_one
+
+
 def test_more_flows_than_slots_evict_the_longest_idle(tmp_path):
     """A table of 64 slots takes 5,000 flows of one moment and loses not a packet."""
     replayed = replay_frames(tmp_path, datagrams(5000), capacity=64)
