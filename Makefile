@@ -135,7 +135,7 @@ fuzz: setup-test ## fuzz the flow engine and the readers of files, of header blo
 	done
 
 accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over the captures in WIRESPAN_PCAPS
-	$(BIN)/python -m tests.support.packets.accuracy
+	$(BIN)/python -m tests.support.packets.oracle.accuracy
 
 bench: setup-test ## benchmarks, as ratios to a baseline of the same run, in a quarter of an hour, into docs/performance.md
 	$(BIN)/python -m tests.bench --into docs/performance.md

@@ -13,8 +13,8 @@ from itertools import chain
 
 from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.reader import NameReader
-from tests.support.packets import quic_talk
-from tests.support.packets.tls_talk import contexts, talk
+from tests.support.packets.talks import quic_talk
+from tests.support.packets.talks.tls_talk import contexts, talk
 
 HANDSHAKES = 10_000
 ROUNDS = 5

@@ -28,7 +28,7 @@ from services.capture.live.records import monotonic_ns
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from tests.bench.bench_socket_tap import statistics
 from tests.support.node import bpf_info
-from tests.support.packets.http2_talk import DATA, END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame
+from tests.support.packets.talks.http2_talk import DATA, END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame
 
 MEGABYTES = 200
 PROGRAMS = ("tap_ingress", "tap_egress")

@@ -28,7 +28,7 @@ from tests.support.calls.pairs import STEP, Call, grpc_calls, grpc_server, http_
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.node.lossy_path import SERVER, routed_path
 from tests.support.packets.pcap import START, Frame, write
-from tests.support.packets.relay import relay
+from tests.support.packets.talks.relay import relay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 

@@ -14,7 +14,7 @@ from services.capture.flows.layout import Requests
 from services.capture.live.records import monotonic_ns
 from services.capture.live.tap.socket_tap import SocketTap
 from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, wait_until
-from tests.support.packets import dns
+from tests.support.packets.talks import dns
 
 _reason = reason_to_skip()
 if _reason:

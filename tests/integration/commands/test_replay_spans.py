@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.packets.http_talk import Talk
 from tests.support.packets.pcap import SECOND, START, write
+from tests.support.packets.talks.http_talk import Talk
 
 ROOT = Path(__file__).parents[3]
 CONNECTIONS, CALLS = 3, 24

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.packets.accuracy import MEASURES, captures, compare
+from tests.support.packets.oracle.accuracy import MEASURES, captures, compare
 
 FOLDER = os.environ.get("WIRESPAN_PCAPS")
 REACH = 0.98

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proto.columns import ExchangeEnd
-from tests.support.packets.http2_stacks import grpc_python
-from tests.support.packets.http_talk import counted
 from tests.support.packets.pcap import write
 from tests.support.packets.replayed import replay_files
+from tests.support.packets.talks.http2_stacks import grpc_python
+from tests.support.packets.talks.http_talk import counted
 
 if TYPE_CHECKING:
     from tests.support.packets.pcap import Frame

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from services.capture.errors import CaptureFileError
+from tests.support.packets.oracle.tshark import innermost
+from tests.support.packets.oracle.without_copies import without_copies
 from tests.support.packets.replayed import replay_files
-from tests.support.packets.tshark import innermost
-from tests.support.packets.without_copies import without_copies
 
 FOLDER = os.environ.get("WIRESPAN_PCAPS")
 EXACT = [

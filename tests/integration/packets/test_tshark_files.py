@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.packets.test_tshark_generated import talk
 from tests.support.packets import pcap
-from tests.support.packets.accuracy import compare
+from tests.support.packets.oracle.accuracy import compare
 from tests.support.packets.pcap import Frame, link, write
 from tests.support.packets.replayed import replay_files
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.support.packets.accuracy import compare
+from tests.support.packets.oracle.accuracy import compare
 from tests.support.packets.pcap import ACK, FIN, PSH, Conversation, Frame, write
 from tests.support.packets.tunnels import SHAPES, in_tunnel
 

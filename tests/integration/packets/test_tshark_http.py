@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.support.packets.http_talk import Talk, reply, request, told
 from tests.support.packets.pcap import SECOND, write
+from tests.support.packets.talks.http_talk import Talk, reply, request, told
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 

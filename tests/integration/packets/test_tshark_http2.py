@@ -11,11 +11,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from proto.columns import ExchangeEnd
-from tests.support.packets.http2_stacks import STACKS, is_missing
-from tests.support.packets.http2_talk import DATA, END_STREAM, HEADERS
-from tests.support.packets.http_talk import counted
 from tests.support.packets.pcap import SECOND, write
 from tests.support.packets.replayed import replay_files
+from tests.support.packets.talks.http2_stacks import STACKS, is_missing
+from tests.support.packets.talks.http2_talk import DATA, END_STREAM, HEADERS
+from tests.support.packets.talks.http_talk import counted
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from services.capture.errors import CaptureFileError
-from tests.support.packets import dns
+from tests.support.packets.oracle.tshark_names import OTHERWISE, of_tshark, of_wirespan, of_wirespan_by_question
 from tests.support.packets.pcap import ACK, Conversation, write
-from tests.support.packets.tshark_names import OTHERWISE, of_tshark, of_wirespan, of_wirespan_by_question
+from tests.support.packets.talks import dns
 
 FOLDER = os.environ.get("WIRESPAN_PCAPS")
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from services.capture.errors import CaptureFileError
-from tests.support.packets import dns
 from tests.support.packets.pcap import Conversation, icmp, write
 from tests.support.packets.replayed import replay_files
+from tests.support.packets.talks import dns
 
 FOLDER = os.environ.get("WIRESPAN_PCAPS")
 FIELDS = ("dns.time", "dns.flags.response", "dns.retransmit_request", "icmp.resptime", "icmp.type")

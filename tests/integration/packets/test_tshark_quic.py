@@ -9,9 +9,9 @@ import pytest
 
 from services.capture.errors import CaptureFileError
 from tests.integration.packets.test_tshark_tls import captures
+from tests.support.packets.oracle.tshark_quic import OTHERWISE, of_tshark, of_wirespan
 from tests.support.packets.pcap import write
-from tests.support.packets.quic_talk import conversation, crypto, hellos, initial
-from tests.support.packets.tshark_quic import OTHERWISE, of_tshark, of_wirespan
+from tests.support.packets.talks.quic_talk import conversation, crypto, hellos, initial
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 

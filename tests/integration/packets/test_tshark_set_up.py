@@ -13,8 +13,8 @@ from services.capture.progress import ProgressReport
 from services.capture.replay.reader import ReplayReader
 from services.capture.settings import CaptureSettings
 from services.exporter.encoder import SpanEncoder
-from tests.support.packets.http_talk import PARENTS, reply, request
 from tests.support.packets.pcap import write
+from tests.support.packets.talks.http_talk import PARENTS, reply, request
 from tests.unit.capture.names.test_setup import Late, lookup
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")

@@ -13,9 +13,9 @@ import pytest
 
 from proto.tls import ALERTS, CIPHERS
 from services.capture.errors import CaptureFileError
+from tests.support.packets.oracle.tshark_tls import OTHERWISE, of_tshark, of_wirespan
 from tests.support.packets.pcap import write
-from tests.support.packets.tls_talk import contexts, talk
-from tests.support.packets.tshark_tls import OTHERWISE, of_tshark, of_wirespan
+from tests.support.packets.talks.tls_talk import contexts, talk
 
 FOLDER = os.environ.get("WIRESPAN_PCAPS")
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3

@@ -25,7 +25,7 @@ from tests.support.node.fault_lab import (
     window_of_peer,
     window_probes,
 )
-from tests.support.packets import dns
+from tests.support.packets.talks import dns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.support.node.lossy_path import captured, lossy_path, transfers
-from tests.support.packets.accuracy import compare
+from tests.support.packets.oracle.accuracy import compare
 
 LOSS = 0.03
 CONNECTIONS = 20

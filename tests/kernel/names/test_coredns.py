@@ -30,7 +30,7 @@ from tests.support.cluster.binaries import binary
 from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip, wait_until
 from tests.support.node.lossy_path import captured
 from tests.support.node.namespaces import Network, Pod
-from tests.support.packets.tshark_names import of_tshark, of_wirespan_by_question
+from tests.support.packets.oracle.tshark_names import of_tshark, of_wirespan_by_question
 from tests.support.tools import ToolUnavailableError
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))

@@ -17,7 +17,7 @@ from services.capture.live.tap.socket_tap import TapRules
 from tests.support.node.handshakes_told import handshakes_told
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.node.namespaces import Network, Pod
-from tests.support.packets.tls_talk import contexts
+from tests.support.packets.talks.tls_talk import contexts
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 

@@ -22,7 +22,7 @@ from services.capture.names.question_records import QuestionRules
 from tests.support.node.live_capture import reason_to_skip, wait_until
 from tests.support.node.lossy_path import captured
 from tests.support.node.namespaces import Network, Pod
-from tests.support.packets.tshark_names import of_tshark, of_wirespan_by_question
+from tests.support.packets.oracle.tshark_names import of_tshark, of_wirespan_by_question
 
 pytestmark = [
     pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip())),

@@ -12,11 +12,11 @@ from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.live.records import monotonic_ns
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from tests.support.node.live_capture import reason_to_skip
-from tests.support.packets.http2_stacks import STACKS, is_missing
-from tests.support.packets.http2_talk import context
-from tests.support.packets.http_talk import counted
 from tests.support.packets.pcap import write
 from tests.support.packets.replayed import replay_files
+from tests.support.packets.talks.http2_stacks import STACKS, is_missing
+from tests.support.packets.talks.http2_talk import context
+from tests.support.packets.talks.http_talk import counted
 from tests.support.ports import free_port
 
 pytestmark = [

@@ -22,7 +22,7 @@ from services.exporter.encoder import SpanEncoder
 from tests.kernel.requests.test_traced_exchanges import PORT, TRACE_ID, ask, request, serving
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.node.lossy_path import SERVER, routed_path
-from tests.support.packets.dns import A, question
+from tests.support.packets.talks.dns import A, question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

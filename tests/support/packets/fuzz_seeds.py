@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.support import otlp_requests
-from tests.support.packets import dns, pcap, quic_talk, tls_talk
-from tests.support.packets import http2_talk as http2
-from tests.support.packets.http_talk import Talk, reply, request
+from tests.support.packets import pcap
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SYN, Conversation, Frame, ethernet, icmp, ip, link, tcp, udp
+from tests.support.packets.talks import dns, quic_talk, tls_talk
+from tests.support.packets.talks import http2_talk as http2
+from tests.support.packets.talks.http_talk import Talk, reply, request
 
 _LINKS = (
     *(pcap.ETHERNET, pcap.RAW, pcap.SLL, pcap.SLL2, pcap.NULL, pcap.LOOP),

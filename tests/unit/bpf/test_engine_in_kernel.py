@@ -13,8 +13,8 @@ import pytest
 import bpf
 from services.capture.flows.layout import FLOW, Disposition
 from services.capture.replay.source import ReplaySource
-from tests.support.packets import dns
 from tests.support.packets.pcap import ACK, FIN, RST, SYN, Conversation, Frame, ethernet, icmp, ip, udp, write
+from tests.support.packets.talks import dns
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 HOSTS = {"id", "state"}

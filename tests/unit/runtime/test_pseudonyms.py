@@ -10,7 +10,7 @@ from services.capture.names.reader import NameReader
 from services.enricher.kubernetes.pseudonyms import Pseudonyms
 from services.runtime.pseudonyms import domain_pseudonym
 from tests.support.packets.replayed import replay_frames
-from tests.support.packets.tls_talk import contexts, talk
+from tests.support.packets.talks.tls_talk import contexts, talk
 
 KEY = "k"
 LABEL = r"n-[0-9a-f]{12}"

@@ -12,7 +12,7 @@ from services.capture.names.pieces import PieceKind
 from services.capture.names.reader import NameReader
 from tests.support.packets.pcap import ACK, PSH, Conversation
 from tests.support.packets.replayed import replay_frames
-from tests.support.packets.tls_talk import CLIENT_ISN, SERVER_ISN, TlsTalk, contexts, talk
+from tests.support.packets.talks.tls_talk import CLIENT_ISN, SERVER_ISN, TlsTalk, contexts, talk
 
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 CHANGE_CIPHER_SPEC, SERVER_HELLO = bytes.fromhex("140303000101"), b"\x02"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import ExchangeEnd, HttpMethod
-from tests.support.packets.http2_talk import (
+from tests.support.packets.pcap import ACK, FIN, RST
+from tests.support.packets.talks.http2_talk import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -26,8 +27,7 @@ from tests.support.packets.http2_talk import (
     Coder,
     frame,
 )
-from tests.support.packets.http_talk import Talk, counted, seconds, told
-from tests.support.packets.pcap import ACK, FIN, RST
+from tests.support.packets.talks.http_talk import Talk, counted, seconds, told
 
 WHOLE = END_HEADERS | END_STREAM
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import ExchangeEnd
-from tests.support.packets.http2_talk import (
+from tests.support.packets.talks.http2_talk import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -17,7 +17,7 @@ from tests.support.packets.http2_talk import (
     Coder,
     frame,
 )
-from tests.support.packets.http_talk import Talk, counted, seconds, told
+from tests.support.packets.talks.http_talk import Talk, counted, seconds, told
 
 WHOLE = END_HEADERS | END_STREAM
 PRELUDE = 3

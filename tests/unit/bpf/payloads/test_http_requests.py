@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from proto.columns import ExchangeEnd
-from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told, traceparent
 from tests.support.packets.pcap import ACK, PSH
+from tests.support.packets.talks.http_talk import PARENTS, Talk, counted, reply, request, seconds, told, traceparent
 
 PROXY_2 = b"\r\n\r\n\0\r\nQUIT\n"
 METHODS = ["GET", "M-SEARCH", "VERSION-CONTROL", "UPDATEREDIRECTREF", "PROPFIND", "get", "X", "!#$%&'*+-.^_`|~09aZ", "A" * 15]

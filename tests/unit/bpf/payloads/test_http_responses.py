@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import ExchangeEnd, HttpMethod
-from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
 from tests.support.packets.pcap import ACK, FIN, RST, SECOND, START
+from tests.support.packets.talks.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
 
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </s.css>; rel=preload; as=style\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\nDate: Tue, 14 Nov 2023 22:13:21 GMT\r\nServer: nginx\r\nConnection: keep-alive\r\n\r\n"

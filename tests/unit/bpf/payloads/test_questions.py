@@ -6,9 +6,9 @@ import pytest
 
 from proto.columns import Reason, Role
 from services.capture.flows.datagrams import DatagramRules
-from tests.support.packets import dns
 from tests.support.packets.pcap import Conversation, Frame, icmp
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks import dns
 
 MS = 1_000_000
 NAME = "cart.shop.svc.cluster.local"

@@ -8,8 +8,8 @@ import pytest
 
 from proto.tls import ALERT, ALERT_BY_SERVER, QUIC, QUIC_2, RESUMPTION_KNOWN
 from services.capture.names.reader import NameReader
-from tests.support.packets.quic_talk import LEAST, SERVER_ID, V1, V2, conversation, crypto, hellos, initial
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks.quic_talk import LEAST, SERVER_ID, V1, V2, conversation, crypto, hellos, initial
 
 VERSIONS = pytest.mark.parametrize("version", [V1, V2], ids=["version 1", "version 2"])
 EARLY_DATA = b"\xd0\0\0\0\1\x08" + bytes(80)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import FIRST_EXCHANGE, ExchangeEnd, Observer, Reason, Role
-from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
 from tests.support.packets.pcap import ACK, FIN, PSH, RST, SECOND, START
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
 
 
 def test_every_request_of_a_connection_is_an_exchange(tmp_path):

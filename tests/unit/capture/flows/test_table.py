@@ -12,9 +12,9 @@ from proto.subjects import MAX_BATCH_BYTES
 from services.capture.flows.share import behind
 from services.capture.flows.table import FlowTable, FlowTableSettings
 from services.capture.replay.source import ReplaySource
-from tests.support.packets.dns import question
 from tests.support.packets.pcap import ACK, FIN, SECOND, START, SYN, Conversation, Frame, ethernet, ip, udp, write
 from tests.support.packets.replayed import rows
+from tests.support.packets.talks.dns import question
 
 
 class Table:

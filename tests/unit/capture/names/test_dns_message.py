@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.capture.names.dns_message import MAPPED, read_message
-from tests.support.packets import dns as wire
+from tests.support.packets.talks import dns as wire
 
 NAME = "cart.shop.svc.cluster.local"
 

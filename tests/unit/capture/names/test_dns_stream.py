@@ -13,9 +13,9 @@ from services.capture.names.dns_stream import MOST_BYTES, DnsStream, DnsStreams
 from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.question_records import QuestionRules
 from services.capture.names.reader import NameReader
-from tests.support.packets import dns
 from tests.support.packets.pcap import ACK, Conversation
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks import dns
 
 MS = 1_000_000
 messages = st.lists(st.binary(min_size=1, max_size=1500), min_size=1, max_size=6)

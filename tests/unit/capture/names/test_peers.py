@@ -13,9 +13,9 @@ from services.capture.names.dns_message import MAPPED, read_message
 from services.capture.names.peers import GRACE_NS, PeerNames
 from services.capture.names.pieces import Piece, PieceKind
 from services.capture.names.reader import NameReader
-from tests.support.packets import dns
 from tests.support.packets.pcap import Conversation
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks import dns
 
 SECOND = 1_000_000_000
 ADDRESS = MAPPED + bytes([192, 0, 2, 1])

@@ -9,9 +9,9 @@ from proto.columns import FIRST_EXCHANGE, MOST_QUESTIONS, NO_ANSWER, Reason, Rol
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.names.question_records import QuestionRules
 from services.capture.names.reader import NameReader
-from tests.support.packets import dns
 from tests.support.packets.pcap import Conversation
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks import dns
 from tests.unit.capture.names.test_questions import answer, emitted, question
 
 MS, SECOND = 1_000_000, 1_000_000_000

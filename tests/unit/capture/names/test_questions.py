@@ -11,10 +11,10 @@ from services.capture.names import questions
 from services.capture.names.dns_message import read_message
 from services.capture.names.pieces import HEADER, Piece, PieceKind
 from services.capture.names.reader import NameReader
-from tests.support.packets import dns
 from tests.support.packets.c_layout import printed_by_c
 from tests.support.packets.pcap import Conversation
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks import dns
 
 MS, SECOND = 1_000_000, 1_000_000_000
 NAME = "cart.shop.svc.cluster.local"

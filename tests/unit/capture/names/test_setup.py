@@ -8,11 +8,11 @@ import pytest
 
 from services.capture.names import lookups
 from services.capture.names.reader import NameReader
-from tests.support.packets.dns import A, question
-from tests.support.packets.http2_talk import HEADERS, HELLO, WELCOME, Coder, frame
-from tests.support.packets.http_talk import Talk, reply, request
 from tests.support.packets.pcap import ACK, SECOND, START, SYN, Conversation
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks.dns import A, question
+from tests.support.packets.talks.http2_talk import HEADERS, HELLO, WELCOME, Coder, frame
+from tests.support.packets.talks.http_talk import Talk, reply, request
 
 NAME = "cart.shop.svc"
 MS = SECOND // 1000

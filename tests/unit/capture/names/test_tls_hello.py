@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.capture.names.tls_hello import ClientHello, ServerHello, read_hello
-from tests.support.packets.tls_talk import contexts, talk
+from tests.support.packets.talks.tls_talk import contexts, talk
 
 
 def record(message, version=b"\x03\x01"):

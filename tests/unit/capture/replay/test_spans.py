@@ -16,8 +16,8 @@ from proto.frames import write_frame
 from services.capture.progress import ProgressReport
 from services.capture.replay.reader import ReplayReader
 from services.capture.settings import CaptureSettings
-from tests.support.packets.http_talk import Talk
 from tests.support.packets.pcap import ACK, FIN, SECOND, START, write
+from tests.support.packets.talks.http_talk import Talk
 
 CLIENT, SERVER = (bytes(10) + b"\xff\xff" + bytes(address) for address in ((10, 1, 0, 1), (10, 1, 0, 9)))
 

@@ -16,8 +16,8 @@ from services.capture.calls import reader
 from services.capture.calls.reader import CallReader
 from services.capture.flows.exchange_layout import RequestCounter
 from tests.support.packets.c_layout import printed_by_c
-from tests.support.packets.http2_talk import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame
-from tests.support.packets.http_talk import Talk, counted, told
+from tests.support.packets.talks.http2_talk import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame
+from tests.support.packets.talks.http_talk import Talk, counted, told
 
 TOLD = struct.Struct("<QQQIIIIIIHBBBBBB")
 """`struct http2_told` of bpf/engine/http2/told.h."""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import bpf
 from proto.columns import HttpMethod
 from services.capture.flows.exchange_layout import RequestCounter
-from tests.support.packets.http2_talk import context
+from tests.support.packets.talks.http2_talk import context
 
 MOST_TABLE_BYTES = 65_536
 NAMES = st.sampled_from(

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from proto.columns import ExchangeEnd
-from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told, traceparent
 from tests.support.packets.pcap import ACK, FIN, RST
+from tests.support.packets.talks.http_talk import PARENTS, Talk, counted, reply, request, seconds, told, traceparent
 
 WINDOW, WINDOWS = 512, 28
 COOKIE = "Cookie: " + "t=p;" * 1000

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from tests.support.packets.pcap import Conversation
-from tests.support.packets.tls_talk import contexts, talk
+from tests.support.packets.talks.tls_talk import contexts, talk
 
 V1, V2 = 1, 0x6B3343CF
 SALTS = {V1: "38762cf7f55934b34d179ae6a4c80cadccbb7f0a", V2: "0dede3def700a6db819381be6e269dcbf9bd2ed9"}

@@ -1,4 +1,4 @@
-"""How far our records agree with tshark's tcp.analysis: `python -m tests.support.packets.accuracy` writes docs/accuracy.md.
+"""How far our records agree with tshark's tcp.analysis: `make accuracy` writes docs/accuracy.md.
 
 The captures are the files of the folder that WIRESPAN_PCAPS names.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.meeting import curve
-from tests.support.packets import tshark_names, tshark_quic, tshark_tls
-from tests.support.packets.tshark import Conversation, Key, of_tshark, of_wirespan
+from tests.support.packets.oracle import tshark_names, tshark_quic, tshark_tls
+from tests.support.packets.oracle.tshark import Conversation, Key, of_tshark, of_wirespan
 
-DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "accuracy.md"
+DOCUMENT: Final = Path(__file__).parents[4] / "docs" / "accuracy.md"
 OUTSIDE: Final = {
     "icmp-tunnel.pcap": "no TCP but in ICMP",
     "fuzz-2006-06-26-2594.pcap": "broken headers",

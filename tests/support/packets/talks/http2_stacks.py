@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from tests.support.packets.http2_talk import context
-from tests.support.packets.relay import relay
+from tests.support.packets.talks.http2_talk import context
+from tests.support.packets.talks.relay import relay
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:

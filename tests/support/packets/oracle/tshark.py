@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from tests.support.packets.oracle.without_copies import without_copies
 from tests.support.packets.replayed import replay_files
-from tests.support.packets.without_copies import without_copies
 
 if TYPE_CHECKING:
     from pathlib import Path
