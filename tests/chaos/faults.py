@@ -17,13 +17,15 @@ from proto.subjects import CACHE_STREAM
 from tests.chaos.links import State
 from tests.chaos.members import Member
 from tests.chaos.world import STREAMS, World, has_clock_steps, has_disks
-from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess, Refuse, Stall
+from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess, Refuse, Stall, TakeAndDrop
 
 SERVICES: Final = ("capture", "enricher", "exporter")
 _DOWN_SECONDS: Final = 1.0
 _OFF_SECONDS: Final = 4.0
 """A machine that boots: longer, or not, than messages are kept."""
 _SUSPENDED_SECONDS: Final = (2.0, 6.0)
+_SLOW_SECONDS: Final = (1.0, 2.5)
+"""Before the exporter has had enough of waiting for an answer, and after: then it sends again what was taken."""
 _HOUR: Final = 3600
 _CUTS: Final = 3
 
@@ -308,6 +310,8 @@ FAULTS: Final = (
     ),
     Fault("backend down", _backend_down),
     Fault("backend does not answer", _answering(Stall())),
+    Fault("backend slow", _answering(*map(Accept, _SLOW_SECONDS))),
+    Fault("backend takes spans and breaks off", _answering(TakeAndDrop())),
     Fault(
         "backend throttles",
         _answering(

@@ -49,7 +49,9 @@ SpanId: TypeAlias = tuple[bytes, bytes]
 
 @dataclass(frozen=True)
 class Accept:
-    """Take the spans."""
+    """Take the spans, and say so at once, or after so long or when `release` is called."""
+
+    after_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,10 @@ class OtlpReceiver:
             self._script.extend(answers)
 
     def release(self) -> None:
-        """End every stall, now and later."""
-        self._released.set()
+        """End every stall that is under way."""
+        with self._changed:
+            self._released.set()
+            self._released = threading.Event()
 
     def wait_for(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
         """Return once `condition` holds; it is looked at after every request. Raises TimeoutError."""
@@ -225,8 +229,11 @@ class OtlpReceiver:
             if isinstance(answer, Accept | PartialSuccess | Garbage | TakeAndDrop):
                 self._take(request, answer.rejected if isinstance(answer, PartialSuccess) else 0)
             self._changed.notify_all()
+            released = self._released
         if isinstance(answer, Stall):
-            self._released.wait()
+            released.wait()
+        if isinstance(answer, Accept) and answer.after_seconds:
+            released.wait(answer.after_seconds)
         return answer
 
     def _take(self, request: ExportTraceServiceRequest, leave_out: int) -> None:

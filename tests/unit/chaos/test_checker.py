@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.chaos.checker import Backend, verdict
 from tests.chaos.results import keep, kept, table
 from tests.chaos.traffic import Generator, Key, Sum
+from tests.support.pipeline.otlp_receiver import Accept, OtlpReceiver, Stall
 
 KEY = Key("10.0.0.1", 20_000)
 KNOWN = {KEY: Sum(bytes=300, packets=3, reverse_bytes=700, reverse_packets=4)}
@@ -100,3 +102,18 @@ def test_runs_add_up_in_the_table(tmp_path: Path) -> None:
         "| backend down | 1 | 2 | 2 | 20 | 3 | 0 | 0 | 0 | 1.0 s | 2.0 s |",
         "| two of these at once | 1 | 1 | 1 | 10 | 0 | 0 | 0 | 0 | 1.0 s | 2.0 s |",
     ]
+
+
+def test_a_backend_that_does_not_answer_does_not_in_later_episodes_either() -> None:
+    """What ends one stall ends no later one: else the fault would be what it is called in one episode only."""
+    backend, answers = OtlpReceiver(), list[object]()
+    for number in range(2):
+        backend.default = Stall()
+        asking = threading.Thread(target=lambda: answers.append(backend.receive("grpc", {}, b"")))
+        asking.start()
+        backend.wait_for(lambda number=number: len(backend.requests) > number)
+        assert len(answers) == number
+        backend.default = Accept()
+        backend.release()
+        asking.join()
+    assert answers == [Stall(), Stall()]
