@@ -20,6 +20,7 @@ from services.cli.errors import UsageError
 from services.cli.explain.queries import in_files, on_bus
 from services.cli.interruption import Interruption
 from services.cli.options import kube_snapshot_option, quiet_logs
+from services.cli.run.capture_files import as_files
 from services.cli.screen.available import has_screen
 from services.cli.settings import BusSettings
 from services.cli.tap.bus_source import BusSource
@@ -124,8 +125,9 @@ def view(
         return serving(Page(kept, source, pipeline), access, listener(listen, port))
 
     if files:
-        kept.place = in_files(files, files, kube_snapshot)
-        ended = interruption.run(lambda each: _files(kept, files, kube_snapshot, served, each))
+        with as_files(files) as readable:
+            kept.place = in_files(files, readable, kube_snapshot)
+            ended = interruption.run(lambda each: _files(kept, readable, kube_snapshot, served, each))
     else:
         kept.place = on_bus(nats_url, kube_context, kube_namespace, "10m")
         with chosen_bus(nats_url, kube_context, kube_namespace) as settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,12 @@ def test_a_page_of_nothing_is_none(tmp_path) -> None:
     assert done.returncode == 1
     *_, said = done.stderr.splitlines()
     assert said.startswith(f"wirespan: {note}: neither a capture nor records nor spans (line 1: ")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["sh", "-c", 'cat "$1" >"$2"', "sh", note, pipe])
+    done = wirespan("view", pipe, "--port", "0")
+    assert (writer.wait(60), done.returncode) == (0, 1)
+    assert "neither a capture nor records nor spans (line 1: " in done.stderr, "what can be read once only is read once"
 
 
 @pytest.fixture(scope="module")
