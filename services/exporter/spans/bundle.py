@@ -6,15 +6,14 @@ way back to the batch it came from, for it is the batches that are acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Final, TypeVar
 
 import numpy as np
 
 from proto.columns import COLUMNS, NAMES, NO_INDEX, TLS
-from proto.flow_batch import Array, FlowBatch
+from proto.flow_batch import Array, Entity, FlowBatch
 
 MOST_BATCHES: Final = 1 << 12
 """More batches than a bundle ever has; their nodes are numbered."""
@@ -57,48 +56,64 @@ def bundle(batches: Sequence[FlowBatch]) -> Bundle:
     first_rows = np.cumsum([0, *counts[:-1]])
     if len(batches) == 1:
         return Bundle(batches[0], (batches[0].node,), np.zeros(counts[0], np.int64), batches, first_rows)
-    tables = [batch.entities or () for batch in batches]
-    entities, entity_maps = _united(tables, attrgetter("packed"))
-    containers, container_maps = _united(
-        [batch.containers for batch in batches], lambda row: (row.get("pod_uid"), row.get("container_id"))
-    )
-    files, file_maps = _united([batch.files for batch in batches], lambda row: row.get("name"))
-    names, name_maps = _united([batch.names for batch in batches], str)
-    nodes, node_maps = _united([(batch.node,) for batch in batches], str)
-    renumbered = dict.fromkeys(_ENTITY_COLUMNS, entity_maps) | {"local_container": container_maps, "file": file_maps}
-    renumbered |= dict.fromkeys(_NAME_COLUMNS, name_maps)
+    source = np.repeat(np.arange(len(batches)), counts)
+    entities, of_entities = _united([batch.entities or () for batch in batches], _packed)
+    containers, of_containers = _united([batch.containers for batch in batches], _identities)
+    files, of_files = _united([batch.files for batch in batches], _file_names)
+    names, of_names = _united([batch.names for batch in batches], iter)
+    nodes, of_nodes = _united([(batch.node,) for batch in batches], iter)
+    renumbered = dict.fromkeys(_ENTITY_COLUMNS, of_entities) | {"local_container": of_containers, "file": of_files}
+    renumbered |= dict.fromkeys(_NAME_COLUMNS, of_names)
     columns = {}
     for name in sorted({name for batch in batches for name in batch.columns if name in COLUMNS}):
-        parts = [batch.column(name) for batch in batches]
-        if name in renumbered:
-            parts = [_renumbered(part, numbers) for part, numbers in zip(parts, renumbered[name], strict=True)]
-        columns[name] = np.concatenate(parts)
-    node = np.repeat([int(numbers[0]) for numbers in node_maps], counts)
+        column = np.concatenate([batch.column(name) for batch in batches])
+        columns[name] = renumbered[name].apply(column, source) if name in renumbered else column
+    node = of_nodes.apply(np.zeros(len(source), np.uint32), source).astype(np.int64)
     whole = replace(batches[0], count=sum(counts), columns=columns, counters={})
     whole = replace(whole, containers=containers, entities=entities, files=files, names=names)
     return Bundle(whole, nodes, node, batches, first_rows)
 
 
-def _united(tables: Sequence[Sequence[Row]], key: Callable[[Row], Hashable]) -> tuple[list[Row], list[Array]]:
-    """Return the rows of all tables, those of equal keys once, and for each table where its rows went."""
+class _Renumbering:
+    """Where the rows of several tables went in the united one."""
+
+    def __init__(self, sizes: Sequence[int], numbers: Sequence[int]) -> None:
+        """`numbers` are those of all rows; behind those of each table stands one for what points past its end: at nothing."""
+        self._numbers = np.array(numbers, "<u4")
+        self._sizes = np.array(sizes, "<u4")
+        self._firsts = np.cumsum(self._sizes + np.uint32(1), dtype="<u4") - self._sizes - np.uint32(1)
+
+    def apply(self, indexes: Array, source: Array) -> Array:
+        """Indexes into the tables of these numbers, as indexes into the united one."""
+        united: Array = self._numbers[np.minimum(indexes, self._sizes[source]) + self._firsts[source]]
+        return united
+
+
+def _packed(table: Sequence[Entity]) -> Iterable[Hashable]:
+    return [entity.packed for entity in table]
+
+
+def _identities(table: Sequence[Mapping[str, str]]) -> Iterable[Hashable]:
+    return [(row.get("pod_uid"), row.get("container_id")) for row in table]
+
+
+def _file_names(table: Sequence[Mapping[str, str]]) -> Iterable[Hashable]:
+    return [row.get("name") for row in table]
+
+
+def _united(
+    tables: Sequence[Sequence[Row]], keys: Callable[[Sequence[Row]], Iterable[Hashable]]
+) -> tuple[list[Row], _Renumbering]:
+    """Return the rows of all tables, those of equal keys once, and where they went."""
     places: dict[Hashable, int] = {}
-    # The same object comes in table after table, and is found again faster than its key is.
-    objects: dict[int, int] = {}
     rows: list[Row] = []
-    maps = []
+    numbers: list[int] = []
     for table in tables:
-        numbers = [objects.get(identity, -1) for identity in map(id, table)]
-        if -1 in numbers:
-            for at, row in enumerate(table):
-                if numbers[at] < 0:
-                    place = places.setdefault(key(row), len(rows))
-                    if place == len(rows):
-                        rows.append(row)
-                    numbers[at] = objects[id(row)] = place
-        maps.append(np.array([*numbers, NO_INDEX], "<u4"))
-    return rows, maps
-
-
-def _renumbered(index: Array, numbers: Array) -> Array:
-    """Indexes into one table as indexes into the united one; what points past its end points at nothing."""
-    return numbers[np.minimum(index, len(numbers) - 1)]
+        found = [places.setdefault(key, len(places)) for key in keys(table)]
+        if len(places) > len(rows):
+            for row, place in zip(table, found, strict=True):
+                if place == len(rows):
+                    rows.append(row)
+        numbers += found
+        numbers.append(NO_INDEX)
+    return rows, _Renumbering([len(table) for table in tables], numbers)
