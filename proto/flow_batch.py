@@ -143,26 +143,26 @@ def encode(batch: FlowBatch) -> bytes:
         "epoch": batch.epoch,
         "sequence": batch.sequence,
         "count": batch.count,
-        "interval": list(batch.interval),
+        "interval": batch.interval,
         "columns": columns,
         "types": types,
-        "containers": [dict(container) for container in batch.containers],
-        "counters": dict(batch.counters),
+        "containers": [_as_dict(container) for container in batch.containers],
+        "counters": _as_dict(batch.counters),
     }
     if batch.files:
-        message["files"] = [dict(file) for file in batch.files]
+        message["files"] = [_as_dict(file) for file in batch.files]
     if batch.names:
-        message["names"] = list(batch.names)
-    packer = msgpack.Packer(autoreset=False)
-    packer.pack_map_header(len(message) + (batch.entities is not None))
-    for key, value in message.items():
-        packer.pack(key)
-        packer.pack(value)
-    if batch.entities is None:
-        return bytes(packer.bytes())
-    packer.pack("entities")
-    packer.pack_array_header(len(batch.entities))
-    return b"".join([packer.bytes(), *[entity.packed for entity in batch.entities]])
+        message["names"] = batch.names
+    if batch.entities is not None:
+        message["entities"] = [msgspec.Raw(entity.packed) for entity in batch.entities]
+    return _WRITER.encode(message)
+
+
+_WRITER: Final = msgspec.msgpack.Encoder()
+
+
+def _as_dict(row: Mapping[str, Any]) -> dict[str, Any]:
+    return row if isinstance(row, dict) else dict(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +310,8 @@ def _as_came(array: Array) -> bytes | None:
 
 def _holds_only(array: Array, default: int) -> bool:
     if array.dtype.kind == "V":
-        return not array.view(np.uint8).any()
-    return not array.any() if default == 0 else bool((array == default).all())
+        array = array.view(np.uint8)
+    return not np.count_nonzero(array if default == 0 else array != default)
 
 
 def _type_string(array: Array) -> str:
