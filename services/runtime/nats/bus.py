@@ -266,7 +266,9 @@ class Bus:
 
     def journal(self, stream: str, bell: str) -> Journal:
         """Return the stream as a log with one writer at a time. It republishes what it stores to the subjects `bell`."""
-        journal = Journal(self._connection, self._jetstream, self._publisher, stream=stream, bell=bell)
+        journal = Journal(
+            self._connection, self._jetstream, self._publisher, stream=stream, bell=bell, on_no_stream=self._restore_streams
+        )
         self._journals.append(journal)
         return journal
 

@@ -86,3 +86,11 @@ async def test_whoever_waits_is_told(bus: Bus, journal: Journal) -> None:
     waiting = asyncio.create_task(journal.wait(30))
     await bus.journal(CACHE_STREAM, CACHE_BELL_SUBJECTS).append(CACHE_LOG_SUBJECT, b"a", after=0)
     await waiting
+
+
+async def test_a_stream_that_is_deleted_is_made_again_for_whoever_reads(bus: Bus, journal: Journal) -> None:
+    """Its messages, its end, its trimming: nobody who asks meanwhile ends with an error, and what is found is a new log."""
+    await journal.append(CACHE_LOG_SUBJECT, b"a", after=0)
+    for ask in (lambda: read(journal), journal.last_sequence, lambda: journal.trim(1)):
+        await bus._jetstream._ask(f"STREAM.DELETE.{CACHE_STREAM}")
+        assert not await ask()
