@@ -18,7 +18,7 @@ from typing import Final, get_args
 import numpy as np
 
 from proto.columns import Outcome, Role
-from services.capture.flows.layout import State
+from services.capture.flows.layout import KNOWN_ACKNOWLEDGED, KNOWN_NEXT, State
 from services.capture.live.tap.loader import Switch, TapConstants
 from services.capture.live.tap.slot_layout import SLOT
 from services.capture.names.pieces import KINDS, Names, PieceKind
@@ -42,7 +42,8 @@ def packets(label: str, transport: int) -> list[bytes]:
     source, destination, ports = (LOCAL, REMOTE, (4000, 5000)) if "sent" in label else (REMOTE, LOCAL, (5000, 4000))
     made = []
     for number in range(8):
-        head = struct.pack(">HHIIBBHHH", *ports, number * len(payload) + 1, 1, 0x50, 0x10, 500, 0, 0)
+        heard = 1 if payload else number + 1
+        head = struct.pack(">HHIIBBHHH", *ports, number * len(payload) + 1, heard, 0x50, 0x10, 500, 0, 0)
         if transport == UDP:
             head = struct.pack(">HHHH", *ports, 8 + len(payload), 0)
         size = 20 + len(head) + len(payload)
@@ -59,6 +60,10 @@ def slot_of(transport: int) -> bytes:
     values = {"id": 1 << 32, "state": State.LIVE, "transport": transport, "role": Role.CLIENT, "outcome": Outcome.ESTABLISHED}
     for name, value in {**values, "local_port": 4000, "remote_port": 5000, "tx_packets": 100, "rx_packets": 100}.items():
         slot[name] = value
+    for side in ("tx", "rx"):
+        slot[f"{side}_known"] = KNOWN_NEXT | KNOWN_ACKNOWLEDGED
+        for name, value in {"next_sequence": 1, "acknowledged": 1, "window": 500}.items():
+            slot[f"{side}_{name}"] = value
     return slot.tobytes()
 
 
