@@ -31,12 +31,16 @@
 struct question {
     __u64 asked_ns; /* when it was first sent */
     __u64 about;    /* a hash of what is asked; 0: the message does not say */
+    __u32 bytes;    /* of the message that asked first */
+    __u32 repeats;  /* how often it was sent again */
 };
 
 /* What a packet says of a question. */
 struct question_message {
     __u64 about;
     __u64 asked_ns; /* when the question was first asked that this answers, or asks again; 0: neither */
+    __u32 asked_bytes; /* of an answer: its question's, likewise */
+    __u32 repeats;
     __u16 number;
     __u8 answers;
     __u8 counted; /* as a question, for the first time or again, or as the answer to one: what a host may want to read on */
@@ -153,7 +157,7 @@ FLOW_INLINE void requests_open(struct flow *flow, int from, int opening)
 FLOW_INLINE int question_take(question_host host, frame_source source, __u32 offset, struct flow *flow,
         const struct packet *packet, int from, struct question_message *message)
 {
-    struct question question = {.asked_ns = packet->time_ns};
+    struct question question = {.asked_ns = packet->time_ns, .bytes = packet->payload_bytes};
     struct question *open;
     int told;
 
@@ -173,6 +177,7 @@ FLOW_INLINE int question_take(question_host host, frame_source source, __u32 off
         question.about = message->about;
         if (open) {
             FLOW_ADD(flow->question_repeats, 1);
+            open->repeats += 1;
             message->asked_ns = open->asked_ns;
             message->counted = 1;
         } else if (question_keep(host, message->number, &question)) {
@@ -185,6 +190,8 @@ FLOW_INLINE int question_take(question_host host, frame_source source, __u32 off
     if (!open)
         return 1;
     question.asked_ns = open->asked_ns;
+    message->asked_bytes = open->bytes;
+    message->repeats = open->repeats;
     question_forget(host, message->number);
     message->asked_ns = question.asked_ns;
     message->counted = 1;

@@ -118,8 +118,10 @@ static void hand_on_quic(
 }
 
 /* Look at a datagram, or what asks and answers by number; of DNS, hand the message on. */
-static void ask(struct replay *replay, const struct arrival *arrival, struct flow *flow, const struct packet *packet, int from)
+static void ask(struct replay *replay, __u32 slot, const struct arrival *arrival, const struct packet *packet, int from)
 {
+    struct flow *flow = &replay->slots[slot];
+    struct turns *turns = replay->outers[slot].translated ? NULL : replay->turns; /* they are told of the older flow */
     struct question_of host = {replay->questions, flow->id};
     struct question_message message = {.number = 0};
 
@@ -127,11 +129,13 @@ static void ask(struct replay *replay, const struct arrival *arrival, struct flo
         hand_on_segment(replay, arrival, flow, packet, from);
     else if (flow->transport == TRANSPORT_UDP && !is_dns(replay, packet))
         hand_on_quic(replay, arrival, flow, packet, from);
-    if (!is_looked_at(flow))
-        return;
-    look_at(host, &arrival->frame, packet->transport_offset, flow, packet, from, opening_of(replay, packet), &message);
+    if (is_looked_at(flow))
+        look_at(host, &arrival->frame, packet->transport_offset, flow, packet, from, opening_of(replay, packet), &message);
+    turns_take_datagram(turns, slot, flow, packet, from);
     if (!message.counted || !is_dns(replay, packet))
         return;
+    if (message.answers)
+        turns_answer(turns, flow, packet, &message);
     hand_on(replay->pieces, &arrival->frame, packet->transport_offset + UDP_HEADER_BYTES, packet->payload_bytes,
             (struct piece){.flow_id = flow->id,
                     .time_ns = packet->time_ns,
@@ -191,7 +195,7 @@ static enum count_result count_packet(struct replay *replay, struct arrival *arr
     }
     copy_mark_translated(replay, packet, fingerprint, slot, point);
     add_packet(replay, slot, arrival, packet, from);
-    ask(replay, arrival, &replay->slots[slot], packet, from);
+    ask(replay, slot, arrival, packet, from);
     if (arrival->through.kind) {
         replay->outer_used[slot] = 1;
         outer_adopt(&replay->outers[slot], &arrival->through, from);

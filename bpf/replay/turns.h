@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* Every exchange of every connection in replay, where somebody asks for them: one open beside each slot, ended ones until taken. */
+/*
+ * Every exchange of every connection in replay, and of UDP, where somebody asks for them: one open beside each slot, ended ones
+ * until taken.
+ */
 #ifndef WIRESPAN_REPLAY_TURNS_H
 #define WIRESPAN_REPLAY_TURNS_H
 
-#include "host.h"
+#include "questions.h"
 
 #include "../engine/exchanges/turn.h"
 
@@ -69,6 +72,35 @@ static inline void turns_take(
         turns->ended[turns->ended_count++] = *turn;
     }
     turn_take(turn, flow, packet, from, fresh);
+}
+
+/* Follow the turns of a flow of UDP whose ends take turns, likewise. QUIC's handshake is none. */
+static inline void turns_take_datagram(
+        struct turns *turns, __u32 slot, const struct flow *flow, const struct packet *packet, int from)
+{
+    struct turn *turn;
+
+    if (!turns || flow->transport == TRANSPORT_TCP || flow->requests != FLOW_REQUESTS_UNKNOWN ||
+            flow->sides[from & 1].known & FLOW_OF_INTEREST)
+        return;
+    turn = &turns->of_slot[slot];
+    if (!turn_take_datagram(turn, flow, packet, from))
+        return;
+    if (turns->ended_count < ENDED_TURNS)
+        turns->ended[turns->ended_count++] = *turn;
+    turn->request_first_ns = 0;
+}
+
+/* A question with a number, of UDP, has its answer. */
+static inline void turns_answer(
+        struct turns *turns, const struct flow *flow, const struct packet *packet, const struct question_message *message)
+{
+    struct turn turn = {.flow_id = 0};
+
+    if (!turns || turns->ended_count == ENDED_TURNS)
+        return;
+    turn_of_question(&turn, flow, packet, message->asked_ns, message->asked_bytes, message->repeats);
+    turns->ended[turns->ended_count++] = turn;
 }
 
 #endif

@@ -108,7 +108,7 @@ FLOW_INLINE int tap_datagram(struct __sk_buff *skb, struct slot *slot, const __u
     flow_header(&flow->sides[from & 1], &packet);
     flow_take_turns(flow, &packet, from);
     note_transport(skb, offset);
-    ask(skb, flow, packet.time_ns, from);
+    ask(skb, slot, &packet, from);
     return 1;
 }
 

@@ -133,7 +133,7 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         }
     }
     if (packet.transport != TRANSPORT_TCP)
-        ask(skb, &slot->flow, packet.time_ns, from);
+        ask(skb, slot, &packet, from);
     return 1;
 }
 

@@ -16,12 +16,14 @@ import time
 import numpy as np
 
 from proto.columns import Role
+from services.capture.flows.layout import Slots
 from services.capture.live.tap.slot_layout import SLOT
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from services.capture.meeting.clocks import ByConnection, Clocks
+from services.capture.meeting.memory import Memory
 from services.capture.meeting.questions import QUESTION
-from services.capture.meeting.ring import EXCHANGE_ROW, FACTS, Ring
-from services.capture.meeting.turns import TURN
+from services.capture.meeting.ring import EXCHANGE_ROW, FACTS
+from services.capture.meeting.turns import TURN, TurnFlag, Turns
 from services.capture.names.pieces import PieceKind
 from tests.bench.bench_socket_tap import LOADS, statistics
 from tests.support.meeting.curve import measure
@@ -41,13 +43,26 @@ def remembering() -> float:
     slots["id"] = np.arange(CONNECTIONS)
     turns = np.zeros(TURNS, TURN)
     turns["flow_id"] = np.random.default_rng(1).integers(0, CONNECTIONS, TURNS)
-    ring = Ring(16 << 20, lambda _: False)
+    memory = Memory(16 << 20, lambda _: False)
+    return min(_added(memory, turns, slots) for _ in range(ROUNDS))
+
+
+def remembering_lookups() -> float:
+    """The same of questions over UDP, each from a socket of its own."""
+    slots, turns = np.zeros(TURNS, SLOT), np.zeros(TURNS, TURN)
+    turns["flags"], slots["transport"] = TurnFlag.DATAGRAM, 17
+    memory = Memory(16 << 20, lambda _: False)
     best = float("inf")
-    for _ in range(ROUNDS):
-        begun = time.process_time()
-        ring.add(turns, lambda which: slots[which])
-        best = min(best, time.process_time() - begun)
-    return 1e6 * best / TURNS
+    for generation in range(1, ROUNDS + 1):
+        turns["flow_id"] = slots["id"] = np.arange(TURNS) | generation << 32
+        best = min(best, _added(memory, turns, slots))
+    return best
+
+
+def _added(memory: Memory, turns: Turns, slots: Slots) -> float:
+    begun = time.process_time()
+    memory.add(turns, lambda which: slots[which])
+    return 1e6 * (time.process_time() - begun) / len(turns)
 
 
 def judging() -> float:
@@ -106,6 +121,8 @@ def main() -> None:
         packets()
         return
     sys.stdout.write(f"remembering an exchange: {remembering():.2f} us, {EXCHANGE_ROW.itemsize} bytes\n")
+    each = FACTS.itemsize + EXCHANGE_ROW.itemsize
+    sys.stdout.write(f"remembering a lookup over UDP: {remembering_lookups():.2f} us, {each} bytes\n")
     sys.stdout.write(f"judging a sender's clock by a server's span: {judging():.1f} us\n")
     for callers in (1, 20, 50):
         sys.stdout.write(f"matching a span, {callers} callers: {measure(Pool(callers=callers)).microseconds:.0f} us\n")

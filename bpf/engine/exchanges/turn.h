@@ -6,6 +6,9 @@
  *
  * traced_exchange.h tells requests by what they say; here who speaks is all that is known. What does not wait for the response
  * before (pipelining, HTTP/2) makes turns that hold several requests.
+ *
+ * Of UDP a turn is one datagram and its answer's first: where both ends take turns (connectionless.h), or by the question's number
+ * (questions.h). Others have none.
  */
 #ifndef WIRESPAN_TURN_H
 #define WIRESPAN_TURN_H
@@ -36,6 +39,7 @@ enum turn_flags {
     TURN_TLS = 1,
     /* The first of a TLS 1.3 connection: what the server says first may be its tickets (RFC 8446 4.6.1). */
     TURN_TICKETS = 2,
+    TURN_DATAGRAM = 4,
 };
 
 FLOW_INLINE __u16 turn_resent(const struct flow_side *side, __u32 before)
@@ -103,6 +107,42 @@ FLOW_INLINE void turn_take(struct turn *turn, const struct flow *flow, const str
     turn->response_last_ns = packet->time_ns;
     if (!turn->response_first_ns)
         turn->response_first_ns = packet->time_ns;
+}
+
+/* A question that was first asked at `asked_ns`, in a datagram of so many bytes, and again so often, has its answer. */
+FLOW_INLINE void turn_of_question(struct turn *turn, const struct flow *flow, const struct packet *answer, __u64 asked_ns,
+        __u32 asked_bytes, __u32 repeats)
+{
+    turn->flow_id = flow->id;
+    turn->request_first_ns = asked_ns;
+    turn->request_last_ns = asked_ns;
+    turn->response_first_ns = answer->time_ns;
+    turn->response_last_ns = answer->time_ns;
+    turn->number = flow->responses - 1; /* the answer is counted by now */
+    turn->request_bytes = asked_bytes;
+    turn->response_bytes = answer->payload_bytes;
+    turn->retransmits[0] = repeats > 0xffff ? 0xffff : (__u16)repeats;
+    turn->retransmits[1] = 0;
+    turn->flags = TURN_DATAGRAM;
+}
+
+/*
+ * A datagram of a flow whose ends take turns, which was added to it before. Returns 1 where it answers: the turn is to be handed on
+ * and forgotten.
+ */
+FLOW_INLINE int turn_take_datagram(struct turn *turn, const struct flow *flow, const struct packet *packet, int from)
+{
+    if (flow_from_client(flow, from)) {
+        turn->flow_id = flow->id;
+        turn->response_first_ns = 0;
+        turn->request_first_ns = packet->time_ns;
+        turn->request_bytes = packet->payload_bytes;
+        return 0;
+    }
+    if (turn->flow_id != flow->id || !turn->request_first_ns)
+        return 0;
+    turn_of_question(turn, flow, packet, turn->request_first_ns, turn->request_bytes, 0);
+    return 1;
 }
 
 #endif

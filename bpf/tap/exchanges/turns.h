@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * Every exchange of every connection (engine/exchanges/turn.h), for the meeting with application spans: for who has
+ * Every exchange of every connection, and of UDP (engine/exchanges/turn.h), for the meeting with application spans: for who has
  * TAP_MEETING, which needs TAP_TRACE_CONTEXT and TAP_PIECES_TLS. Open turns are beside the slots, in an array that the reader maps; ended ones go
  * through a ring buffer, and what it has no room for is counted.
  */
@@ -20,15 +20,26 @@ BPF_F_TABLE("array", u32, struct turn, turns, SLOTS, BPF_F_MMAPABLE);
 BPF_RINGBUF_OUTPUT(ended_turns, TURN_PAGES);
 BPF_TABLE("percpu_array", u32, u64, turns_lost, 1);
 
+FLOW_INLINE void hand_on_turn(struct turn *turn, const struct slot *slot)
+{
+    __u32 zero = 0;
+    __u64 *lost;
+
+    turn->owner = slot->socket.cgroup_id;
+    if (ended_turns.ringbuf_output(turn, sizeof(*turn), RINGBUF_NO_WAKEUP)) {
+        lost = turns_lost.lookup(&zero);
+        if (lost)
+            *lost += 1;
+    }
+}
+
 /* Follow the turns of a connection by a packet that was just added to it. `flags`: of the turns that follow, whatever came. */
 FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packet, int from, __u32 next_before)
 {
     const struct flow *flow = &slot->flow;
     __u32 number = (__u32)flow->id;
-    __u32 zero = 0;
     int fresh = flow->sides[from & 1].next_sequence != next_before;
     struct turn *turn;
-    __u64 *lost;
 
     if (!TAP_HAS(TAP_MEETING))
         return;
@@ -40,14 +51,39 @@ FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packe
         return;
     if (turn_ends(turn, flow, from, fresh)) {
         turn_measure(turn, flow);
-        turn->owner = slot->socket.cgroup_id;
-        if (ended_turns.ringbuf_output(turn, sizeof(*turn), RINGBUF_NO_WAKEUP)) {
-            lost = turns_lost.lookup(&zero);
-            if (lost)
-                *lost += 1;
-        }
+        hand_on_turn(turn, slot);
     }
     turn_take(turn, flow, packet, from, fresh);
+}
+
+/* Follow the turns of a flow of UDP whose ends take turns, likewise. QUIC's handshake is none. */
+FLOW_INLINE void follow_datagram(const struct slot *slot, const struct packet *packet, int from)
+{
+    const struct flow *flow = &slot->flow;
+    __u32 number = (__u32)flow->id;
+    struct turn *turn;
+
+    if (!TAP_HAS(TAP_MEETING))
+        return;
+    if (flow->requests != FLOW_REQUESTS_UNKNOWN || flow->sides[from & 1].known & FLOW_OF_INTEREST)
+        return;
+    turn = turns.lookup(&number);
+    if (!turn || !turn_take_datagram(turn, flow, packet, from))
+        return;
+    hand_on_turn(turn, slot);
+    turn->request_first_ns = 0;
+}
+
+/* A question with a number, of UDP, has its answer. */
+FLOW_INLINE void answer_turn(
+        const struct slot *slot, const struct packet *packet, __u64 asked_ns, __u32 asked_bytes, __u32 repeats)
+{
+    struct turn turn = {};
+
+    if (!TAP_HAS(TAP_MEETING))
+        return;
+    turn_of_question(&turn, &slot->flow, packet, asked_ns, asked_bytes, repeats);
+    hand_on_turn(&turn, slot);
 }
 
 /* A handshake is over, and no turn was open: those that follow are TLS's. */

@@ -10,6 +10,7 @@
 #define WIRESPAN_TAP_QUESTIONS_H
 
 #include "pieces.h"
+#include "../exchanges/turns.h"
 #include "../slots.h"
 
 #include "../../engine/parse.h"
@@ -130,12 +131,15 @@ FLOW_INLINE void hand_on_quic(
 }
 
 /* The end of a program that has just added a datagram to its flow. */
-FLOW_INLINE void ask(struct __sk_buff *skb, struct flow *flow, __u64 time_ns, int from)
+FLOW_INLINE void ask(struct __sk_buff *skb, struct slot *slot, const struct packet *packet, int from)
 {
+    struct flow *flow = &slot->flow;
+
     refuse_bursts(skb, flow);
+    follow_datagram(slot, packet, from);
     if (!is_looked_at(flow) && !quic_is_touched(flow, from))
         return;
-    call_question(skb, flow, time_ns, from);
+    call_question(skb, flow, packet->time_ns, from);
 }
 
 /* What is known of the flow of a socket's datagram, if it begins with that. */
@@ -186,8 +190,12 @@ FLOW_INLINE int tap_question(struct __sk_buff *skb, int from)
         refuse_bursts(skb, &slot->flow);
         if (slot->flow.transport == TRANSPORT_UDP && !(opening & FLOW_OPENS_NUMBERED))
             hand_on_quic(skb, slot, offset, &packet, from, is_first);
+        if (is_first)
+            follow_datagram(slot, &packet, from);
         if (!message.counted || !(opening & FLOW_OPENS_NUMBERED))
             return 1;
+        if (message.answers)
+            answer_turn(slot, &packet, message.asked_ns, message.asked_bytes, message.repeats);
     }
     hand_on(skb, slot, offset, &packet, message.asked_ns, kind, from);
     return 1;

@@ -66,8 +66,9 @@ MET: Final = 0xFFFF_FFFF
 
 NO_EXCHANGES: Final[Exchanges] = np.zeros(0, EXCHANGE)
 
-OF_SPAN: Final[dict[str, str]] = {"series": "<u4", "series_wait_ns": "<u8"}
-"""What the last exchange of a span says of all that it had in a row: how many, and how long the server took for them."""
+OF_SPAN: Final[dict[str, str]] = {"series": "<u4", "series_wait_ns": "<u8", "transport": "|u1"}
+"""What the last exchange of a span says of all that it had in a row: how many, and how long the server took for them. And what
+carried it; 0: TCP."""
 
 MET_EXCHANGE: Final = np.dtype([*((name, dtype) for name, (_, dtype) in MEMBERS.items()), *OF_SPAN.items()])
 """An exchange that a span was met with."""
@@ -78,7 +79,7 @@ OF_CONNECTION: Final[dict[str, str]] = {"syn_ns": "<u8", "handshake_ack_ns": "<u
 ENDED: Final = np.dtype(
     {
         "names": [*MEMBERS, *OF_CONNECTION, *OF_SPAN],
-        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(5))],
+        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(6))],
         "formats": [*(dtype for _, dtype in MEMBERS.values()), *OF_CONNECTION.values(), *OF_SPAN.values()],
         "itemsize": EXCHANGE.itemsize + 8 * (len(OF_CONNECTION) + len(OF_SPAN)),
     }

@@ -218,7 +218,7 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "record": exchanges["number"] % np.uint32(FIRST_EXCHANGE) + np.uint32(FIRST_EXCHANGE),
         "reason": np.full(count, Reason.EXCHANGE),
         "observer": np.full(count, observer),
-        "transport": np.full(count, _TCP),
+        "transport": np.where(exchanges["transport"] != 0, exchanges["transport"], np.uint8(_TCP)),
         "local_container": np.full(count, NO_INDEX),
         "exchange_end": exchanges["end"],
         "exchange_shared": exchanges["is_stream"],

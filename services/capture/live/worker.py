@@ -309,6 +309,12 @@ def _show(telemetry: Telemetry, reader: LiveReader, progress: Progress) -> None:
             lambda: meeting.remembered_seconds,
         )
         telemetry.gauge(
+            "wirespan.capture.exchanges.remembered.udp",
+            "How far back questions over UDP and their answers are remembered, likewise",
+            "s",
+            lambda: meeting.remembered_datagram_seconds,
+        )
+        telemetry.gauge(
             "wirespan.capture.sender.clock.offset",
             "How far the clock of that sender of spans is ahead that is known to be farthest apart; 0: none is",
             "s",

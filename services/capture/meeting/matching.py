@@ -93,8 +93,8 @@ class Met:
 
 
 def nexts_of(exchanges: Windows, connections: Indexes) -> Windows:
-    """Return the next exchange of each one's connection; 0: there is none."""
-    order = np.lexsort((exchanges.begin, connections))
+    """Return the exchange of each one's connection that is over next; 0: there is none."""
+    order = np.lexsort((exchanges.end, connections))
     same = connections[order[1:]] == connections[order[:-1]]
     own, after = order[:-1][same], order[1:][same]
     found = Windows(np.zeros(len(exchanges), np.int64), np.zeros(len(exchanges), np.int64))
@@ -115,8 +115,8 @@ def match(
     """
     of_span, of_exchange = containing(spans, exchanges, may_be)
     candidates = np.bincount(of_span, minlength=len(spans)) > 0
+    of_span, of_exchange = _of_one(of_span, of_exchange, exchanges, connections)
     nexts = nexts_of(exchanges, connections)
-
     goes_on = (nexts.begin[of_exchange] != 0) & (nexts.end[of_exchange] <= spans.end[of_span])
     may_go_on = np.bincount(of_exchange[goes_on], minlength=len(exchanges)) > 0
 
@@ -166,6 +166,25 @@ def strangers(spans: Windows, exchanges: Windows, of_exchange: Indexes) -> float
     return float((alone & settled).sum() / max(settled.sum(), 1))
 
 
+def _of_one(of_span: Indexes, of_exchange: Indexes, exchanges: Windows, connections: Indexes) -> tuple[Indexes, Indexes]:
+    """Return the pairs without those of which nobody knows who asked: over a connection on which exchanges overlap.
+
+    But where a span holds all that the connection did, as a lookup all its questions: they are one's.
+    """
+    order = np.lexsort((exchanges.end, connections))
+    overlaps = connections[order[1:]] == connections[order[:-1]]
+    overlaps &= exchanges.begin[order[1:]] < exchanges.end[order[:-1]]
+    if not overlaps.any():
+        return of_span, of_exchange
+    overlapping = np.isin(connections, connections[order[1:][overlaps]])
+    held, which, count = np.unique(
+        np.stack([of_span, connections[of_exchange]]), axis=1, return_inverse=True, return_counts=True
+    )
+    whole = (count == np.bincount(connections)[held[1]])[which.reshape(-1)]
+    kept = whole | ~overlapping[of_exchange]
+    return of_span[kept], of_exchange[kept]
+
+
 def in_a_row(
     spans: Windows, exchanges: Windows, connections: Indexes, exchange: Indexes, pairs: tuple[Indexes, Indexes]
 ) -> dict[int, list[int]]:
@@ -177,10 +196,10 @@ def in_a_row(
     open_spans = ~sure[pairs[0]]
     contested = np.bincount(pairs[1][open_spans], minlength=len(exchanges)) > 0
     contested[exchange[sure]] = True
+    order = np.lexsort((exchanges.end, connections))
     # Of a span that holds very many not all were looked at: what it may have as well is not known then.
     crowded = (np.bincount(pairs[0][open_spans], minlength=len(spans)) >= 2 * _NEAREST).any()
     most = MOST_IN_A_ROW if crowded else _MOST_COUNTED
-    order = np.lexsort((exchanges.begin, connections))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     found: dict[int, list[int]] = {}

@@ -20,10 +20,11 @@ from services.capture.meeting.assignment import NOBODY, Indexes
 from services.capture.meeting.clocks import ByConnection, Clocks
 from services.capture.meeting.likelihood import Habits, as_times
 from services.capture.meeting.matching import MOST_IN_A_ROW, TOLERANCE_NS, Windows, match
+from services.capture.meeting.memory import Memory
 from services.capture.meeting.questions import Questions
 from services.capture.meeting.questions import Rows as Asked
 from services.capture.meeting.reasons import Counts, Reason
-from services.capture.meeting.ring import Ring, Rows
+from services.capture.meeting.ring import Rows, is_datagrams
 from services.capture.meeting.turns import TurnFlag, Turns
 
 Owners = Callable[[npt.NDArray[np.uint64]], tuple[npt.NDArray[np.uint32], list[dict[str, str]]]]
@@ -47,7 +48,7 @@ class Meeting:
 
     def __init__(self, size_bytes: int, may_multiplex: Callable[[int], bool], hold_ns: int = HOLD_NS) -> None:
         """`may_multiplex` as `Ring` has it."""
-        self.ring = Ring(size_bytes, may_multiplex)
+        self.ring = Memory(size_bytes, may_multiplex)
         self._counts = Counts()
         self._questions = Questions(self._counts, hold_ns)
         self._habits: OrderedDict[tuple[int, bool, bytes], Habits] = OrderedDict()
@@ -67,8 +68,13 @@ class Meeting:
 
     @property
     def remembered_seconds(self) -> float:
-        """How far back exchanges are remembered."""
+        """How far back exchanges of connections are remembered."""
         return self.ring.seconds(self.now_ns)
+
+    @property
+    def remembered_datagram_seconds(self) -> float:
+        """The same of UDP."""
+        return self.ring.datagram_seconds(self.now_ns)
 
     @property
     def clock_offset_seconds(self) -> float:
@@ -269,12 +275,14 @@ class _Peers:
         keys = list(zip(*(asked[name].tolist() for name in ("peer_address", "peer_port", "local_port")), strict=True))
         ends = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         self._of_facts = np.zeros((len(facts), len(ends)), np.bool_)
+        # A pod looks names up all the time: a span that says nothing of its peer is no more likely to have asked for one.
+        may_be_anybody = ~is_datagrams(facts["transport"])
         for (address, port, local_port), place in ends.items():
             fits = np.zeros(len(facts), np.bool_)
             for end in ("remote", "backend"):
                 ports = facts[f"{end}_port"]
-                same: npt.NDArray[np.bool_] = facts[f"{end}_address"] == np.void(address)
-                fits |= (same | (address == _UNKNOWN)) & (ports == (port or ports))
+                may_be = facts[f"{end}_address"] == np.void(address) if address != _UNKNOWN else may_be_anybody | (port != 0)
+                fits |= may_be & (ports == (port or ports))
             self._of_facts[:, place] = fits & (facts["local_port"] == (local_port or facts["local_port"]))
         self._of_spans = np.zeros((int(of_span.max()) + 1, len(ends)), np.bool_)
         self._of_spans[of_span, [ends[key] for key in keys]] = True
@@ -292,7 +300,7 @@ def _exchanges(spans: Asked, rows: Rows, facts: Rows) -> Exchanges:
     """Return exchanges as those are that were read on the wire, with the spans that they were met by."""
     found = np.zeros(len(spans), MET_EXCHANGE)
     for name in ("flow_id", "owner", "local_address", "remote_address", "local_port", "remote_port", "role", "isn_seen",
-                 "local_isn", "remote_isn"):  # fmt: skip
+                 "local_isn", "remote_isn", "transport"):  # fmt: skip
         found[name] = facts[name]
     for name in ("number", "request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns", "request_bytes",
                  "response_bytes"):  # fmt: skip

@@ -23,7 +23,7 @@ FACTS: Final = np.dtype([
     ("local_address", "V16"), ("remote_address", "V16"), ("backend_address", "V16"),
     ("local_isn", "<u4"), ("remote_isn", "<u4"),
     ("local_port", "<u2"), ("remote_port", "<u2"), ("backend_port", "<u2"), ("role", "|u1"), ("isn_seen", "|u1"),
-    ("several", "?"), ("in_tls", "?"),
+    ("transport", "|u1"), ("several", "?"), ("in_tls", "?"),
 ])  # fmt: skip
 """What is known of a connection. `owner`: its socket's cgroup. `several`: requests may be under way on it at once."""
 
@@ -35,16 +35,25 @@ EXCHANGE_ROW: Final = np.dtype([
 """One exchange. `connection`: the number of its facts. `told`: it stands in an application's trace already."""
 
 _FACTS_SHARE: Final = 0.25
+MOST_CONNECTIONS: Final = 1 << 31
+"""That have a number; then everything is forgotten, and they are counted anew."""
+_DATAGRAMS: Final = (17, 136)
+"""UDP and UDP-Lite."""
+
+
+def is_datagrams(transports: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which are UDP's."""
+    return np.isin(transports, _DATAGRAMS)
 
 
 class Ring:
     """Not for two threads at once."""
 
-    def __init__(self, size_bytes: int, may_multiplex: Callable[[int], bool]) -> None:
+    def __init__(self, size_bytes: int, may_multiplex: Callable[[int], bool], facts_share: float = _FACTS_SHARE) -> None:
         """`may_multiplex`: whether what a flow has in TLS may be a protocol of several requests at once, such as HTTP/2."""
         self._may_multiplex = may_multiplex
-        self._facts = np.zeros(max(int(size_bytes * _FACTS_SHARE) // FACTS.itemsize, 16), FACTS)
-        self._rows = np.zeros(max(int(size_bytes * (1 - _FACTS_SHARE)) // EXCHANGE_ROW.itemsize, 16), EXCHANGE_ROW)
+        self._facts = np.zeros(max(int(size_bytes * facts_share) // FACTS.itemsize, 16), FACTS)
+        self._rows = np.zeros(max(int(size_bytes * (1 - facts_share)) // EXCHANGE_ROW.itemsize, 16), EXCHANGE_ROW)
         self._facts_made = 0
         self._rows_made = 0
         self._connection_of: dict[int, int] = {}
@@ -58,6 +67,9 @@ class Ring:
         """Remember these; `slots` copies slots by their indexes."""
         if not len(turns):
             return
+        if self._facts_made > MOST_CONNECTIONS - len(turns):
+            self._facts_made = self._rows_made = 0
+            self._connection_of.clear()
         flows, which = np.unique(turns["flow_id"], return_inverse=True)
         known = [self._connection_of.get(flow, -1) for flow in flows.tolist()]
         connections = np.array(known, np.int64)
@@ -87,15 +99,16 @@ class Ring:
         kept = slots[same]
         facts = np.zeros(len(same), FACTS)
         for name, member in (
-            *((name, name) for name in ("local_address", "remote_address", "local_port", "remote_port", "role")),
+            *((name, name) for name in ("local_address", "remote_address", "local_port", "remote_port", "role", "transport")),
             *(("flow_id", "id"), ("owner", "cgroup_id"), ("first_ns", "first_ns")),
             *(("local_isn", "tx_initial_sequence"), ("remote_isn", "rx_initial_sequence")),
             *((name, name) for name in ("backend_address", "backend_port")),
         ):
             facts[name] = kept[member]
         facts["isn_seen"] = (kept["tx_known"] & KNOWN_ISN) | (kept["rx_known"] & KNOWN_ISN) << 1
-        # Of one that is older than capture nobody knows what it began with.
-        facts["several"] = (kept["requests"] == Requests.STREAMS) | (facts["isn_seen"] == 0)
+        # Of a connection that is older than capture nobody knows what it began with; turns of UDP are one exchange each.
+        joined = (facts["isn_seen"] == 0) & ~is_datagrams(facts["transport"])
+        facts["several"] = (kept["requests"] == Requests.STREAMS) | joined
         self._facts[at] = facts
         self._connection_of.update(zip(flows[same].tolist(), numbers[same].tolist(), strict=True))
         self._facts_made += len(same)

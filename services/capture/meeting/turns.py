@@ -47,3 +47,4 @@ class TurnFlag(enum.IntFlag):
     TLS = 1
     TICKETS = 2
     """What the server says first may be its tickets."""
+    DATAGRAM = 4

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from services.capture.meeting.assignment import NOBODY, Indexes
 from services.capture.meeting.likelihood import Habits
 from services.capture.meeting.matching import match, windows
+from tests.support.meeting.lookups import Resolving, look_up
 from tests.support.meeting.pool import Pool, Talk, simulate
 
 CALLS = 4_000
@@ -25,6 +26,8 @@ SEEDS = range(2)
 CALLERS = (1, 5, 10, 20, 30, 50, 100)
 SERVICE_MS = (20.0, 60.0, 150.0)
 CALLERS_APART = (1, 5, 50)
+LOOKUP_CALLERS = (1, 4, 8, 20, 50)
+LOOKUP_MS = (0.3, 2.0, 20.0)
 APART_MS = (-3_000, -300, -30, -3, 3, 30, 300, 3_000)
 
 
@@ -37,6 +40,9 @@ learned. Percent of the spans that were told their exchange:"""
 BOUND = """\
 What bounds the rest is how often two responses end within the moment that a span takes to end: then each may be either's, and
 neither is told."""
+LOOKUPS = """\
+Lookups over UDP: A and AAAA asked at once, from a socket for each, by callers that rest for 10 ms in between; a span ends
+0.03 ms after the last answer. Percent of the spans that were told their last question, and of those that were told both:"""
 APART = """\
 Where the clock of the spans is not the node's, hardly any meets an exchange, since what is within it by chance does not fit as
 their own do. Spans that were told another's, where nobody knows that the clock is apart (the server takes 60 ms):"""
@@ -76,6 +82,23 @@ def measure(pool: Pool, known: float = 0.0, apart_ms: int = 0) -> Result:
         told += int(is_told.sum())
         wrong += int(np.count_nonzero(is_told & (met.exchange != talk.truth)))
     return Result(spans, told, wrong, 1e6 * spent / max(spans, 1))
+
+
+def measure_lookups(how: Resolving) -> tuple[Result, int]:
+    """As `measure`; and how many were told both questions. Of a wrong one any question is another's."""
+    spans = told = wrong = both = 0
+    spent = 0.0
+    for seed in SEEDS:
+        talk = look_up(how, CALLS, seed)
+        begun = time.process_time()
+        met = match(talk.spans, talk.exchanges, talk.connection, Habits())
+        spent += time.process_time() - begun
+        rows = {span: [int(met.exchange[span]), *met.earlier.get(span, ())] for span in np.flatnonzero(met.exchange != NOBODY)}
+        spans += len(talk.spans)
+        told += len(rows)
+        both += sum(len(row) == 2 for row in rows.values())
+        wrong += sum(bool((talk.owner[row] != span).any()) for span, row in rows.items())
+    return Result(spans, told, wrong, 1e6 * spent / max(spans, 1)), both
 
 
 def _told_by_servers(talk: Talk, known: float, seed: int) -> Callable[[Indexes, Indexes], npt.NDArray[np.bool_]]:
@@ -123,6 +146,22 @@ def section() -> Iterator[str]:
     for share, what in ((0.0, "for no call"), (0.5, "for half of the calls"), (1.0, "for each call")):
         found = measure(Pool(service_ms=20), share)
         yield f"| {what} | {found.recall} % | {found.wrong} of {found.told} |"
+    yield ""
+    yield from LOOKUPS.splitlines()
+    yield ""
+    yield "| callers | " + " | ".join(f"resolver takes {service:g} ms" for service in LOOKUP_MS) + " |"
+    yield "|---" * (len(LOOKUP_MS) + 1) + "|"
+    lookups = {
+        (callers, service): measure_lookups(Resolving(callers=callers, service_ms=service))
+        for callers in LOOKUP_CALLERS
+        for service in LOOKUP_MS
+    }
+    for callers in LOOKUP_CALLERS:
+        cells = [(*lookups[callers, service],) for service in LOOKUP_MS]
+        yield f"| {callers} | " + " | ".join(f"{each.recall}, {100 * both / each.told:.1f}" for each, both in cells) + " |"
+    yield ""
+    told, wrong = (sum(getattr(each, name) for each, _ in lookups.values()) for name in ("told", "wrong"))
+    yield f"Told another lookup's question: {wrong} of {told}."
     yield ""
     yield from APART.splitlines()
     yield ""

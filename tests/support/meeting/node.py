@@ -12,7 +12,7 @@ from proto.columns import NO_INDEX, Role
 from services.capture.flows.layout import KNOWN_ISN, Requests
 from services.capture.live.tap.slot_layout import SLOT
 from services.capture.meeting.meeting import Meeting
-from services.capture.meeting.turns import TURN
+from services.capture.meeting.turns import TURN, TurnFlag
 
 MS = 1_000_000
 OFFSET = 1_700_000_000_000_000_000
@@ -20,8 +20,10 @@ OFFSET = 1_700_000_000_000_000_000
 POD, OTHER_POD = "6a1b7c9e-0000-4000-8000-000000000001", "6a1b7c9e-0000-4000-8000-000000000002"
 OWNERS = {1: POD, 2: OTHER_POD}
 PEER, ANOTHER = bytes(10) + b"\xff\xff\x0a\x00\x00\x09", bytes(10) + b"\xff\xff\x0a\x00\x00\x0a"
+RESOLVER = bytes(10) + b"\xff\xff\x0a\x60\x00\x0a"
 HERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
 HOLD = 1_000 * MS
+TCP, UDP = 6, 17
 
 
 class Node:
@@ -51,12 +53,13 @@ class Node:
         port: int = 5432,
         begun: bool = True,
         requests: Requests = Requests.OPAQUE,
+        transport: int = TCP,
     ) -> None:
         """Open one, from port 40000 + `number`; not `begun`: it is older than capture."""
         slot = self._slots[number]
         slot["tx_known"], slot["requests"] = KNOWN_ISN if begun else 0, requests
         slot["id"], slot["cgroup_id"], slot["role"], slot["remote_address"] = number, owner, role, np.void(peer)
-        slot["local_address"] = np.void(HERE)
+        slot["local_address"], slot["transport"] = np.void(HERE), transport
         slot["local_port"], slot["remote_port"] = (40_000 + number, port) if role == Role.CLIENT else (port, 40_000 + number)
 
     def exchange(self, connection: int, number: int, begin_ms: float, end_ms: float, flags: int = 0) -> None:
@@ -68,6 +71,12 @@ class Node:
             turn[name] = int(at * MS)
         turn["flow_id"], turn["number"], turn["flags"], turn["request_bytes"] = connection, number, flags, 70
         self._turns.append(turn)
+
+    def lookup(self, flow: int, *times_ms: tuple[float, float], peer: bytes = RESOLVER) -> None:
+        """A name is looked up, from a socket of its own, by questions from when to when."""
+        self.connection(flow, peer=peer, port=53, begun=False, requests=Requests.NUMBERED, transport=UDP)
+        for number, (begin, end) in enumerate(times_ms):
+            self.exchange(flow, number, begin, end, flags=TurnFlag.DATAGRAM)
 
     def ask(self, begin_ms: float, end_ms: float, **said: Any) -> bytes:
         """Ask for a span; return its id."""

@@ -24,6 +24,7 @@ _TAPS: Final = {
         ),
         trace_context=True,
         pieces=tuple(PieceKind),
+        meeting=True,
         closers=True,
     ),
 }  # fmt: skip

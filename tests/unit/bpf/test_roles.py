@@ -8,9 +8,9 @@ from proto.columns import Outcome, Role, RoleSource
 from services.capture.flows.table import WITHOUT_ROLE, FlowTable
 from services.capture.replay.replaying import replay
 from services.capture.replay.source import ReplaySource
-from tests.support.packets.http2_talk import END_HEADERS, HAS_PRIORITY, HEADERS, PADDED, frame
 from tests.support.packets.pcap import ACK, PSH, RST, SYN, Conversation, write
 from tests.support.packets.replayed import replay_frames
+from tests.support.packets.talks.http2_talk import END_HEADERS, HAS_PRIORITY, HEADERS, PADDED, frame
 
 MS = 1_000_000
 REQUEST, RESPONSE = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

@@ -48,6 +48,7 @@ class ExchangeFacts:
     grpc: int = 0
     """gRPC's status code plus 1; 0: none."""
     matched: int = ExchangeMatched.CONTEXT
+    udp: bool = False
 
     @property
     def observer(self) -> str:
@@ -73,7 +74,7 @@ class ExchangeFacts:
         values: dict[str, AttributeValue] = {"flow.observer": self.observer}
         if self.phase == Phase.EXCHANGE:
             values |= {
-                "network.transport": "tcp",
+                "network.transport": "udp" if self.udp else "tcp",
                 "network.type": "ipv4" if self.ipv4 else "ipv6",
                 "flow.direction": self.direction,
                 "flow.exchange.matched": ExchangeMatched(self.matched).name.lower(),
@@ -138,7 +139,7 @@ EXCHANGE_INTEGERS: Final = (
 )  # fmt: skip
 
 EXCHANGE_WORDS: Final = (
-    Attribute("network.transport", STABLE, "`tcp`"),
+    Attribute("network.transport", STABLE, "`tcp` or `udp`"),
     Attribute("network.type", STABLE, "`ipv4` or `ipv6`"),
     Attribute("flow.direction", MERMIN, "whether the resource is the client (`forward`) or the server (`reverse`)"),
     Attribute("flow.observer", OURS, "whose socket saw it: `client` or `server`; `capture` for a capture file. Its phases and "

@@ -18,7 +18,7 @@ from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.piece_table import Column, Table
 from services.exporter.otlp.protobuf_wire import as_void, attribute, field
 from services.exporter.spans.exchanges.attributes import EXCHANGE_INTEGERS, ExchangeFacts, ExchangeIntegers
-from services.exporter.spans.facts import is_ipv4
+from services.exporter.spans.facts import TCP, is_ipv4
 from services.exporter.spans.flow_spans import HEAD, PARENT, SpanHeads, add_part, sized, write_heads
 from services.exporter.spans.identity import (
     FLAG_HAS_IS_REMOTE,
@@ -40,7 +40,7 @@ from services.exporter.spans.verdicts import Verdicts
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
 _PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 3, 5, 6, 7, 15
-_SHARED, _METHOD, _GRPC, _STATUS, _MATCHED = 16, 17, 21, 29, 45
+_SHARED, _METHOD, _GRPC, _STATUS, _MATCHED, _UDP = 16, 17, 21, 29, 45, 46
 
 
 class ExchangeSpans:
@@ -123,6 +123,7 @@ class ExchangeSpans:
             grpc=bits >> _GRPC & 0xFF,
             status=bits >> _STATUS & 0xFFFF,
             matched=bits >> _MATCHED & 1,
+            udp=bool(bits >> _UDP & 1),
         )
         chosen = (item for item in facts.words().items() if self._selection.has(item[0]))
         out = field(SPAN_NAME, facts.name.encode()) + b"".join(attribute(*item) for item in chosen)
@@ -143,6 +144,7 @@ def _facts_key(records: Records) -> Array:
         (column("grpc_status"), _GRPC),
         (column("http_status"), _STATUS),
         (column("exchange_matched") & np.uint8(1), _MATCHED),
+        (column("transport") != TCP, _UDP),
     ):
         key |= value.astype(np.uint64) << np.uint64(shift)
     return key

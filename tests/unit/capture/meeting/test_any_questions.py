@@ -8,7 +8,7 @@ import pytest
 from proto.asked.columns import OTHER_END, SpanKind
 from proto.columns import Role
 from services.capture.meeting.matching import TOLERANCE_NS
-from tests.support.meeting.node import ANOTHER, HERE, MS, OTHER_POD, PEER, POD, Node
+from tests.support.meeting.node import ANOTHER, HERE, MS, OTHER_POD, PEER, POD, TCP, UDP, Node
 
 NOWHERE = bytes(16)
 KINDS = [*SpanKind, SpanKind.CLIENT, SpanKind.CLIENT, OTHER_END, 0, 200]
@@ -20,12 +20,13 @@ def connections(node: Node, draw: np.random.Generator) -> None:
     for number in range(1, 2 + int(draw.integers(12))):
         peer, port = [PEER, ANOTHER, NOWHERE][draw.integers(3)], int(draw.choice([5432, 443, 0]))
         role = [Role.CLIENT, Role.CLIENT, Role.SERVER][draw.integers(3)]
-        node.connection(number, owner=int(draw.integers(1, 4)), peer=peer, role=role, port=port, begun=draw.random() < 0.95)
+        said = {"begun": draw.random() < 0.95, "transport": int(draw.choice([TCP, UDP]))}
+        node.connection(number, owner=int(draw.integers(1, 4)), peer=peer, role=role, port=port, **said)
         at = 0.0
         for exchange in range(int(draw.integers(30))):
             begin = at + draw.exponential(5)
             end = begin + draw.exponential(5)
-            node.exchange(number, exchange, begin, end, flags=int(draw.integers(4)))
+            node.exchange(number, exchange, begin, end, flags=int(draw.integers(8)))
             at = end if draw.random() < 0.9 else begin
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from proto.frames import write_frame
 from services.capture.progress import ProgressReport
 from services.capture.replay.reader import ReplayReader
 from services.capture.settings import CaptureSettings
-from tests.support.packets.pcap import ACK, FIN, SECOND, START, write
+from tests.support.packets.pcap import ACK, FIN, SECOND, START, Conversation, write
+from tests.support.packets.talks import dns
 from tests.support.packets.talks.http_talk import Talk
 
+CARRIED = ("transport", "request_bytes", "response_bytes", "request_retransmits", "response_first_unix_ns", "end_unix_ns")
 CLIENT, SERVER = (bytes(10) + b"\xff\xff" + bytes(address) for address in ((10, 1, 0, 1), (10, 1, 0, 9)))
 
 
@@ -38,7 +41,9 @@ def asked(folder: Path, *spans: tuple[int, SpanKind, tuple[bytes, int], float, f
     return folder / "questions"
 
 
-def met(folder: Path, questions: Path, talks: list[Talk]) -> tuple[dict[int, dict[str, Any]], dict[str, int]]:
+def met(
+    folder: Path, questions: Path, talks: Sequence[Talk | Conversation]
+) -> tuple[dict[int, dict[str, Any]], dict[str, int]]:
     """What is told of spans by their numbers, and what became of the questions."""
     frames = sorted((frame for talk in talks for frame in talk.frames), key=lambda frame: frame.time_ns)
     settings = CaptureSettings(replay_files=(write(folder / "talk.pcap", frames),), replay_questions=questions)
@@ -47,9 +52,10 @@ def met(folder: Path, questions: Path, talks: list[Talk]) -> tuple[dict[int, dic
     told: dict[int, dict[str, Any]] = {}
     while batches := reader.read():
         for batch in (decode(ready.message) for ready in batches):
-            for row in np.flatnonzero(batch.column("reason") == Reason.EXCHANGE).tolist():
+            of_spans = (batch.column("reason") == Reason.EXCHANGE) & (batch.column("parent_span_id") != np.void(bytes(8)))
+            for row in np.flatnonzero(of_spans).tolist():
                 assert batch.column("exchange_matched")[row] == ExchangeMatched.SPAN
-                names = ("local_address", "local_port", "role", "start_unix_ns", "exchange_series")
+                names = ("local_address", "local_port", "role", "start_unix_ns", "exchange_series", *CARRIED)
                 span = int.from_bytes(batch.column("parent_span_id")[row].tobytes(), "big")
                 told[span] = {name: batch.column(name)[row].item() for name in names}
     reasons = {name.removeprefix("asked_"): count for name, count in report.counters.items() if name.startswith("asked_")}
@@ -109,3 +115,42 @@ def test_no_exchange_has_the_file_of_another_flow(tmp_path: Path) -> None:
     ]
     reader.close()
     assert sorted(told) == [(1, NO_INDEX), (2, 1)]
+
+
+def test_a_lookup_has_its_questions_over_udp(tmp_path: Path) -> None:
+    """A and AAAA at once, one of which is lost and sent again: from when it was first asked to its answer, by the number."""
+    name = "cart.shop.svc.cluster.local"
+    talk = Conversation(client="10.1.0.1", server="10.1.0.9", client_port=40_000, server_port=53)
+    talk.udp(1, "client", question := dns.question(1, name)).udp(1.0001, "client", dns.question(2, name, dns.AAAA))
+    talk.udp(1.003, "server", dns.answer(2, name, dns.AAAA)).udp(6, "client", question)
+    talk.udp(6.01, "server", answer := dns.answer(1, name))
+    told, reasons = met(tmp_path, asked(tmp_path, (9, SpanKind.CLIENT, (SERVER, 53), 0.9998, 6.0103)), [talk])
+    assert reasons == {"matched": 1}
+    row = told[9]
+    assert (row["start_unix_ns"], row["end_unix_ns"]) == (START + SECOND, START + round(6.01 * SECOND))
+    assert (row["request_bytes"], row["response_bytes"], row["request_retransmits"]) == (len(question), len(answer), 1)
+    assert (row["transport"], row["local_address"], row["role"]) == (17, CLIENT, Role.CLIENT)
+
+
+def test_datagrams_of_any_protocol_are_exchanges_while_both_ends_take_turns(tmp_path: Path) -> None:
+    """Such as SNMP's; what comes behind two in a row from one end is none, whatever it answers."""
+    talk = Conversation(client="10.1.0.1", server="10.1.0.9", client_port=40_000, server_port=161)
+    for second in (1, 2, 3):
+        talk.udp(second, "client", b"\x30" * (40 + second)).udp(second + 0.05, "server", b"\x30" * 90)
+    talk.udp(4, "client", b"\x30" * 40).udp(4.5, "client", b"\x30" * 40).udp(4.55, "server", b"\x30" * 90)
+    spans = [(second, SpanKind.CLIENT, (SERVER, 161), second - 0.0002, second + 0.0503) for second in (1, 2, 3)]
+    told, reasons = met(tmp_path, asked(tmp_path, *spans, (4, SpanKind.CLIENT, (SERVER, 161), 3.9998, 4.5503)), [talk])
+    assert reasons == {"matched": 3, "no_exchange": 1}
+    assert {span: row["request_bytes"] for span, row in told.items()} == {1: 41, 2: 42, 3: 43}
+    assert {row["response_first_unix_ns"] - row["start_unix_ns"] for row in told.values()} == {SECOND // 20}
+
+
+def test_a_handshake_of_quic_is_no_exchange(tmp_path: Path) -> None:
+    """Its first datagram and the server's first one take turns, and ask for nothing."""
+    initial = b"\xc0\0\0\0\x01" + bytes(1_195)
+    talk = Conversation(client="10.1.0.1", server="10.1.0.9", client_port=40_000, server_port=443)
+    talk.udp(1, "client", initial).udp(1.01, "server", initial)
+    other = Conversation(client="10.1.0.1", server="10.1.0.9", client_port=40_001, server_port=161)
+    other.udp(5, "client", b"\x30").udp(5.1, "server", b"\x30")
+    told, reasons = met(tmp_path, asked(tmp_path, (9, SpanKind.CLIENT, (SERVER, 443), 0.9998, 1.0103)), [talk, other])
+    assert (told, reasons) == ({}, {"no_exchange": 1})
