@@ -18,11 +18,12 @@ SPAN_RESULTS: Final = (
     "too_long",
     "unknown_local",
     "queue_full",
+    "unheard",
     "unpublished",
 )
 """Spans: whose network is asked for; of a kind without; without ids or times; more than are looked at in a request; that end
 more than a minute from now; that ended more than a minute ago; that took more than a minute; of whom nobody knows where; for
-which the queue has no room; for which the bus has none."""
+which the queue has no room; whose node has nobody who listens; for which the bus has no room."""
 REQUEST_RESULTS: Final = ("accepted", "malformed", "too_large", "unauthorized", "unsupported", "busy", "queue_full")
 PEERS: Final = ("literal", "service", "dns", "unknown")
 

@@ -31,7 +31,7 @@ from services.enricher.intake.peers import Peers
 from services.enricher.intake.questions import Questions
 from services.enricher.intake.scan import library
 from services.enricher.intake.settings import IntakeSettings
-from services.runtime.errors import DisconnectedError, MessageTooLargeError
+from services.runtime.errors import DisconnectedError, MessageTooLargeError, PermissionDeniedError
 from services.runtime.nats.bus import Bus
 from services.runtime.telemetry import Telemetry
 
@@ -126,11 +126,11 @@ class Intake:
         for subject, questions, rows, message in await loop.run_in_executor(thread, self._questions.messages, limit):
             try:
                 async with asyncio.timeout(_SEND_SECONDS):
-                    await self._bus.tell(subject, message)
-            except (DisconnectedError, MessageTooLargeError, TimeoutError):
+                    heard = await self._bus.tell(subject, message)
+            except (DisconnectedError, PermissionDeniedError, MessageTooLargeError, TimeoutError):
                 self.counts.spans.add("unpublished", questions)
             else:
-                self.counts.spans.add(ASKED, questions)
+                self.counts.spans.add(ASKED if heard else "unheard", questions)
                 self.counts.published(rows, len(message))
 
 

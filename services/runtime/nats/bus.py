@@ -281,12 +281,13 @@ class Bus:
         """
         return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
 
-    async def tell(self, subject: str, payload: bytes) -> None:
-        """Give a message to whoever listens now; no stream stores it, and nothing says that anybody heard it.
+    async def tell(self, subject: str, payload: bytes) -> bool:
+        """Give a message to whoever listens now, which no stream stores; return whether anybody does.
 
-        Raises DisconnectedError, or MessageTooLargeError where the server does not take so much in one message.
+        Raises DisconnectedError, PermissionDeniedError, or MessageTooLargeError where the server does not take so much in one
+        message.
         """
-        await self._connection.send(subject, payload)
+        return await self._connection.is_heard(subject, payload)
 
     async def synced(self, message_ids: Collection[str]) -> None:
         """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""

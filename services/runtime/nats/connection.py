@@ -281,6 +281,24 @@ class Connection:
             del self._answers[token]
             answer.cancel()
 
+    async def is_heard(self, subject: str, payload: bytes) -> bool:
+        """Give a message to whoever listens now; return whether anybody does, which the server says at once.
+
+        Raises DisconnectedError, PermissionDeniedError, MessageTooLargeError as `request` does.
+        """
+        token = str(next(self._tokens))
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[token] = (subject, answer)
+        try:
+            await self.send(subject, payload, reply=f"{self._inbox}.{token}")
+            # What it has to say of a message it says before it answers a later ping; nats-py's first may overtake the message.
+            for _ in range(2):
+                await self.hear()
+            return not answer.done() or answer.result().status != NO_RESPONDERS
+        finally:
+            del self._answers[token]
+            answer.cancel()
+
     async def subscribe(self, subject: str, callback: Callback) -> Subscription:
         """Have `callback` awaited with every message on `subject`, in order, over every socket to come."""
         subscription = Subscription(self, subject, callback)

@@ -73,6 +73,12 @@ class Opened:
         async with asyncio.timeout(30):
             return decode_asked((await anext(self.asked)).data)
 
+    async def counted(self, **spans: int) -> None:
+        """Return once so many spans became this: a question is counted when the server has said whether anybody heard it."""
+        async with asyncio.timeout(30):
+            while any(self.intake.counts.spans.total[word] != count for word, count in spans.items()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
 
 @pytest.fixture
 def opened(nats_server: NatsServer):
@@ -130,7 +136,7 @@ async def test_the_sdk_sends_and_the_node_is_asked(opened, ports, protocol):
         batch = await it.batch()
         assert (batch.node, list(batch.locals)) == ("worker-a", [CART])
         assert batch.columns["peer_port"].tolist() == [6379, 6379]
-        assert it.intake.counts.spans.total == {"asked": 1, "kind": 1}
+        await it.counted(asked=1, kind=1, unheard=0)
 
 
 async def test_tls_and_authorization(opened, ports, tmp_path, monkeypatch):
@@ -250,7 +256,17 @@ async def test_a_full_queue_is_a_success_that_says_what_it_passed_over(opened, p
         while asked < 2000 - passed_over:
             asked += (await it.batch()).count
         assert passed_over == it.intake.counts.spans.total["queue_full"] > 0
-        assert asked == it.intake.counts.spans.total["asked"]
+        await it.counted(asked=asked)
+
+
+async def test_a_node_whose_capture_does_not_listen_is_counted(opened, ports):
+    """It is gone, or remembers nothing: its spans are not among those that were asked about."""
+    async with opened(**ports) as it, aiohttp.ClientSession() as session:
+        await it.asked.aclose()
+        body = request([span(1, start=time.time_ns(), end=time.time_ns())], k8s__pod__uid=CART)
+        async with session.post(it.url, data=body, headers=PROTOBUF) as answer:
+            assert answer.status == 200
+        await it.counted(unheard=1, asked=0)
 
 
 async def test_a_bus_that_is_away_holds_nobody_up(opened, ports, nats_server):
@@ -275,7 +291,9 @@ async def test_a_port_that_is_taken_is_said_in_one_line(opened, ports):
 
 
 async def test_the_enricher_takes_spans_where_it_is_told_to(nats_server, ports, tmp_path):
-    """The service listens where its settings say and counts what came; a second one there ends with a line of why."""
+    """The service listens where its settings say and counts what came, which no capture hears; a second one there ends and
+    says why.
+    """
     health, url = free_port(), f"http://127.0.0.1:{ports['intake_http_port']}/v1/traces"
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBECONFIG"))}
     environ |= {
@@ -294,7 +312,7 @@ async def test_the_enricher_takes_spans_where_it_is_told_to(nats_server, ports, 
                     async with session.post(url, data=body, headers=PROTOBUF) as sent:
                         assert sent.status == 200
                     async with session.get(f"http://127.0.0.1:{health}/metrics") as answer:
-                        if re.search(r'wirespan_enricher_intake_spans_total\{result="asked"\} [1-9]', await answer.text()):
+                        if re.search(r'wirespan_enricher_intake_spans_total\{result="unheard"\} [1-9]', await answer.text()):
                             break
                 assert first.returncode is None
                 await asyncio.sleep(0.1)
