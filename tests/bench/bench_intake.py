@@ -1,17 +1,19 @@
 """Intake: processor time for each span of 1 KiB, beside protobuf's classes; and what the join has of its process meanwhile.
 
-    python -m tests.bench.bench_intake [seconds of each round of the second part]
+    python -m tests.bench.bench_intake [seconds of each round of the second and third part]
 
 First one thread alone: requests of 512 spans to messages for captures, with a cluster of 10,000 pods; the baseline reads the
 same of them with OpenTelemetry's classes. Then a process joins batches of 1,000 records in its event loop while two senders
 send spans as fast as they are answered: to an intake of the same process, and, as the baseline, to another's. Records are those
-of a processor second of the event loop's thread, which takes the requests as well.
+of a processor second of the event loop's thread, which takes the requests as well. At last they send 20,000 spans a second,
+and what is measured is the processor time that the process has for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -46,24 +48,33 @@ from tests.support.ports import free_port
 
 SPANS = 512
 ROUNDS = 60
+RATE, TURNS = 20_000, 7
+ASKED = "unheard"
+"""What spans are counted as that are asked about: no capture listens here."""
 SENDER = """
 import sys, time
 sys.path.insert(0, {root!r})
 from tests.support.otlp_requests import typical
-protocol, port = sys.argv[1], sys.argv[2]
+protocol, port, rest = sys.argv[1], sys.argv[2], float(sys.argv[3])
 body = typical({spans}, start=time.time_ns(), pod_uid="pod-7")
 if protocol == "grpc":
     import grpc
     path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
     export = grpc.insecure_channel("127.0.0.1:" + port).unary_unary(path)
-    while True:
-        export(body)
+    send = lambda: export(body)
 else:
     import http.client
     connection = http.client.HTTPConnection("127.0.0.1", int(port))
-    while True:
+    def send():
         connection.request("POST", "/v1/traces", body, {{"content-type": "application/x-protobuf"}})
         connection.getresponse().read()
+send()
+print("sending", flush=True)
+begun, count = time.monotonic(), 0
+while True:
+    send()
+    count += 1
+    time.sleep(max(begun + count * rest - time.monotonic(), 0))
 """
 ELSEWHERE = """
 import asyncio, sys
@@ -174,9 +185,35 @@ async def beside_the_join(index: Index, seconds: float, url: str) -> None:
                     idle, *_ = await sending(protocol, there, joined, message, index, seconds, intake)
                     busy, asked, over = await sending(protocol, here, joined, message, index, seconds, intake)
                     show(f"  {idle:10,.0f} {busy:10,.0f} ({busy / idle:.0%}) {asked:10,.0f} {over:10,.0f}")
+            for protocol, (here, there) in ports.items():
+                await at_a_rate(protocol, (here, there), message, index, seconds, intake)
     finally:
         child.kill()
         await child.wait()
+
+
+async def at_a_rate(  # noqa: PLR0917 - what there is
+    protocol: str, ports: tuple[int, int], message: bytes, index: Index, seconds: float, intake: Intake
+) -> None:
+    """Print what a span costs the process where senders keep to a rate, beside a join as fast as it can be and without one.
+
+    What a record costs is taken turn by turn, while the same spans go to another process.
+    """
+    rest = 2 * SPANS / RATE
+    beside, alone, rates = [], [], []
+    for _ in range(TURNS):
+        used, batches, _ = await sending(protocol, ports[1], taken, message, index, seconds, intake, rest=rest)
+        a_batch = used / batches
+        used, batches, spans = await sending(protocol, ports[0], taken, message, index, seconds, intake, rest=rest)
+        beside.append(1e6 * (used - batches * a_batch) / spans)
+        used, _, spans = await sending(protocol, ports[0], taken, b"", index, seconds, intake, rest=rest)
+        alone.append(1e6 * used / spans)
+        rates.append(spans / seconds)
+    show(f"\n{protocol}: processor time of a span, us: median, least, most; of the join, at {RATE:,} spans a second")
+    for what, each in (("beside the join", beside), ("without it", alone)):
+        median = statistics.median(each)
+        show(f"  {what:20}{median:8.2f} {min(each):8.2f} {max(each):8.2f} {RATE * median / 1e6:8.1%}")
+    show(f"  spans a second that were asked about, without it: {statistics.median(rates):,.0f}")
 
 
 async def listens(port: int) -> None:
@@ -191,19 +228,35 @@ async def listens(port: int) -> None:
             return
 
 
-async def sending(
-    protocol: str, port: int, measured: Callable[..., Awaitable[tuple[float, float, float]]], *arguments: Any
-) -> tuple[float, float, float]:
-    """Measure while two senders send there."""
+async def sending(protocol: str, port: int, measured: Callable[..., Awaitable[Any]], *arguments: Any, rest: float = 0) -> Any:
+    """Measure while two senders send there, each a request every `rest` seconds."""
     code = SENDER.format(root=ROOT, spans=SPANS)
-    senders = [await asyncio.create_subprocess_exec(sys.executable, "-c", code, protocol, str(port)) for _ in range(2)]
+    command = [sys.executable, "-c", code, protocol, str(port), str(rest)]
+    senders = [await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(2)]
     try:
-        await asyncio.sleep(4)  # until they have made what they send
+        for sender in senders:
+            assert sender.stdout is not None
+            await sender.stdout.readline()  # when it has made what it sends
         return await measured(*arguments)
     finally:
         for sender in senders:
             sender.kill()
             await sender.wait()
+
+
+async def taken(message: bytes, index: Index, seconds: float, intake: Intake) -> tuple[float, int, int]:
+    """Join for so long, or just wait where there is no message.
+
+    Returns the processor time of the process, batches, and spans asked about.
+    """
+    before = intake.counts.spans.total[ASKED]
+    batches, started, used = 0, time.monotonic(), time.process_time()
+    while time.monotonic() < started + seconds:
+        if message:
+            stage(message, index)
+        batches += 1
+        await asyncio.sleep(0 if message else 0.05)
+    return time.process_time() - used, batches, intake.counts.spans.total[ASKED] - before
 
 
 async def joined(message: bytes, index: Index, seconds: float, intake: Intake) -> tuple[float, float, float]:
@@ -215,7 +268,7 @@ async def joined(message: bytes, index: Index, seconds: float, intake: Intake) -
         batches += 1
         await asyncio.sleep(0.002)
     took = time.monotonic() - started
-    asked, over = (intake.counts.spans.total[name] - before.get(name, 0) for name in ("asked", "queue_full"))
+    asked, over = (intake.counts.spans.total[name] - before.get(name, 0) for name in (ASKED, "queue_full"))
     return batches * 1000 / (time.thread_time() - used), asked / took, over / took
 
 
