@@ -77,6 +77,35 @@ static void call_begin(struct calls *calls, struct connection *connection, const
     exchange->request_last_ns = told->begun_ns; /* a clock may go back */
 }
 
+/* The request that went over to HTTP/2 is stream 1: it was said, and the response is to come. */
+static void call_upgrade(struct calls *calls, struct connection *connection, const struct http2_told *told, const __u8 *held)
+{
+    struct exchange *exchange;
+    struct call *call;
+
+    if (told->held < sizeof(*exchange) || connection->last_stream)
+        return;
+    connection->last_stream = 1;
+    call = call_place(calls, connection, 1);
+    if (!call) {
+        calls->requests[REQUEST_NO_ROOM]++;
+        return;
+    }
+    call->is_known = 1;
+    exchange = &call->exchange;
+    memcpy(exchange, held, sizeof(*exchange));
+    exchange->stream_ended = STREAM_REQUEST_ENDED | (exchange->number ? 0 : STREAM_IS_FIRST);
+    exchange->number = 1;
+    exchange->is_stream = 1;
+    exchange->response_first_ns = 0;
+    exchange->response_last_ns = 0;
+    exchange->response_bytes = 0;
+    exchange->ended_ns = 0;
+    exchange->status = 0;
+    exchange->grpc_status = 0;
+    exchange->end = EXCHANGE_END_OPEN;
+}
+
 /* A frame, or more of it, is part of a stream's request or response; a segment that was lost in its time held it up. */
 static void call_add(struct exchange *exchange, const struct http2_told *told)
 {
@@ -327,6 +356,8 @@ static void calls_take(struct calls *calls, const struct http2_told *told, const
         connection->sides[told->from & 1].number = told->number + 1;
         if (connection->is_closed)
             connection_forget(calls, connection);
+    } else if (told->what == HTTP2_UPGRADES) {
+        call_upgrade(calls, connection, told, held);
     } else if (told->what == HTTP2_CLOSES) {
         connection_close(calls, connection, told);
     } else {

@@ -27,6 +27,22 @@ static inline void exchange_frames(exchange_host host, frame_source source, stru
     }
 }
 
+static inline void exchange_upgrades(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
+{
+    const struct exchange asked = *exchange_open(host);
+    const struct http2_told told = {.flow_id = flow->id, .what = HTTP2_UPGRADES, .held = sizeof(asked)};
+    struct http2_connection *connection;
+
+    (void)source;
+    exchange_dropped(host, exchange_open(host));
+    connection = http2_follow(host, flow);
+    if (connection) {
+        http2_upgrade(connection, flow, from, sequence);
+        http2_tell_opening(host, connection, flow);
+        calls_take(host.exchanges->calls, &told, (const __u8 *)&asked);
+    }
+}
+
 #include "../engine/exchanges/traced_exchange.h"
 
 /* A reader is asked to take what has ended before there is more than this. */
@@ -72,13 +88,12 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
         while (at)
             at = at & EXCHANGE_AT_CUT ? exchange_from_cut(host, frame, offset, flow, packet, at & ~EXCHANGE_AT_CUT)
                                       : exchange_from_headers(host, frame, offset, flow, packet, at);
-        has_streams = flow->requests == FLOW_REQUESTS_STREAMS; /* the preface's own segment has frames too */
     } else if (!has_streams) {
         do
             at = exchange_from_server(host, frame, offset, flow, packet, from, &before, at);
         while (at);
     }
-    if (has_streams)
+    if (flow->requests == FLOW_REQUESTS_STREAMS) /* the segment with which they begin has frames too */
         exchanges_take_frames(host, frame, offset, flow, packet, from, before);
 }
 
@@ -103,8 +118,11 @@ static void exchanges_end_copied(struct exchanges *exchanges, struct flow *flow,
 {
     exchange_host host = {exchanges, copy->slot};
 
-    if (exchanges->of_slot && flow->id == copy->flow_id && exchange_is_open(flow))
-        exchanges_end(exchanges, flow, exchange_open(host), copy->end, copy->ended_ns);
+    if (!exchanges->of_slot || flow->id != copy->flow_id || !exchange_is_open(flow))
+        return;
+    exchanges_end(exchanges, flow, exchange_open(host), copy->end, copy->ended_ns);
+    if (copy->end == EXCHANGE_END_SWITCHED)
+        exchange_give_up(host, flow, CONNECTION_SWITCHED);
 }
 
 /* The flow of an open exchange is about to be forgotten: it ended with it, if not before. */

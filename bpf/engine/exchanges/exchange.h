@@ -45,6 +45,7 @@ enum exchange_awaits {
     EXCHANGE_AWAITS_EMPTY_LINE, /* the same, and a line begins */
     EXCHANGE_AWAITS_NEWLINE,    /* the same, and of an empty line its newline is left */
     EXCHANGE_AWAITS_NOTHING,    /* its final response has begun */
+    EXCHANGE_AWAITS_SWITCH,     /* whatever the protocol that a 101 went over to begins with */
     EXCHANGE_AWAITS_HEADERS,    /* nothing yet: of the request's own headers not all have come, and no context so far */
 };
 

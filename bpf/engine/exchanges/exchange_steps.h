@@ -13,6 +13,9 @@
  *                                                                             HTTP/2 from this byte on
  *     void exchange_frames(exchange_host host, frame_source source, struct flow *flow)
  *                                                                             HTTP/2, as it seems, which began before
+ *     void exchange_upgrades(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
+ *                                                                             HTTP/2 after a 101, of this direction from this byte
+ *                                                                             on; the flow's open exchange is stream 1
  *     void count_request(exchange_host host, __u32 counter)
  */
 #ifndef WIRESPAN_EXCHANGE_STEPS_H

@@ -15,6 +15,7 @@
 
 #include "exchange_steps.h"
 #include "request_headers.h"
+#include "switch.h"
 
 #include "../http/request.h"
 #include "../http/response.h"
@@ -149,29 +150,28 @@ FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, s
  * more.
  */
 FLOW_INLINE __u32 exchange_look(
-        exchange_host host, struct text *text, struct flow *flow, const struct packet *packet, struct exchange *open)
+        exchange_host host, struct text *text, struct flow *flow, const struct packet *packet, int from, struct exchange *open)
 {
     enum response_found found;
-    __u32 other = 0;
 
     if (open->awaits == EXCHANGE_AWAITS_STATUS && !open->status_bytes)
         open->status_ns = packet->time_ns;
     found = response_look(open, text);
+    if (open->status == STATUS_SWITCHING)
+        exchange_is_switching(open, packet);
     if (found == RESPONSE_GOES_ON)
         return text->begin;
     if (found == RESPONSE_IS_NONE) {
         exchange_drop(host, flow, open);
+    } else if (found == RESPONSE_SWITCHES) {
+        exchange_switch(host, text, flow, packet, from, open, switch_is_settings(text));
     } else if (found == RESPONSE_BEGINS) {
         open->awaits = EXCHANGE_AWAITS_NOTHING;
         open->response_last_ns = packet->time_ns;
         open->response_first_ns = open->status_ns; /* last: whoever reads along sees a whole one */
-        if (open->status == STATUS_SWITCHING)
-            other = CONNECTION_SWITCHED;
-        else if (open->method == HTTP_METHOD_CONNECT && open->status / 100 == 2)
-            other = CONNECTION_TUNNEL;
-        if (other) {
+        if (open->method == HTTP_METHOD_CONNECT && open->status / 100 == 2) {
             exchange_end(host, flow, open, EXCHANGE_END_SWITCHED, packet->time_ns);
-            exchange_give_up(host, flow, other);
+            exchange_give_up(host, flow, CONNECTION_TUNNEL);
         }
     }
     return 0;
@@ -186,7 +186,8 @@ FLOW_INLINE __u32 exchange_hear(exchange_host host, struct text *text, struct fl
             exchange_leave(host, flow, open, TRACE_CUT);
         return 0;
     }
-    exchange_measure(open, flow);
+    if (open->awaits != EXCHANGE_AWAITS_SWITCH)
+        exchange_measure(open, flow);
     if (open->awaits == EXCHANGE_AWAITS_NOTHING) {
         if (exchange_is_moved(flow, packet, from, fresh) && packet->time_ns > open->response_last_ns)
             open->response_last_ns = packet->time_ns;
@@ -195,7 +196,11 @@ FLOW_INLINE __u32 exchange_hear(exchange_host host, struct text *text, struct fl
     if (!fresh)
         return 0;
     if (exchange_is_next(text, packet, before))
-        return exchange_look(host, text, flow, packet, open);
+        return exchange_look(host, text, flow, packet, from, open);
+    if (open->status == STATUS_SWITCHING) {
+        exchange_switch(host, text, flow, packet, from, open, 0);
+        return 0;
+    }
     /* What was lost before it is hardly a response of its own. */
     open->awaits = EXCHANGE_AWAITS_NOTHING;
     open->status = 0;
@@ -257,7 +262,10 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
     if (begins == REQUEST_NONE && !(own->known & FLOW_KNOWN_ISN) && request_is_frame(&text))
         begins = REQUEST_FRAME;
     request.has_path = (__u8)has_path;
-    if (begins == REQUEST_LINE)
+    if (open && open->status == STATUS_SWITCHING)
+        exchange_switch(
+                host, &text, flow, packet, from, open, begins == REQUEST_HTTP2 && open->awaits == EXCHANGE_AWAITS_SWITCH);
+    else if (begins == REQUEST_LINE)
         request.at = text.begin;
     else
         exchange_ask(host, &text, flow, packet, from, &request, begins, open);
@@ -293,7 +301,7 @@ FLOW_INLINE __u32 exchange_from_server(exchange_host host, frame_source source, 
     if (!open)
         return 0;
     if (at)
-        return exchange_look(host, &text, flow, packet, open);
+        return exchange_look(host, &text, flow, packet, from, open);
     if (packet->tcp_flags & (TCP_FIN | TCP_RST))
         exchange_closes(open, flow, packet, from, before);
     if (!packet->payload_bytes || packet->tcp_flags & TCP_RST)

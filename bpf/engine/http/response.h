@@ -12,6 +12,7 @@ enum response_found {
     RESPONSE_IS_AWAITED, /* there is no final status line in it */
     RESPONSE_GOES_ON,    /* nor in what was looked at; more of it is left, from the text's begin on */
     RESPONSE_BEGINS,     /* exchange->status is its code */
+    RESPONSE_SWITCHES,   /* what follows a 101's head begins with the text */
     RESPONSE_IS_NONE,    /* the server says something that is no response's beginning */
 };
 
@@ -73,9 +74,11 @@ FLOW_INLINE enum response_found response_look(struct exchange *exchange, struct 
 
     if (text->begin >= text->end)
         return RESPONSE_IS_AWAITED;
+    if (exchange->awaits == EXCHANGE_AWAITS_SWITCH)
+        return RESPONSE_SWITCHES;
     if (exchange->awaits != EXCHANGE_AWAITS_STATUS) {
         if (response_skip_head(exchange, text)) {
-            exchange->awaits = EXCHANGE_AWAITS_STATUS;
+            exchange->awaits = exchange->status == STATUS_SWITCHING ? EXCHANGE_AWAITS_SWITCH : EXCHANGE_AWAITS_STATUS;
             exchange->status_bytes = 0;
         }
         return text->begin < text->end ? RESPONSE_GOES_ON : RESPONSE_IS_AWAITED;
@@ -97,7 +100,7 @@ FLOW_INLINE enum response_found response_look(struct exchange *exchange, struct 
     if ((version & 0x00ffffffffffffffull) != 0x002e312f50545448ull || code & 0xf0f0f0ff)
         return RESPONSE_IS_NONE;
     exchange->status = (__u16)((code >> 8 & 15) * 100 + (code >> 16 & 15) * 10 + (code >> 24));
-    if (exchange->status / 100 != 1 || exchange->status == STATUS_SWITCHING)
+    if (exchange->status / 100 != 1)
         return RESPONSE_BEGINS;
     exchange->awaits = EXCHANGE_AWAITS_HEAD_END;
     return text->begin < text->end ? RESPONSE_GOES_ON : RESPONSE_IS_AWAITED;

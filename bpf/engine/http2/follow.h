@@ -61,6 +61,26 @@ FLOW_INLINE void http2_begin(struct http2_connection *connection, const struct f
         http2_lose_place(&connection->sides[(from & 1) ^ 1]);
 }
 
+/*
+ * The same after a 101, behind which this direction goes on with this sequence number: each end's frames from the first on, the
+ * client's behind its preface.
+ */
+FLOW_INLINE void http2_upgrade(struct http2_connection *connection, const struct flow *flow, int from, __u32 sequence)
+{
+    int other = (from & 1) ^ 1;
+
+    http2_begin(connection, flow, from, sequence);
+    if (flow_from_client(flow, from)) {
+        connection->sides[from & 1].next = sequence + HTTP2_PREFACE_BYTES;
+        connection->sides[other].next = flow->sides[other].next_sequence;
+    } else {
+        connection->sides[from & 1].next = sequence;
+        connection->sides[other].next = flow->sides[other].next_sequence + HTTP2_PREFACE_BYTES;
+    }
+    connection->sides[other].trial = 0;
+    connection->sides[other].state = HTTP2_IS_PLACED | HTTP2_OPENS_SIDE;
+}
+
 /* The client seems to send frames, and nobody saw how it began. */
 FLOW_INLINE void http2_join(struct http2_connection *connection)
 {

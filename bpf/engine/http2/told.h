@@ -17,6 +17,7 @@ enum http2_what {
     HTTP2_CLOSES, /* the connection said that nothing more comes */
     HTTP2_OVER,   /* its frames are followed no more: not all that was said is known */
     HTTP2_MISSES, /* what a direction says is not known, until more of its frames is told */
+    HTTP2_UPGRADES, /* a request of HTTP/1 went over to it, and is its stream 1; behind it is its struct exchange */
 };
 
 /* Bits of http2_told.parts. */

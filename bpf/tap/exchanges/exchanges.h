@@ -28,7 +28,7 @@
 #define CB_REQUEST       0 /* for the programs that look at a line and at headers: what is known of the request */
 #define CB_REQUEST_LOW   1
 #define CB_REQUEST_HIGH  2
-#define CB_BEGINS        0 /* likewise of HTTP/2: whether its preface was seen */
+#define CB_BEGINS        0 /* likewise of HTTP/2: enum frames_begin */
 #define CB_OUTCOME       3
 #define CB_AT            4
 
@@ -113,16 +113,24 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
-#define exchange_preface(host, skb, flow, from, sequence) note_frames(skb, flow, 1, sequence)
-#define exchange_frames(host, skb, flow)                  note_frames(skb, flow, 0, 0)
+/* How a connection of HTTP/2 begins. */
+enum frames_begin {
+    FRAMES_JOINED, /* nobody saw it */
+    FRAMES_PREFACE, /* with the connection preface */
+    FRAMES_UPGRADED, /* after a 101 */
+};
+
+#define exchange_preface(host, skb, flow, from, sequence)  note_frames(skb, flow, FRAMES_PREFACE, sequence)
+#define exchange_frames(host, skb, flow)                   note_frames(skb, flow, FRAMES_JOINED, 0)
+#define exchange_upgrades(host, skb, flow, from, sequence) note_frames(skb, flow, FRAMES_UPGRADED, sequence)
 
 #include "../../engine/exchanges/content_role.h"
 #include "../../engine/exchanges/exchange_steps.h"
 
-/* The connection is one of HTTP/2: for begin_streams. Where its preface was seen, from this byte on. */
-FLOW_INLINE void note_frames(struct __sk_buff *skb, struct flow *flow, int begins, __u32 sequence)
+/* The connection is one of HTTP/2: for begin_streams. Where its beginning was seen, from this byte on. */
+FLOW_INLINE void note_frames(struct __sk_buff *skb, struct flow *flow, enum frames_begin begins, __u32 sequence)
 {
-    skb->cb[CB_BEGINS] = (__u32)begins;
+    skb->cb[CB_BEGINS] = begins;
     skb->cb[CB_AT] = sequence;
     flow->requests = FLOW_REQUESTS_STREAMS;
 }
@@ -276,7 +284,7 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
             call_exchange(skb, from, CALL_RESPONSE);
         }
     }
-    if (which != CALL_RESPONSE && slot->flow.requests == FLOW_REQUESTS_STREAMS)
+    if (slot->flow.requests == FLOW_REQUESTS_STREAMS)
         begin_streams(skb, sk, host, &slot->flow, from);
     return 1;
 }

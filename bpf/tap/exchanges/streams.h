@@ -83,6 +83,23 @@ FLOW_INLINE int tell_opening(exchange_host host, const struct http2_connection *
     return http2_frames.ringbuf_output(room, sizeof(room->told) + sizeof(*opening), RINGBUF_NO_WAKEUP) ? -1 : 0;
 }
 
+/* The request that went over to HTTP/2 is kept with its streams from now on. */
+FLOW_INLINE void tell_upgrade(exchange_host host, const struct flow *flow, int from)
+{
+    __u32 place = from & 1;
+    struct told_room *room = told_rooms.lookup(&place);
+    struct exchange *asked = exchange_open(host);
+    struct http2_told told = {.flow_id = flow->id, .what = HTTP2_UPGRADES, .held = sizeof(struct exchange)};
+
+    if (!room || !asked || asked->status != STATUS_SWITCHING)
+        return;
+    room->told = told;
+    __builtin_memcpy(room->held, asked, sizeof(*asked));
+    if (http2_frames.ringbuf_output(room, sizeof(room->told) + sizeof(*asked), RINGBUF_NO_WAKEUP))
+        count_request(host, FRAMES_LOST);
+    exchange_dropped(host, asked);
+}
+
 /* The connection is one of HTTP/2, as note_frames left it in the socket buffer: go on with its frames. */
 FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, exchange_host host, struct flow *flow, int from)
 {
@@ -90,7 +107,9 @@ FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, excha
 
     if (followed) {
         followed->is_told = 0;
-        if (skb->cb[CB_BEGINS])
+        if (skb->cb[CB_BEGINS] == FRAMES_UPGRADED)
+            http2_upgrade(&followed->connection, flow, from, skb->cb[CB_AT]);
+        else if (skb->cb[CB_BEGINS] == FRAMES_PREFACE)
             http2_begin(&followed->connection, flow, from, skb->cb[CB_AT]);
         else
             http2_join(&followed->connection);
@@ -147,8 +166,11 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
 
     const struct http2_look look = {host, skb, &slot->flow, &packet, from};
 
-    if (!followed->is_told)
+    if (!followed->is_told) {
         followed->is_told = !tell_opening(host, &followed->connection, &slot->flow, from);
+        if (followed->is_told)
+            tell_upgrade(host, &slot->flow, from);
+    }
     if (!skb->cb[CB_AT]) {
         if (packet.tcp_flags & (TCP_FIN | TCP_RST))
             http2_close(&look, &before);

@@ -50,6 +50,7 @@ MOST_WAITING: Final = 65_536
 
 _NS: Final = 1_000_000_000
 _TCP: Final = 6
+_SWITCHING: Final = 101
 _AS_THEY_ARE: Final = (
     "flow_id", "role", "local_address", "remote_address", "local_port", "remote_port", "isn_seen", "local_isn", "remote_isn",
     "trace_id", "parent_span_id", "trace_flags", "request_bytes", "response_bytes", "request_retransmits",
@@ -192,6 +193,10 @@ class ExchangeTable:
         end[paused | gone] = ExchangeEnd.IDLE_TIMEOUT
         end[leaving] = ExchangeEnd.CLOSED
         end[leaving & same & cut_short(flows)] = ExchangeEnd.RESET
+        # Where nobody has said anything since.
+        end[answered & (exchanges["status"] == _SWITCHING) & ~np.isin(end, (ExchangeEnd.NONE, ExchangeEnd.RESET))] = (
+            ExchangeEnd.SWITCHED
+        )
         at_end_ns = np.where(said_ns != 0, said_ns, last_ns)
         idle = end == ExchangeEnd.IDLE_TIMEOUT
         exchanges["ended_ns"] = np.where(leaving, at_end_ns, np.where(idle, last_ns, np.uint64(now_ns)))
