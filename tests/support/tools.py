@@ -308,6 +308,7 @@ TOOLS: Final = {
         _own_go("flowdump", _ROOT / "proto" / "go", "./cmd/flowdump"),
         _own_go("power_cut", _ROOT / "tests" / "support" / "power_cut"),
         _own_go("tls_stacks", _ROOT / "tests" / "support" / "tls_stacks"),
+        _own_go("h2c", _ROOT / "tests" / "support" / "h2c"),
         _own_go("dashboard_check", _ROOT / "tests" / "support" / "dashboard_check"),
         _own_node("traceql_check", _ROOT / "tests" / "support" / "traceql_check"),
         Tool("opensearch", _source_version(_OPENSEARCH), _opensearch),

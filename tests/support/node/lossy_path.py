@@ -61,9 +61,9 @@ def routed_path() -> Iterator[tuple[Namespace, Namespace, Namespace]]:
 
 
 @contextlib.contextmanager
-def captured(namespace: Namespace, path: Path, only: str = "tcp") -> Iterator[None]:
-    """What passes the namespace's interface, as a capture file once left; the last 0.1 s may be missing."""
-    command = ["dumpcap", "-q", "-i", "eth0", "-B", "64", "-w", str(path), "-f", only]
+def captured(namespace: Namespace, path: Path, only: str = "tcp", interface: str = "eth0") -> Iterator[None]:
+    """What passes an interface of the namespace, as a capture file once left; the last 0.1 s may be missing."""
+    command = ["dumpcap", "-q", "-i", interface, "-B", "64", "-w", str(path), "-f", only]
     dump = namespace.spawn(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert dump.stderr is not None
     for line in dump.stderr:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from concurrent import futures
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -14,6 +15,7 @@ import grpc
 from tests.support.packets.talks.http2_talk import context
 from tests.support.packets.talks.relay import relay
 from tests.support.ports import free_port
+from tests.support.tools import ToolUnavailableError, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,6 +137,21 @@ def node(table: int, padding: int, pings: int = 0) -> Callable[[Path, int | None
     return talk
 
 
+def go(_folder: Path, largest: int | None) -> Iterator[Frame]:
+    """Go's net/http2, both ends."""
+    with go_server() as port, relay(port, largest) as between:
+        subprocess.run([tool("h2c"), "call", str(between.port), "40"], check=True, capture_output=True)
+    yield from between.frames
+
+
+@contextmanager
+def go_server() -> Iterator[int]:
+    """The server of tests/support/h2c, which takes an upgrade from HTTP/1.1 too; yields its port."""
+    with subprocess.Popen([tool("h2c"), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        yield int(server.stdout.readline())
+        server.stdin.close()
+
+
 def nghttp2(*command: str) -> Callable[[Path, int | None], Iterator[Frame]]:
     """nghttpd, and a client of which `{}` is the server's port."""
 
@@ -167,6 +184,7 @@ STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[
     "node-pings": ("node", node(4096, 0, 4)),
     "node-no-table": ("node", node(0, 1)),
     "node-large-table": ("node", node(65_536, 1)),
+    "go": (None, go),
     "h2load": ("h2load", nghttp2("h2load", "-n60", "-c2", "-m100", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
     "nghttp": ("nghttp", nghttp2("nghttp", "-nv", "-b9", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
     "curl": ("curl", nghttp2("curl", "--http2-prior-knowledge", f"-H{_TRACED}", "-dx", "http://127.0.0.1:{}/page")),
@@ -175,6 +193,11 @@ STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[
 
 
 def is_missing(name: str) -> bool:
-    """Whether what a stack needs is not installed."""
+    """Whether what a stack needs is not installed; Go's is built now."""
+    if name == "go":
+        try:
+            tool("h2c")
+        except ToolUnavailableError:
+            return True
     needed = [STACKS[name][0], "nghttpd" if STACKS[name][0] in {"h2load", "nghttp", "curl"} else None]
     return any(each is not None and shutil.which(each) is None for each in needed)

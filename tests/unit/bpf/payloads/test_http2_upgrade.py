@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proto.columns import ExchangeEnd, HttpMethod
-from tests.support.packets.http2_talk import (
+from tests.support.packets.talks.http2_talk import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -18,7 +18,7 @@ from tests.support.packets.http2_talk import (
     Coder,
     frame,
 )
-from tests.support.packets.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
+from tests.support.packets.talks.http_talk import PARENTS, Talk, counted, reply, request, seconds, told
 
 WHOLE = END_HEADERS | END_STREAM
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
