@@ -97,6 +97,8 @@ class ExchangeEnd(enum.IntEnum):
     """Both ends of a stream of HTTP/2 said that they are done."""
     STREAM_RESET = 9
     """One of them gave the stream up (RST_STREAM)."""
+    COMPLETE = 10
+    """The last byte of a response came whose length is known: of requests that did not wait for each other."""
 
 
 class ExchangeMatched(enum.IntEnum):

@@ -73,6 +73,7 @@ struct calls {
     __u64 found;      /* directions whose frames are followed again, or from the midst of their connection on */
     __u64 lost;       /* exchanges that were over and found no room */
     __u64 ended_room;
+    __u64 handed_over; /* that were counted among requests before they came here */
     __u64 held_bytes;
     __u64 connection_count;
     struct connection *quietest;

@@ -43,7 +43,7 @@ static void check(const struct calls *calls, const __u64 *taken)
         abort();
     if (held > MOST_HELD_BYTES && connections > 1)
         abort();
-    if (calls->requests[TRACE_SAMPLED] != *taken + known + calls->requests[REQUEST_UNPAIRED])
+    if (calls->requests[TRACE_SAMPLED] + calls->handed_over != *taken + known + calls->requests[REQUEST_UNPAIRED])
         abort();
 }
 
@@ -54,7 +54,7 @@ static void take(struct calls *calls, __u64 *taken)
 
     for (index = 0; index < calls->ended_count; index++) {
         each = &calls->ended[index];
-        if (each->end == EXCHANGE_END_OPEN || !(each->trace_flags & 1) || !each->number)
+        if (each->end == EXCHANGE_END_OPEN || !(each->trace_flags & 1) || (!each->number && each->end != EXCHANGE_END_COMPLETE))
             abort();
     }
     *taken += calls->ended_count;
@@ -81,7 +81,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         told.stream = data[5];
         told.held = data[6];
         told.bytes = told.held;
-        if (told.what == HTTP2_FRAME || told.what == HTTP2_MISSES)
+        if (told.what == HTTP2_FRAME || told.what == HTTP2_MISSES || told.what == HTTP1_MESSAGE)
             told.number = numbers[flow][told.from]++ + (data[4] == 0xff);
         if (told.held > size - 7)
             told.held = (__u16)(size - 7);

@@ -67,12 +67,16 @@ enum flow_requests {
     FLOW_REQUESTS_TRACED,   /* an exchange of an application's trace is open */
     FLOW_REQUESTS_NUMBERED, /* each has a number, and its answer the same: questions.h */
     FLOW_REQUESTS_NEW,      /* of datagrams, whose first one is to be looked at */
-    FLOW_REQUESTS_STREAMS = 7, /* of HTTP/2: http2/streams.h */
+    FLOW_REQUESTS_STREAMS = 7, /* of HTTP/2: http2/follow.h */
+    /* A request waits that came whole, and belongs to no trace: what the client says before it is answered is another. */
+    FLOW_REQUESTS_WHOLE = 11,
+    FLOW_REQUESTS_PIPELINED = 15, /* of HTTP/1, by their messages' lengths: http/pipeline.h */
 };
 
 /*
  * flow.requests: one of these, how often in a row the client said what was no request, and how many bytes of a request have come
- * that was too short to be told; of an opaque connection, and of one of streams, nothing but that.
+ * that was too short to be told; of an opaque connection, and of one that is followed, nothing but that; of a whole request,
+ * whether it is a HEAD.
  */
 #define FLOW_REQUESTS_STATE        0x03
 #define FLOW_REQUESTS_ODD          0x04 /* one more */
@@ -80,6 +84,8 @@ enum flow_requests {
 #define FLOW_REQUESTS_PART_SHIFT   4
 #define FLOW_REQUESTS_LONGEST_PART 14
 #define FLOW_REQUESTS_TO_COME      15 /* no byte of it, but what may stand in front of it */
+#define FLOW_REQUESTS_FOLLOWED     7  /* these bits are set of one that is followed, and of no other connection */
+#define FLOW_REQUESTS_WHOLE_MASK   15
 
 /* Index of flow.sides. */
 enum flow_direction {

@@ -3,6 +3,7 @@
 #ifndef WIRESPAN_EXCHANGES_H
 #define WIRESPAN_EXCHANGES_H
 
+#include "messages.h"
 #include "streams.h"
 
 static inline void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
@@ -43,6 +44,16 @@ static inline void exchange_upgrades(exchange_host host, frame_source source, st
     }
 }
 
+static inline int exchange_pipelined(
+        exchange_host host, frame_source source, struct flow *flow, __u32 at, enum pipeline_waits waits)
+{
+    (void)source;
+    host.exchanges->pipelined_at = at;
+    host.exchanges->pipelined_waits = waits;
+    flow->requests = FLOW_REQUESTS_PIPELINED;
+    return 1;
+}
+
 #include "../engine/exchanges/traced_exchange.h"
 
 /* A reader is asked to take what has ended before there is more than this. */
@@ -69,18 +80,18 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
         const struct packet *packet, int from, struct exchange_moment before)
 {
     exchange_host host = {exchanges, slot};
-    int has_streams = flow->requests == FLOW_REQUESTS_STREAMS;
+    int is_followed = exchange_is_followed(flow);
     struct exchange_request request;
     __u32 offset;
     __u32 at = 0;
     __u8 words = 0;
 
-    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !(has_streams || exchange_is_touched(flow, packet, &before)))
+    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !(is_followed || exchange_is_touched(flow, packet, &before)))
         return;
     if (parse_load(frame, packet->transport_offset + 12, &words, 1))
         return;
     offset = packet->transport_offset + (words >> 4) * 4u;
-    if (!has_streams && flow_from_client(flow, from)) {
+    if (!is_followed && flow_from_client(flow, from)) {
         request = exchange_from_client(host, frame, offset, flow, packet, from, &before);
         at = request.at;
         if (at && !request.has_begun)
@@ -88,12 +99,15 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
         while (at)
             at = at & EXCHANGE_AT_CUT ? exchange_from_cut(host, frame, offset, flow, packet, at & ~EXCHANGE_AT_CUT)
                                       : exchange_from_headers(host, frame, offset, flow, packet, at);
-    } else if (!has_streams) {
+    } else if (!is_followed) {
         do
             at = exchange_from_server(host, frame, offset, flow, packet, from, &before, at);
         while (at);
     }
-    if (flow->requests == FLOW_REQUESTS_STREAMS) /* the segment with which they begin has frames too */
+    /* The preface's own segment has frames too, that of a request that does not wait the request. */
+    if (flow->requests == FLOW_REQUESTS_PIPELINED)
+        exchanges_take_messages(host, frame, offset, flow, packet, from, before);
+    else if (exchange_is_followed(flow))
         exchanges_take_frames(host, frame, offset, flow, packet, from, before);
 }
 
@@ -145,6 +159,7 @@ static void exchanges_forget(struct exchanges *exchanges, __u32 slot, struct flo
         return;
     if (exchange_is_open(flow))
         exchanges_forget_one(exchanges, flow, &exchanges->of_slot[slot].exchange);
+    http1_forget(exchanges, slot);
     http2_forget(exchanges, slot);
 }
 

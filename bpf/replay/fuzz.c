@@ -55,11 +55,14 @@ static void begin_again(void)
     replay->seen_ns = 0;
     replay->file_begins = 1;
     memset(replay->exchanges.requests, 0, sizeof(replay->exchanges.requests));
-    for (index = 0; index < CAPACITY; index++)
+    for (index = 0; index < CAPACITY; index++) {
+        http1_forget(&replay->exchanges, index);
         http2_forget(&replay->exchanges, index);
+    }
     while (replay->exchanges.calls->quietest)
         connection_forget(replay->exchanges.calls, replay->exchanges.calls->quietest);
     calls_taken(replay->exchanges.calls);
+    replay->exchanges.calls->handed_over = 0;
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
     replay->pieces->used = 0;
@@ -82,8 +85,11 @@ static void check_exchanges(__u64 *taken)
     }
     replay_exchanges_taken(replay);
     calls_taken(exchanges->calls);
-    /* Of those that began some were dropped; of what could not be paired some never began. Of some the headers still come. */
-    told = *taken;
+    /*
+     * Of those that began some were dropped, or handed over to calls; of what could not be paired some never began. Of some the
+     * headers still come.
+     */
+    told = *taken + exchanges->calls->handed_over;
     for (index = 0; index < exchanges->open_count; index++)
         told += exchanges->of_slot[exchanges->open[index]].exchange.request_first_ns != 0;
     if (exchanges->requests[TRACE_SAMPLED] < told ||

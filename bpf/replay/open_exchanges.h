@@ -17,6 +17,7 @@ struct open_exchange {
 };
 
 struct calls;
+struct http1_connection;
 struct http2_connection;
 
 /* Of a table whose capacity is 0 none is kept. */
@@ -30,7 +31,10 @@ struct exchanges {
     __u64 lost; /* no memory was left for them */
     __u64 requests[REQUEST_COUNTERS];
     struct calls *calls; /* of HTTP/2, each an exchange: bpf/calls */
+    struct http1_connection **http1_of_slot; /* whose requests are pipelined */
     struct http2_connection **http2_of_slot;
+    __u32 pipelined_at; /* where in the frame under way requests are that do not wait, and enum pipeline_waits */
+    __u32 pipelined_waits;
     struct text_line *line_of_slot; /* touched where one of a request's lines was cut in two */
 };
 

@@ -79,7 +79,10 @@ static void exchanges_free(struct exchanges *exchanges, __u32 capacity)
 
     for (slot = 0; exchanges->http2_of_slot && slot < capacity; slot++)
         free(exchanges->http2_of_slot[slot]);
+    for (slot = 0; exchanges->http1_of_slot && slot < capacity; slot++)
+        free(exchanges->http1_of_slot[slot]);
     calls_close(exchanges->calls);
+    free(exchanges->http1_of_slot);
     free(exchanges->http2_of_slot);
     free(exchanges->of_slot);
     free(exchanges->line_of_slot);
@@ -95,7 +98,9 @@ static int exchanges_keep(struct exchanges *exchanges, __u32 capacity)
     exchanges->line_of_slot = calloc(capacity, sizeof(*exchanges->line_of_slot));
     exchanges->open = calloc(capacity, sizeof(*exchanges->open));
     exchanges->http2_of_slot = calloc(capacity, sizeof(*exchanges->http2_of_slot));
-    return exchanges->calls && exchanges->of_slot && exchanges->line_of_slot && exchanges->open && exchanges->http2_of_slot
+    exchanges->http1_of_slot = calloc(capacity, sizeof(*exchanges->http1_of_slot));
+    return exchanges->calls && exchanges->of_slot && exchanges->line_of_slot && exchanges->open && exchanges->http2_of_slot &&
+                           exchanges->http1_of_slot
                    ? 0
                    : -1;
 }

@@ -21,6 +21,7 @@ enum exchange_end {
     EXCHANGE_END_SWITCHED,
     EXCHANGE_END_STREAM,
     EXCHANGE_END_STREAM_RESET,
+    EXCHANGE_END_COMPLETE,
 };
 
 /* proto/columns.py's HttpMethod. */
@@ -62,7 +63,7 @@ enum request_counter {
     CONNECTION_HTTP2, /* whose frames cannot be followed */
     CONNECTION_SWITCHED,  /* by 101 Switching Protocols */
     CONNECTION_TUNNEL,    /* of a CONNECT */
-    CONNECTION_PIPELINED, /* requests that do not wait for the response before */
+    CONNECTION_PIPELINED, /* requests that do not wait for the response before, and whose lengths cannot be followed */
     CONNECTION_OTHER,     /* its client said something else, time and again */
     REQUEST_COUNTERS,
 };
@@ -107,7 +108,7 @@ struct exchange {
     __u8 awaits;
     __u8 method; /* enum http_method. Of a stream the reader's */
     __u8 is_stream; /* of HTTP/2: its number is the stream's, and its context is not known here */
-    __u8 stream_ended; /* http2/streams.h */
+    __u8 stream_ended; /* calls/calls.h; of another, 1: its request is whole, so far */
     __u8 grpc_status;  /* the reader's: plus 1 */
 };
 

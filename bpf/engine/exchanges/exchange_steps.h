@@ -16,12 +16,23 @@
  *     void exchange_upgrades(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
  *                                                                             HTTP/2 after a 101, of this direction from this byte
  *                                                                             on; the flow's open exchange is stream 1
+ *     int exchange_pipelined(exchange_host host, frame_source source, struct flow *flow, __u32 at,
+ *             enum pipeline_waits waits)                                      the client does not wait, from here in its frame on:
+ *                                                                             whether that is followed; else it is given up
  *     void count_request(exchange_host host, __u32 counter)
  */
 #ifndef WIRESPAN_EXCHANGE_STEPS_H
 #define WIRESPAN_EXCHANGE_STEPS_H
 
 #include "exchange.h"
+
+/* Of requests that are pipelined, which one came before and waits. */
+enum pipeline_waits {
+    PIPELINE_NONE,
+    PIPELINE_TRACED, /* the one whose exchange is open */
+    PIPELINE_ONE,    /* one of no trace */
+    PIPELINE_HEAD,   /* likewise, whose response has no body */
+};
 
 /* What tells afterwards whether a packet brought something new. */
 struct exchange_moment {
@@ -44,6 +55,25 @@ FLOW_INLINE int exchange_is_open(const struct flow *flow)
     return (flow->requests & FLOW_REQUESTS_STATE) == FLOW_REQUESTS_TRACED;
 }
 
+/* Whether all that a connection says is followed: by its frames, or by the lengths of its messages. */
+FLOW_INLINE int exchange_is_followed(const struct flow *flow)
+{
+    return (flow->requests & FLOW_REQUESTS_FOLLOWED) == FLOW_REQUESTS_FOLLOWED;
+}
+
+/* Whether what the client says next begins a request, answered or not. */
+FLOW_INLINE int exchange_is_whole(const struct flow *flow)
+{
+    return (flow->requests & FLOW_REQUESTS_WHOLE_MASK) == FLOW_REQUESTS_WHOLE;
+}
+
+/* Content of these requests has no meaning (RFC 9110 9.3). */
+FLOW_INLINE int exchange_has_no_body(enum http_method method)
+{
+    return method == HTTP_METHOD_GET || method == HTTP_METHOD_HEAD || method == HTTP_METHOD_DELETE ||
+           method == HTTP_METHOD_OPTIONS;
+}
+
 /*
  * Whether a TCP packet that was just added to its flow is of interest: it may begin a request, or there is an exchange that it may
  * be part of or that it ends. That of all others costs no more than this.
@@ -54,9 +84,10 @@ FLOW_INLINE int exchange_is_touched(const struct flow *flow, const struct packet
         return 0;
     if (packet->tcp_flags & TCP_SYN || flow->role == FLOW_ROLE_UNKNOWN)
         return 0;
-    if (exchange_is_open(flow) || flow->requests == FLOW_REQUESTS_STREAMS)
+    if (exchange_is_open(flow) || exchange_is_followed(flow))
         return 1;
-    return before->request_ns ? flow->requests >> FLOW_REQUESTS_PART_SHIFT : flow->request_ns != 0;
+    /* Where a request waits it is the client that has spoken. */
+    return flow->request_ns && (!before->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT || exchange_is_whole(flow));
 }
 
 FLOW_INLINE const struct flow_side *exchange_side(const struct flow *flow, int of_request)

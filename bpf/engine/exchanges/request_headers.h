@@ -113,6 +113,7 @@ FLOW_INLINE __u32 exchange_from_headers(
     const struct text text = {.source = source, .begin = at, .end = offset + packet->payload_bytes};
     struct exchange *open = exchange_of_flow(host, flow);
     struct trace_context context = {.flags = 0};
+    enum http_method method;
     enum trace_place place;
     enum trace_found found;
     int is_cut;
@@ -126,11 +127,21 @@ FLOW_INLINE __u32 exchange_from_headers(
     is_cut = found == TRACE_CUT && !context.body;
     if (found == TRACE_GOES_ON || is_cut)
         return exchange_await_headers(host, &text, flow, open, place, is_cut);
-    if (context.body && request_follows(&text, context.body)) {
+    method = (enum http_method)open->method;
+    if (!context.body || !request_follows(&text, context.body)) {
+        open->stream_ended = context.body == text.end;
+        exchange_find(host, flow, open, found, &context);
+        if (found != TRACE_SAMPLED && context.body == text.end && exchange_has_no_body(method))
+            flow->requests = (__u8)(FLOW_REQUESTS_WHOLE | (method == HTTP_METHOD_HEAD) << FLOW_REQUESTS_PART_SHIFT);
+    } else if (exchange_has_no_body(method)) {
+        exchange_find(host, flow, open, found, &context);
+        exchange_pipelined(host, source, flow, context.body,
+                found == TRACE_SAMPLED       ? PIPELINE_TRACED
+                : method == HTTP_METHOD_HEAD ? PIPELINE_HEAD
+                                             : PIPELINE_ONE);
+    } else {
         exchange_leave(host, flow, open, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
         exchange_give_up(host, flow, CONNECTION_PIPELINED);
-    } else {
-        exchange_find(host, flow, open, found, &context);
     }
     return 0;
 }

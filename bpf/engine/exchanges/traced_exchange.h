@@ -49,6 +49,25 @@ FLOW_INLINE void exchange_odd(exchange_host host, struct flow *flow)
         flow->requests += FLOW_REQUESTS_ODD;
 }
 
+/*
+ * The headers of a request of no trace end with its segment: note whether it is whole, as exchange_has_no_body has it. Without a
+ * branch, as http2_is_plausible is.
+ */
+FLOW_INLINE void exchange_note_whole(struct flow *flow, const struct text *text)
+{
+    __u32 word = 0;
+    __u64 is_head;
+    __u64 is_whole;
+
+    if (text_load(text, text->begin, &word, sizeof(word)))
+        return;
+    /* "GET ", "HEAD", "DELE", "OPTI", little-endian */
+    is_head = 1 ^ http2_is_set(word ^ 0x44414548u);
+    is_whole = is_head | (1 ^ http2_is_set(word ^ 0x20544547u)) | (1 ^ http2_is_set(word ^ 0x454c4544u)) |
+               (1 ^ http2_is_set(word ^ 0x4954504fu));
+    flow->requests = (__u8)(is_whole * FLOW_REQUESTS_WHOLE | is_head << FLOW_REQUESTS_PART_SHIFT);
+}
+
 /* What a client's packet may begin: what is known of it when the end of its first line is looked for. */
 struct exchange_request {
     __u64 first_ns;
@@ -62,8 +81,7 @@ struct exchange_request {
 
 /*
  * The client says something new: a request, the rest of one, or what is neither. A request that comes before the final response to
- * the open one has begun is pipelined (RFC 9112 9.3.2), and which response is whose is not followed. Returns whether a request
- * begins.
+ * the one before has begun is pipelined (RFC 9112 9.3.2). Returns whether a request begins.
  */
 FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct flow *flow, const struct packet *packet,
         int from, const struct exchange_request *request, enum request_beginning begins, struct exchange *open)
@@ -72,13 +90,26 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
     __u32 part = FLOW_REQUESTS_TO_COME;
 
     if (open && !answered && begins == REQUEST_LINE) {
+        if (open->stream_ended && exchange_has_no_body((enum http_method)open->method) &&
+                open->awaits == EXCHANGE_AWAITS_STATUS && !open->status_bytes) {
+            exchange_pipelined(host, text->source, flow, text->begin, PIPELINE_TRACED);
+            return 0;
+        }
         exchange_drop(host, flow, open);
         exchange_give_up(host, flow, CONNECTION_PIPELINED);
         return 0;
     }
     if (open &&
             !(answered && (begins == REQUEST_LINE || (request->may_begin && (begins != REQUEST_NONE || !request->is_next))))) {
+        open->stream_ended = 0;
         exchange_add(open, flow, packet, from, 1);
+        return 0;
+    }
+    if (exchange_is_whole(flow)) {
+        part = flow->requests >> FLOW_REQUESTS_PART_SHIFT;
+        flow->requests = FLOW_REQUESTS_UNKNOWN;
+        if (begins == REQUEST_LINE)
+            exchange_pipelined(host, text->source, flow, text->begin, part ? PIPELINE_HEAD : PIPELINE_ONE);
         return 0;
     }
     if (begins == REQUEST_PART || begins == REQUEST_TO_COME) {
@@ -119,7 +150,10 @@ FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, s
 
     flow->requests = FLOW_REQUESTS_UNKNOWN;
     if (context.body && request_follows(text, context.body)) {
-        exchange_give_up(host, flow, CONNECTION_PIPELINED);
+        if (request->part)
+            exchange_give_up(host, flow, CONNECTION_PIPELINED);
+        else if (exchange_pipelined(host, text->source, flow, text->begin, PIPELINE_NONE))
+            return 0; /* it is looked at once more */
         count_request(host, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
         return 0;
     }
@@ -132,6 +166,7 @@ FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, s
             return 0;
         }
         open->method = (__u8)(request->part ? HTTP_METHOD_UNKNOWN : request_method(text));
+        open->stream_ended = context.body == text->end;
         open->status_ns = request->first_ns;
         if (found == TRACE_GOES_ON)
             open->awaits = EXCHANGE_AWAITS_HEADERS;
@@ -140,6 +175,8 @@ FLOW_INLINE __u32 exchange_begins(exchange_host host, const struct text *text, s
         flow->requests = FLOW_REQUESTS_TRACED;
         if (found == TRACE_GOES_ON)
             return text->begin; /* what they are looked through by looks there once more */
+    } else if (context.body == text->end && !request->part) {
+        exchange_note_whole(flow, text);
     }
     count_request(host, found);
     return 0;
@@ -224,8 +261,15 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
     __u32 part = before->request_ns ? flow->requests >> FLOW_REQUESTS_PART_SHIFT : 0;
     int first = own->known & FLOW_KNOWN_ISN && packet->sequence == own->initial_sequence + 1;
     int fresh = own->next_sequence != before->next_sequence;
+    int whole = exchange_is_whole(flow);
     int has_path = 0;
 
+    if (whole && !before->request_ns) {
+        flow->requests = FLOW_REQUESTS_UNKNOWN; /* it is answered */
+        whole = 0;
+    }
+    if (whole)
+        part = 0;
     if (open && packet->tcp_flags & (TCP_FIN | TCP_RST))
         exchange_closes(open, flow, packet, from, before);
     if (!packet->payload_bytes || packet->tcp_flags & TCP_RST)
@@ -239,7 +283,7 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
             exchange_leave(host, flow, open, TRACE_CUT);
         return request;
     }
-    if (!fresh || (!open && before->request_ns && !part)) {
+    if (!fresh || (!open && before->request_ns && !part && !whole)) {
         if (open)
             exchange_add(open, flow, packet, from, fresh);
         return request;
@@ -250,7 +294,8 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
         if (flow->requests == FLOW_REQUESTS_OPAQUE)
             return request;
     }
-    flow->requests &= FLOW_REQUESTS_STATE | FLOW_REQUESTS_ODD_MASK;
+    if (!whole)
+        flow->requests &= FLOW_REQUESTS_STATE | FLOW_REQUESTS_ODD_MASK;
     request.may_begin = !before->request_ns || part;
     if (part && part != FLOW_REQUESTS_TO_COME) {
         request.first_ns = before->request_ns;

@@ -89,11 +89,8 @@ FLOW_INLINE void http2_join(struct http2_connection *connection)
     connection->trials = 0;
 }
 
-FLOW_INLINE void http2_describe(
-        struct http2_opening *opening, const struct http2_connection *connection, const struct flow *flow)
+FLOW_INLINE void opening_describe(struct http2_opening *opening, const struct flow *flow)
 {
-    opening->missed[FLOW_TX] = connection->sides[FLOW_TX].trial;
-    opening->missed[FLOW_RX] = connection->sides[FLOW_RX].trial;
     opening->flow_first_ns = flow->first_ns;
     __builtin_memcpy(opening->local_address, flow->local_address, 16);
     __builtin_memcpy(opening->remote_address, flow->remote_address, 16);
@@ -103,6 +100,14 @@ FLOW_INLINE void http2_describe(
     opening->remote_port = flow->remote_port;
     opening->role = flow->role;
     opening->isn_seen = (flow->sides[FLOW_TX].known & FLOW_KNOWN_ISN) | (flow->sides[FLOW_RX].known & FLOW_KNOWN_ISN) << 1;
+}
+
+FLOW_INLINE void http2_describe(
+        struct http2_opening *opening, const struct http2_connection *connection, const struct flow *flow)
+{
+    opening->missed[FLOW_TX] = connection->sides[FLOW_TX].trial;
+    opening->missed[FLOW_RX] = connection->sides[FLOW_RX].trial;
+    opening_describe(opening, flow);
 }
 
 /* Tell of `parts` of the frame under way, and of `held` bytes of its header block, which lie at `offset`. */

@@ -135,6 +135,20 @@ FLOW_INLINE void note_frames(struct __sk_buff *skb, struct flow *flow, enum fram
     flow->requests = FLOW_REQUESTS_STREAMS;
 }
 
+/* Live, messages are not followed: those of this connection are told no more. */
+FLOW_INLINE int exchange_pipelined(
+        exchange_host host, struct __sk_buff *skb, struct flow *flow, __u32 at, enum pipeline_waits waits)
+{
+    struct exchange *open = waits == PIPELINE_TRACED ? exchange_open(host) : NULL;
+
+    (void)skb;
+    (void)at;
+    if (open)
+        exchange_drop(host, flow, open);
+    exchange_give_up(host, flow, CONNECTION_PIPELINED);
+    return 0;
+}
+
 #include "../../engine/exchanges/traced_exchange.h"
 
 /* Go on with a packet in another program. Does not return, but where the call fails. */
@@ -209,7 +223,8 @@ FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *
     if (!packet->payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
         return 0;
     return exchange_is_open(flow) || flow->requests == FLOW_REQUESTS_STREAMS ||
-           ((!flow->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT) && flow_from_client(flow, from));
+           ((!flow->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT || exchange_is_whole(flow)) &&
+                   flow_from_client(flow, from));
 }
 
 FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, exchange_host host, struct flow *flow, int from);

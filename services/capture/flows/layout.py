@@ -41,6 +41,10 @@ class Requests(enum.IntEnum):
     """Of datagrams, whose first one is just being looked at."""
     STREAMS = 7
     """Of HTTP/2, whose frames are followed."""
+    WHOLE = 11
+    """A request waits behind which another may come."""
+    PIPELINED = 15
+    """Of HTTP/1, whose messages are followed."""
 
 
 class Disposition(enum.IntEnum):

@@ -108,7 +108,7 @@ class Ring:
         facts["isn_seen"] = (kept["tx_known"] & KNOWN_ISN) | (kept["rx_known"] & KNOWN_ISN) << 1
         # Of a connection that is older than capture nobody knows what it began with; turns of UDP are one exchange each.
         joined = (facts["isn_seen"] == 0) & ~is_datagrams(facts["transport"])
-        facts["several"] = (kept["requests"] == Requests.STREAMS) | joined
+        facts["several"] = np.isin(kept["requests"], (Requests.STREAMS, Requests.PIPELINED)) | joined
         self._facts[at] = facts
         self._connection_of.update(zip(flows[same].tolist(), numbers[same].tolist(), strict=True))
         self._facts_made += len(same)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
+import threading
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import pytest
 
+from proto.columns import ExchangeEnd, HttpMethod
 from tests.support.packets.pcap import SECOND, write
-from tests.support.packets.talks.http_talk import Talk, reply, request, told
+from tests.support.packets.replayed import replay_files
+from tests.support.packets.talks.http_talk import Talk, counted, reply, request, told
+from tests.support.packets.talks.relay import relay
+from tests.support.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 
@@ -65,3 +79,80 @@ def test_the_servers_wait_is_tsharks(tmp_path, talk):
     waits = [(each["response_first_unix_ns"] - each["request_last_unix_ns"]) / SECOND for each in exchanges]
     assert waits
     assert waits == pytest.approx(of_tshark(write(tmp_path / "talk.pcap", talk.frames)), abs=1e-6)
+
+
+NGINX = """
+{user}daemon off; worker_processes 1; error_log stderr; pid {folder}/pid;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; gzip on; gzip_min_length 1; gzip_types text/plain; keepalive_requests 10000; default_type text/plain;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port}; root {folder}/www;
+    location = /none {{ return 204; }}
+    location = /made {{ return 201 "made"; }}
+  }}
+}}
+"""
+ROUNDS = 20
+
+
+@contextmanager
+def nginx(folder: Path) -> Iterator[int]:
+    """A server that takes requests that do not wait; yields its port."""
+    port = free_port()
+    (folder / "www").mkdir()
+    (folder / "www" / "index.html").write_text("hello " * 200)
+    (folder / "conf").write_text(NGINX.format(folder=folder, port=port, user="user root; " if os.geteuid() == 0 else ""))
+    process = subprocess.Popen(["nginx", "-p", folder, "-c", folder / "conf"], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(3000):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    raise
+                threading.Event().wait(0.01)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def each_of_tshark(path: Path, kind: str, name: str) -> list[tuple[str, Decimal]]:
+    """Every request or response, with the time of its last packet, in order."""
+    fields = ["-T", "fields", "-e", "frame.time_epoch", "-e", name]
+    command = ["tshark", "-r", path, "-d", "tcp.port==8080,http", "-Y", kind, *fields]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    found = [line.split("\t") for line in lines]
+    return [(each, Decimal(time)) for time, values in found for each in values.split(",")]
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_requests_that_do_not_wait_have_tsharks_times(tmp_path):
+    """A hundred to nginx at once over one connection; bodies with a length, in chunks, without one. Each has its exchange,
+    and its method, its status, and when its last byte came and its response's, are tshark's.
+    """
+    asked = [("GET", "/"), ("DELETE", "/none"), ("GET", "/missing"), ("GET", "/made"), ("GET", "/none")] * ROUNDS
+    said = b""
+    for number, (method, target) in enumerate(asked):
+        last = "Connection: close\r\n" if number == len(asked) - 1 else ""
+        gzip = "Accept-Encoding: gzip\r\n" if number % 2 else ""
+        trace = f"traceparent: 00-{number + 1:032x}-{number + 1:016x}-01\r\n"
+        said += f"{method} {target} HTTP/1.1\r\nHost: x\r\n{gzip}{last}{trace}\r\n".encode()
+    with nginx(tmp_path) as port, relay(port) as between:
+        with socket.create_connection(("127.0.0.1", between.port)) as client:
+            client.sendall(said)
+            while client.recv(65536):
+                pass
+        path = write(tmp_path / "talk.pcap", between.frames)
+    replayed = replay_files([path], trace_context=True)
+    exchanges = sorted(replayed.exchanges, key=lambda each: each["trace_id"])
+    assert [int.from_bytes(each["trace_id"], "big") for each in exchanges] == [*range(1, len(asked) + 1)], counted(replayed)
+    assert {each["exchange_end"] for each in exchanges} == {ExchangeEnd.COMPLETE}
+    requests = [(HttpMethod(each["http_method"]).name, Decimal(each["request_last_unix_ns"]) / SECOND) for each in exchanges]
+    assert requests == each_of_tshark(path, "http.request", "http.request.method")
+    responses = [(str(each["http_status"]), Decimal(each["response_last_unix_ns"]) / SECOND) for each in exchanges]
+    assert responses == each_of_tshark(path, "http.response", "http.response.code")

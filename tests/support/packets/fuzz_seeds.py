@@ -91,7 +91,7 @@ def seeds() -> Iterator[bytes]:
         yield fuzz_input([Frame(0, link(link_type, frame.data[14:])) for frame in frames], index)
     for frame in [*frames, *tunnelled()]:
         yield fuzz_input([frame])
-    for talk in (*http_talks(), http2_streams()):
+    for talk in (*http_talks(), pipelined(), pipelined_apart(), http2_streams()):
         yield fuzz_input(talk.frames)
     yield fuzz_input(http2_streams().frames[5:])
     yield fuzz_input(http2_calls().frames[3:])
@@ -135,6 +135,27 @@ def http_talks() -> Iterator[Talk]:
     )
 
 
+def pipelined() -> Talk:
+    """Requests that do not wait, and every way in which a message ends."""
+    first = request(0, size=0, line="GET /0 HTTP/1.1")
+    more = request(1, size=0, line="PUT /1 HTTP/1.1")[:-2] + b"Content-Length: 3\r\n\r\nabc"
+    more += (
+        request(2, size=0, line="HEAD /2 HTTP/1.1")
+        + b"POST /3 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n0\r\nT: x\r\n\r\n"
+    )
+    talk = (
+        Talk()
+        .ask(0, first + more[:40])
+        .ask(0, more[40:] + first)
+        .answer(0, b"HTTP/1.1 103 Hints\r\nA: b\r\n c\r\n\r\nHTTP/1.1 200 OK\r\n")
+    )
+    talk.answer(0, b"Content-Length: 4\r\n\r\n12").answer(
+        0, b"34HTTP/1.1 204 None\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    )
+    talk.answer(0, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n")
+    return talk.answer(0, b"HTTP/1.1 200 OK\r\n\r\nuntil").end(0, "server", FIN | ACK)
+
+
 def http2_streams() -> Talk:
     """Streams that are open at once, every kind of frame, fields and padding, and blocks and heads in pieces."""
     coder = http2.Coder()
@@ -161,6 +182,12 @@ def http2_calls() -> Talk:
         answered = http2.frame(http2.HEADERS, 2 * number + 1, coder.answers(), whole)
         talk.say(0, "client", asked, lost=number == 4).say(0, "server", answered, lost=number == 8)
     return talk
+
+
+def pipelined_apart() -> Talk:
+    """Requests in segments of their own, the first of them of no trace."""
+    talk = Talk().ask(0, request(0, "00", size=0, line="HEAD /0 HTTP/1.1")).ask(0, request(1, size=0, line="GET /1 HTTP/1.1"))
+    return talk.ask(0, request(2, size=0, line="DELETE /2 HTTP/1.1")).answer(0, b"HTTP/1.1 404 No\r\n\r\n" * 3)
 
 
 def tunnelled() -> Iterator[Frame]:
@@ -225,6 +252,14 @@ def calls() -> Iterator[bytes]:
         yield told + bytes([frames, http2.DATA, http2.END_STREAM, 7, flow, 11, 0, 2, 0, 0, 32, flow, 0, 0])
         yield told + bytes([frames, http2.RST_STREAM, 0, 3, flow | 8, 11, 0, 3, 0, 0, 0, flow, 0, 0])
         yield told + bytes([frames, http2.HEADERS, whole, 7, flow | 0xF0, 13, 0]) + told
+    messages, line = 5, request(0, size=0).split(b"\r\n")[1] + b"\r\n"
+    told = bytes([opens, 0, 0, 0, 0, 0, 64]) + bytes(64)
+    for number, handed_over in enumerate((1, 0, 0)):
+        head = line.ljust(128, b"\0") + bytes([0, 0, len(line), 1, 1, handed_over, 0, 0])
+        told += bytes([messages, 0, 0, 7, 0, number, len(head)]) + head
+    for number in range(3):
+        told += bytes([messages, 0, 0, 1, 8, number, 136]) + bytes(136) + bytes([messages, 0, 0, 2, 8, number, 0])
+    yield told
 
 
 TARGETS = {"replay": seeds, "files": files, "calls": calls, "otlp": otlp_requests.seeds}

@@ -151,18 +151,6 @@ def piped(number: int, flags: str = "01") -> bytes:
     return f"GET /cart HTTP/1.1\r\n{traceparent(number, flags)}\r\n\r\n".encode()
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_pipelined_requests_are_not_told(tmp_path, together):
-    """In one segment or in one each: which response is whose is not followed, so no time is told that may be another's."""
-    talk = Talk().ask(0.5, piped(3)).answer(0.6, reply())
-    talk = talk.ask(1.0, piped(0) + piped(1)) if together else talk.ask(1.0, piped(0)).ask(1.01, piped(1))
-    talk.answer(1.1, reply()).answer(1.5, reply()).ask(2.0, piped(2)).answer(2.1, reply())
-    exchanges, replayed = told(tmp_path, talk)
-    assert parents(exchanges) == [3]
-    assert seconds(exchanges[0]) == [0.5, 0.5, 0.6, 0.6]
-    assert counted(replayed) == {"requests_sampled": 2 - together, "requests_unpaired": 1, "connections_pipelined": 1}
-
-
 def test_a_request_during_the_response_before_gets_no_time_of_that(tmp_path):
     """What the server says next goes on with the response before: whose its times are is not known, and it is not told."""
     talk = (
