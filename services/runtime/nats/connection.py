@@ -159,6 +159,12 @@ class _OneSocketClient(Client):
 
     async def _process_pong(self) -> None:
         self.heard_at = asyncio.get_running_loop().time()
+        if self._pongs and self._pongs[0].done():
+            # Whoever flushed has given up. nats-py would answer him all the same, and stop reading the socket by that.
+            self._pongs.pop(0)
+            self._pongs_received += 1
+            self._pings_outstanding = 0
+            return
         await super()._process_pong()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's signature

@@ -1,12 +1,16 @@
-"""How often a server is tried that lets everybody in and loses them at once."""
+"""When a socket is made again: how often with a server that loses it at once, and not where a server was slow alone."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 
+from services.runtime.nats import connection
 from services.runtime.nats.bus import connect
+from services.runtime.nats.connection import Connection
 from services.runtime.settings import NatsSettings
+from tests.support.pipeline.nats_server import NatsServer
 
 _INFO = b'INFO {"server_id":"S","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
 _LONG_SECONDS = 600.0
@@ -39,3 +43,22 @@ async def test_a_socket_that_is_lost_at_once_is_not_made_again_at_once() -> None
                 await served.wait()
         assert attempts == 1
         assert not bus.connected
+
+
+async def test_a_server_that_answers_a_flush_too_late_is_heard_on(nats_server: NatsServer, monkeypatch) -> None:
+    """Whoever flushed has given up by then; what is asked next is answered over the same socket."""
+    slow = Connection(NatsSettings(url=nats_server.url, ping_interval_seconds=_LONG_SECONDS), name="test")
+    running = asyncio.create_task(slow.run())
+    try:
+        await slow.wait_connected()
+        nats_server.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(connection, "_FLUSH_SECONDS", 0.05)
+        try:
+            await slow.hear()
+        finally:
+            nats_server.send_signal(signal.SIGCONT)
+        await slow.request("$SYS.REQ.USER.INFO", timeout_seconds=60)
+        assert slow.generation == 1
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
