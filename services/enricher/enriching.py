@@ -6,11 +6,13 @@ and those that come soon after each other wait a moment to be in one.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import structlog
 
 from proto.columns import ENRICHED, VERDICT, Role
 from proto.flow_batch import FlowBatch
@@ -25,6 +27,8 @@ from services.enricher.index.index import Index
 from services.enricher.index.source import View
 from services.enricher.join import Joined
 from services.runtime.gathering import Gathering
+
+logger = structlog.get_logger()
 
 _ADDED: Final = frozenset(column.name for column in ENRICHED + VERDICT)
 _PACE_SECONDS: Final = 0.05
@@ -78,9 +82,7 @@ class Enriching:
         return await self._gathering.done(_Raw(batch, view))
 
     async def _work(self, raws: list[_Raw]) -> list[Enriched | Exception]:
-        untaught, self._untaught = self._untaught, []
-        if untaught:
-            self._backends.learn(flows_of(untaught))
+        self._learn()
         results: dict[int, Enriched | Exception] = {}
         for numbers in _by_index(raws):
             own = [raws[number] for number in numbers]
@@ -89,6 +91,17 @@ class Enriching:
             except Exception:  # noqa: BLE001 - one of them trips it up: it must not take the others along
                 results |= {number: self._alone(raws[number]) for number in numbers}
         return [results[number] for number in range(len(raws))]
+
+    def _learn(self) -> None:
+        untaught, self._untaught = self._untaught, []
+        try:
+            if untaught:
+                self._backends.learn(flows_of(untaught))
+        except Exception as error:  # noqa: BLE001 - one of them trips it up: the others are learned from all the same
+            logger.warning("backends.not_learned", error=repr(error), hint="of one batch at least; tried one by one")
+            for batch in untaught:
+                with contextlib.suppress(Exception):
+                    self._backends.learn(batch)
 
     def _together(self, raws: Sequence[_Raw]) -> list[Enriched]:
         block = Block([raw.batch for raw in raws])

@@ -29,7 +29,7 @@ class Gathering(Generic[Piece, Result]):
         most_size: int,
         most_pieces: int,
     ) -> None:
-        """`work` says of each piece what came of it, and raises nothing.
+        """`work` says of each piece what came of it. What it raises is raised for all that it was given.
 
         From the start of one turn to the next it takes `pace_seconds` at the least, unless `enough` pieces wait: that is to be
         no more than ever come at the same time. No piece joins others that have `most_size` already.
@@ -59,14 +59,10 @@ class Gathering(Generic[Piece, Result]):
         try:
             while taken := self._take():
                 began = loop.time()
-                results = await self._work([piece for piece, _ in taken])
-                for (_, future), result in zip(taken, results, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(result, Exception):
-                        future.set_exception(result)
-                    else:
-                        future.set_result(result)
+                try:
+                    _settle(taken, await self._work([piece for piece, _ in taken]))
+                except Exception as error:  # noqa: BLE001 - raised where the pieces are awaited, or they were for ever
+                    _settle(taken, [error] * len(taken))
                 await self._gather(began + self._pace_seconds)
         finally:
             self._running = None
@@ -89,3 +85,14 @@ class Gathering(Generic[Piece, Result]):
                 taken.append((piece, future))
                 size += self._size(piece)
         return taken
+
+
+def _settle(taken: Sequence[tuple[Piece, asyncio.Future[Result]]], results: Sequence[Result | Exception]) -> None:
+    """Tell those who still await their piece what came of it."""
+    for (_, future), result in zip(taken, results, strict=True):
+        if future.done():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

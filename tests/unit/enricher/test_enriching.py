@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proto.both_ends import BOTH_SEEN
 from proto.columns import NO_INDEX, Observer, Outcome, Role
 from proto.flow_batch import FlowBatch, decode, encode
 from proto.verdicts.terms import Thresholds
-from services.enricher.enriching import Enriching, enriched
+from services.enricher.enriching import Enriched, Enriching, enriched
 from services.enricher.index.block import Block
 from services.enricher.index.claims import FOREVER
 from services.enricher.index.external_networks import ExternalNetworks
@@ -103,3 +104,20 @@ async def test_one_that_cannot_be_enriched_takes_no_other_along() -> None:
     assert [type(one).__name__ for one in found] == ["Enriched", "ValueError", "Enriched"]
     with pytest.raises(ValueError, match="shape"):
         await enriching.enriched(bad, View(INDEX))
+
+
+async def test_one_that_cannot_be_learned_from_keeps_nobody_waiting() -> None:
+    """It alone fails, and what the others beside it tell of backends is known."""
+    seen = {"isn_seen": BOTH_SEEN, "transport": 6, **SOCKET}
+    good = batch_of(
+        flow("10.0.0.1:5000", "10.96.0.1:80", role=Role.CLIENT, local_isn=1, remote_isn=2, **seen),
+        flow("10.0.0.2:8080", "10.96.0.9:1025", role=Role.SERVER, local_isn=2, remote_isn=1, **seen),
+    )
+    bad = replace(good, columns={**good.columns, "transport": np.zeros(3, "u1")})
+    enriching = Enriching(NETWORKS, Thresholds(), most_at_once=2)
+    for batch in (bad, good):
+        enriching.learn(batch)
+    found = await asyncio.gather(*(enriching.enriched(batch, View(INDEX)) for batch in (good, bad)), return_exceptions=True)
+    assert isinstance(found[0], Enriched)
+    assert found[0].batch.column("remote_nat_port").tolist() == [8080, 0]
+    assert isinstance(found[1], ValueError)

@@ -60,3 +60,22 @@ async def test_what_cannot_be_done_is_raised_where_it_is_awaited() -> None:
         await bad
     assert await good == 2
     assert work.turns == [[1, 0]]
+
+
+async def test_work_that_fails_as_a_whole_leaves_nobody_waiting() -> None:
+    """All of its turn are told why, and the next turn is done."""
+    turns = 0
+
+    async def work(pieces: list[int]) -> list[int | Exception]:
+        nonlocal turns
+        turns += 1
+        if turns == 1:
+            raise RuntimeError("all of it")
+        return pieces[:-1] if turns == 2 else list(pieces)
+
+    gathered: Gathering[int, int] = Gathering(work, enough=2, pace_seconds=3600, size=int, most_size=1000, most_pieces=2)
+    found = await asyncio.gather(*map(gathered.done, (1, 2, 3, 4, 5, 6)), return_exceptions=True)
+    assert [type(one) for one in found[:2]] == [RuntimeError, RuntimeError]
+    assert found[2] == 3
+    assert isinstance(found[3], ValueError)
+    assert found[4:] == [5, 6]
