@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _MISSED_SECONDS: Final = 3 * _HEARTBEAT_SECONDS
 _RETRY_SECONDS: Final = 0.5
 _CHECK_SECONDS: Final = 30.0
 """How often the consumer is looked at: somebody may have changed it by hand."""
+_SAY_AGAIN_SECONDS: Final = 30.0
+"""How often it is said that there is still no consumer."""
 _NS: Final = 1_000_000_000
 _IDLE_HEARTBEAT: Final = 100
 _SIGNS_OF_LIFE: Final = 3
@@ -192,6 +195,7 @@ class StreamConsumption:
         self._heard_at = 0.0
         self._looked_at = 0.0
         self._said: set[str] = set()
+        self._said_not_made: dict[str, float] = {}
         self._inbox = connection.new_inbox()
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
@@ -327,8 +331,9 @@ class StreamConsumption:
             await self._buffer.popleft().nak()
 
     def _say_not_made(self, why: str) -> None:
-        if why not in self._said:
-            self._said.add(why)
+        now = asyncio.get_running_loop().time()
+        if now - self._said_not_made.get(why, -math.inf) >= _SAY_AGAIN_SECONDS:
+            self._said_not_made[why] = now
             hint = "its disk, or the last one is still being removed: asked again until it can"
             logger.warning("consumer.not_made", stream=self.stream, consumer=self.durable, error=why, hint=hint)
 
@@ -352,6 +357,7 @@ class StreamConsumption:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._ready = True
+                self._said_not_made.clear()
                 self._looked_at = asyncio.get_running_loop().time()
                 if done and done not in self._said:
                     self._said.add(done)

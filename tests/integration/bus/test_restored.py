@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proto.subjects import ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
-from services.runtime.errors import ConsumerConfigError
+from services.runtime.errors import ApiError, ConsumerConfigError
 from services.runtime.nats import bus as bus_module
 from services.runtime.nats import consuming
 from services.runtime.nats.bus import Bus, connect
@@ -192,8 +193,12 @@ async def test_a_consumer_that_cannot_be_ours_is_named(nats_server: NatsServer) 
                 await anext(deliveries)
 
 
-async def test_a_consumer_that_the_server_cannot_write_down_is_asked_for_until_it_can(nats_server: NatsServer) -> None:
-    """As while the last one of its name is still being removed, or where the disk is full: no service ends, and it is said."""
+async def test_a_consumer_that_the_server_cannot_write_down_is_asked_for_until_it_can(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the last one of its name is still being removed, or where the disk is full: no service ends, and it is said,
+    when it happens anew and now and then while it lasts.
+    """
     async with (
         connected(nats_server) as bus,
         bus.consume(RAW_STREAM, "enricher", max_ack_pending=100, ack_wait_seconds=10, batch=4) as deliveries,
@@ -201,12 +206,18 @@ async def test_a_consumer_that_the_server_cannot_write_down_is_asked_for_until_i
         await bus.publish(SUBJECT, b"", message_id="a")
         await (await anext(deliveries)).ack()
         (consumers,) = (nats_server.folder / "store").rglob(f"{RAW_STREAM}/obs")
-        with capture_logs() as logs:
-            await asked(bus, f"CONSUMER.DELETE.{RAW_STREAM}.enricher")
-            shutil.rmtree(consumers)
-            consumers.touch()  # no folder can be made in a file
-            while "consumer.not_made" not in [line["event"] for line in logs]:  # noqa: ASYNC110 - a log tells nobody that it has grown
-                await asyncio.sleep(0.02)
-            consumers.unlink()
-            await bus.publish(SUBJECT, b"", message_id="b")
-            assert (await anext(deliveries)).message_id == "b"
+        for message_id, times, again_seconds in (("b", 1, 3600.0), ("c", 2, 0.05)):
+            monkeypatch.setattr(consuming, "_SAY_AGAIN_SECONDS", again_seconds)
+            with capture_logs() as logs:
+                while [line["event"] for line in logs].count("consumer.not_made") < times:
+                    with contextlib.suppress(ApiError):  # it may be gone, or have been made again before there was a file
+                        await asked(bus, f"CONSUMER.DELETE.{RAW_STREAM}.enricher")
+                    if consumers.is_dir():
+                        shutil.rmtree(consumers)
+                        consumers.touch()  # no folder can be made in a file
+                    await asyncio.sleep(0.02)
+                consumers.unlink()
+                await bus.publish(SUBJECT, b"", message_id=message_id)
+                delivery = await anext(deliveries)
+                assert delivery.message_id == message_id
+                await delivery.ack()
