@@ -247,10 +247,20 @@ class StreamConsumption:
         try:
             while self._kept:
                 await asyncio.sleep(self.ack_wait_seconds / _SIGNS_OF_LIFE)
-                for delivery in set(self._kept.values()):
-                    await delivery.in_progress()
+                await self._say_in_progress()
         finally:
             self._keeping = None
+
+    async def _say_in_progress(self) -> None:
+        failed: Exception | None = None
+        for key, delivery in list(self._kept.items()):
+            if key in self._kept:  # it may have been given back while the others were kept
+                try:
+                    await delivery.in_progress()
+                except Exception as error:  # noqa: BLE001 - whatever one trips up, the others are kept, now and later
+                    failed = error
+        if failed is not None:
+            logger.error("deliveries.not_kept", stream=self.stream, consumer=self.durable, exc_info=failed)
 
     async def acknowledge(self, reply: str, stream_sequence: int, generation: int) -> None:
         """Acknowledge and await the server's confirmation, until `ack_wait` is over.

@@ -175,10 +175,13 @@ class Publisher:
         """Look for all who wait for what is on the disk, for as long as there are any: they may be thousands."""
         try:
             while self._unsynced.awaited:
-                self._forget_synced()
+                try:
+                    if asyncio.get_running_loop().time() - self._connection.heard_at > _SYNCED_LOOK_SECONDS:
+                        await self._connection.hear()
+                    self._forget_synced()
+                except Exception:  # whatever trips it up, those who wait would wait for ever
+                    logger.exception("bus.not_looked_for_synced")
                 await asyncio.sleep(_SYNCED_LOOK_SECONDS)
-                if asyncio.get_running_loop().time() - self._connection.heard_at > _SYNCED_LOOK_SECONDS:
-                    await self._connection.hear()
         finally:
             self._looking = None
 
