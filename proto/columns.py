@@ -127,6 +127,9 @@ class HttpMethod(enum.IntEnum):
     OTHER = 10
 
 
+CONNECTION_PART: Final = 2
+"""`exchange_shared` of what is no exchange, but what a connection that several share did while a span lasted."""
+
 BROKEN_OFF: Final = (ExchangeEnd.RESET, ExchangeEnd.STREAM_RESET)
 """Ends of exchanges that may come in the middle of a response, which lasted until then."""
 
@@ -520,7 +523,13 @@ EXCHANGE: Final = (
     Column("request_retransmits", "<u4", _CONSTANT, "packets", "segments of the request's direction that were sent again"),
     Column("response_retransmits", "<u4", _CONSTANT, "packets", "segments of the response's direction that were sent again"),
     Column(
-        "exchange_shared", "|u1", _CONSTANT, "", "1: other exchanges shared its connection, whose retransmissions these are"
+        "exchange_shared",
+        "|u1",
+        _CONSTANT,
+        "",
+        "1: other exchanges shared its connection, whose retransmissions these are; 2: it is no exchange, but what a "
+        "connection that several share did from start_unix_ns to end_unix_ns: then `tx_zero_windows`, `rx_zero_windows` and "
+        "`smoothed_rtt_ns` are its too, and `response_time_max_ns` is the longest time in which neither end said anything",
     ),
     Column("exchange_matched", "|u1", _CONSTANT, "", "how it is known whose span's it is", enum=ExchangeMatched),
     Column(
@@ -537,7 +546,8 @@ EXCHANGE: Final = (
     Column("http_status", "<u2", _CONSTANT, "", "status code of the final response; 0: none came, or it was not seen"),
     Column("grpc_status", "|u1", _CONSTANT, "", "gRPC's status code plus 1; 0: none came"),
 )
-"""Columns of records whose reason is EXCHANGE; those of RAW that are not a record's name, ends or times are 0 there."""
+"""Columns of records whose reason is EXCHANGE; those of RAW that are not a record's name, ends or times are 0 there, but for
+what `exchange_shared` says."""
 
 SET_UP: Final = (
     Column("tls_handshake_unix_ns", "<u8", _CONSTANT, "ns", "first byte of the ClientHello of the connection's TLS handshake"),

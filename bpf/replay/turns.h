@@ -53,25 +53,31 @@ static inline int turns_are_full(const struct turns *turns)
 static inline void turns_begin(struct turns *turns, __u32 slot, const struct flow *flow, __u8 flags)
 {
     if (turns)
-        turns->of_slot[slot] = (struct turn){.flow_id = flow->id, .flags = flags};
+        turns->of_slot[slot] = (struct turn){
+                .flow_id = flow->id,
+                .resent = {(__u16)turn_side(flow, 0)->retransmits, (__u16)turn_side(flow, 1)->retransmits},
+                .flags = flags,
+        };
 }
 
 /* Follow the turns of a connection by a packet that was just added to it. One packet ends one turn at the most. */
 static inline void turns_take(
         struct turns *turns, __u32 slot, const struct flow *flow, const struct packet *packet, int from, __u32 next_before)
 {
-    int fresh = flow->sides[from & 1].next_sequence != next_before;
+    __u32 fresh = turn_fresh(flow, packet, from, next_before);
     struct turn *turn;
+    int ends;
 
     if (!turns || flow->transport != TRANSPORT_TCP || !packet->payload_bytes || packet->tcp_flags & (TCP_SYN | TCP_RST) ||
             flow->role == FLOW_ROLE_UNKNOWN || flow->sides[from & 1].known & FLOW_OF_INTEREST)
         return;
     turn = &turns->of_slot[slot];
-    if (turn_ends(turn, flow, from, fresh) && turns->ended_count < ENDED_TURNS) {
+    ends = turn_ends(turn, flow, packet, from, fresh);
+    if (ends && turns->ended_count < ENDED_TURNS) {
         turn_measure(turn, flow);
         turns->ended[turns->ended_count++] = *turn;
     }
-    turn_take(turn, flow, packet, from, fresh);
+    turn_take(turn, flow, packet, from, fresh, ends);
 }
 
 /* Follow the turns of a flow of UDP whose ends take turns, likewise. QUIC's handshake is none. */

@@ -26,6 +26,7 @@ FLOW_INLINE void hand_on_turn(struct turn *turn, const struct slot *slot)
     __u64 *lost;
 
     turn->owner = slot->socket.cgroup_id;
+    turn->srtt_us = slot->socket.srtt_us;
     if (ended_turns.ringbuf_output(turn, sizeof(*turn), RINGBUF_NO_WAKEUP)) {
         lost = turns_lost.lookup(&zero);
         if (lost)
@@ -38,8 +39,9 @@ FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packe
 {
     const struct flow *flow = &slot->flow;
     __u32 number = (__u32)flow->id;
-    int fresh = flow->sides[from & 1].next_sequence != next_before;
+    __u32 fresh = turn_fresh(flow, packet, from, next_before);
     struct turn *turn;
+    int ends;
 
     if (!TAP_HAS(TAP_MEETING))
         return;
@@ -49,11 +51,12 @@ FLOW_INLINE void follow_turn(const struct slot *slot, const struct packet *packe
     turn = turns.lookup(&number);
     if (!turn)
         return;
-    if (turn_ends(turn, flow, from, fresh)) {
+    ends = turn_ends(turn, flow, packet, from, fresh);
+    if (ends) {
         turn_measure(turn, flow);
         hand_on_turn(turn, slot);
     }
-    turn_take(turn, flow, packet, from, fresh);
+    turn_take(turn, flow, packet, from, fresh, ends);
 }
 
 /* Follow the turns of a flow of UDP whose ends take turns, likewise. QUIC's handshake is none. */
@@ -100,6 +103,8 @@ FLOW_INLINE void begin_turns(const struct slot *slot, __u8 flags)
     turn->flow_id = slot->flow.id;
     turn->request_first_ns = 0;
     turn->response_first_ns = 0;
+    turn->resent[0] = (__u16)turn_side(&slot->flow, 0)->retransmits;
+    turn->resent[1] = (__u16)turn_side(&slot->flow, 1)->retransmits;
     turn->flags = flags;
 }
 

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from proto.columns import CONNECTION_PART
+
 Exchanges: TypeAlias = npt.NDArray[Any]
 """Structured array of EXCHANGE, one row per exchange. Times are on the host's clock."""
 
@@ -70,18 +72,27 @@ OF_SPAN: Final[dict[str, str]] = {"series": "<u4", "series_wait_ns": "<u8", "tra
 """What the last exchange of a span says of all that it had in a row: how many, and how long the server took for them. And what
 carried it; 0: TCP."""
 
-MET_EXCHANGE: Final = np.dtype([*((name, dtype) for name, (_, dtype) in MEMBERS.items()), *OF_SPAN.items()])
-"""An exchange that a span was met with."""
+PART: Final = CONNECTION_PART
+"""`is_stream` of what is no exchange but what its connection did between two times, in `request_first_ns` and `ended_ns`."""
+
+OF_PART: Final = dict.fromkeys(("client_zero_windows", "server_zero_windows", "srtt_ns", "silence_ns"), "<u8")
+"""What a part says besides: how often each end closed its window, the kernel's smoothed round-trip time, the longest silence.
+"""
+
+MET_EXCHANGE: Final = np.dtype([*((name, dtype) for name, (_, dtype) in MEMBERS.items()), *OF_SPAN.items(), *OF_PART.items()])
+"""An exchange that a span was met with, or a part."""
 
 OF_CONNECTION: Final[dict[str, str]] = {"syn_ns": "<u8", "handshake_ack_ns": "<u8", "syn_repeats": "<u2"}
 """What is kept with an exchange of its flow's slot, by the slot's members."""
 
+_ADDED: Final = OF_CONNECTION | OF_SPAN | OF_PART
+
 ENDED: Final = np.dtype(
     {
-        "names": [*MEMBERS, *OF_CONNECTION, *OF_SPAN],
-        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(6))],
-        "formats": [*(dtype for _, dtype in MEMBERS.values()), *OF_CONNECTION.values(), *OF_SPAN.values()],
-        "itemsize": EXCHANGE.itemsize + 8 * (len(OF_CONNECTION) + len(OF_SPAN)),
+        "names": [*MEMBERS, *_ADDED],
+        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(len(_ADDED)))],
+        "formats": [*(dtype for _, dtype in MEMBERS.values()), *_ADDED.values()],
+        "itemsize": EXCHANGE.itemsize + 8 * len(_ADDED),
     }
 )
 """An exchange that is over, the set-up of its connection where it waited for that, and the others of its span."""

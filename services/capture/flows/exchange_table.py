@@ -37,7 +37,7 @@ from proto.columns import (
     Role,
 )
 from services.capture.flows.connections import cut_short
-from services.capture.flows.exchange_layout import ENDED, MET, OF_CONNECTION, STREAM_IS_FIRST, Exchanges
+from services.capture.flows.exchange_layout import ENDED, MET, OF_CONNECTION, PART, STREAM_IS_FIRST, Exchanges
 from services.capture.flows.layout import Array, State
 from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings
@@ -59,8 +59,6 @@ _AS_THEY_ARE: Final = (
 _TIMES: Final = {
     "flow_start_unix_ns": "flow_first_ns",
     "start_unix_ns": "request_first_ns",
-    "request_first_unix_ns": "request_first_ns",
-    "request_last_unix_ns": "request_last_ns",
     "response_first_unix_ns": "response_first_ns",
     "syn_unix_ns": "syn_ns",
     "handshake_ack_unix_ns": "handshake_ack_ns",
@@ -217,6 +215,10 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
     reset = np.isin(exchanges["end"], BROKEN_OFF)
     last = np.where(answered, exchanges["response_last_ns"], np.uint64(0))
     end = np.where(answered & ~reset, last, exchanges["ended_ns"])
+    end = np.maximum(end, exchanges["request_last_ns"])
+    # A part has no request and no response: so it has no phases either.
+    is_part, is_clients = exchanges["is_stream"] == PART, exchanges["role"] == Role.CLIENT
+    client, server = exchanges["client_zero_windows"], exchanges["server_zero_windows"]
     filled: dict[str, Array] = {name: exchanges[name] for name in _AS_THEY_ARE}
     filled |= {name: exchanges[member] for name, member in _TIMES.items()}
     filled |= {
@@ -233,7 +235,13 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "http_method": exchanges["method"],
         "http_status": np.where(answered, exchanges["status"], np.uint16(0)),
         "grpc_status": exchanges["grpc_status"],
+        "request_first_unix_ns": np.where(is_part, end, exchanges["request_first_ns"]),
+        "request_last_unix_ns": np.where(is_part, end, exchanges["request_last_ns"]),
         "response_last_unix_ns": last,
-        "end_unix_ns": np.maximum(end, exchanges["request_last_ns"]),
+        "end_unix_ns": end,
+        "tx_zero_windows": np.where(is_clients, client, server),
+        "rx_zero_windows": np.where(is_clients, server, client),
+        "smoothed_rtt_ns": exchanges["srtt_ns"],
+        "response_time_max_ns": exchanges["silence_ns"],
     }
     return {name: np.ascontiguousarray(column, COLUMNS[name].numpy_dtype) for name, column in filled.items()}

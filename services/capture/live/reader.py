@@ -162,9 +162,15 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         """Remember what was exchanged, and return what of it spans were asked for, but for what was read on the wire."""
         if self.meeting is None or self.tap.turns is None:
             return NO_EXCHANGES
-        turns = self.tap.turns.take(now_ns, self.tap.high_slot)
+        kept = self.tap.turns
+        turns = kept.take(now_ns, self.tap.high_slot)
+        self.meeting.note_lost(kept.lost, now_ns)
         self.meeting.tell(by_wire)
-        return self.meeting.look(now_ns, self._clock.now_offset_ns, turns, self.tap.rows, self._cgroups.rows)
+        offset_ns, owners = self._clock.now_offset_ns, self._cgroups.rows
+        self.meeting.ring.begin(kept.begun_tls, self.tap.rows)
+        met = self.meeting.look(now_ns, offset_ns, turns, self.tap.rows, owners)
+        kept.share(self.meeting.ring.take_shared())
+        return met
 
     def accept(self, batch: LiveBatch) -> None:
         """The batch is stored."""

@@ -21,6 +21,7 @@ from services.capture.meeting.clocks import ByConnection, Clocks
 from services.capture.meeting.likelihood import Habits, as_times
 from services.capture.meeting.matching import MOST_IN_A_ROW, TOLERANCE_NS, Windows, match
 from services.capture.meeting.memory import Memory
+from services.capture.meeting.parts import CONNECTION_FACTS, MANY, met_parts, only_connections, overlapping, slices_of
 from services.capture.meeting.questions import Questions
 from services.capture.meeting.questions import Rows as Asked
 from services.capture.meeting.reasons import Counts, Reason
@@ -55,6 +56,9 @@ class Meeting:
         self._told_spans: set[bytes] = set()
         self._told_order: deque[bytes] = deque()
         self._clocks = Clocks()
+        self._lost = 0
+        self._lost_ns = 0
+        """Before that not all of what connections did is remembered."""
         self.now_ns = 0
 
     def ask(self, message: bytes) -> None:
@@ -92,6 +96,12 @@ class Meeting:
                 self._told_order.append(span)
         while len(self._told_order) > _MOST_TOLD:
             self._told_spans.discard(self._told_order.popleft())
+
+    def note_lost(self, lost: int, now_ns: int) -> None:
+        """So many turns were lost on their way by now: of none of that time it is known which connection had nothing to say."""
+        lost += self.ring.unknown_of_connections
+        if lost > self._lost:
+            self._lost, self._lost_ns = lost, now_ns
 
     def look(self, now_ns: int, offset_ns: int, turns: Turns, slots: Callable[[Any], Slots], owners: Owners) -> Exchanges:
         """Remember these turns; return the exchanges of spans whose time has come."""
@@ -173,8 +183,8 @@ class Meeting:
         at, place = at[inside], place[inside]
         own_window = Windows(spans["begin"][is_asked], spans["end"][is_asked])
         if _have_several(rows[at], facts[place], int(own_window.begin.min()) - _RECENT_NS):
-            self._settle(spans["number"][is_asked], Reason.MULTIPLEXED)
-            return _NOTHING_MET
+            due = is_asked & (spans["due"] <= self.now_ns)
+            return self._parts(spans, due, peers, (numbers, facts), (rows[at], place))
         near = rows["response_last_ns"][at] >= np.uint64(max(int(window.begin.min()) - TOLERANCE_NS, 0))
         near &= rows["request_first_ns"][at] <= np.uint64(max(int(window.end.max()) + TOLERANCE_NS, 0))
         at, place = at[near], place[near]
@@ -204,6 +214,48 @@ class Meeting:
             rows["told"][at[counted]] = 1
             self.ring.tell(facts["flow_id"][place[counted]], rows["number"][at[counted]])
         return exchanges_met
+
+    def _parts(
+        self,
+        spans: Asked,
+        due: npt.NDArray[np.bool_],
+        peers: _Peers,
+        connections: tuple[Indexes, Rows],
+        said: tuple[Rows, Indexes],
+    ) -> Exchanges:
+        """Tell of spans that are `due` what their connections did, where these are shared and no others can be theirs.
+
+        `said`: rows, and which of the connections each is of.
+        """
+        numbers, facts = connections
+        rows, place = said
+        which = np.flatnonzero(due)
+        window = Windows(spans["begin"][which], spans["end"][which])
+        of_connection, slices = slices_of(rows, place, window)
+        facts = facts[of_connection]
+        ports = spans["own_port"][which][:, None]
+        may_be = peers.of(which, of_connection) & ((ports == 0) | (ports == facts["local_port"]))
+        # Who names neither its peer nor an end of its connection may have used anything.
+        may_be[peers.are_anybody[which] & (spans["own_port"][which] == 0)] = False
+        only = only_connections(window, slices, may_be)
+        only[window.begin <= self._lost_ns] = MANY
+        overlapped = overlapping(window, only)
+        self.ring.note_overlapped(numbers[of_connection[overlapped]])
+        facts["overlapped"][overlapped] = True
+        shared = np.append(facts["several"] & (facts["in_tls"] | facts["streams"] | facts["overlapped"]), False)
+        parts = [
+            (row, part)
+            for row in np.flatnonzero((only >= 0) & shared[np.maximum(only, -1)]).tolist()
+            if (part := slices[only[row]].part(int(window.begin[row]), int(window.end[row]))) is not None
+        ]
+        told = np.array([row for row, _ in parts], np.int64)
+        self._settle(spans["number"][which[told]], Reason.CONNECTION)
+        left = np.setdiff1d(np.arange(len(which)), told)
+        known = peers.are_anybody[which[left]] | (only[left] != NOBODY)
+        self._settle(spans["number"][which[left[known]]], Reason.MULTIPLEXED)
+        self._settle(spans["number"][which[left[~known]]], Reason.NO_EXCHANGE)
+        ordinals = self.ring.count_parts(numbers[of_connection[only[told]]])
+        return met_parts(spans[which[told]], facts[only[told]], [part for _, part in parts], ordinals)
 
 
 def _numbered(asked: Asked) -> tuple[Indexes, Indexes]:
@@ -286,6 +338,9 @@ class _Peers:
             self._of_facts[:, place] = fits & (facts["local_port"] == (local_port or facts["local_port"]))
         self._of_spans = np.zeros((int(of_span.max()) + 1, len(ends)), np.bool_)
         self._of_spans[of_span, [ends[key] for key in keys]] = True
+        anybody = [address == _UNKNOWN and not port for address, port, _ in ends]
+        self.are_anybody: npt.NDArray[np.bool_] = np.asarray((self._of_spans & anybody).any(axis=1))
+        """Spans that say nothing of their peer."""
         self.any_of: npt.NDArray[np.bool_] = np.asarray(self._of_facts.any(axis=1))
 
     def may_be(self, spans: Indexes, connections: Indexes) -> npt.NDArray[np.bool_]:
@@ -295,12 +350,18 @@ class _Peers:
         found: npt.NDArray[np.bool_] = np.asarray((self._of_spans[spans] & self._of_facts[connections]).any(axis=1))
         return found
 
+    def of(self, spans: Indexes, connections: Indexes) -> npt.NDArray[np.bool_]:
+        """Whether a connection's peer (column) may be a span's (row)."""
+        found: npt.NDArray[np.bool_] = np.asarray(
+            self._of_spans[spans].astype(np.float32) @ self._of_facts[connections].T.astype(np.float32) > 0
+        )
+        return found
+
 
 def _exchanges(spans: Asked, rows: Rows, facts: Rows) -> Exchanges:
     """Return exchanges as those are that were read on the wire, with the spans that they were met by."""
     found = np.zeros(len(spans), MET_EXCHANGE)
-    for name in ("flow_id", "owner", "local_address", "remote_address", "local_port", "remote_port", "role", "isn_seen",
-                 "local_isn", "remote_isn", "transport"):  # fmt: skip
+    for name in CONNECTION_FACTS:
         found[name] = facts[name]
     for name in ("number", "request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns", "request_bytes",
                  "response_bytes"):  # fmt: skip

@@ -38,11 +38,32 @@ class Memory:
         """Exchanges whose flow was gone before anything was known of it."""
         return sum(ring.unknown for ring in self._rings)
 
+    @property
+    def unknown_of_connections(self) -> int:
+        """The same without UDP's."""
+        return self._connections.unknown
+
     def add(self, turns: Turns, slots: Callable[[npt.NDArray[np.uint32]], Slots]) -> None:
         """As `Ring.add`."""
         of_datagrams = turns["flags"] & np.uint8(TurnFlag.DATAGRAM) != 0
         self._connections.add(turns[~of_datagrams], slots)
         self._datagrams.add(turns[of_datagrams], slots)
+
+    def begin(self, turns: Turns, slots: Callable[[npt.NDArray[np.uint32]], Slots]) -> None:
+        """As `Ring.begin`: TLS is of connections."""
+        self._connections.begin(turns, slots)
+
+    def take_shared(self) -> npt.NDArray[np.uint64]:
+        """As `Ring.take_shared`; flows of UDP have no slices."""
+        return self._connections.take_shared()
+
+    def note_overlapped(self, connections: Indexes) -> None:
+        """As `Ring.note_overlapped`; a flow of UDP is not shared, whatever its spans do."""
+        self._connections.note_overlapped(connections[connections < MOST_CONNECTIONS])
+
+    def count_parts(self, connections: Indexes) -> npt.NDArray[np.uint32]:
+        """As `Ring.count_parts`; none is of UDP."""
+        return self._connections.count_parts(connections)
 
     def connections(self) -> tuple[Indexes, Rows]:
         """As `Ring.connections`; flows of UDP are behind connections."""

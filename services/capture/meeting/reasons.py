@@ -15,8 +15,11 @@ class Reason(enum.StrEnum):
     AMBIGUOUS = "ambiguous"
     """Exchanges lie within the span, and which are its own cannot be told."""
     NO_EXCHANGE = "no_exchange"
+    CONNECTION = "connection"
+    """What its connection did in its time is told, since several requests share that."""
     MULTIPLEXED = "multiplexed"
-    """A connection to this peer may have several requests under way at once, so that turns of it are nobody's exchange."""
+    """A connection to this peer may have several requests under way at once, so that turns of it are nobody's exchange;
+    nor is it known to be the only one that the span can have used."""
     TOO_OLD = "too_old"
     """The span began before what is remembered."""
     NOT_HERE = "not_here"

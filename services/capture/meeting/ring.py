@@ -23,16 +23,20 @@ FACTS: Final = np.dtype([
     ("local_address", "V16"), ("remote_address", "V16"), ("backend_address", "V16"),
     ("local_isn", "<u4"), ("remote_isn", "<u4"),
     ("local_port", "<u2"), ("remote_port", "<u2"), ("backend_port", "<u2"), ("role", "|u1"), ("isn_seen", "|u1"),
-    ("transport", "|u1"), ("several", "?"), ("in_tls", "?"),
+    ("transport", "|u1"), ("several", "?"), ("in_tls", "?"), ("streams", "?"), ("overlapped", "?"), ("parts", "<u4"),
 ])  # fmt: skip
-"""What is known of a connection. `owner`: its socket's cgroup. `several`: requests may be under way on it at once."""
+"""What is known of a connection. `owner`: its socket's cgroup. `several`: requests may be under way on it at once; known is
+that they are where it is HTTP/2's, in TLS or in `streams`, or where spans of it `overlapped`. `parts`: how many were told.
+"""
 
 EXCHANGE_ROW: Final = np.dtype([
     ("request_first_ns", "<u8"), ("request_last_ns", "<u8"), ("response_first_ns", "<u8"), ("response_last_ns", "<u8"),
     ("connection", "<u4"), ("number", "<u4"), ("request_bytes", "<u4"), ("response_bytes", "<u4"),
-    ("retransmits", "<u2", (2,)), ("flags", "|u1"), ("told", "|u1"), ("pad", "V2"),
+    ("retransmits", "<u2", (2,)), ("zero_windows", "|u1", (2,)), ("flags", "|u1"), ("told", "|u1"), ("srtt_us", "<u4"),
+    ("pad", "V4"),
 ])  # fmt: skip
-"""One exchange. `connection`: the number of its facts. `told`: it stands in an application's trace already."""
+"""One exchange; of a connection that is shared, a slice of its time. `connection`: the number of its facts. `told`: it stands
+in an application's trace already."""
 
 _FACTS_SHARE: Final = 0.25
 MOST_CONNECTIONS: Final = 1 << 31
@@ -57,6 +61,7 @@ class Ring:
         self._facts_made = 0
         self._rows_made = 0
         self._connection_of: dict[int, int] = {}
+        self._to_share: list[int] = []
         self.unknown = 0
         """Exchanges whose connection was gone before anything was known of it."""
 
@@ -88,6 +93,19 @@ class Ring:
                 self._rows[name][at] = turns[name]
         self._rows["connection"][at], self._rows["told"][at] = of_turn, 0
 
+    def begin(self, turns: Turns, slots: Callable[[npt.NDArray[np.uint32]], Slots]) -> None:
+        """These connections speak TLS, and no turn of them may be over for long: what they are is known from now on."""
+        new = np.unique(turns["flow_id"][[flow not in self._connection_of for flow in turns["flow_id"].tolist()]])
+        if len(new):
+            self._learn(new, slots((new & np.uint64(0xFFFF_FFFF)).astype(np.uint32)))
+        numbers = [self._connection_of.get(flow, -1) for flow in turns["flow_id"].tolist()]
+        self._note_tls(np.array(numbers, np.int64))
+
+    def take_shared(self) -> npt.NDArray[np.uint64]:
+        """Return the flows whose turns are to be slices from now on, each once."""
+        shared, self._to_share = np.array(self._to_share, np.uint64), []
+        return shared
+
     def _learn(self, flows: npt.NDArray[np.uint64], slots: Slots) -> Indexes:
         """Keep the facts of connections; return their numbers, -1 where the slot is another's by now."""
         same = np.flatnonzero(slots["id"] == flows)[-len(self._facts) :]
@@ -106,10 +124,12 @@ class Ring:
         ):
             facts[name] = kept[member]
         facts["isn_seen"] = (kept["tx_known"] & KNOWN_ISN) | (kept["rx_known"] & KNOWN_ISN) << 1
+        facts["streams"] = kept["requests"] == Requests.STREAMS
         # Of a connection that is older than capture nobody knows what it began with; turns of UDP are one exchange each.
         joined = (facts["isn_seen"] == 0) & ~is_datagrams(facts["transport"])
-        facts["several"] = np.isin(kept["requests"], (Requests.STREAMS, Requests.PIPELINED)) | joined
+        facts["several"] = facts["streams"] | joined | (kept["requests"] == Requests.PIPELINED)
         self._facts[at] = facts
+        self._to_share += facts["flow_id"][facts["several"]].tolist()
         self._connection_of.update(zip(flows[same].tolist(), numbers[same].tolist(), strict=True))
         self._facts_made += len(same)
         return numbers
@@ -119,7 +139,21 @@ class Ring:
         at = connections[connections >= 0] % len(self._facts)
         for place in at[~self._facts["in_tls"][at]].tolist():
             self._facts["in_tls"][place] = True
-            self._facts["several"][place] |= self._may_multiplex(int(self._facts["flow_id"][place]))
+            if not self._facts["several"][place] and self._may_multiplex(int(self._facts["flow_id"][place])):
+                self._facts["several"][place] = True
+                self._to_share.append(int(self._facts["flow_id"][place]))
+
+    def note_overlapped(self, connections: Indexes) -> None:
+        """Spans of these connections (numbers) were under way at once."""
+        self._facts["overlapped"][connections % len(self._facts)] = True
+
+    def count_parts(self, connections: Indexes) -> npt.NDArray[np.uint32]:
+        """Return the number of each part of these connections (numbers) that is told now."""
+        numbers = np.zeros(len(connections), np.uint32)
+        for row, place in enumerate((connections % len(self._facts)).tolist()):
+            numbers[row] = self._facts["parts"][place]
+            self._facts["parts"][place] += 1
+        return numbers
 
     def connections(self) -> tuple[Indexes, Rows]:
         """Return the numbers of the connections that are known, and the facts of each."""
@@ -134,11 +168,12 @@ class Ring:
         return kept
 
     def tell(self, flow_ids: npt.NDArray[np.uint64], numbers: npt.NDArray[np.uint32]) -> None:
-        """These exchanges stand in a trace: they are not told again."""
+        """These exchanges stand in a trace: they are not told again. Slices are nobody's, and are told to whoever asks."""
         told = {
             (self._connection_of.get(flow), number) for flow, number in zip(flow_ids.tolist(), numbers.tolist(), strict=True)
         }
         connections = np.array([each for each, _ in told if each is not None], np.uint32)
+        connections = connections[~self._facts["several"][connections % len(self._facts)]]
         at = np.flatnonzero(np.isin(self._rows["connection"], connections))
         pairs = zip(self._rows["connection"][at].tolist(), self._rows["number"][at].tolist(), strict=True)
         self._rows["told"][at[np.array([pair in told for pair in pairs], np.bool_)]] = 1

@@ -24,8 +24,12 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
     "number": (48, "<u4"),
     "request_bytes": (52, "<u4"),
     "response_bytes": (56, "<u4"),
+    "shared": (60, "<u4"),
+    "srtt_us": (64, "<u4"),
     "retransmits": (68, "(2,)<u2"),
-    "flags": (72, "|u1"),
+    "resent": (72, "(2,)<u2"),
+    "zero_windows": (76, "(2,)|u1"),
+    "flags": (78, "|u1"),
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
 
@@ -39,6 +43,32 @@ TURN: Final = np.dtype(
 )
 
 NO_TURNS: Final[Turns] = np.zeros(0, TURN)
+
+
+MARK_SHIFT: Final = 32
+"""A flow's mark in `shared` (`turn_mark`) is its id without so many bits, and 1."""
+
+
+def marks(flow_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """Return what `shared` holds where these flows' turns are slices."""
+    return ((flow_ids >> np.uint64(MARK_SHIFT)) + np.uint64(1)).astype(np.uint32)
+
+
+def are_slices(turns: Turns) -> npt.NDArray[np.bool_]:
+    """Which are slices of a connection's time."""
+    found: npt.NDArray[np.bool_] = turns["shared"] == marks(turns["flow_id"])
+    return found
+
+
+def measured(open_turns: Turns) -> Turns:
+    """Return turns that were open as they would be were they over: with how often their segments were sent again by now.
+
+    How often windows were closed nobody has counted.
+    """
+    found = open_turns.copy()
+    found["retransmits"] = open_turns["resent"] - open_turns["retransmits"]
+    found["zero_windows"] = 0
+    return found
 
 
 class TurnFlag(enum.IntFlag):

@@ -64,6 +64,7 @@ class ReplayMeeting:
         """Remember what is over by now, and return what of it spans are told; with `final` all that ever will be."""
         turns = self._source.take_turns(now_ns, final=final)
         self._servers.ring.add(turns, self._seen_by_servers)
+        self._servers.ring.take_shared()
         for meeting in (self._clients, self._servers):
             meeting.tell(by_wire)
         moments = [now_ns]
@@ -81,6 +82,7 @@ class ReplayMeeting:
             served = self._servers.look(moment, 0, turns, self._seen_by_servers, _nobodys)
             self._clients.tell(served)
             told += [met, _as_clients(served)]
+        self._source.share_turns(self._clients.ring.take_shared())
         return np.concatenate(told)
 
     def _ask(self, message: bytes) -> None:

@@ -256,6 +256,11 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         """Return the turns that are over, each once; with `final` all that have a response."""
         return NO_TURNS if self._turns is None else self._turns.take(now_unix_ns, self.high_slot, final=final)
 
+    def share_turns(self, flow_ids: npt.NDArray[np.uint64]) -> None:
+        """From now on turns of these flows are slices of their time."""
+        if self._turns is not None and len(flow_ids):
+            self._turns.share(flow_ids, self.places_of(flow_ids))
+
     def retire(self, slots: npt.NDArray[np.uint32]) -> None:
         """Let no packet reach these slots (indexes) any more; a packet of the same key begins another flow."""
         indexes = np.ascontiguousarray(slots, np.uint32)

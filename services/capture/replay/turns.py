@@ -6,8 +6,9 @@ import ctypes
 from typing import Any, Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from services.capture.meeting.turns import NO_TURNS, TURN, Turns
+from services.capture.meeting.turns import NO_TURNS, TURN, Turns, are_slices, marks, measured
 from services.capture.replay.library import TurnsKept
 
 _PAUSE_NS: Final = 500_000_000
@@ -31,10 +32,16 @@ class ReplayTurns:
             ended = np.frombuffer(content, TURN)
             self._kept.ended_count = 0
         open_ = self._of_slot[:high_slot]
-        answered = (open_["response_first_ns"] != 0) & (open_["request_first_ns"] != 0)
-        over = np.flatnonzero(answered & (final | (open_["response_last_ns"] < max(now_ns - _PAUSE_NS, 0))))
-        paused = open_[over].copy()
+        answered = ((open_["response_first_ns"] != 0) | are_slices(open_)) & (open_["request_first_ns"] != 0)
+        last = np.maximum(open_["response_last_ns"], open_["request_last_ns"])
+        over = np.flatnonzero(answered & (final | (last < max(now_ns - _PAUSE_NS, 0))))
+        paused = measured(open_[over])
         # What its response has still to say is no part of it: no turn is open there until the client asks again.
         open_["request_first_ns"][over] = 0
         open_["response_first_ns"][over] = 0
         return np.concatenate([ended, paused])
+
+    def share(self, flow_ids: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint32]) -> None:
+        """From now on turns of these flows, which are in these slots, are slices."""
+        same = self._of_slot["flow_id"][slots] == flow_ids
+        self._of_slot["shared"][slots[same]] = marks(flow_ids[same])

@@ -37,6 +37,11 @@ def _request(connection: Connection) -> Iterator[Step]:
     client = connection.told
     exchange = client.view.exchange
     assert exchange is not None  # noqa: S101 - asked for by who knows
+    again = units.counted(client.view.retransmits, "segment") + " sent again" if client.view.retransmits else "no loss"
+    if exchange.is_part:
+        yield Step(None, "what the connection did meanwhile, which other requests share")
+        yield Step(None, again)
+        return
     name = client.row.get("http_method")
     yield Step(
         0, f"request{f' ({str(name).upper()})' if name and name != 'unknown' else ''}, sent within {_time(exchange.request_ns)}"
@@ -51,8 +56,7 @@ def _request(connection: Connection) -> Iterator[Step]:
     status = client.row.get("http_status")
     took = exchange.response_ns or 0
     yield Step(answered + took, f"the answer{f' ({status})' if status else ''} took {_time(took)} to arrive")
-    again = client.view.retransmits
-    yield Step(None, units.counted(again, "segment") + " sent again" if again else "no loss")
+    yield Step(None, again)
 
 
 def _connecting(connection: Connection) -> Iterator[Step]:

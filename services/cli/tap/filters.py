@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from proto.columns import NO_ANSWER, NO_INDEX, Observer, Outcome, Reason, Role
+from proto.columns import CONNECTION_PART, NO_ANSWER, NO_INDEX, Observer, Outcome, Reason, Role
 from proto.dns import SERVER_FAILURE
 from proto.exchange_phases import is_traced
 from proto.flow_batch import Array, Entity, FlowBatch
@@ -204,6 +204,7 @@ def unanswered(batch: FlowBatch) -> Mask:
     attempts = batch.column("outcome") == Outcome.TIMEOUT
     requests = (batch.column("request_waits") != 0) & _over(batch) & ~_may_be_farewell(batch)
     exchanges = is_traced(batch) & (batch.column("response_first_unix_ns") == 0)
+    exchanges &= batch.column("exchange_shared") != CONNECTION_PART
     questions = is_question(batch) & (batch.column("dns_first_code") == NO_ANSWER)
     return np.asarray(attempts | requests | exchanges | questions)
 

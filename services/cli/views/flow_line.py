@@ -82,6 +82,8 @@ def _exchange(exchange: ExchangeView) -> str:
     phases = {"request": exchange.request_ns, "server wait": exchange.wait_ns, "response": exchange.response_ns}
     said = "".join(f"  {name} {units.duration(time)}" for name, time in phases.items() if time)
     silent = "" if exchange.wait_ns is not None else f"  no response ({exchange.end})"
+    if exchange.is_part:
+        silent = "  its connection, which others share"
     return f"{said}{silent}  trace {exchange.trace_id}"
 
 

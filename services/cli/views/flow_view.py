@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proto.columns import NO_ANSWER
+from proto.columns import CONNECTION_PART, NO_ANSWER
 from proto.dns import record_type, response_code
 from proto.flow_batch import FlowBatch
 from proto.rows import rows
@@ -96,6 +96,8 @@ class ExchangeView:
     wait_ns: int | None
     response_ns: int | None
     end: str
+    is_part: bool = False
+    """It is no request, but what a connection that several share did while a span of the trace lasted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +258,7 @@ def _exchange(row: Mapping[str, Any]) -> ExchangeView | None:
         wait_ns=max(begun - asked, 0) if begun else None,
         response_ns=max(done - begun, 0) if begun else None,
         end=str(row["exchange_end"]).replace("_", " "),
+        is_part=row.get("exchange_shared") == CONNECTION_PART,
     )
 
 

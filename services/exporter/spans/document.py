@@ -24,7 +24,12 @@ from services.exporter.spans.attributes import (
     Integer,
     Integers,
 )
-from services.exporter.spans.exchanges.attributes import EXCHANGE_INTEGERS, EXCHANGE_WORDS, ExchangeIntegers
+from services.exporter.spans.exchanges.attributes import (
+    EXCHANGE_INTEGERS,
+    EXCHANGE_WORDS,
+    PART_INTEGERS,
+    ExchangeIntegers,
+)
 from services.exporter.spans.names.question_spans import QUESTION_INTEGERS, QUESTION_WORDS
 from services.exporter.spans.profiles import least_profile
 from services.exporter.spans.setup.attributes import STEP_INTEGERS
@@ -70,6 +75,11 @@ wait` and `response transfer`, those of them that took time. All are INTERNAL, s
 twice. An exchange has the attributes of both ends as the flow's spans have them, `server.address`, the verdict, and those under
 *Of an exchange*; its phases have `flow.observer` alone.
 
+Where several requests share a connection and cannot be told apart (HTTP/2 in TLS), a span of an application has as its child
+what [its connection did in that time](correlation.md#connections-that-several-requests-share): `connection at client` or
+`connection at server`, from the first to the last payload of that time, with `flow.exchange.shared` and the attributes under
+*Of a connection in the time of a span*. It has no phases: of none of the requests is anything said.
+
 The first exchange of a connection has its set-up beside it, at the client: `connect`, `tls handshake` and `dns lookup`,
 children of the same span as the exchange, those that are known of a connection that the request waited for. A lookup also has
 `dns.question.name`, `dns.question.type`, `dns.response_code` and `flow.dns.answer.count`.
@@ -103,6 +113,7 @@ def markdown() -> str:
         ("Of network address translation", NAT),
         ("Of the capture file", FILE),
         ("Of an exchange", [*EXCHANGE_WORDS, *_integers(EXCHANGE_INTEGERS)]),
+        ("Of a connection in the time of a span", [*_integers(PART_INTEGERS)]),
         ("Of a step of a connection's set-up", [*_integers(itertools.chain(*STEP_INTEGERS.values()))]),
         ("Of a question", [*QUESTION_WORDS, *_integers(QUESTION_INTEGERS)]),
         ("The resource", RESOURCE),

@@ -58,7 +58,8 @@ IN_LEAN: Final = (
     r"server\.address",
     r"dns\.(question\.name|response_code)",
     r"flow\.tls\.(alert|handshake\.time)",
-    r"flow\.(request|response)\.(bytes|retransmits)",
+    r"flow\.(shared\.)?(request|response)\.(bytes|retransmits)",
+    r"flow\.shared\.(rtt|silence_max)",
 )
 """Patterns of whole names that `lean` carries."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from services.capture.meeting.likelihood import Habits
 from services.capture.meeting.matching import match, windows
 from tests.support.meeting.lookups import Resolving, look_up
 from tests.support.meeting.pool import Pool, Talk, simulate
+from tests.support.meeting.shared import Shared, tell
 
 CALLS = 4_000
 SEEDS = range(2)
@@ -46,6 +47,18 @@ Lookups over UDP: A and AAAA asked at once, from a socket for each, by callers t
 APART = """\
 Where the clock of the spans is not the node's, hardly any meets an exchange, since what is within it by chance does not fit as
 their own do. Spans that were told another's, where nobody knows that the clock is apart (the server takes 60 ms):"""
+SHARED = """\
+Where several requests at once share connections (HTTP/2 in TLS) a span is told what its connection did, if it can have used no
+other: callers that call one peer, who takes 20 ms, round robin over connections, simulated likewise. Percent of the spans that
+were told, 4,000 calls each:"""
+SHARED_LOADS = (
+    ("1 at once", Shared(callers=1)),
+    ("8 at once, each with a pause of 1 s (mean)", Shared(callers=8, think_ms=1_000)),
+    ("8 at once", Shared(callers=8)),
+    ("50 at once", Shared(callers=50)),
+    ("50 at once, the server's spans name the connection of half of them", Shared(callers=50, named=0.5)),
+    ("50 at once, it of each", Shared(callers=50, named=1)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +176,8 @@ def section() -> Iterator[str]:
     told, wrong = (sum(getattr(each, name) for each, _ in lookups.values()) for name in ("told", "wrong"))
     yield f"Told another lookup's question: {wrong} of {told}."
     yield ""
+    yield from _shared()
+    yield ""
     yield from APART.splitlines()
     yield ""
     yield (
@@ -173,6 +188,21 @@ def section() -> Iterator[str]:
         wrong_ones = [measure(Pool(callers=callers, service_ms=60), apart_ms=apart_ms).wrong for callers in CALLERS_APART]
         yield f"| {apart_ms} ms | " + " | ".join(f"{wrong} of {CALLS * len(SEEDS)}" for wrong in wrong_ones) + " |"
     yield ""
+
+
+def _shared() -> Iterator[str]:
+    yield from SHARED.splitlines()
+    yield ""
+    yield "| calls | over 1 connection | over 2 | over 4 |"
+    yield "|---|---|---|---|"
+    told = wrong = 0
+    for what, shared in SHARED_LOADS:
+        results = [tell(replace(shared, connections=connections), CALLS, 1) for connections in (1, 2, 4)]
+        told += sum(each.told for each in results)
+        wrong += sum(each.wrong for each in results)
+        yield f"| {what} | " + " | ".join(f"{100 * (each.told - each.wrong) / each.spans:.1f}" for each in results) + " |"
+    yield ""
+    yield f"Told another connection's part: {wrong} of {told}."
 
 
 if __name__ == "__main__":

@@ -62,14 +62,26 @@ class Node:
         slot["local_address"], slot["transport"] = np.void(HERE), transport
         slot["local_port"], slot["remote_port"] = (40_000 + number, port) if role == Role.CLIENT else (port, 40_000 + number)
 
-    def exchange(self, connection: int, number: int, begin_ms: float, end_ms: float, flags: int = 0) -> None:
-        """It took place, its server answering in the middle."""
+    def exchange(
+        self,
+        connection: int,
+        number: int,
+        begin_ms: float,
+        end_ms: float,
+        flags: int = 0,
+        *,
+        resent: tuple[int, int] = (0, 0),
+        closed: tuple[int, int] = (0, 0),
+        srtt_us: int = 0,
+    ) -> None:
+        """It took place, its server answering in the middle; so often did client and server send again, and close windows."""
         turn = np.zeros(1, TURN)
         times = (begin_ms, begin_ms + 0.1, (begin_ms + end_ms) / 2, end_ms)
         names = ("request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns")
         for name, at in zip(names, times, strict=True):
             turn[name] = int(at * MS)
         turn["flow_id"], turn["number"], turn["flags"], turn["request_bytes"] = connection, number, flags, 70
+        turn["retransmits"], turn["zero_windows"], turn["srtt_us"] = resent, closed, srtt_us
         self._turns.append(turn)
 
     def lookup(self, flow: int, *times_ms: tuple[float, float], peer: bytes = RESOLVER) -> None:
@@ -77,6 +89,12 @@ class Node:
         self.connection(flow, peer=peer, port=53, begun=False, requests=Requests.NUMBERED, transport=UDP)
         for number, (begin, end) in enumerate(times_ms):
             self.exchange(flow, number, begin, end, flags=TurnFlag.DATAGRAM)
+
+    def begin(self, connection: int, flags: int) -> None:
+        """A turn of it is open at the next look."""
+        turn = np.zeros(1, TURN)
+        turn["flow_id"], turn["flags"] = connection, flags
+        self.meeting.ring.begin(turn, lambda slots: self._slots[slots])
 
     def ask(self, begin_ms: float, end_ms: float, **said: Any) -> bytes:
         """Ask for a span; return its id."""

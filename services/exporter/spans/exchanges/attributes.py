@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from proto.columns import BROKEN_OFF, ExchangeEnd, ExchangeMatched, HttpMethod
+from proto.columns import BROKEN_OFF, CONNECTION_PART, ExchangeEnd, ExchangeMatched, HttpMethod
 from proto.exchange_phases import Phase
 from proto.flow_batch import AttributeValue
 from services.exporter.spans.attributes import DEVELOPMENT, MERMIN, OURS, STABLE, Attribute, Integer
@@ -41,7 +41,8 @@ class ExchangeFacts:
     """An `ExchangeEnd`."""
     silent: bool
     """No response came, or interim ones only."""
-    shared: bool = False
+    shared: int = 0
+    """`exchange_shared`."""
     method: int = HttpMethod.UNKNOWN
     status: int = 0
     """Of HTTP; 0: none."""
@@ -58,6 +59,8 @@ class ExchangeFacts:
     @property
     def name(self) -> str:
         """The span's name."""
+        if self.shared == CONNECTION_PART:
+            return f"connection at {self.observer}"
         return f"exchange at {self.observer}" if self.phase == Phase.EXCHANGE else NAMES[Phase(self.phase)]
 
     @property
@@ -104,14 +107,18 @@ class ExchangeIntegers:
     attributes: tuple[Integer, ...] = field(default=())
 
 
+_PORTS: Final = (
+    Integer("source.port", DEVELOPMENT, "port of the client", "", lambda records: records.source("port")),
+    Integer("destination.port", DEVELOPMENT, "port of the server", "", lambda records: records.destination("port")),
+    Integer("client.port", STABLE, "the same as source.port", "", lambda records: records.source("port")),
+    Integer("server.port", STABLE, "the same as destination.port", "", lambda records: records.destination("port")),
+    Integer("network.local.port", STABLE, "port of the resource's end", "", lambda records: records.told("port")),
+    Integer("network.peer.port", STABLE, "port of the other end", "", lambda records: records.peer("port")),
+)
+
 EXCHANGE_INTEGERS: Final = (
     ExchangeIntegers("always", attributes=(
-        Integer("source.port", DEVELOPMENT, "port of the client", "", lambda records: records.source("port")),
-        Integer("destination.port", DEVELOPMENT, "port of the server", "", lambda records: records.destination("port")),
-        Integer("client.port", STABLE, "the same as source.port", "", lambda records: records.source("port")),
-        Integer("server.port", STABLE, "the same as destination.port", "", lambda records: records.destination("port")),
-        Integer("network.local.port", STABLE, "port of the resource's end", "", lambda records: records.told("port")),
-        Integer("network.peer.port", STABLE, "port of the other end", "", lambda records: records.peer("port")),
+        *_PORTS,
         Integer("flow.request.bytes", OURS, "payload of the request, each byte counted once", "bytes",
                 lambda records: records.column("request_bytes")),
         Integer("flow.response.bytes", OURS, "payload of the response, each byte counted once", "bytes",
@@ -138,6 +145,31 @@ EXCHANGE_INTEGERS: Final = (
     )),
 )  # fmt: skip
 
+PART_INTEGERS: Final = (
+    ExchangeIntegers("always", attributes=(
+        *_PORTS,
+        Integer("flow.shared.request.bytes", OURS, "payload from client to server in that time, whosever request it was of, "
+                "each byte counted once", "bytes", lambda records: records.column("request_bytes")),
+        Integer("flow.shared.response.bytes", OURS, "the same from server to client", "bytes",
+                lambda records: records.column("response_bytes")),
+        Integer("flow.shared.request.retransmits", OURS, "segments from client to server that were sent again", "packets",
+                lambda records: records.column("request_retransmits")),
+        Integer("flow.shared.response.retransmits", OURS, "the same from server to client", "packets",
+                lambda records: records.column("response_retransmits")),
+        Integer("flow.shared.request.zero_window", OURS, "segments by which the client closed its window", "packets",
+                lambda records: records.forward("zero_windows")),
+        Integer("flow.shared.response.zero_window", OURS, "the same of the server", "packets",
+                lambda records: records.reverse("zero_windows")),
+        Integer("flow.shared.silence_max", OURS, "the longest time in which neither end said anything", "ns",
+                lambda records: records.column("response_time_max_ns")),
+    )),
+    ExchangeIntegers("live, once the kernel has measured", "smoothed_rtt_ns", attributes=(
+        Integer("flow.shared.rtt", OURS, "the kernel's smoothed round-trip time at the socket that saw it, by then", "ns",
+                lambda records: records.column("smoothed_rtt_ns")),
+    )),
+)  # fmt: skip
+"""Of a connection that several requests share, in the time of a span."""
+
 EXCHANGE_WORDS: Final = (
     Attribute("network.transport", STABLE, "`tcp` or `udp`"),
     Attribute("network.type", STABLE, "`ipv4` or `ipv6`"),
@@ -152,7 +184,8 @@ EXCHANGE_WORDS: Final = (
     Attribute("flow.exchange.matched", OURS, "how it is known whose it is: `context` where the request carried its trace "
               "context, `span` where an application's span was met with it"),
     Attribute("flow.exchange.shared", OURS, "true: streams share the connection, and the retransmissions are the "
-              "connection's", "HTTP/2, and pipelined requests of a capture file", "boolean"),
+              "connection's; of `connection at ...` all that is said is", "HTTP/2, and pipelined requests of a capture file",
+              "boolean"),
     Attribute("http.request.method", STABLE, "the request's method, `_OTHER` for one that RFC 9110 and RFC 5789 do not have",
               "its beginning was seen as a whole"),
     Attribute("http.response.status_code", STABLE, "status code of the final response", "it was seen", "int"),

@@ -11,13 +11,19 @@ from typing import Final
 
 import numpy as np
 
+from proto.columns import CONNECTION_PART
 from proto.exchange_phases import SET_UP, Phase, Phases, phases
 from proto.flow_batch import Array, FlowBatch
 from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.piece_table import Column, Table
 from services.exporter.otlp.protobuf_wire import as_void, attribute, field
-from services.exporter.spans.exchanges.attributes import EXCHANGE_INTEGERS, ExchangeFacts, ExchangeIntegers
+from services.exporter.spans.exchanges.attributes import (
+    EXCHANGE_INTEGERS,
+    PART_INTEGERS,
+    ExchangeFacts,
+    ExchangeIntegers,
+)
 from services.exporter.spans.facts import TCP, is_ipv4
 from services.exporter.spans.flow_spans import HEAD, PARENT, SpanHeads, add_part, sized, write_heads
 from services.exporter.spans.identity import (
@@ -40,7 +46,7 @@ from services.exporter.spans.verdicts import Verdicts
 _HEAD: Final = HEAD + PARENT
 _AT_PARENT: Final = len(_HEAD) - 8
 _PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 3, 5, 6, 7, 15
-_SHARED, _METHOD, _GRPC, _STATUS, _MATCHED, _UDP = 16, 17, 21, 29, 45, 46
+_SHARED, _METHOD, _GRPC, _STATUS, _MATCHED, _UDP = 16, 18, 22, 30, 46, 47
 
 
 class ExchangeSpans:
@@ -61,6 +67,17 @@ class ExchangeSpans:
         """
         if self._words.full:
             self._words.clear()
+        is_part = batch.column("exchange_shared")[rows] == CONNECTION_PART
+        sets = []
+        for chosen, integers in ((rows[~is_part], EXCHANGE_INTEGERS), (rows[is_part], PART_INTEGERS)):
+            if len(chosen):
+                sets += self._encode(batch, chosen, entities, resources, integers)
+        return sets
+
+    def _encode(
+        self, batch: FlowBatch, rows: Array, entities: Array, resources: Array, integers: tuple[ExchangeIntegers, ...]
+    ) -> list[SpanSet]:
+        """Return the spans of rows that say the same integers."""
         told = batch.take(rows)
         records = Records(told, perspective(told))
         ids = self._mixer.exchange_ids(told, records.seen)
@@ -68,7 +85,7 @@ class ExchangeSpans:
         ends = self._ends.columns(records, entities, named=False)
         row, phase = times.present.nonzero()
         part = (phase != Phase.EXCHANGE) & ~np.isin(phase, SET_UP)
-        sets = [self._exchanges(records, ids, times, ends)]
+        sets = [self._exchanges(records, ids, times, ends, integers)]
         if part.any():
             sets.append(self._phases(records, ids, times, row[part], phase[part]))
         for step in SET_UP:
@@ -78,11 +95,18 @@ class ExchangeSpans:
                 sets.append(self._set_up.encode(records, ids, times, waited, step, words))
         return [placed(one, rows, resources) for one in sets]
 
-    def _exchanges(self, records: Records, ids: ExchangeIds, times: Phases, ends: tuple[Column, ...]) -> SpanSet:
+    def _exchanges(
+        self,
+        records: Records,
+        ids: ExchangeIds,
+        times: Phases,
+        ends: tuple[Column, ...],
+        integers: tuple[ExchangeIntegers, ...],
+    ) -> SpanSet:
         """Return the spans of the exchanges, one for each record."""
         count = records.count
         rows, whole = np.arange(count), np.full(count, int(Phase.EXCHANGE))
-        always, *parts = EXCHANGE_INTEGERS
+        always, *parts = integers
         head = wire.attribute_rows(self._values(always, records), _HEAD)
         blocks, room = [Block(as_void(head), None, 0)], np.full(count, head.shape[1], np.int64)
         for part in parts:
@@ -118,7 +142,7 @@ class ExchangeSpans:
             ipv4=bool(bits >> _IPV4 & 1),
             end=bits >> _END & 0xFF,
             silent=bool(bits >> _SILENT & 1),
-            shared=bool(bits >> _SHARED & 1),
+            shared=bits >> _SHARED & 3,
             method=bits >> _METHOD & 0xF,
             grpc=bits >> _GRPC & 0xFF,
             status=bits >> _STATUS & 0xFFFF,
@@ -139,7 +163,7 @@ def _facts_key(records: Records) -> Array:
         (is_ipv4(column("local_address")), _IPV4),
         (column("exchange_end"), _END),
         (column("response_first_unix_ns") == 0, _SILENT),
-        (column("exchange_shared") != 0, _SHARED),
+        (column("exchange_shared") & np.uint8(3), _SHARED),
         (column("http_method") & np.uint8(0xF), _METHOD),
         (column("grpc_status"), _GRPC),
         (column("http_status"), _STATUS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from proto.columns import EXCHANGE, RAW, ExchangeMatched
+from proto.columns import EXCHANGE, RAW, SOCKET, ExchangeMatched
 from services.capture.flows import exchange_table
 from services.capture.flows.exchange_layout import MET
 from services.capture.flows.exchange_table import ExchangeTable
@@ -63,7 +63,7 @@ def test_what_was_met_by_a_span_is_told_with_what_was_read_on_the_wire(table):
 
 def test_columns_are_of_the_schema(table):
     """Each of the type that it has on the wire."""
-    known = {column.name: column.numpy_dtype.base for column in RAW + EXCHANGE}
+    known = {column.name: column.numpy_dtype.base for column in RAW + SOCKET + EXCHANGE}
     for emission in table.drain(0, final=True):
         for name, column in emission.columns.items():
             assert (column.dtype, len(column)) == (np.dtype(known[name]), len(emission))

@@ -9,7 +9,7 @@ import pytest
 
 from proto.asked.columns import SpanKind
 from proto.columns import Role
-from services.capture.flows.exchange_layout import EXCHANGE, MET
+from services.capture.flows.exchange_layout import EXCHANGE, MET, PART
 from services.capture.flows.layout import Requests
 from services.capture.meeting.turns import TurnFlag
 from tests.support.meeting.node import ANOTHER, MS, PEER, Node
@@ -233,9 +233,10 @@ def test_what_tls_holds_is_asked_once() -> None:
     node.look()
     node.exchange(1, 3, 4_000, 4_050, flags=TurnFlag.TLS)
     node.ask(3_999, 4_051)
-    assert node.answer() == []
+    (part,) = [row for told in (node.look(), node.look(1_500)) for row in told]
+    assert part["is_stream"] == PART
     assert node.tls_asked == [1]
-    assert node.reasons == {"multiplexed": 1}
+    assert node.reasons == {"connection": 1}
 
 
 @pytest.mark.parametrize("kind", [SpanKind.PRODUCER, SpanKind.CONSUMER])

@@ -7,7 +7,18 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from proto.columns import COLUMNS, FIRST_EXCHANGE, NO_INDEX, ExchangeEnd, HttpMethod, Observer, Reason, Role
+from proto.columns import (
+    COLUMNS,
+    CONNECTION_PART,
+    FIRST_EXCHANGE,
+    NO_INDEX,
+    ExchangeEnd,
+    ExchangeMatched,
+    HttpMethod,
+    Observer,
+    Reason,
+    Role,
+)
 from proto.exchange_phases import span_count
 from proto.flow_batch import Entity, FlowBatch, decode, encode
 from proto.verdicts.names import Verdict, VerdictMeasure
@@ -179,6 +190,38 @@ def test_it_says_what_was_asked_and_answered():
         said = attributes(spans(one)[0]["exchange at client"])
         found.append([said.get(name) for name in names])
     assert found == [["POST", 200, "grpc", 5, True], ["_OTHER", 404, None, None, None], [None] * 5]
+
+
+def test_of_a_connection_that_several_share_it_says_no_more_than_what_that_did():
+    """Its name says so, and its attributes; it has no phases, though exchanges beside it have; it stands where they would."""
+    end = START + 40 * MS
+    moments = {f"{name}_unix_ns": 0 for name in ("response_first", "response_last")}
+    moments |= {"request_first_unix_ns": end, "request_last_unix_ns": end}
+    counts = {"smoothed_rtt_ns": 90_000, "tx_zero_windows": 4, "rx_zero_windows": 5, "response_time_max_ns": 7 * MS}
+    matched = {"exchange_shared": CONNECTION_PART, "exchange_matched": ExchangeMatched.SPAN, "exchange_end": ExchangeEnd.NONE}
+    for role in (Role.CLIENT, Role.SERVER):
+        part = exchange(role, number=2, **moments, **counts, **matched)
+        told, _ = spans(part, exchange(Role.CLIENT if role == Role.SERVER else Role.SERVER))
+        whole = told.pop(f"connection at {role.name.lower()}")
+        assert sorted(name.split()[0] for name in told) == ["exchange", "request", "response", "server"]
+        assert (whole.trace_id, whole.parent_span_id, times(whole)) == (TRACE_ID, PARENT_ID, [0, 40])
+        assert len(whole.links) == 1
+        assert whole.status.code == Status.STATUS_CODE_UNSET
+        said = attributes(whole)
+        shared = {name.removeprefix("flow.shared."): said.pop(name) for name in list(said) if name.startswith("flow.shared.")}
+        closed = {"request.zero_window": 4, "response.zero_window": 5}
+        if role == Role.SERVER:
+            closed = {"request.zero_window": 5, "response.zero_window": 4}
+        assert shared == closed | {
+            "request.bytes": 300, "response.bytes": 9000, "request.retransmits": 1, "response.retransmits": 2,
+            "silence_max": 7 * MS, "rtt": 90_000,
+        }  # fmt: skip
+        assert {name for name in said if name.startswith("flow.")} == {
+            "flow.direction", "flow.observer", "flow.exchange.matched", "flow.exchange.shared",
+        }  # fmt: skip
+        assert (said["flow.exchange.shared"], said["flow.exchange.matched"]) == (True, "span")
+    file, _ = spans(exchange(**moments, **(counts | {"smoothed_rtt_ns": 0}), **matched))
+    assert "flow.shared.rtt" not in attributes(file["connection at client"])
 
 
 def test_it_is_linked_to_its_connection():
