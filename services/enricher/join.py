@@ -77,17 +77,21 @@ class Joined:
         self._columns, self._entities = columns, entities
 
     def own(self, number: int) -> tuple[Columns, list[Entity]]:
-        """Return the new columns of one of the batches, and those of the entities that it speaks of."""
-        if len(self._block.batches) == 1:
-            return self._columns, self._entities
-        first, end = self._block.bounds[number : number + 2]
-        columns = {name: column[first:end] for name, column in self._columns.items()}
+        """Return the new columns of one of the batches, and those of the entities that it speaks of.
+
+        They are the same whatever is in the block beside it: a batch that comes again is split into the same parts.
+        """
+        begin, end = self._block.bounds[number : number + 2]
+        columns = {name: column[begin:end] for name, column in self._columns.items()}
         names = [name for name in columns if name in _INDEXES]
         nothing = len(self._entities)
         found = np.minimum(np.stack([columns[name] for name in names]), nothing)
-        used = np.zeros(nothing + 1, np.bool_)
-        used[found] = True
-        rows = np.flatnonzero(used[:nothing])
+        # In the order in which the batch speaks of them: that of the block depends on the others.
+        spoken = found.ravel()
+        first_at = np.full(nothing + 1, found.size, np.intp)
+        first_at[spoken[::-1]] = np.arange(found.size)[::-1]
+        rows = np.flatnonzero(first_at[:nothing] < found.size)
+        rows = rows[np.argsort(first_at[rows])]
         position = np.full(nothing + 1, NO_INDEX, np.uint32)
         position[rows] = np.arange(len(rows), dtype=np.uint32)
         columns |= zip(names, position[found], strict=True)
