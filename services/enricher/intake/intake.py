@@ -31,7 +31,6 @@ from services.enricher.intake.peers import Peers
 from services.enricher.intake.questions import Questions
 from services.enricher.intake.scan import library
 from services.enricher.intake.settings import IntakeSettings
-from services.runtime.errors import DisconnectedError, MessageTooLargeError, PermissionDeniedError
 from services.runtime.nats.bus import Bus
 from services.runtime.telemetry import Telemetry
 
@@ -43,6 +42,7 @@ _TURN_BYTES: Final = 4 << 20
 _MOST_ROWS: Final = 1 << 16
 """Rows that are piled up before they are sent, whatever the time."""
 _SEND_SECONDS: Final = 2.0
+"""What all messages that are sent in one go may take, with what the server says of them."""
 _HEADERS_ROOM: Final = 1024
 
 
@@ -123,14 +123,14 @@ class Intake:
         """Send what is piled up."""
         limit = min(MAX_BATCH_BYTES, self._bus.max_payload - _HEADERS_ROOM)
         loop = asyncio.get_running_loop()
-        for subject, questions, rows, message in await loop.run_in_executor(thread, self._questions.messages, limit):
-            try:
-                async with asyncio.timeout(_SEND_SECONDS):
-                    heard = await self._bus.tell(subject, message)
-            except (DisconnectedError, PermissionDeniedError, MessageTooLargeError, TimeoutError):
+        asked = await loop.run_in_executor(thread, self._questions.messages, limit)
+        told = [(subject, message) for subject, _, _, message in asked]
+        heard = await self._bus.tell(told, timeout_seconds=_SEND_SECONDS) if told else []
+        for (_, questions, rows, message), somebody in zip(asked, heard, strict=True):
+            if somebody is None:
                 self.counts.spans.add("unpublished", questions)
             else:
-                self.counts.spans.add(ASKED if heard else "unheard", questions)
+                self.counts.spans.add(ASKED if somebody else "unheard", questions)
                 self.counts.published(rows, len(message))
 
 

@@ -281,13 +281,13 @@ class Bus:
         """
         return await self._publisher.publish(subject, payload, message_id=message_id, headers=headers)
 
-    async def tell(self, subject: str, payload: bytes) -> bool:
-        """Give a message to whoever listens now, which no stream stores; return whether anybody does.
+    async def tell(self, messages: Sequence[tuple[str, bytes]], *, timeout_seconds: float) -> list[bool | None]:
+        """Give messages to whoever listens now, by subject, which no stream stores; return of each whether anybody does.
 
-        Raises DisconnectedError, PermissionDeniedError, or MessageTooLargeError where the server does not take so much in one
-        message.
+        None of what did not go out: there was no connection or no permission, the server does not take so much in one message,
+        or there was no room within this time, which is that of all together.
         """
-        return await self._connection.is_heard(subject, payload)
+        return await self._connection.are_heard(messages, timeout_seconds=timeout_seconds)
 
     async def synced(self, message_ids: Collection[str]) -> None:
         """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""

@@ -14,7 +14,7 @@ import json
 import random
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -287,23 +287,41 @@ class Connection:
             del self._answers[token]
             answer.cancel()
 
-    async def is_heard(self, subject: str, payload: bytes) -> bool:
-        """Give a message to whoever listens now; return whether anybody does, which the server says at once.
+    async def are_heard(self, messages: Sequence[tuple[str, bytes]], *, timeout_seconds: float) -> list[bool | None]:
+        """Give messages to whoever listens now, by subject; return of each whether anybody does, which the server says at once.
 
-        Raises DisconnectedError, PermissionDeniedError, MessageTooLargeError as `request` does.
+        None of what was not given to the server: there was no connection or no permission, it is too large or came to no turn
+        within this time. Of what was given, and of which the server has said nothing by then, it is taken that it was heard.
         """
-        token = str(next(self._tokens))
+        given: dict[str, asyncio.Future[Message]] = {}
+        try:
+            with contextlib.suppress(TimeoutError, DisconnectedError):
+                async with asyncio.timeout(timeout_seconds):
+                    for subject, payload in messages:
+                        await self._give(subject, payload, given)
+                    # What it has to say of them it says before it answers a later ping; nats-py's first may overtake a message.
+                    for _ in range(2):
+                        await self.hear()
+            found = [_was_heard(answer) for answer in given.values()]
+            return found + [None] * (len(messages) - len(found))
+        finally:
+            for token, answer in given.items():
+                del self._answers[token]
+                answer.cancel()
+
+    async def _give(self, subject: str, payload: bytes, given: dict[str, asyncio.Future[Message]]) -> None:
+        """Send one of many, the answer to which will be among those that were given."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        token = str(next(self._tokens))
         self._answers[token] = (subject, answer)
+        given[token] = answer
         try:
             await self.send(subject, payload, reply=f"{self._inbox}.{token}")
-            # What it has to say of a message it says before it answers a later ping; nats-py's first may overtake the message.
-            for _ in range(2):
-                await self.hear()
-            return not answer.done() or answer.result().status != NO_RESPONDERS
-        finally:
-            del self._answers[token]
+        except MessageTooLargeError:
             answer.cancel()
+        except BaseException:  # it was not given, nor will the rest be
+            answer.cancel()
+            raise
 
     async def subscribe(self, subject: str, callback: Callback) -> Subscription:
         """Have `callback` awaited with every message on `subject`, in order, over every socket to come."""
@@ -436,6 +454,14 @@ class Connection:
         if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
             options["tls"] = _tls_context(settings)
         return options
+
+
+def _was_heard(answer: asyncio.Future[Message]) -> bool | None:
+    if not answer.done():
+        return True
+    if answer.cancelled() or answer.exception() is not None:
+        return None
+    return answer.result().status != NO_RESPONDERS
 
 
 def _as_refused(subject: str) -> str:

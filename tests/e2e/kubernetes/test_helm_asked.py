@@ -30,7 +30,7 @@ async def test_a_node_hears_what_it_is_asked(helm_binary: Path, tmp_path: Path, 
             watch = capture.watch(asked_subject(NODE))
             await watch.start()
             await capture.may_publish()  # whoever is answered is heard: the subscription was sent before
-            await enricher.tell(asked_subject(NODE), b"what?")
+            assert await enricher.tell([(asked_subject(NODE), b"what?")], timeout_seconds=30) == [True]
             async with asyncio.timeout(30):
                 assert (await anext(watch)).data == b"what?"
         if nodes:

@@ -57,7 +57,7 @@ async def test_each_user_can_do_its_work_and_its_answers_reach_nothing_else(serv
         asked = capture.watch("spans.asked.host")
         await asked.start()
         await capture.may_publish()
-        await enricher.tell("spans.asked.host", b"what?")
+        assert await enricher.tell([("spans.asked.host", b"what?")], timeout_seconds=30) == [True]
         assert (await anext(asked)).data == b"what?"
         await enricher.publish("flows.enriched.host", b"enriched", message_id="1")
         assert await take(exporter, ENRICHED_STREAM, EXPORTER_DURABLE) == b"enriched"

@@ -1,4 +1,4 @@
-"""When a socket is made again: how often with a server that loses it at once, and not where a server was slow alone."""
+"""A server that loses every socket at once, and one that is slow alone: when a socket is made again, and what is said of it."""
 
 from __future__ import annotations
 
@@ -62,3 +62,20 @@ async def test_a_server_that_answers_a_flush_too_late_is_heard_on(nats_server: N
     finally:
         running.cancel()
         await asyncio.wait({running})
+
+
+async def test_what_went_out_did_so_though_the_server_says_nothing_of_it(nats_server: NatsServer) -> None:
+    """Of many messages it is asked once, within one time for all; what it does not take is none of them."""
+    async with connect(NatsSettings(url=nats_server.url, ping_interval_seconds=_LONG_SECONDS), name="test") as bus:
+        await bus.wait_connected()
+        watch = bus.watch("heard.>")
+        await watch.start()
+        messages = [("heard.a", b""), ("nobody", b""), ("heard.b", bytes(2 * bus.max_payload)), ("heard.c", b"")]
+        assert await bus.tell(messages, timeout_seconds=60) == [True, False, None, True]
+        nats_server.send_signal(signal.SIGSTOP)
+        try:
+            assert await bus.tell(messages, timeout_seconds=0.05) == [True, True, None, True]
+        finally:
+            nats_server.send_signal(signal.SIGCONT)
+        assert await bus.tell(messages, timeout_seconds=60) == [True, False, None, True]
+    assert await bus.tell(messages, timeout_seconds=60) == [None] * 4
