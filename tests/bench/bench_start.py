@@ -1,4 +1,4 @@
-"""What a start of capture takes until it counts packets, and until it looks into them; and what compiling its programs takes.
+"""What a start of capture takes until its programs are loaded, and what compiling them takes, which is done once for a source.
 
     python -m tests.bench.bench_start [--rounds 3] [--compile]
 
@@ -21,24 +21,16 @@ from services.runtime.host.programs import building
 START = """
 import resource, time
 began = time.monotonic()
-from services.capture.live.tap.socket_tap import SocketTap
+from services.capture.live.tap.loader import load_tap
+from services.capture.live.tap.socket_tap import SocketTap, tick_ns
 from services.capture.names.pieces import PieceKind
-
-def told(what):
-    used, wall = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - began
-    processor, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-    print(f"    {what} after {wall:.2f} s, {processor:.2f} s of processor time; peak {peak:.0f} MiB", flush=True)
-
-class Told(SocketTap):
-    def _attach(self):
-        super()._attach()
-        told("attached")
-
-print(f"meeting={WITH_MEETING}")
-told("imported")
-with Told(trace_context=True, pieces=tuple(PieceKind), meeting=WITH_MEETING) as tap:
-    told("whole")
-    print(f"    origin={tap.loaded.origin}", flush=True)
+imported = time.monotonic()
+tap = SocketTap(trace_context=True, pieces=tuple(PieceKind), meeting=WITH_MEETING)
+loaded = load_tap(tap.constants(tick_ns()))
+ended = time.monotonic()
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(f"meeting={WITH_MEETING} origin={loaded.origin}: imported in {imported - began:.2f} s, loaded {ended - imported:.2f} s")
+print(f"    later; processor {used.ru_utime + used.ru_stime:.2f} s in all, peak {used.ru_maxrss / 1024:.0f} MiB", flush=True)
 """
 
 

@@ -16,15 +16,7 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.flows.layout import State
 from services.capture.live.owners.cgroups import cgroup_id, find_root
 from services.capture.live.records import monotonic_ns
-from services.capture.live.tap.loader import (
-    REQUIRED_PROGRAMS,
-    Switch,
-    TapConstants,
-    TapLoadError,
-    load_counting,
-    load_looks,
-    load_tap,
-)
+from services.capture.live.tap.loader import Switch, TapConstants, TapLoadError, load_tap
 from services.capture.live.tap.slot_layout import FLOW_KEY
 from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
 from services.runtime.host.programs import building
@@ -549,23 +541,6 @@ def test_what_is_not_asked_for_is_no_part_of_the_programs(live) -> None:
         assert sizes[0] < sizes[-1] - 1000
     most.close()
     least.close()
-
-
-def test_what_looks_into_packets_is_loaded_behind_what_counts_them():
-    """Most of what the verifier takes comes when packets are counted already, for the same maps."""
-    constants = TapConstants(64, frozenset(Switch))
-    loaded = load_counting(constants)
-    counting = dict(loaded.programs)
-    whole = load_looks(loaded, constants)
-    try:
-        assert counting.keys() == {*REQUIRED_PROGRAMS, *constants.attached_programs()}
-        assert whole.programs.keys() == {*REQUIRED_PROGRAMS, *constants.optional_programs()}
-        assert counting.items() <= whole.programs.items()
-        assert whole.maps == loaded.maps
-        walked = {name: each.verified_instructions for name, each in whole.program_descriptions.items()}
-        assert sum(walked[name] for name in counting) < sum(walked[name] for name in constants.looks())
-    finally:
-        whole.close()
 
 
 def test_rules_leave_flows_out_and_count_them(pods) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -11,6 +13,7 @@ from proto.columns import ExchangeEnd, Observer, Role
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.live.records import monotonic_ns
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
+from services.capture.names.pieces import PieceKind
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.packets.pcap import write
 from tests.support.packets.replayed import replay_files
@@ -53,37 +56,76 @@ def live(talk, tmp_path):
     return ends, frames, counters
 
 
+@contextmanager
+def calling(port: int) -> Iterator[Callable[[int], bytes]]:
+    """A server of gRPC there and a channel to it, which is opened by the first call. Yields what makes a call by its number."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    unary = grpc.unary_unary_rpc_method_handler(lambda asked, _context: asked)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Unary": unary})])
+    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/t.T/Unary")
+            yield lambda number: call(b"x" * number, metadata=[("traceparent", context(number))])
+    finally:
+        server.stop(0).wait()
+
+
+def told_numbers(tap: SocketTap, port: int) -> list[list[int]]:
+    """The numbers of the calls to that port that the tap tells, in its order: at the client's end and at the server's."""
+    tap.detach()
+    emissions = ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True)
+    columns = [each.columns for each in emissions]
+    return [
+        [
+            int.from_bytes(trace_id.tobytes(), "big") - 1
+            for each in columns
+            for trace_id in each["trace_id"][(each["role"] == role) & (each[of_server] == port)]
+        ]
+        for role, of_server in ((Role.CLIENT, "remote_port"), (Role.SERVER, "local_port"))
+    ]
+
+
 @pytest.mark.parametrize("is_low", [True, False], ids=["by_ports", "by_content"])
 def test_a_channel_that_is_older_than_the_capture_is_joined(is_low):
     """Its calls that begin after the first two are told at both ends, under their own callers; the others are not. The server's
     end knows who listens there; the client's tells by the ports, or, where both are ephemeral ones, by what is said.
     """
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    unary = grpc.unary_unary_rpc_method_handler(lambda asked, _context: asked)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Unary": unary})])
     port = next(port for port in iter(free_port, 0) if (port < 32_768) == is_low)
-    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary("/t.T/Unary")
+    with calling(port) as call:
         for number in range(3):
-            call(b"x" * number, metadata=[("traceparent", context(number))])
+            call(number)
         with SocketTap(capacity=4096, trace_context=True, rules=TapRules(loopback=True)) as tap:
             for number in range(3, 23):
-                call(b"x" * number, metadata=[("traceparent", context(number))])
-            tap.detach()
-            columns = [
-                each.columns
-                for each in ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True)
-            ]
+                call(number)
+            numbers = told_numbers(tap, port)
             counters = tap.counters
-    server.stop(0).wait()
-    for role, of_server in ((Role.CLIENT, "remote_port"), (Role.SERVER, "local_port")):
-        ours = [each["trace_id"][(each["role"] == role) & (each[of_server] == port)] for each in columns]
-        told = [int.from_bytes(trace_id.tobytes(), "big") - 1 for each in ours for trace_id in each]
+    for told in numbers:
         assert told == sorted(told)
         assert set(told) <= set(range(3, 23))
         assert set(told) >= set(range(5, 23)), counters
+
+
+def test_a_channel_that_is_opened_as_capture_is_attached_is_told_whole():
+    """From its first call on, at both ends: whatever looks into payload is there before the first packet is counted."""
+
+    class Opening(SocketTap):
+        def _attach(self) -> None:
+            super()._attach()
+            for number in range(3):
+                call(number)
+
+    port = next(port for port in iter(free_port, 0) if port < 32_768)
+    with (
+        calling(port) as call,
+        Opening(capacity=4096, trace_context=True, rules=TapRules(loopback=True), pieces=tuple(PieceKind), meeting=True) as tap,
+    ):
+        for number in range(3, 23):
+            call(number)
+        numbers = told_numbers(tap, port)
+        counters = tap.counters
+    assert numbers == [list(range(23))] * 2, counters
 
 
 def test_every_call_is_told_at_both_ends(stack, tmp_path):

@@ -9,7 +9,7 @@ import contextlib
 import enum
 import resource
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,6 @@ from services.capture.live.tap import bpf_syscall
 from services.runtime.host.programs import building, loading
 from services.runtime.host.programs.building import SYSTEM_PYTHON, Found
 from services.runtime.host.programs.errors import ProgramsError
-from services.runtime.host.programs.file import CompiledPrograms
 from services.runtime.host.programs.loading import Loaded
 from services.runtime.host.programs.telling import Constants
 
@@ -104,18 +103,12 @@ class TapConstants:
 
     def optional_programs(self) -> tuple[str, ...]:
         """Return the names of those that are loaded where the kernel takes them."""
-        return (*self.attached_programs(), *self.looks())
-
-    def attached_programs(self) -> tuple[str, ...]:
-        """Return the names of those of them that are attached, as what counts packets is."""
-        return (*OTHER_PROGRAMS, *((CREATE_PROGRAM,) if Switch.CLOSERS in self.switches else ()))
-
-    def looks(self) -> tuple[str, ...]:
-        """Return the names of those that look into payload, which are called by what counts packets."""
         handshakes = tuple(name for names in HANDSHAKE_PROGRAMS.values() for name in names)
         return (
-            *(EXCHANGE_PROGRAMS if Switch.TRACE_CONTEXT in self.switches else ()),
+            *OTHER_PROGRAMS,
+            *((CREATE_PROGRAM,) if Switch.CLOSERS in self.switches else ()),
             *(handshakes if Switch.PIECES_TLS in self.switches else ()),
+            *(EXCHANGE_PROGRAMS if Switch.TRACE_CONTEXT in self.switches else ()),
         )
 
 
@@ -139,36 +132,10 @@ class LoadedTap(Loaded):
     """Whether the package brought them, this machine's cache had them, or they were compiled now (`building.Found`)."""
     refusal: str = ""
     """What the kernel said of those that the package brought, where these are in their place."""
-    compiled: CompiledPrograms | None = field(default=None, repr=False)
-    """Where more of them come from; None once everything is loaded."""
 
 
 def load_tap(constants: TapConstants, *, python: Path = SYSTEM_PYTHON, found: Found | None = None) -> LoadedTap:
     """Load bpf/tap/socket_tap.c. Blocks for a second or two, which the verifier takes; for more where it is compiled first.
-
-    Raises TapLoadError.
-    """
-    loaded = load_counting(constants, python=python, found=found)
-    try:
-        return load_looks(loaded, constants)
-    except TapLoadError:
-        loaded.close()
-        raise
-
-
-def load_looks(loaded: LoadedTap, constants: TapConstants) -> LoadedTap:
-    """Load the programs that look into payload, of the same tap: most of what the verifier takes. Raises TapLoadError."""
-    if loaded.compiled is None:
-        return loaded
-    try:
-        whole = loading.load_more(loaded, loaded.compiled, constants.constants(), constants.looks())
-    except ProgramsError as error:
-        raise TapLoadError(error.reason, error.detail, error.advice) from error
-    return replace(whole, compiled=None)
-
-
-def load_counting(constants: TapConstants, *, python: Path = SYSTEM_PYTHON, found: Found | None = None) -> LoadedTap:
-    """Load what sees every packet, and what else is attached, without the programs that look into payload.
 
     Raises TapLoadError.
     """
@@ -215,11 +182,11 @@ def raise_locked_memory_limit() -> None:
 
 def _load(found: Found, constants: TapConstants, refusal: str = "") -> LoadedTap:
     loaded = loading.load(
-        found.programs, constants.constants(), required=REQUIRED_PROGRAMS, optional=constants.attached_programs()
+        found.programs, constants.constants(), required=REQUIRED_PROGRAMS, optional=constants.optional_programs()
     )
     return LoadedTap(
         loaded.programs, loaded.maps, loaded.program_descriptions, loaded.map_descriptions, loaded.refused,
-        found.programs.compiler, found.origin, refusal, found.programs,
+        found.programs.compiler, found.origin, refusal,
     )  # fmt: skip
 
 

@@ -40,8 +40,7 @@ from services.capture.live.tap.loader import (
     TapConstants,
     TapLoadError,
     connect_calls,
-    load_counting,
-    load_looks,
+    load_tap,
     write_bits,
 )
 from services.capture.live.tap.pieces import TapPieces
@@ -65,9 +64,8 @@ Indexes = npt.NDArray[np.uint32]
 class SocketTap(AbstractContextManager["SocketTap"]):
     """Every packet of every socket of the node, as a FlowHost. Times in the slots are CLOCK_MONOTONIC nanoseconds.
 
-    Loads and attaches when entered, first what counts packets and then what looks into them. Raises TapLoadError where the
-    programs cannot be loaded or attached, NoCgroup2Error where there is nothing to attach to, ValueError for rules that are no
-    networks or ports. Not for two threads at once.
+    Loads and attaches when entered. Raises TapLoadError where the programs cannot be loaded or attached, NoCgroup2Error where
+    there is nothing to attach to, ValueError for rules that are no networks or ports. Not for two threads at once.
     """
 
     def __init__(
@@ -110,9 +108,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
 
     def __enter__(self) -> Self:
         with self._stack:
-            constants = self.constants(tick_ns())
-            self._loaded = load_counting(constants)
-            self._stack.callback(self._unload)
+            self._loaded = load_tap(self.constants(tick_ns()))
+            self._stack.callback(self._loaded.close)
             self._check_layout()
             self._barrier = bpf_syscall.ProgramBarrier()
             self._stack.callback(self._barrier.close)
@@ -126,10 +123,6 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                 bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
             connect_calls(self._loaded, QUESTION_PROGRAMS)
-            self._stack.callback(self.detach)
-            self._attach()
-            # Packets are counted by now: what is said in the second that this takes is not looked into.
-            self._loaded = load_looks(self._loaded, constants)
             if self._loaded.programs.keys() >= set(chain(*HANDSHAKE_PROGRAMS.values())):
                 connect_calls(self._loaded, HANDSHAKE_PROGRAMS)
             if self._trace_context and self._loaded.programs.keys() >= set(chain(*PROGRAMS.values())):
@@ -144,6 +137,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             if self._with_closers:
                 self.closers = TapClosers(self._loaded, self.capacity)
                 self._stack.callback(self.closers.close)
+            # Last: a connection whose handshake is seen is taken to have been looked at from its first payload on.
+            self._attach()
             self._stack = self._stack.pop_all()
         return self
 
@@ -299,9 +294,6 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             raise TapLoadError("attach_failed", f"{program}: {error.strerror}", advice) from error
         finally:
             os.close(root)
-
-    def _unload(self) -> None:
-        self._loaded.close()
 
     def _check_layout(self) -> None:
         """Raises CaptureError where the program's structures are not those of slot_layout."""

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from services.runtime.host import bpf_call
 from services.runtime.host.programs.errors import ProgramsError
@@ -61,9 +61,6 @@ class Loaded:
             os.close(descriptor)
 
 
-L = TypeVar("L", bound=Loaded)
-
-
 def kernel_version() -> tuple[int, ...]:
     """Return major and minor of the kernel's release."""
     return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
@@ -85,39 +82,8 @@ def load(
         for name, each in descriptions.items():
             maps[name] = _make_map(name, each, types)
             made.callback(os.close, maps[name])
-        programs, found, refused = _load_all((*required, *optional), compiled, constants, maps, types, required=required)
-        made.pop_all()
-    return Loaded(programs, maps, found, descriptions, refused)
-
-
-def load_more(loaded: L, compiled: CompiledPrograms, constants: Constants, names: Collection[str]) -> L:
-    """Load more of the same programs for the same maps: of these, those that the kernel takes. Raises ProgramsError."""
-    types = _load_types(compiled.types) if names else 0
-    try:
-        programs, found, refused = _load_all(names, compiled, constants, loaded.maps, types)
-    finally:
-        if types:
-            os.close(types)
-    return replace(
-        loaded,
-        programs={**loaded.programs, **programs},
-        program_descriptions={**loaded.program_descriptions, **found},
-        refused={**loaded.refused, **refused},
-    )
-
-
-def _load_all(
-    names: Collection[str],
-    compiled: CompiledPrograms,
-    constants: Constants,
-    maps: Mapping[str, int],
-    types: int,
-    *,
-    required: Collection[str] = (),
-) -> tuple[dict[str, int], dict[str, ProgramDescription], dict[str, str]]:
-    """Return the descriptors and sizes of the programs that the kernel takes, and what it said of the others."""
-    programs, found, refused = {}, {}, {}
-    with ExitStack() as made:
+        programs, found, refused = {}, {}, {}
+        names = (*required, *optional)
         # The kernel verifies side by side, and Python waits for it without its lock.
         with ThreadPoolExecutor(_AT_ONCE) as verifying:
             answers = verifying.map(lambda name: _try(name, compiled.programs[name], constants, maps, types), names)
@@ -132,7 +98,7 @@ def _load_all(
             if name in required or refusal.errno == errno.EPERM:
                 raise refusal.in_words(name)
         made.pop_all()
-    return programs, found, {name: refusal.said for name, refusal in refused.items()}
+    return Loaded(programs, maps, found, descriptions, {name: refusal.said for name, refusal in refused.items()})
 
 
 def has_capabilities() -> bool:
