@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -30,6 +31,8 @@ class CacheReader:
         self._make_cluster = make_cluster
         self.roster = Roster()
         self.pulse: Pulse | None = None
+        self.lost_unix_ns = time.time_ns()
+        """Since when nothing is known, or not what the log comes to; while all is known, of the last time that this was so."""
         self.log = ""
         """Which log is read; empty before its first message."""
         self.foreign = False
@@ -96,7 +99,8 @@ class CacheReader:
 
     def begin_anew(self, position: int = 0) -> None:
         """Forget everything: the stream is another one, or its log cannot be read."""
-        self.roster, self.pulse, self.position, self.log, self.foreign = Roster(), None, position, "", False
+        self._lose_pulse()
+        self.roster, self.position, self.log, self.foreign = Roster(), position, "", False
         self._parts = []
         self._restored(self._make_cluster(), FOREVER)
         self.log_end, self.link, self.went_back = 0, b"", False
@@ -155,7 +159,11 @@ class CacheReader:
         if self.log_end > 0:
             logger.info("cache.chain_broken", sequence=entry.sequence, hint="goes on from the next snapshot in the log")
         self.log_end = _NO_CHAIN
-        self.pulse = None
+        self._lose_pulse()
+
+    def _lose_pulse(self) -> None:
+        if self.pulse is not None:
+            self.pulse, self.lost_unix_ns = None, time.time_ns()
 
     def _grown(self, size: int, part: SnapshotPart | None) -> None:
         if part is None:

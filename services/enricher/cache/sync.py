@@ -78,7 +78,8 @@ class CachedSync(LiveIndex):
         """Return since when nobody leads, or who leads cannot follow a resource; None where all is followed."""
         pulse: Pulse | None = self._reader.pulse
         if pulse is None or self._reader.broken or self.missing():
-            return self._began_unix_ns
+            # Not since this process began: one that has lost a log that it knew waits for the next as one does that starts.
+            return self._reader.lost_unix_ns
         if time.monotonic() > self._heard + 2 * self._settings.lease_seconds and not self.leading:
             return pulse.reached_unix_ns
         scopes = (each for each in pulse.scopes if each.listed or each.state != State.DENIED.value)
