@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,7 +35,7 @@ class Disk:
     def settle(self) -> None:
         """Have all on the disk that is written by now, as Linux has it after half a minute, synced or not."""
         for path in filter(Path.is_file, self.mount.rglob("*")):
-            with path.open("rb") as file:
+            with suppress(FileNotFoundError), path.open("rb") as file:  # a server that runs removes some meanwhile
                 os.fsync(file)
 
     def power_off(self) -> None:
