@@ -70,6 +70,11 @@ FLOW_INLINE int text_load_some(const struct text *text, __u32 offset, void *targ
     __asm__("" : "+r"(behind));
     if (behind >= most)
         behind = most - 1;
+    if (!(most & (most - 1))) {
+        /* Said once more where it is used: before Linux 5.16 a word that was on the stack meanwhile has no bound there. */
+        __asm__("" : "+r"(behind));
+        behind &= most - 1;
+    }
     return parse_load(text->source, offset, target, (__u32)behind + 1) ? -1 : (int)behind + 1;
 }
 
