@@ -55,6 +55,8 @@ FLOW_INLINE int text_load(const struct text *text, __u32 offset, void *target, _
     return parse_load(text->source, offset, target, size);
 }
 
+#define TEXT_FEW_BYTES 16u /* as many as a request's first look loads */
+
 /*
  * Load what there is from `offset` on, `most` bytes at most. Returns how many; 0: the text is over; -1: the packet is.
  *
@@ -70,7 +72,7 @@ FLOW_INLINE int text_load_some(const struct text *text, __u32 offset, void *targ
     __asm__("" : "+r"(behind));
     if (behind >= most)
         behind = most - 1;
-    if (!(most & (most - 1))) {
+    if (most == TEXT_FEW_BYTES) {
         /* Said once more where it is used: before Linux 5.16 a word that was on the stack meanwhile has no bound there. */
         __asm__("" : "+r"(behind));
         behind &= most - 1;
