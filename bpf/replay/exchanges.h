@@ -54,6 +54,8 @@ static inline int exchange_pipelined(
     return 1;
 }
 
+/* Both directions of HTTP/1 are, here. */
+#define MESSAGES_ARE_FOLLOWED 1
 #include "../engine/exchanges/traced_exchange.h"
 
 /* A reader is asked to take what has ended before there is more than this. */
