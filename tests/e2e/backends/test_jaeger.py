@@ -20,7 +20,7 @@ from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the first to ask for a tool may build it
 
-START_SECONDS: Final = 30
+START_SECONDS: Final = 180
 
 
 @contextmanager
