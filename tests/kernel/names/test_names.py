@@ -18,6 +18,7 @@ from proto.flow_batch import decode
 from services.capture.flows.datagrams import DatagramRules
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.tap.socket_tap import TapRules
+from tests.support.node import dnsmasq
 from tests.support.node.live_capture import reason_to_skip, wait_until
 from tests.support.node.namespaces import Network, Pod
 
@@ -53,15 +54,7 @@ def names_in(batch):
 @pytest.fixture(scope="module", autouse=True)
 def resolver(pods) -> Iterator[subprocess.Popen[bytes]]:
     """A dnsmasq that knows the shop, and knows that there is nobody at nowhere.example."""
-    command = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file",
-    ]
+    command = [*dnsmasq.COMMAND]
     command += [f"--address=/{name}/{address}" for name, address in SHOP.items()]
     command += ["--cname=www.shop.example,cart.shop.example", "--local=/nowhere.example/"]
     command += [f"--txt-record=long.shop.example,{number}{'x' * 250}" for number in range(4)]

@@ -19,6 +19,7 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.tap.socket_tap import TapRules
 from services.capture.names.question_records import QuestionRules
+from tests.support.node import dnsmasq
 from tests.support.node.live_capture import reason_to_skip, wait_until
 from tests.support.node.lossy_path import captured
 from tests.support.node.namespaces import Network, Pod
@@ -70,15 +71,7 @@ def pods() -> Iterator[list[Pod]]:
 @pytest.fixture(scope="module", autouse=True)
 def authority(pods) -> Iterator[None]:
     """A dnsmasq that knows the shop, and refuses what is asked of others."""
-    command = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file",
-    ]
+    command = [*dnsmasq.COMMAND]
     command += ["--address=/cart.shop.example/192.0.2.1", "--local=/shop.example/"]
     command += ["--host-record=cart.shop.example,192.0.2.1", "--cname=www.shop.example,cart.shop.example"]
     command += [f"--txt-record=long.shop.example,{number}{'x' * 250}" for number in range(8)]

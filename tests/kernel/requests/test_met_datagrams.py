@@ -23,6 +23,7 @@ from services.capture.live.tap.socket_tap import SocketTap
 from services.capture.live_options import TapRules
 from services.capture.names.pieces import PieceKind
 from tests.kernel.requests.test_meeting import Watched, questions
+from tests.support.node import dnsmasq
 from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip, wait_until
 from tests.support.ports import free_port
 
@@ -112,15 +113,7 @@ def test_each_lookup_meets_its_own_questions(
 ) -> None:
     """A and AAAA at once from a port of their own: dnsmasq's log has the port of each name."""
     log = tmp_path / "log"
-    command = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file",
-    ]
+    command = [*dnsmasq.COMMAND]
     command += [f"--port={dns_port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--log-queries=extra"]
     command += ["--address=/shop.example/192.0.2.1", "--address=/shop.example/2001:db8::1", f"--log-facility={log}"]
     server = subprocess.Popen(command)
