@@ -21,7 +21,15 @@ from services.capture.meeting.clocks import ByConnection, Clocks
 from services.capture.meeting.likelihood import Habits, as_times
 from services.capture.meeting.matching import MOST_IN_A_ROW, TOLERANCE_NS, Windows, match
 from services.capture.meeting.memory import Memory
-from services.capture.meeting.parts import CONNECTION_FACTS, MANY, met_parts, only_connections, overlapping, slices_of
+from services.capture.meeting.parts import (
+    CONNECTION_FACTS,
+    MANY,
+    MOST_CONNECTIONS,
+    met_parts,
+    only_connections,
+    overlapping,
+    slices_of,
+)
 from services.capture.meeting.questions import Questions
 from services.capture.meeting.questions import Rows as Asked
 from services.capture.meeting.reasons import Counts, Reason
@@ -233,11 +241,13 @@ class Meeting:
         window = Windows(spans["begin"][which], spans["end"][which])
         of_connection, slices = slices_of(rows, place, window)
         facts = facts[of_connection]
-        ports = spans["own_port"][which][:, None]
-        may_be = peers.of(which, of_connection) & ((ports == 0) | (ports == facts["local_port"]))
-        # Who names neither its peer nor an end of its connection may have used anything.
-        may_be[peers.are_anybody[which] & (spans["own_port"][which] == 0)] = False
-        only = only_connections(window, slices, may_be)
+        only: Indexes = np.full(len(which), MANY, np.int64)
+        if len(slices) <= MOST_CONNECTIONS:
+            ports = spans["own_port"][which][:, None]
+            may_be = peers.of(which, of_connection) & ((ports == 0) | (ports == facts["local_port"]))
+            # Who names neither its peer nor an end of its connection may have used anything.
+            may_be[peers.are_anybody[which] & (spans["own_port"][which] == 0)] = False
+            only = only_connections(window, slices, may_be)
         only[window.begin <= self._lost_ns] = MANY
         overlapped = overlapping(window, only)
         self.ring.note_overlapped(numbers[of_connection[overlapped]])

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 
-_MOST_CONNECTIONS: Final = 4_096
-"""With more to one peer it is not looked which of them a span can have used."""
+MOST_CONNECTIONS: Final = 1_024
+"""With more to one peer it is not looked which of them a span can have used: spans are laid beside each of them."""
 MANY: Final = -2
 """Not a connection, but several."""
 
@@ -111,9 +111,6 @@ def only_connections(spans: Windows, slices: list[Slices], may_be: npt.NDArray[n
     `may_be`: whether a span (row) may have used a connection (column) by anything but what was said on it when.
     """
     found: Indexes = np.full(len(spans), NOBODY, np.int64)
-    if len(slices) > _MOST_CONNECTIONS:
-        found[:] = MANY
-        return found
     for connection, each in enumerate(slices):
         which = np.flatnonzero(may_be[:, connection])
         which = which[each.spoke_within(Windows(spans.begin[which], spans.end[which]))]
