@@ -49,6 +49,7 @@ static void call_upgrade(struct calls *calls, struct connection *connection, con
         return;
     }
     call->is_known = 1;
+    call->is_upgraded = 1;
     exchange = &call->exchange;
     memcpy(exchange, held, sizeof(*exchange));
     exchange->stream_ended = STREAM_REQUEST_ENDED | (exchange->number ? 0 : STREAM_IS_FIRST);

@@ -29,7 +29,8 @@ struct call {
     struct exchange exchange;
     __u8 is_known; /* its request's header block was read */
     __u8 is_unclear; /* what of the response has come cannot be told */
-    __u8 pad[6];
+    __u8 is_upgraded; /* it was answered by 101, and went over to HTTP/2 */
+    __u8 pad[5];
 };
 
 /* One direction. */
@@ -256,7 +257,8 @@ static void call_end(struct calls *calls, struct connection *connection, struct 
             calls->ended_room = room;
         }
     }
-    if (call->is_unclear)
+    /* An end that went over to HTTP/2 answers: where no response was seen, its frames were not followed. */
+    if (call->is_unclear || (call->is_upgraded && !call->exchange.response_first_ns))
         calls->requests[REQUEST_UNPAIRED] += call->is_known;
     else if (!ended)
         calls->lost++;

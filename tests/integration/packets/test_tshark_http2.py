@@ -29,7 +29,7 @@ def test_every_call_is_tsharks(tmp_path, talk):
     path = write(tmp_path / "talk.pcap", talk(tmp_path, None))
     theirs = {key: stream for key, stream in of_http2(path).items() if stream.is_whole and stream.ids}
     replayed = replay_files([path], trace_context=True)
-    ours = {(each["local_port"], each["record"] & 0x7FFFFFFF): each for each in replayed.exchanges}
+    ours = {((each["local_port"], each["remote_port"]), each["record"] & 0x7FFFFFFF): each for each in replayed.exchanges}
     whole = {key for key, each in ours.items() if each["exchange_end"] == ExchangeEnd.STREAM}
     assert theirs
     assert not {reason: number for reason, number in counted(replayed).items() if reason.startswith("connections_")}

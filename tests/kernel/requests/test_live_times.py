@@ -83,22 +83,23 @@ def clock_ns() -> tuple[int, int]:
 
 def told(tap: SocketTap, path: Path) -> dict[Role, list[dict]]:
     """The exchanges of the connections in a capture, by end."""
-    opened = {(client, sequence) for (client, _), sequence in connections(path).items()}
+    opened = connections(path)
     ends: dict[Role, list[dict]] = {Role.CLIENT: [], Role.SERVER: []}
     for emission in ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True):
         for place in range(len(emission)):
             row = {name: column[place] for name, column in emission.columns.items()}
-            client = "local" if row["role"] == Role.CLIENT else "remote"
-            if (row[f"{client}_port"], row[f"{client}_isn"]) in opened:
-                ends[row["role"]].append(row | {"client_port": int(row[f"{client}_port"])})
+            client, server = ("local", "remote") if row["role"] == Role.CLIENT else ("remote", "local")
+            ports = int(row[f"{client}_port"]), int(row[f"{server}_port"])
+            if opened.get(ports) == row[f"{client}_isn"]:
+                ends[row["role"]].append(row | {"ports": ports})
     return ends
 
 
-def key_of(row: dict, *, is_stream: bool) -> tuple[int, object]:
+def key_of(row: dict, *, is_stream: bool) -> tuple[tuple[int, int], object]:
     """As dissections have it."""
     if is_stream:
-        return row["client_port"], int(row["record"]) & 0x7FFFFFFF
-    return row["client_port"], f"00-{row['trace_id'].tobytes().hex()}-{row['parent_span_id'].tobytes().hex()}-01"
+        return row["ports"], int(row["record"]) & 0x7FFFFFFF
+    return row["ports"], f"00-{row['trace_id'].tobytes().hex()}-{row['parent_span_id'].tobytes().hex()}-01"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -57,17 +57,21 @@ class Dissected:
         self.response_last = now if whole else self.response_last
 
 
-Dissection = dict[tuple[int, object], Dissected]
-"""By the client's port and, in its connection, the stream's id or the context that a request of HTTP/1 carries."""
+Ports = tuple[int, int]
+"""Of a connection: the client's, the server's. Clients of several servers may have the same one."""
+Dissection = dict[tuple[Ports, object], Dissected]
+"""By connection and, in it, the stream's id or the context that a request of HTTP/1 carries."""
 
 
-def connections(path: Path) -> dict[tuple[int, int], int]:
-    """Ports of client and server of the connections that began in a capture, and the client's initial sequence number."""
+def connections(path: Path) -> dict[Ports, int]:
+    """The connections that began in a capture, and the client's initial sequence number; none whose ports were used again."""
     fields = ("tcp.srcport", "tcp.dstport", "tcp.seq_raw")
     command = ["tshark", "-r", path, "-Y", _OPENS, "-T", "fields", *(word for name in fields for word in ("-e", name))]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    found = (tuple(map(int, line.split("\t"))) for line in lines)
-    return {(client, server): sequence for client, server, sequence in found}
+    found: dict[Ports, set[int]] = {}
+    for client, server, sequence in (map(int, line.split("\t")) for line in lines):
+        found.setdefault((client, server), set()).add(sequence)
+    return {ports: sequences.pop() for ports, sequences in found.items() if len(sequences) == 1}
 
 
 def of_http2(path: Path, protocol: str = "http2") -> Dissection:
@@ -81,7 +85,7 @@ def of_http2(path: Path, protocol: str = "http2") -> Dissection:
             number, kind = int(next(_shown(found, "http2.streamid"), "0")), int(next(_shown(found, "http2.type"), "-1"))
             if number % 2 and kind in {DATA, HEADERS}:
                 headers = zip(_shown(found, "http2.header.name"), _shown(found, "http2.header.value"), strict=True)
-                streams.setdefault((ends.client, number), Dissected()).take_frame(
+                streams.setdefault((ends.ports, number), Dissected()).take_frame(
                     is_asked=ends.is_asked, begun=since, now=now, kind=kind,
                     flags=int(next(_shown(found, "http2.flags")), 16), headers=dict(headers),
                 )  # fmt: skip
@@ -92,17 +96,17 @@ def of_http2(path: Path, protocol: str = "http2") -> Dissection:
 def of_http1(path: Path) -> Dissection:
     """Requests with a context, whose connection answers them one by one."""
     exchanges: Dissection = {}
-    asked: dict[int, Dissected] = {}
+    asked: dict[Ports, Dissected] = {}
     for packet, ends, begun, now in _packets(path, "http"):
         for found in (each for each in packet.iter("proto") if each.get("name") == "http"):
             lines = dict(line.strip().split(": ", 1) for line in _shown(found, "http.request.line") if ": " in line)
             method, code = next(_shown(found, "http.request.method"), None), int(next(_shown(found, "http.response.code"), "0"))
             context = {name.lower(): value for name, value in lines.items()}.get("traceparent", "").removesuffix("\\r\\n")
             if method:
-                asked[ends.client] = Dissected(context, method, request_first=begun, request_last=now)
-                exchanges[ends.client, context] = asked[ends.client]
+                asked[ends.ports] = Dissected(context, method, request_first=begun, request_last=now)
+                exchanges[ends.ports, context] = asked[ends.ports]
             elif code // 100 > 1:
-                answered = asked.pop(ends.client)
+                answered = asked.pop(ends.ports)
                 answered.status, answered.response_first, answered.response_last = code, begun, now
     return exchanges
 
@@ -113,11 +117,11 @@ def of_upgrades(path: Path) -> Dissection:
     exchanges: Dissection = {}
     for packet, ends, begun, now in _packets(path, "http"):
         method = next(_shown(packet, "http.request.method"), None)
-        if method and (ends.client, 1) in responses:
+        if method and (ends.ports, 1) in responses:
             lines = (line.partition(": ") for line in _shown(packet, "http.request.line"))
             headers = {name.lower(): value.removesuffix("\\r\\n").strip() for name, _, value in lines}
-            answered = responses[ends.client, 1]
-            exchanges[ends.client, 1] = Dissected(
+            answered = responses[ends.ports, 1]
+            exchanges[ends.ports, 1] = Dissected(
                 headers.get("traceparent"), method, answered.status, begun, now, answered.response_first, answered.response_last
             )
     return exchanges
@@ -125,7 +129,7 @@ def of_upgrades(path: Path) -> Dissection:
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    client: int
+    ports: Ports
     is_asked: bool
 
 
@@ -141,7 +145,7 @@ def _packets(path: Path, protocol: str) -> Iterator[tuple[ET.Element, _Ends, int
         way = int(next(_shown(packet, "tcp.srcport"), "0")), int(next(_shown(packet, "tcp.dstport"), "0"))
         if way in opened or way[::-1] in opened:
             begun = min((times[int(number) - 1] for number in _shown(packet, "tcp.segment")), default=now)
-            yield packet, _Ends(way[0] if way in opened else way[1], way in opened), begun, now
+            yield packet, _Ends(way if way in opened else way[::-1], way in opened), begun, now
 
 
 def _shown(element: ET.Element, name: str) -> Iterator[str]:
