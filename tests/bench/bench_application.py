@@ -4,8 +4,8 @@
 
 Needs root. Each round has every application with nothing beside it, with capture alone, and with all of `wirespan up` on the
 same machine; figures are medians, ratios the medians of each round's. One asks at half the rate that it is answered at when it
-asks without a pause; a latency counts from when the question was due, so that what waits behind a slow answer is in it. On a
-machine where other things run the ratios say little: the spread is printed.
+sleeps but for a moment before each question; a latency counts from when the question was due, so that what waits behind a slow
+answer is in it. On a machine where other things run the ratios say little: the spread is printed.
 
 It takes some rounds x 3 x applications x (2 x seconds + 2), and says so when it begins; a round that would not end within the
 time is not begun.
@@ -50,11 +50,12 @@ class Measured:
 
 
 def half_rate(load: Load) -> float:
-    """Half of the questions a second that one is answered who asks without a pause."""
+    """Half of the questions a second that one is answered who sleeps before each, and so wakes up for it, as later."""
     if load.ask is None:
         return 0.0
     began, asked = time.perf_counter(), 0
     while time.perf_counter() < began + _RATE_SECONDS:
+        time.sleep(1e-6)
         load.ask()
         asked += 1
     return asked / _RATE_SECONDS / 2

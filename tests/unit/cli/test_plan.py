@@ -119,7 +119,8 @@ def test_large_clusters_need_several_streams_and_releases() -> None:
     assert (small.releases, small.partitions) == (1, 1)
     assert "partitions" not in values(small)["settings"]["streams"]
     large = plan(Load(nodes=10_000, flows_per_node=20))
-    assert (large.releases, values(large)["settings"]["streams"]["partitions"]) == (1, 2)
+    assert large.releases == 1
+    assert values(large)["settings"]["streams"]["partitions"] == large.partitions > 1
     assert plan(Load(nodes=10_000, flows_per_node=50)).releases > 1
 
 
