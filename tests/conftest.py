@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import structlog
 
-from services.runtime import redaction
+from services.runtime.privacy import redaction
 from tests.support.pipeline.nats_server import NatsServer
 
 # A machine under load is slow now and then, which is no finding, nor is how long examples take to be drawn. Where a change

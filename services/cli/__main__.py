@@ -12,7 +12,7 @@ import click
 
 from services.cli.errors import CliError
 from services.cli.views.printable import printable
-from services.runtime.redaction import guard_standard_error
+from services.runtime.privacy.redaction import guard_standard_error
 
 _COMMANDS: Final = {
     "up": ("services.cli.run.up", "up", "Show live flows; their spans go to a backend or a file."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from services.runtime import footprint
-from services.runtime.redaction import guard_standard_error
+from services.runtime.privacy.redaction import guard_standard_error
 
 
 def main() -> int:

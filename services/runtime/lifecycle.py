@@ -17,7 +17,7 @@ import structlog
 
 from services.runtime import logs, settings
 from services.runtime.errors import SettingsError, Stopping
-from services.runtime.redaction import guard_standard_error
+from services.runtime.privacy.redaction import guard_standard_error
 from services.runtime.watchdog import watched_loop
 
 logger = structlog.get_logger()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from services.runtime.redaction import hide_userinfo
+from services.runtime.privacy.redaction import hide_userinfo
 
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:

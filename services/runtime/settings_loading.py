@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from services.runtime.errors import SettingsError
-from services.runtime.redaction import hide, hide_userinfo
+from services.runtime.privacy.redaction import hide, hide_userinfo
 
 PROCESS_PREFIX: Final = "WIRESPAN_"
 CONFIG_VARIABLE: Final = "WIRESPAN_CONFIG"

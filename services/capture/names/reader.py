@@ -22,7 +22,7 @@ from services.capture.names.question_records import QuestionRecords, QuestionRul
 from services.capture.names.questions import FlowQuestions, NameList, QuestionTable, question_columns, question_records
 from services.capture.names.quic_keys import has_keys
 from services.capture.names.setup import Flows, set_up_columns
-from services.runtime.pseudonyms import domain_pseudonym
+from services.runtime.privacy.pseudonyms import domain_pseudonym
 
 _MOST_PSEUDONYMS: Final = 4096
 """That are not made again."""

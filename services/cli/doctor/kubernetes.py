@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from services.cli.doctor.finding import Finding, Status, ok, one_line, skipped
-from services.runtime.redaction import hide
+from services.runtime.privacy.redaction import hide
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient

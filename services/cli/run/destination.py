@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from services.cli.errors import UsageError
 from services.cli.views.printable import printable
 from services.runtime.otlp_protocol import suggested_protocol
-from services.runtime.private_files import refuse_planted_link
+from services.runtime.privacy.private_files import refuse_planted_link
 
 DEFAULT_OUTPUT: Final = Path("wirespan-spans.jsonl")
 _TRACES_PATH: Final = "/v1/traces"

@@ -18,7 +18,7 @@ from services.cli.screen.lists import PairsScreen, Rows
 from services.cli.screen.pages import HelpScreen, Page
 from services.cli.screen.pairs import Pairs
 from services.cli.views.printable import printable
-from services.runtime.redaction import redacted
+from services.runtime.privacy.redaction import redacted
 
 _REFRESH_SECONDS: Final = 0.5
 _SHARE: Final = 10

@@ -21,7 +21,7 @@ import msgspec
 from services.enricher.errors import ApiRefusedError, ApiUnreachableError, KubeConfigError
 from services.enricher.kubernetes.access.configuration import Access, Source, find_access, one_line
 from services.enricher.kubernetes.access.credentials import Credential
-from services.runtime.redaction import redacted
+from services.runtime.privacy.redaction import redacted
 
 if TYPE_CHECKING:
     import urllib3

@@ -23,8 +23,8 @@ from services.enricher.kubernetes.pseudonyms import Pseudonyms
 from services.enricher.kubernetes.resources import Resource, followed, object_decoders
 from services.enricher.kubernetes.selection import Selection
 from services.enricher.settings import KubeSettings
-from services.runtime.private_files import write_private
-from services.runtime.redaction import guard_standard_error
+from services.runtime.privacy.private_files import write_private
+from services.runtime.privacy.redaction import guard_standard_error
 from services.runtime.settings import SettingsError, load
 
 _SILENCE_SECONDS = 60.0

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from services.enricher.kubernetes.node_annotations import NODE_ANNOTATIONS, with_addresses
 from services.enricher.kubernetes.object_meta import STATIC_POD_ANNOTATION, TEMPLATE_HASH_LABEL
-from services.runtime.pseudonyms import KEPT_NAMES, digest, pseudonym
+from services.runtime.privacy.pseudonyms import KEPT_NAMES, digest, pseudonym
 
 _NAMES: Final = frozenset(("name", "namespace", "nodeName"))
 _LEFT_OUT: Final = frozenset(("podCIDR", "podCIDRs"))

@@ -28,7 +28,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from services.exporter.delivery.header_files import HEADER_NAME, HEADER_VALUE, HeaderFile
 from services.runtime.errors import SettingsError
 from services.runtime.otlp_protocol import suggested_protocol
-from services.runtime.redaction import hide
+from services.runtime.privacy.redaction import hide
 
 Signal: TypeAlias = Literal["traces", "metrics"]
 DEFAULT_TIMEOUT_MS: Final = 10_000

@@ -27,7 +27,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.exporter.delivery.sink import Accepted, Outcome, Rejected, Retry
 from services.exporter.errors import OutputFileError
-from services.runtime.private_files import refuse_planted_link
+from services.runtime.privacy.private_files import refuse_planted_link
 
 _ID_FIELDS: Final = ("traceId", "spanId", "parentSpanId")
 _SCAN_BYTES: Final = 64 * 1024

@@ -18,8 +18,8 @@ from google.rpc.status_pb2 import Status
 
 from services.exporter.delivery.environment import OtlpSettings, Signal
 from services.exporter.delivery.sink import MAX_RESPONSE_BYTES, Outcome, Rejected, Retry, read_response, user_agent
+from services.runtime.privacy.redaction import redacted
 from services.runtime.proxies import grpc_options
-from services.runtime.redaction import redacted
 
 _EXPORT_METHODS: Final[Mapping[Signal, str]] = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",

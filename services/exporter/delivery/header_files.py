@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.runtime.errors import SettingsError
-from services.runtime.redaction import hide
+from services.runtime.privacy.redaction import hide
 
 VARIABLE: Final = "WIRESPAN_EXPORTER_HEADER_FILES"
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 token

@@ -19,8 +19,8 @@ from google.rpc.status_pb2 import Status
 
 from services.exporter.delivery.environment import OtlpSettings
 from services.exporter.delivery.sink import MAX_RESPONSE_BYTES, Accepted, Outcome, Rejected, Retry, read_response, user_agent
+from services.runtime.privacy.redaction import redacted
 from services.runtime.proxies import proxy_for
-from services.runtime.redaction import redacted
 
 PROTOBUF: Final = "application/x-protobuf"
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from services.runtime.redaction import redacted
+from services.runtime.privacy.redaction import redacted
 
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """Longest response that is read; the OTLP specification recommends this limit."""

@@ -28,7 +28,7 @@ from nats.aio.subscription import Subscription as ClientSubscription
 from nats.nuid import NUID
 
 from services.runtime.errors import DisconnectedError, MessageTooLargeError, PermissionDeniedError, RequestTimeoutError
-from services.runtime.redaction import hide
+from services.runtime.privacy.redaction import hide
 from services.runtime.settings import NatsSettings
 
 logger = structlog.get_logger()

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.enricher.errors import ApiUnreachableError, KubeConfigError
 from services.enricher.kubernetes.access.credentials import Credentials, ExecPlugin, FixedToken, TokenFile
+from services.runtime.privacy.redaction import hide, hide_userinfo, redacted
 from services.runtime.proxies import proxy_for
-from services.runtime.redaction import hide, hide_userinfo, redacted
 
 if TYPE_CHECKING:
     from kubernetes import client

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from services.enricher.errors import ApiUnreachableError
-from services.runtime.redaction import hide
+from services.runtime.privacy.redaction import hide
 
 _PLUGIN_SECONDS: Final = 60.0
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]+")

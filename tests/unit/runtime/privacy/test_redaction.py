@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.errors import SettingsError
-from services.runtime.redaction import SHORTEST, hide, hide_userinfo, redacted
+from services.runtime.privacy.redaction import SHORTEST, hide, hide_userinfo, redacted
 from services.runtime.settings import NatsSettings, load
 
 ROOT = Path(__file__).parents[3]
@@ -60,7 +60,7 @@ def test_a_traceback_that_nobody_catches_has_none_of_it() -> None:
     """On standard error, of the main thread and of others."""
     program = (
         "import threading\n"
-        "from services.runtime.redaction import guard_standard_error, hide\n"
+        "from services.runtime.privacy.redaction import guard_standard_error, hide\n"
         "guard_standard_error()\n"
         "hide('the-hidden-one')\n"
         "def fail(): raise ValueError(f'no good: {hidden}')\n"

@@ -8,7 +8,7 @@ import pytest
 
 from services.capture.names.reader import NameReader
 from services.enricher.kubernetes.pseudonyms import Pseudonyms
-from services.runtime.pseudonyms import domain_pseudonym
+from services.runtime.privacy.pseudonyms import domain_pseudonym
 from tests.support.packets.replayed import replay_frames
 from tests.support.packets.talks.tls_talk import contexts, talk
 

@@ -10,7 +10,7 @@ import pytest
 
 from services.exporter.delivery.file import FileSink
 from services.exporter.errors import OutputFileError
-from services.runtime.private_files import refuse_planted_link, write_private
+from services.runtime.privacy.private_files import refuse_planted_link, write_private
 
 NOBODY = 65534
 
