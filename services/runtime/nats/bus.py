@@ -36,6 +36,7 @@ from services.runtime.nats.consuming import Consumption, Delivery, StreamConsump
 from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState, recent_config, server_time, stream_configs
 from services.runtime.nats.journal import Journal, JournalEntry
 from services.runtime.nats.publishing import Publisher
+from services.runtime.nats.standing import Standing
 from services.runtime.settings import NatsSettings, StreamSettings
 
 __all__ = [
@@ -161,6 +162,7 @@ class Bus:
         self._connection = Connection(settings, name=name)
         self._jetstream = JetStream(self._connection, domain=settings.jetstream_domain)
         self._publisher = Publisher(self._connection, settings, on_no_stream=self._restore_streams)
+        self._standing = Standing(self._jetstream)
         self._streams: StreamSettings | None = None
         self._cache = False
         self._keeps_streams = False
@@ -471,14 +473,17 @@ class Bus:
             await asyncio.wait(beside)
 
     async def _keep_streams(self) -> None:
-        """Look at the streams with every new connection, and now and then: a server's memory is lost, people change things."""
+        """Look at streams and consumers with every new connection, and now and then: what a server has is lost, people change
+        things.
+        """
         generation = 0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_SECONDS * random.uniform(0.5, 1.5)):  # noqa: S311 - only spreads clients out
                     generation = await self._connection.opened(after=generation)
-            if self._keeps_streams:
+            if self._keeps_streams and self._streams is not None:
                 await self._restore_streams()
+                await self._standing.put_right(self._streams.kept_partitions)
 
     async def close(self) -> None:
         """Give back what was delivered and not taken, and end every iterator."""

@@ -65,6 +65,8 @@ class ConsumerState:
     """Requests for messages that wait: 0 where nobody consumes, or all who do have their hands full."""
     acknowledged: datetime | None
     """When a message was last acknowledged, by the server's clock."""
+    acknowledged_sequence: int
+    """All messages of the stream up to this one have been acknowledged."""
 
 
 def stream_configs(settings: StreamSettings, *, cache: bool = False) -> list[dict[str, Any]]:
@@ -253,7 +255,12 @@ class JetStream:
             redelivered=info["num_redelivered"],
             asking=info["num_waiting"],
             acknowledged=server_time(last) if (last := info["ack_floor"].get("last_active")) else None,
+            acknowledged_sequence=info["ack_floor"]["stream_seq"],
         )
+
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        """Delete the consumer, not what it consumes. Raises ApiError where there is none."""
+        await self._ask(f"CONSUMER.DELETE.{stream}.{durable}")
 
     async def stream_subjects(self, stream: str, subject_pattern: str) -> dict[str, int]:
         """Return how many messages the stream holds under each subject of the pattern. Raises ApiError where there is none."""

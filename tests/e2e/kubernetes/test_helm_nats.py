@@ -31,7 +31,9 @@ from proto.subjects import (
     ENRICHER_DURABLE,
     RAW_STREAM,
 )
+from services.runtime.errors import ApiError
 from services.runtime.nats.bus import Bus, connect
+from services.runtime.nats.standing import CONSUMERS
 from tests.e2e.conftest import CAPTURE, ROOT, SNAPSHOT, WIRESPAN
 from tests.support.kubernetes.helm_chart import MATRIX, merged, render
 from tests.support.kubernetes.helm_nats import NODE, RenderedNats, plain_client, running
@@ -137,16 +139,16 @@ STREAM_POWERS = (
     "$JS.API.STREAM.PURGE.FLOWS_RAW",
     "$JS.API.STREAM.MSG.DELETE.FLOWS_RAW",
     "$JS.API.STREAM.CREATE.OTHER",
-    "$JS.API.CONSUMER.DELETE.FLOWS_RAW.enricher",
     "$JS.API.CONSUMER.CREATE.FLOWS_RAW.spy",
     "$SYS.REQ.SERVER.PING",
 )
+DELETING = ("$JS.API.CONSUMER.DELETE.FLOWS_RAW.enricher", "$JS.API.CONSUMER.DELETE.FLOWS_ENRICHED.exporter")
 READING = ("$JS.API.DIRECT.GET.FLOWS_RAW", "$JS.API.STREAM.MSG.GET.FLOWS_RAW")
 PULLING = ("$JS.API.CONSUMER.MSG.NEXT.FLOWS_RAW.enricher", "$JS.API.CONSUMER.MSG.NEXT.FLOWS_ENRICHED.exporter")
 MAY_NOT_PUBLISH = {
     "capture": (
         *("flows.enriched.node-a", "flows.dead.capture", "flows.raw.a.b", "kube.cache.log", "$JS.API.STREAM.CREATE.FLOWS_RAW"),
-        *(*STREAM_POWERS, *READING, *PULLING, "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
+        *(*STREAM_POWERS, *DELETING, *READING, *PULLING, "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
     ),
     "enricher": (
         *("flows.raw.node-a", "flows.dead.exporter", *STREAM_POWERS, *READING, PULLING[1]),
@@ -159,14 +161,15 @@ MAY_NOT_PUBLISH = {
             "flows.dead.enricher",
             "kube.cache.log",
             *STREAM_POWERS,
+            *DELETING,
             *READING,
             PULLING[0],
         ),
         *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW", "$JS.ACK.FLOWS_RAW.enricher.1.1.1.1.0"),
     ),
     "toolbox": (
-        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.reader", "kube.cache.log", *STREAM_POWERS, *PULLING),
-        *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW"),
+        *("flows.raw.node-a", "flows.enriched.node-a", "flows.dead.reader", "kube.cache.log", *STREAM_POWERS, *DELETING),
+        *("$JS.API.STREAM.CREATE.FLOWS_RAW", "$JS.API.STREAM.UPDATE.FLOWS_RAW", *PULLING),
     ),
 }
 MAY_NOT_HEAR = {
@@ -189,6 +192,15 @@ async def test_enrichers_may_share_what_they_know_of_the_cluster(nats_of_one: Re
         last = await journal.append(CACHE_PULSE_SUBJECT, b"b", after=first, only=True)
         await journal.trim(last)
         assert [entry.data async for entry in journal.entries(0)] == [b"b"]
+
+
+async def test_enrichers_may_have_consumers_begin_again(nats_of_one: RenderedNats) -> None:
+    """The enricher's user looks where both consumers stand and deletes one that stands beyond its stream."""
+    async with connect(nats_of_one.settings("enricher"), name="test") as bus:
+        for stream, durable in CONSUMERS:
+            for may in (bus.consumer_state, bus._jetstream.delete_consumer):
+                with contextlib.suppress(ApiError):  # there may be none
+                    await may(stream, durable)
 
 
 @pytest.mark.parametrize("user", MAY_NOT_PUBLISH)

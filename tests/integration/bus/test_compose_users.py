@@ -11,6 +11,7 @@ import pytest
 
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, ENRICHER_DURABLE, EXPORTER_DURABLE, RAW_SEEN_SUBJECTS, RAW_STREAM
 from services.runtime.nats.bus import Bus, PublishRefusedError, connect
+from services.runtime.nats.standing import CONSUMERS
 from services.runtime.settings import NatsSettings
 from tests.support.pipeline.nats_server import NatsServer
 
@@ -67,6 +68,9 @@ async def test_each_user_can_do_its_work_and_its_answers_reach_nothing_else(serv
         assert [letter.data async for letter in reader.peek(DEAD_STREAM)] == [b"dead"]
         with pytest.raises(PublishRefusedError, match="no permission"):
             await capture.publish("flows.raw.other", b"", message_id="2")
+        for stream, durable in CONSUMERS:
+            await enricher.consumer_state(stream, durable)
+            await enricher._jetstream.delete_consumer(stream, durable)
 
         asked = {"capture": "flows.raw.host", "exporter": "flows.dead.exporter", "reader": "$JS.API.STREAM.INFO.FLOWS_RAW"}
         for user, subject in asked.items():

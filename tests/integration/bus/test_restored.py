@@ -7,6 +7,7 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 from proto.subjects import ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
 from services.runtime.errors import ApiError, ConsumerConfigError
 from services.runtime.nats import bus as bus_module
-from services.runtime.nats import consuming
+from services.runtime.nats import consuming, standing
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer
@@ -30,6 +31,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus_module, "_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consuming, "_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consuming, "_HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(standing, "_AGAIN_SECONDS", 0.2)
 
 
 @asynccontextmanager
@@ -221,3 +223,49 @@ async def test_a_consumer_that_the_server_cannot_write_down_is_asked_for_until_i
                 delivery = await anext(deliveries)
                 assert delivery.message_id == message_id
                 await delivery.ack()
+
+
+@pytest.mark.parametrize("lost", ["that messages are gone", "messages"])
+async def test_a_consumer_that_stands_beyond_its_stream_begins_again(
+    nats_server: NatsServer, tmp_path: Path, lost: str
+) -> None:
+    """After a full disk or a power cut a server may have where a consumer stands, and not that what it acknowledged is gone, or
+    not what it acknowledged: all that is there is delivered again, and so is what comes.
+    """
+    kept = tmp_path / "kept"
+
+    async def restart(*, put_back: bool) -> None:
+        """With what the stream had on the disk then; without `put_back` that is then kept."""
+        (messages,) = (nats_server.folder / "store").rglob(f"{RAW_STREAM}/msgs")
+        await asyncio.to_thread(nats_server.stop)
+        if put_back:
+            shutil.rmtree(messages)
+            shutil.copytree(kept, messages)
+        else:
+            shutil.copytree(messages, kept)
+        await asyncio.to_thread(nats_server.start)
+
+    async with (
+        connected(nats_server) as bus,
+        bus.consume(RAW_STREAM, "enricher", max_ack_pending=100, ack_wait_seconds=1, batch=4) as deliveries,
+    ):
+
+        async def taken() -> set[str]:
+            ids = set()
+            while (await bus.stream_state(RAW_STREAM)).messages:
+                delivery = await anext(deliveries)
+                await delivery.ack()
+                ids.add(delivery.message_id)
+            return ids
+
+        for message_id in ("a", "b"):
+            await bus.publish(SUBJECT, b"", message_id=message_id)
+        if lost == "messages":
+            await taken()
+        await restart(put_back=False)
+        if lost == "messages":
+            await bus.publish(SUBJECT, b"", message_id="c")
+        await taken()
+        await restart(put_back=True)
+        await bus.publish(SUBJECT, b"", message_id="last")
+        assert await taken() >= ({"last"} if lost == "messages" else {"a", "b", "last"})

@@ -1,6 +1,6 @@
 {{/*
 Who may do what on the bus. The API of JetStream is subjects too, so each service has exactly those that it uses
-(services/runtime/nats/jetstream.py, consuming.py); tests/e2e/kubernetes/test_helm_nats.py runs the services under these and tries what they may not.
+(services/runtime/nats/jetstream.py, consuming.py, standing.py); tests/e2e/kubernetes/test_helm_nats.py runs the services under these and tries what they may not.
 The server maps the API of a domain to $JS.API before it looks at permissions.
 */}}
 {{- define "wirespan.natsPermissions" -}}
@@ -17,6 +17,7 @@ The server maps the API of a domain to $JS.API before it looks at permissions.
 {{- $enricher = append $enricher (printf "%s.enriched.*" $of.flows) -}}
 {{- $consuming = concat $consuming (include "wirespan.natsConsuming" (dict "api" $api "stream" $of.raw "durable" "enricher") | fromYamlArray) -}}
 {{- $exporter = concat $exporter (include "wirespan.natsConsuming" (dict "api" $api "stream" $of.enriched "durable" "exporter") | fromYamlArray) -}}
+{{- $enricher = concat $enricher (list (printf "%s.CONSUMER.DELETE.%s.enricher" $api $of.raw) (printf "%s.CONSUMER.INFO.%s.exporter" $api $of.enriched) (printf "%s.CONSUMER.DELETE.%s.exporter" $api $of.enriched)) -}}
 {{- end -}}
 {{- $streams = concat $streams (list "FLOWS_DEAD" "FLOWS_RECENT" "KUBE_CACHE") -}}
 {{- $enricher = concat $enricher (list "flows.dead.enricher" "kube.cache.*" (printf "%s.STREAM.MSG.GET.KUBE_CACHE" $api) (printf "%s.STREAM.PURGE.KUBE_CACHE" $api)) -}}
