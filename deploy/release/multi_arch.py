@@ -17,8 +17,8 @@ from typing import Any
 INDEX = "application/vnd.oci.image.index.v1+json"
 
 
-def main(out: Path, tag: str, archives: list[str]) -> None:
-    """Write the archive, and its digest to standard output."""
+def made(out: Path, tag: str, archives: list[str]) -> str:
+    """Write the archive; return its digest, by which it is known in every registry."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         manifests = [_taken_in(root, Path(archive)) for archive in archives]
@@ -29,7 +29,8 @@ def main(out: Path, tag: str, archives: list[str]) -> None:
         with tarfile.open(out, "w") as archive:
             for path in sorted(root.iterdir()):
                 archive.add(path, path.name)
-    print(f"{out}: {index['digest']}")
+    digest: str = index["digest"]
+    return digest
 
 
 def _taken_in(root: Path, path: Path) -> dict[str, Any]:
@@ -54,4 +55,4 @@ def _stored(root: Path, what: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    print(f"{sys.argv[1]}: {made(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])}")

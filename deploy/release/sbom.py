@@ -1,6 +1,7 @@
-"""A CycloneDX bill of materials of a wheel or an image: `contents.py | sbom.py NAME VERSION`, and what the page is bundled of.
+"""A CycloneDX bill of materials of a wheel or an image, and of the page: `contents.py | sbom.py NAME VERSION [BASE]`.
 
-Whatever we release has the package in it, and so the page of `wirespan view`. The same contents give the same bytes: there is
+`BASE` is the image that an image is made on, `name:tag@digest`. Whatever we release has the package in it, and so the page of
+`wirespan view`. The same contents give the same bytes: there is
 no time and no serial number in it.
 """
 
@@ -40,10 +41,21 @@ def _component(package: dict[str, Any]) -> dict[str, Any]:
     return component | ({"licenses": [{"expression": package["license"]}]} if package.get("license") else {})
 
 
+def base(reference: str) -> dict[str, Any]:
+    """Return the component that an image is made on, by its digest where it has one."""
+    named, _, digest = reference.partition("@")
+    repository, _, tag = named.rpartition(":") if ":" in named.rpartition("/")[2] else (named, "", "latest")
+    name = repository.rpartition("/")[2]
+    where = quote(repository if "/" in repository else f"docker.io/library/{repository}", safe="/:")
+    purl = f"pkg:oci/{name}@{quote(digest)}?repository_url={where}&tag={tag}" if digest else f"pkg:docker/{name}@{tag}"
+    return {"type": "container", "name": name, "version": tag, "purl": purl, "bom-ref": purl}
+
+
 def main() -> None:
     """Read lines from standard input, write the bill to standard output."""
-    name, version = sys.argv[1:]
+    name, version, *bases = sys.argv[1:]
     made = bill(name, version, [*map(json.loads, sys.stdin), *bundled()])
+    made["components"] += map(base, bases)
     print(json.dumps(made, indent=1))
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,9 @@ def image(path: Path, architecture: str) -> None:
 
 
 def test_what_was_published_can_be_fetched(tools: dict[str, str], registry: str, tmp_path: Path) -> None:
-    """Each image has both architectures under its tag, with the contents that were built; the chart is there too."""
+    """Each image has both architectures under its tag, with the contents that were built, and the digest that was written down
+    before; the chart is there too, and takes images by their digests.
+    """
     for name in IMAGES:
         for architecture in ("amd64", "arm64"):
             image(tmp_path / f"{name}-{VERSION}-{architecture}.oci.tar", architecture)
@@ -86,8 +89,12 @@ def test_what_was_published_can_be_fetched(tools: dict[str, str], registry: str,
         return subprocess.run(command, env=tools, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     run("helm", "package", ROOT / "deploy" / "helm" / "wirespan", "--version", VERSION, "--destination", tmp_path)
+    run(sys.executable, ROOT / "deploy" / "release" / "digests.py", tmp_path, VERSION)
     run(ROOT / "deploy" / "release" / "publish.sh", tmp_path, VERSION, f"{registry}/them")
+    digests = tmp_path / f"wirespan-{VERSION}-digests.yaml"
     for name in IMAGES:
+        digest = run("crane", "digest", f"{registry}/them/{name}:{VERSION}").strip()
+        assert digest in digests.read_text()
         index = json.loads(
             run("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{registry}/them/{name}:{VERSION}")
         )
@@ -96,8 +103,10 @@ def test_what_was_published_can_be_fetched(tools: dict[str, str], registry: str,
             with tarfile.open(tmp_path / f"{name}-{VERSION}-{each['platform']['architecture']}.oci.tar") as archive:
                 assert f"blobs/{each['digest'].replace(':', '/')}" in archive.getnames()
     chart = f"oci://{registry}/them/charts/wirespan"
-    rendered = run("helm", "template", "x", chart, "--version", VERSION, "--plain-http", "--set", "otlp.endpoint=http://x:4317")
-    assert "ghcr.io/wirespan/wirespan-capture:" in rendered
+    render = ("helm", "template", "x", chart, "--version", VERSION, "--plain-http", "--set", "otlp.endpoint=http://x:4317")
+    assert "ghcr.io/wirespan/wirespan-capture:" in run(*render)
+    digest = run("crane", "digest", f"{registry}/them/wirespan-capture:{VERSION}").strip()
+    assert f"ghcr.io/wirespan/wirespan-capture@{digest}" in run(*render, "--values", digests)
 
 
 def test_nothing_is_published_of_half_a_release(tools: dict[str, str], registry: str, tmp_path: Path) -> None:

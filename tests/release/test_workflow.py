@@ -69,6 +69,22 @@ def test_a_bill_of_materials_names_each_package_once() -> None:
     assert bill["metadata"]["component"]["name"] == "wirespan"
 
 
+@pytest.mark.parametrize(
+    ("base", "purl"),
+    [
+        ("debian:bookworm-slim", "pkg:docker/debian@bookworm-slim"),
+        ("debian:12@sha256:ab", "pkg:oci/debian@sha256%3Aab?repository_url=docker.io/library/debian&tag=12"),
+        ("here:5000/b", "pkg:docker/b@latest"),
+        ("here:5000/a/b:1@sha256:ab", "pkg:oci/b@sha256%3Aab?repository_url=here:5000/a/b&tag=1"),
+    ],
+)
+def test_what_an_image_is_made_on_is_in_its_bill_of_materials(base: str, purl: str) -> None:
+    """By the digest that the release was built on, where a registry gave one."""
+    command = [sys.executable, ROOT / "deploy" / "release" / "sbom.py", "wirespan-exporter", "1.0", base]
+    bill = json.loads(subprocess.run(command, input="", capture_output=True, text=True, check=True).stdout)
+    assert [each["purl"] for each in bill["components"] if each["type"] == "container"] == [purl]
+
+
 def test_the_page_is_in_each_bill_of_materials() -> None:
     """A wheel's and an image's: what is bundled into the page has package URLs too, by what its package.json depends on, and
     nothing that only builds.
