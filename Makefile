@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz bench bench-quick curves clean
+.PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz fuzz-inputs bench bench-quick curves clean
 .PHONY: chaos chaos-quick audit
 .PHONY: release release-version release-wheels release-chart release-images release-checksums release-publish test-release
 
@@ -133,6 +133,14 @@ fuzz: setup-test ## fuzz the flow engine and the readers of files, of header blo
 	  clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $(FUZZ)/$$target/fuzz bpf/$$target/fuzz.c && \
 	  (cd $(FUZZ)/$$target && ./fuzz -runs=$(FUZZ_RUNS) -max_len=2048 -print_final_stats=1 corpus) || exit 1; \
 	done
+
+# What others say to us, as property-based tests make it up: batches and questions, headers, answers, settings, requests of spans,
+# objects, names in payloads. Each says how many examples it passed.
+FUZZ_TIMES ?= 100
+INPUTS = $(shell grep -rl "from hypothesis import" tests/unit/proto tests/unit/runtime tests/unit/enricher/following tests/unit/enricher/kubernetes tests/unit/enricher/intake tests/unit/exporter/delivery tests/unit/exporter/otlp tests/unit/capture/names)
+
+fuzz-inputs: setup-test ## FUZZ_TIMES as many made-up inputs as every run of the unit tests draws, one test after the other
+	FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/pytest -q -n0 -m "not e2e" --timeout 0 --hypothesis-show-statistics $(INPUTS)
 
 accuracy: setup-test ## docs/accuracy.md: our TCP measures beside tshark's, over the captures in WIRESPAN_PCAPS
 	$(BIN)/python -m tests.support.packets.oracle.accuracy

@@ -25,6 +25,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("everywhere")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """FUZZ_TIMES: property-based tests draw so many times as many examples as they do in every run (`make fuzz-inputs`)."""
+    times = int(os.environ.get("FUZZ_TIMES", "1"))
+    for test in {getattr(item, "obj", None) for item in items} if times > 1 else ():
+        if hypothesis.is_hypothesis_test(test):
+            own = test._hypothesis_internal_use_settings  # type: ignore[union-attr]
+            test._hypothesis_internal_use_settings = hypothesis.settings(own, max_examples=own.max_examples * times)  # type: ignore[union-attr]
+
+
 @pytest.fixture(autouse=True)
 def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test holds as a secret is a word like any other in the next."""
