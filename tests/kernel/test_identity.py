@@ -13,6 +13,7 @@ import pytest
 
 from proto.columns import NO_INDEX
 from services.capture.live.owners.cgroups import CgroupIndex, NoCgroup2Error, cgroup_id, find_root
+from tests.support.ports import free_ports
 
 UID = "1e6a2f34-90ab-4cde-8f01-23456789abcd"
 POD_SLICE = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"
@@ -74,21 +75,21 @@ for name, kind in kinds.items():
 print(json.dumps([{str(key.value): value.value for key, value in bpf[table].items()} for table in ("sent", "received")]))
 """
 
-# Joins a cgroup, answers itself over UDP and TCP on the loopback, prints the local ports of its sockets, and is gone.
+# Joins a cgroup, answers itself over UDP and TCP on the loopback from these ports, and is gone.
 TALKER = r"""
 import socket, sys
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
     procs.write("0")
+udp_port, client_port, server_port = map(int, sys.argv[2:])
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.bind(("127.0.0.1", 0))
+udp.bind(("127.0.0.1", udp_port))
 udp.sendto(b"x", udp.getsockname())
 udp.recv(1)
-listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
-client = socket.create_connection(listener.getsockname()[:2])
+listener = socket.create_server(("::1", server_port), family=socket.AF_INET6)
+client = socket.create_connection(("::1", server_port), source_address=("::1", client_port))
 server, _ = listener.accept()
 client.sendall(b"x")
 server.recv(1)
-print(udp.getsockname()[1], client.getsockname()[1], server.getsockname()[1])
 """
 
 
@@ -124,9 +125,12 @@ def make(node, path):
 
 
 def talk(cgroup):
-    """Run a process in the cgroup that talks to itself; return the ports of its UDP, TCP client and TCP server sockets."""
-    done = subprocess.run([sys.executable, "-c", TALKER, cgroup], check=True, capture_output=True, text=True, timeout=30)
-    return [int(port) for port in done.stdout.split()]
+    """Run a process in the cgroup that talks to itself; return the ports of its UDP, TCP client and TCP server sockets, which
+    no other socket of the test has: packets are known by them.
+    """
+    ports = free_ports(3)
+    subprocess.run([sys.executable, "-c", TALKER, cgroup, *map(str, ports)], check=True, capture_output=True, timeout=60)
+    return ports
 
 
 @contextlib.contextmanager
