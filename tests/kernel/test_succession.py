@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ import socket, sys
 server = socket.create_server(("127.0.0.1", 0), backlog=512)
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 datagrams.bind(("127.0.0.1", 0))
+print(server.getsockname()[1], datagrams.getsockname()[1], flush=True)
 open_ones = {}
 for line in sys.stdin:
     what, name = line.split()
@@ -65,11 +67,14 @@ class Generator:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
-        self.ports: dict[str, int] = {}
+        self.ends: dict[str, tuple[int, int, int]] = {}
+        """Of each connection the transport, and the ports of its client and its server: only together its own."""
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-c", GENERATOR]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        assert self._process.stdout is not None
+        self._servers = [int(port) for port in self._process.stdout.readline().split()]
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
@@ -95,7 +100,9 @@ class Generator:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what} {name}\n")
-        self.ports[name] = int(self._process.stdout.readline())
+        is_tcp = not name.startswith("datagrams")
+        transport = socket.IPPROTO_TCP if is_tcp else socket.IPPROTO_UDP
+        self.ends[name] = transport, int(self._process.stdout.readline()), self._servers[not is_tcp]
 
 
 @dataclass
@@ -111,19 +118,15 @@ class Told:
             self.batches += [decode(each.message) for each in batch.messages]
             self.reader.accept(batch)
 
-    def of(self, port: int) -> list[tuple[int, int, int]]:
-        """Local port, record number and payload that the client sent, of each record of connections with this client's port."""
+    def of(self, ends: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+        """Local port, record number and payload that the client sent, of each record of this connection."""
+        transport, client, server = ends
+        names = ("transport", "local_port", "remote_port", "record", "tx_payload_bytes", "rx_payload_bytes")
         return [
-            (int(local), int(record), int(tx if local == port else rx))
+            (local, record, tx if local == client else rx)
             for batch in self.batches
-            for local, remote, record, tx, rx in zip(
-                *(
-                    batch.column(name)
-                    for name in ("local_port", "remote_port", "record", "tx_payload_bytes", "rx_payload_bytes")
-                ),
-                strict=True,
-            )
-            if port in {local, remote}
+            for of, local, remote, record, tx, rx in zip(*(batch.column(name).tolist() for name in names), strict=True)
+            if of == transport and {local, remote} == {client, server}
         ]
 
     def spans(self) -> list[tuple[int, int, int]]:
@@ -150,7 +153,7 @@ def generator() -> Iterator[Generator]:
 
 def told_of(told: Told, generator: Generator, name: str) -> int:
     """How often a connection asked, as both of its ends are told; each end has one record or none."""
-    records = told.of(generator.ports[name])
+    records = told.of(generator.ends[name])
     assert max(Counter(local for local, _, _ in records).values(), default=1) == 1, (name, records)
     (asked,) = {sum(sent for local, _, sent in records if local == port) // 100 for port, _, _ in records} or {0}
     assert len(records) in {0, 2}, (name, records)
@@ -181,7 +184,7 @@ def test_each_connection_is_told_once(generator) -> None:
             def all_over() -> bool:
                 old.read()
                 new.read()
-                return len(new.of(generator.ports["whole-49"])) == 2
+                return len(new.of(generator.ends["whole-49"])) == 2
 
             wait_until(all_over)
             old.read(Reason.SHUTDOWN)
@@ -191,7 +194,7 @@ def test_each_connection_is_told_once(generator) -> None:
             generator.ask("long", "crossing", "datagrams-long", "datagrams-after")
             generator.close("long", "crossing")
             new.read(Reason.SHUTDOWN)
-    by_both = {name: (told_of(old, generator, name), told_of(new, generator, name)) for name in generator.ports}
+    by_both = {name: (told_of(old, generator, name), told_of(new, generator, name)) for name in generator.ends}
     assert by_both == {
         "whole-before": (1, 0),
         "long": (2, 1),
