@@ -121,10 +121,10 @@ def nginx(folder: Path) -> Iterator[int]:
         process.wait()
 
 
-def each_of_tshark(path: Path, kind: str, name: str) -> list[tuple[str, Decimal]]:
+def each_of_tshark(path: Path, port: int, kind: str, name: str) -> list[tuple[str, Decimal]]:
     """Every request or response, with the time of its last packet, in order."""
     fields = ["-T", "fields", "-e", "frame.time_epoch", "-e", name]
-    command = ["tshark", "-r", path, "-d", "tcp.port==8080,http", "-Y", kind, *fields]
+    command = ["tshark", "-r", path, "-d", f"tcp.port=={port},http", "-Y", kind, *fields]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found = [line.split("\t") for line in lines]
     return [(each, Decimal(time)) for time, values in found for each in values.split(",")]
@@ -153,6 +153,6 @@ def test_requests_that_do_not_wait_have_tsharks_times(tmp_path):
     assert [int.from_bytes(each["trace_id"], "big") for each in exchanges] == [*range(1, len(asked) + 1)], counted(replayed)
     assert {each["exchange_end"] for each in exchanges} == {ExchangeEnd.COMPLETE}
     requests = [(HttpMethod(each["http_method"]).name, Decimal(each["request_last_unix_ns"]) / SECOND) for each in exchanges]
-    assert requests == each_of_tshark(path, "http.request", "http.request.method")
+    assert requests == each_of_tshark(path, between.port, "http.request", "http.request.method")
     responses = [(str(each["http_status"]), Decimal(each["response_last_unix_ns"]) / SECOND) for each in exchanges]
-    assert responses == each_of_tshark(path, "http.response", "http.response.code")
+    assert responses == each_of_tshark(path, between.port, "http.response", "http.response.code")

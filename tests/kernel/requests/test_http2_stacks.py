@@ -42,7 +42,7 @@ def stack(request):
 
 
 def live(talk, tmp_path):
-    """What the tap makes of a talk: role -> client's port and stream -> row; the packets that the relay saw; counters."""
+    """What the tap makes of a talk: role -> connection and stream -> row; the packets that the relay saw; counters."""
     with SocketTap(capacity=4096, trace_context=True, rules=TapRules(loopback=True)) as tap:
         frames = list(talk(tmp_path, None))
         tap.detach()
@@ -51,9 +51,14 @@ def live(talk, tmp_path):
         counters = tap.counters
     rows = [{name: column[row] for name, column in each.items()} for each in columns for row in range(len(each["role"]))]
     ends = {}
-    for role, port in ((Role.CLIENT, "local_port"), (Role.SERVER, "remote_port")):
-        ends[role] = {(int(row[port]), int(row["record"]) & 0x7FFFFFFF): row for row in rows if row["role"] == role}
+    for role, *own in ((Role.CLIENT, "local", "remote"), (Role.SERVER, "remote", "local")):
+        ends[role] = {key_of(row, *own): row for row in rows if row["role"] == role}
     return ends, frames, counters
+
+
+def key_of(row, client, server):
+    """Connection and stream: a client's port alone may be that of the relay's own connection too."""
+    return int(row[f"{client}_port"]), int(row[f"{server}_port"]), int(row["record"]) & 0x7FFFFFFF
 
 
 @contextmanager
@@ -134,7 +139,7 @@ def test_every_call_is_told_at_both_ends(stack, tmp_path):
     """
     ends, frames, counters = live(STACKS[stack][1], tmp_path)
     replayed = replay_files([write(tmp_path / "talk.pcap", frames)], trace_context=True)
-    expected = {(int(each["local_port"]), int(each["record"]) & 0x7FFFFFFF): each for each in replayed.exchanges}
+    expected = {key_of(each, "local", "remote"): each for each in replayed.exchanges}
     assert len(expected) == counted(replayed)["requests_sampled"] > 0
     assert {name: counters[name] for name in ("exchanges_lost", "pieces_lost_http2", "pieces_frames_missing")} == {
         "exchanges_lost": 0, "pieces_lost_http2": 0, "pieces_frames_missing": 0

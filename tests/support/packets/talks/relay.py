@@ -59,7 +59,7 @@ class Relay:
                 near, address = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets += [near, far]
-                talk = Conversation(client_port=address[1], server_port=8080)
+                talk = Conversation(client_port=address[1], server_port=self.port)
                 talk.handshake(self._seconds(), rtt=0)
                 self._conversations.append(talk)
                 at = {"client": 1001, "server": 5001}
