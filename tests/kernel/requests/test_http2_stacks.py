@@ -1,7 +1,8 @@
-"""Calls of real stacks of HTTP/2 (grpcio, Node, h2load, nghttp, curl), live at both ends of their connections, none missing."""
+"""Calls of real stacks of HTTP/2 (grpcio, Go, Node, h2load, nghttp, curl), live at both ends of connections, none missing."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tests.support.node.live_capture import reason_to_skip
 from tests.support.packets.pcap import write
 from tests.support.packets.replayed import replay_files
 from tests.support.packets.talks.http2_stacks import STACKS, is_missing
-from tests.support.packets.talks.http2_talk import context
+from tests.support.packets.talks.http2_talk import END_HEADERS, END_STREAM, HEADERS, HELLO, PING, WELCOME, Coder, context, frame
 from tests.support.packets.talks.http_talk import counted
 from tests.support.ports import free_port
 
@@ -131,6 +132,42 @@ def test_a_channel_that_is_opened_as_capture_is_attached_is_told_whole():
         numbers = told_numbers(tap, port)
         counters = tap.counters
     assert numbers == [list(range(23))] * 2, counters
+
+
+def passed(pool: futures.Executor, sender: socket.socket, receiver: socket.socket, content: bytes) -> None:
+    """Say something in one write, and have it read."""
+    sending = pool.submit(sender.sendall, content)
+    left = len(content)
+    while left:
+        left -= len(receiver.recv(left))
+    sending.result()
+
+
+@pytest.mark.parametrize("flooding", ["client", "server"])
+def test_behind_a_flood_of_pings_calls_are_told(flooding):
+    """10,000 in one write are more than are followed in a packet. What is told is a call's own; none is missing before the
+    first flood, nor from the fourth call behind each.
+    """
+    coder, flood = Coder(), frame(PING, 0, bytes(8)) * 10_000
+    with (
+        SocketTap(capacity=4096, trace_context=True, rules=TapRules(loopback=True)) as tap,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as server,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        passed(pool, client, server, HELLO)
+        passed(pool, server, client, WELCOME)
+        for number in range(30):
+            if number % 10 == 5:
+                passed(pool, *((client, server) if flooding == "client" else (server, client)), flood)
+            passed(pool, client, server, frame(HEADERS, 2 * number + 1, coder.asks(number), END_HEADERS | END_STREAM))
+            passed(pool, server, client, frame(HEADERS, 2 * number + 1, coder.answers(), END_HEADERS | END_STREAM))
+        numbers = told_numbers(tap, listener.getsockname()[1])
+        counters = tap.counters
+    for told in numbers:
+        assert told == sorted(told), counters
+        assert set(told) >= {number for number in range(30) if number < 5 or number % 10 not in {5, 6, 7}}, counters
 
 
 def test_every_call_is_told_at_both_ends(stack, tmp_path):

@@ -2,6 +2,7 @@
 //
 //	h2c serve           prints its port, then serves HTTP/1.1, its upgrade and prior knowledge until its standard input ends
 //	h2c call PORT COUNT so many calls with prior knowledge, eight at once over a connection, each with a context of its own
+//	h2c rpc-serve, h2c rpc-call PORT COUNT likewise of gRPC
 package main
 
 import (
@@ -50,6 +51,25 @@ func serve() {
 	io.Copy(io.Discard, os.Stdin)
 }
 
+func traceparent(number int) string {
+	return fmt.Sprintf("00-%032x-%016x-01", number+1, number+1)
+}
+
+// inParallel makes the calls from 0 on, so many at once.
+func inParallel(atOnce, count int, call func(number int)) {
+	var calls sync.WaitGroup
+	for first := range atOnce {
+		calls.Add(1)
+		go func() {
+			defer calls.Done()
+			for number := first; number < count; number += atOnce {
+				call(number)
+			}
+		}()
+	}
+	calls.Wait()
+}
+
 func call(port string, count int) {
 	client := http.Client{Transport: &http2.Transport{
 		AllowHTTP: true,
@@ -57,29 +77,26 @@ func call(port string, count int) {
 			return net.Dial(network, address)
 		},
 	}}
-	var calls sync.WaitGroup
-	for first := range atOnce {
-		calls.Add(1)
-		go func() {
-			defer calls.Done()
-			for number := first; number < count; number += atOnce {
-				body := strings.NewReader(strings.Repeat("q", number*50))
-				request := must(http.NewRequest("POST", "http://127.0.0.1:"+port+"/", body))
-				request.Header.Set("Traceparent", fmt.Sprintf("00-%032x-%016x-01", number+1, number+1))
-				response := must(client.Do(request))
-				must(io.Copy(io.Discard, response.Body))
-				response.Body.Close()
-			}
-		}()
-	}
-	calls.Wait()
+	inParallel(atOnce, count, func(number int) {
+		body := strings.NewReader(strings.Repeat("q", number*50))
+		request := must(http.NewRequest("POST", "http://127.0.0.1:"+port+"/", body))
+		request.Header.Set("Traceparent", traceparent(number))
+		response := must(client.Do(request))
+		must(io.Copy(io.Discard, response.Body))
+		response.Body.Close()
+	})
 	client.CloseIdleConnections()
 }
 
 func main() {
-	if os.Args[1] == "serve" {
+	switch os.Args[1] {
+	case "serve":
 		serve()
-	} else {
+	case "rpc-serve":
+		rpcServe()
+	case "call":
 		call(os.Args[2], must(strconv.Atoi(os.Args[3])))
+	case "rpc-call":
+		rpcCall(os.Args[2], must(strconv.Atoi(os.Args[3])))
 	}
 }

@@ -144,10 +144,17 @@ def go(_folder: Path, largest: int | None) -> Iterator[Frame]:
     yield from between.frames
 
 
+def grpc_go(_folder: Path, largest: int | None) -> Iterator[Frame]:
+    """grpc-go, both ends: two hundred calls, a hundred at once, over connections that the server ends by GOAWAY after 50 ms."""
+    with go_server("rpc-serve") as port, relay(port, largest) as between:
+        subprocess.run([tool("h2c"), "rpc-call", str(between.port), "200"], check=True, capture_output=True)
+    yield from between.frames
+
+
 @contextmanager
-def go_server() -> Iterator[int]:
-    """The server of tests/support/h2c, which takes an upgrade from HTTP/1.1 too; yields its port."""
-    with subprocess.Popen([tool("h2c"), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+def go_server(command: str = "serve") -> Iterator[int]:
+    """A server of tests/support/h2c: the one by default takes an upgrade from HTTP/1.1 too. Yields its port."""
+    with subprocess.Popen([tool("h2c"), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         yield int(server.stdout.readline())
         server.stdin.close()
 
@@ -185,6 +192,7 @@ STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[
     "node-no-table": ("node", node(0, 1)),
     "node-large-table": ("node", node(65_536, 1)),
     "go": (None, go),
+    "grpc-go": (None, grpc_go),
     "h2load": ("h2load", nghttp2("h2load", "-n60", "-c2", "-m100", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
     "nghttp": ("nghttp", nghttp2("nghttp", "-nv", "-b9", f"-H{_TRACED}", "http://127.0.0.1:{}/page")),
     "curl": ("curl", nghttp2("curl", "--http2-prior-knowledge", f"-H{_TRACED}", "-dx", "http://127.0.0.1:{}/page")),
@@ -194,7 +202,7 @@ STACKS: Final[dict[str, tuple[str | None, Callable[[Path, int | None], Iterator[
 
 def is_missing(name: str) -> bool:
     """Whether what a stack needs is not installed; Go's is built now."""
-    if name == "go":
+    if STACKS[name][1] in {go, grpc_go}:
         try:
             tool("h2c")
         except ToolUnavailableError:
