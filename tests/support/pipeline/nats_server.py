@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.support.ports import free_port
 
 START_SECONDS = 30
 
@@ -44,7 +45,7 @@ class NatsServer:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        self.port = -1
+        self.port = free_port()
         self.log: list[str] = []
         section = f'jetstream {{ store_dir: "{store or folder / "store"}"\n{jetstream} }}'
         self._config = config if config is not None else f'listen: "127.0.0.1:@PORT@"\n{section}\n{extra_config}\n'
@@ -116,9 +117,6 @@ class NatsServer:
         assert process.stderr is not None
         for line in process.stderr:
             self.log.append(line.rstrip())
-            listening = re.search(r"Listening for client connections on \S+:(\d+)", line)
-            if listening:
-                self.port = int(listening[1])
             if "Server is ready" in line:
                 ready.set()
         ready.set()

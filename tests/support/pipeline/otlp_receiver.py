@@ -11,7 +11,6 @@ script; when the script is empty, the request is accepted.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import socket
 import ssl
@@ -39,6 +38,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from tests.support.certificates import Certificates
+from tests.support.ports import free_ports
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PATH = "/v1/traces"
@@ -139,9 +139,7 @@ class OtlpReceiver:
         """Spans taken, repeats included."""
         self.conflicts: list[SpanId] = []
         """Spans that came again with another content: there must never be any."""
-        self.grpc_port = 0
-        self.http_port = 0
-        self._held: list[socket.socket] = []
+        self.grpc_port, self.http_port = free_ports(2)
 
     @property
     def grpc_endpoint(self) -> str:
@@ -172,11 +170,9 @@ class OtlpReceiver:
 
     def start(self) -> None:
         """Listen."""
-        self._let_go()
         self._released.clear()
         self._grpc = self._start_grpc()
         self._http = _HttpServer((self._host, self.http_port), self)
-        self.http_port = self._http.server_port
         if self._tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._tls.server_certificate, self._tls.server_key)
@@ -193,24 +189,9 @@ class OtlpReceiver:
             self._grpc.stop(grace=None).wait()
         if self._http:
             self._http.shutdown()
-            self._http.server_close()
             self._http.close_connections()
+            self._http.server_close()
         self._grpc = self._http = None
-        self._hold_ports()
-
-    def _hold_ports(self) -> None:
-        """Keep the ports while nobody listens on them: another test's server would be taken for this one."""
-        self._let_go()
-        for port in (self.grpc_port, self.http_port):
-            holder = socket.socket()
-            self._held.append(holder)
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                holder.bind((self._host, port))
-
-    def _let_go(self) -> None:
-        while self._held:
-            self._held.pop().close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -218,7 +199,6 @@ class OtlpReceiver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        self._let_go()
 
     def receive(self, protocol: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Take in one request and return the answer it gets. A stall is over when this returns."""
@@ -260,11 +240,9 @@ class OtlpReceiver:
         if self._tls:
             pair = self._tls.server_key.read_bytes(), self._tls.server_certificate.read_bytes()
             trusted = self._tls.authority.read_bytes() if self._client_certificates else None
-            self.grpc_port = server.add_secure_port(
-                address, grpc.ssl_server_credentials([pair], trusted, self._client_certificates)
-            )
+            server.add_secure_port(address, grpc.ssl_server_credentials([pair], trusted, self._client_certificates))
         else:
-            self.grpc_port = server.add_insecure_port(address)
+            server.add_insecure_port(address)
         server.start()
         return server
 
@@ -282,10 +260,11 @@ class OtlpReceiver:
 
 
 class _HttpServer(ThreadingHTTPServer):
-    """Keeps its connections at hand, to be able to break them."""
+    """Keeps its connections at hand, to be able to break them. Closed, it answers over none: it waits for their threads, which
+    else may be as late as to take one request more.
+    """
 
-    daemon_threads = True
-    block_on_close = False
+    daemon_threads = False
 
     def __init__(self, address: tuple[str, int], receiver: OtlpReceiver) -> None:
         super().__init__(address, _Handler)
