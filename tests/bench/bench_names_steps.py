@@ -1,4 +1,5 @@
-"""What traffic that is neither DNS nor TLS pays for names, in instructions: those that a packet runs through in the tap.
+"""What traffic that is neither DNS nor TLS pays for names, and TCP that is no HTTP for the look for trace contexts, in
+instructions: those that a packet runs through in the tap.
 
     python -m tests.bench.bench_names_steps
 
@@ -30,6 +31,8 @@ TCP, UDP = 6, 17
 TRANSPORTS: Final = {TCP: "TCP", UDP: "UDP"}
 LABELS: Final = ("64 B, sent", "64 B, received", "no payload, sent", "no payload, received")
 LOCAL, REMOTE = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+GIVEN_UP: Final = 1
+"""FLOW_REQUESTS_OPAQUE of bpf/engine/flow.h."""
 SWITCHES: Final = {
     PieceKind.DNS: Switch.PIECES_DNS, PieceKind.DNS_TCP: Switch.PIECES_DNS,
     PieceKind.TLS: Switch.PIECES_TLS, PieceKind.QUIC: Switch.PIECES_QUIC,
@@ -51,13 +54,14 @@ def packets(label: str, transport: int) -> list[bytes]:
     return made
 
 
-def slot_of(transport: int) -> bytes:
+def slot_of(transport: int, requests: int = 0) -> bytes:
     """An established connection's."""
     slot = np.zeros(1, SLOT)
     ends = {"local_address": LOCAL, "remote_address": REMOTE}
     for name, address in ends.items():
         slot[name] = np.void(bytes(10) + b"\xff\xff" + address)
     values = {"id": 1 << 32, "state": State.LIVE, "transport": transport, "role": Role.CLIENT, "outcome": Outcome.ESTABLISHED}
+    values["requests"] = requests
     for name, value in {**values, "local_port": 4000, "remote_port": 5000, "tx_packets": 100, "rx_packets": 100}.items():
         slot[name] = value
     for side in ("tx", "rx"):
@@ -69,12 +73,20 @@ def slot_of(transport: int) -> bytes:
 
 def steps(names: Names, transport: int, label: str) -> int:
     """Return how many instructions a packet takes with this setting."""
+    return _steps(frozenset({SWITCHES[kind] for kind in KINDS[names]} | {Switch.TRACE_CONTEXT}), transport, label)
+
+
+def steps_without_http(*, looks: bool, transport: int, label: str) -> int:
+    """Likewise of a connection that is known to be no HTTP, with the look for trace contexts and without it."""
+    return _steps(frozenset({Switch.TRACE_CONTEXT} if looks else ()), transport, label, GIVEN_UP)
+
+
+def _steps(switches: frozenset[Switch], transport: int, label: str, requests: int = 0) -> int:
     compiled = building.find().programs
     maps = {name: number for number, name in enumerate(compiled.maps, SLOTS + 1)} | {"slots": SLOTS}
-    switches = frozenset({SWITCHES[kind] for kind in KINDS[names]} | {Switch.TRACE_CONTEXT})
     program = compiled.programs["tap_egress" if "sent" in label else "tap_ingress"]
     code, _ = told(program, TapConstants(4096, switches).constants(), maps)
-    machine = Machine(code, slot_of(transport))
+    machine = Machine(code, slot_of(transport, requests))
     return [machine.run(packet, transport) for packet in packets(label, transport)][-1]
 
 
@@ -87,6 +99,11 @@ def main() -> None:
             found = [steps(names, transport, label) for names in settings]
             cells = "".join(f"{count:5} {count / found[0] - 1:+8.1%}" for count in found)
             sys.stdout.write(f"{name + ' ' + label:24}{cells}\n")
+    sys.stdout.write("of no HTTP, without and with the look for trace contexts\n")
+    for transport, name in TRANSPORTS.items():
+        for label in LABELS:
+            without, looked = (steps_without_http(looks=looks, transport=transport, label=label) for looks in (False, True))
+            sys.stdout.write(f"{name + ' ' + label:24}{without:14}{looked:5} {looked / without - 1:+8.1%}\n")
 
 
 if __name__ == "__main__":
