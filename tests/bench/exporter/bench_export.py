@@ -1,10 +1,12 @@
-"""How fast enriched batches leave NATS for an OTLP/gRPC backend, against the SDK's OTLPSpanExporter to the same backend.
+"""How fast enriched batches leave NATS for an OTLP/gRPC backend, against the SDK's OTLPSpanExporter to the same backend, and
+against a Collector (tests.support.tools) that passes the same spans on to it.
 
     python -m tests.bench.exporter.bench_export
 
 A real nats-server, the exporter as a process of its own, and a backend in a third
 process that counts bytes and answers. On a machine of few cores the three share them: the processor time of the exporter is
-what says how much one core of it does.
+what says how much one core of it does. The Collector is given the exporter's spans as requests, one for each batch, and makes
+nothing anew of them; it has no queue, so that it answers when the backend has, and does not compress.
 """
 
 from __future__ import annotations
@@ -31,9 +33,13 @@ from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
 from tests.bench.exporter.bench_encoder import node_batch, readable_spans
 from tests.bench.harness import ROOT, environment, processor_seconds, quiet_logs
+from tests.e2e.backends.collector import Collector
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.tools import ToolUnavailableError, tool
 
-RECORDS, STOCK_SPANS = 600_000, 10_240
+RECORDS, STOCK_SPANS, PASSED_ON = 600_000, 10_240, 200_000
+SENDERS = 4
 SIZES = (625, 50)
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -111,9 +117,41 @@ def stock(port: int) -> tuple[float, float]:
     return took
 
 
+def passed_on(executable: Path, port: int, rows: int) -> tuple[float, float]:
+    """Wall-clock and processor seconds a span of a Collector, OTLP in to OTLP out, in requests of so many."""
+    encoder = SpanEncoder(cluster_name="bench")
+    bodies = [encoder.encode(batch) for batch in kinds_of_batch(2 * rows)]
+    requests = [bodies[number % len(bodies)] for number in range(PASSED_ON // rows)]
+    receiving = free_port()
+    receivers = {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{receiving}"}}}}
+    out = {
+        "endpoint": f"127.0.0.1:{port}",
+        "tls": {"insecure": True},
+        "compression": "none",
+        "sending_queue": {"enabled": False},
+    }
+    more = {"exporters": {"otlp": out}, "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["otlp"]}}}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Collector(executable, Path(folder), receivers, more) as collector,
+        grpc.insecure_channel(f"127.0.0.1:{receiving}") as channel,
+        futures.ThreadPoolExecutor(SENDERS) as senders,
+    ):
+        export = channel.unary_unary(EXPORT)
+        list(senders.map(export, bodies))  # until it is warm
+        began, used = time.monotonic(), processor_seconds(collector.pid)
+        list(senders.map(export, requests))
+        spans = len(requests) * rows
+        return (time.monotonic() - began) / spans, (processor_seconds(collector.pid) - used) / spans
+
+
 def main() -> None:
     """Measure and print."""
     quiet_logs()
+    try:
+        collector, without = tool("otelcol-copy"), ""
+    except ToolUnavailableError as error:
+        collector, without = None, str(error)
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=backend, args=(there,))
     process.start()
@@ -127,6 +165,13 @@ def main() -> None:
             line = f"{spans / wall:,.0f} spans/s, {spans / processor:,.0f} a processor second"
             ratio = f"{spans / wall * wall_stock:.0f}x, {spans / processor * processor_stock:.0f}x"
             sys.stdout.write(f"exporter, batches of {rows}: {line} ({ratio})\n")
+            if collector:
+                wall_passed, passed = passed_on(collector, port, rows)
+                line = f"{1 / wall_passed:,.0f} spans/s, {1 / passed:,.0f} a processor second"
+                line += f" (the exporter {spans / processor * passed:.2f}x of that)"
+                sys.stdout.write(f"Collector, requests of {rows}: {line}\n")
+        if without:
+            sys.stdout.write(f"Collector: left out, {without}\n")
     finally:
         here.send(None)
         process.join()

@@ -52,6 +52,12 @@ class Collector:
         }
         self._config.write_text(json.dumps(config))
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         command: list[str | Path] = [self._executable, "--config", self._config]
         self._process = subprocess.Popen(
