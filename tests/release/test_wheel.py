@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpf.tap.compiling.compile import source_id
+from services.runtime.host.programs import building
 from services.runtime.host.programs.file import CompiledPrograms
 
 ROOT = Path(__file__).parents[2]
@@ -89,12 +90,14 @@ def test_a_wheel_brings_its_library_and_the_demo(wheel: Path) -> None:
 
 
 def test_a_wheel_brings_the_programs_for_the_kernel(wheel: Path, tmp_path: Path) -> None:
-    """Where it was built with bcc they are inside, of the source beside them: no compiler is needed to capture live either."""
+    """Where it was built with bcc they are inside, to the byte what this machine compiles: no compiler is needed there."""
     if subprocess.run(["/usr/bin/python3", "-Ic", "from bcc import BPF"], check=False, capture_output=True).returncode:
         pytest.skip("the system's Python has no bcc (apt-get install python3-bpfcc)")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path, [name for name in archive.namelist() if name.startswith("bpf/")])
-    programs = CompiledPrograms.read(tmp_path / "bpf" / "_tap.bpf")
+    brought = tmp_path / "bpf" / "_tap.bpf"
+    programs = CompiledPrograms.read(brought)
+    assert brought.read_bytes() == building.path().read_bytes()
     assert programs.id == source_id(tmp_path / "bpf") == source_id(ROOT / "bpf")
     assert {"tap_ingress", "tap_egress"} <= programs.programs.keys()
 
