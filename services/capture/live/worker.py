@@ -90,6 +90,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
                     if options.trace_context and reader.tap.exchanges is None:
                         logger.warning("trace_context.unavailable", advice="this kernel does not take its program")
                     await publisher.run(options.drain_interval_seconds, lifecycle.stopping)
+            await bus.synced()  # nothing is attached any more; a server that loses its power now is given the last again
     report.progress.finished = True
     logger.info("capture.ended", records=report.progress.records, batches=report.progress.batches)
 

@@ -72,6 +72,7 @@ async def _replay(settings: CaptureSettings, lifecycle: Lifecycle, reader: Repla
                 await _store_all(
                     batches, bus, raw_subject(settings.node_name, settings.streams.partitions), report.progress, account
                 )
+                await bus.synced()  # a server that loses its power now is given it again
             duplicates = bus.duplicates
     report.progress.finished = not lifecycle.stopping.is_set()
     reader.close()

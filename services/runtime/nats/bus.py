@@ -291,8 +291,10 @@ class Bus:
         """
         return await self._connection.are_heard(messages, timeout_seconds=timeout_seconds)
 
-    async def synced(self, message_ids: Collection[str]) -> None:
-        """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
+    async def synced(self, message_ids: Collection[str] | None = None) -> None:
+        """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them. With
+        none named, all.
+        """
         await self._publisher.synced(message_ids)
 
     def consume(

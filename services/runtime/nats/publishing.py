@@ -161,9 +161,11 @@ class Publisher:
         """What is kept of messages that a server may not have on its disk yet."""
         return self._unsynced.bytes
 
-    async def synced(self, message_ids: Collection[str]) -> None:
-        """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them."""
-        for message_id in message_ids:
+    async def synced(self, message_ids: Collection[str] | None = None) -> None:
+        """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them. With
+        none named, all.
+        """
+        for message_id in self._unsynced.message_ids if message_ids is None else message_ids:
             while self._unsynced.holds(message_id):
                 gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._unsynced.tell(message_id, partial(_resolve, gone))

@@ -71,6 +71,11 @@ class Unsynced:
         self._taken_bytes -= len(message.payload)
         self._hold_no_longer(message)
 
+    @property
+    def message_ids(self) -> list[str]:
+        """Of the messages that are held."""
+        return list(self._ids)
+
     def holds(self, message_id: str) -> bool:
         """Whether the message may be in no server's disk yet: it is kept, or taken and not done."""
         return message_id in self._ids

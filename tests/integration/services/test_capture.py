@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,3 +342,23 @@ def test_capture_imports_only_what_it_uses() -> None:
     imported = set(done.stdout.split())
     assert {"nats", "numpy", "structlog"} <= imported
     assert not {"aiohttp", "bcc", "google", "grpc", "kubernetes", "pydantic", "rich"} & imported
+
+
+async def test_it_stays_until_the_server_has_synced_what_it_stored(
+    bus: Bus, nats_server: NatsServer, talk: Path, tmp_path: Path
+) -> None:
+    """A server that loses its machine after the last batch is given it again: capture has not ended before it was on a disk."""
+    await bus.ensure_streams()
+    capture = Capture(nats_server, tmp_path, talk, WIRESPAN_NATS_UNSYNCED_SECONDS="3600")
+    await capture.start()
+    await capture.until("batches")
+    while not (last := (await bus.stream_state(RAW_STREAM)).messages):  # noqa: ASYNC110 - a stream tells nobody
+        await asyncio.sleep(0.02)
+    await asyncio.to_thread(nats_server.kill)
+    shutil.rmtree(nats_server.folder / "store")
+    await asyncio.to_thread(nats_server.start)
+    await bus.ensure_streams()
+    while (await bus.stream_state(RAW_STREAM)).messages < last:  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0.02)
+    capture.signal(signal.SIGKILL)
+    await capture.end()
