@@ -16,7 +16,8 @@ import grpc
 from proto.subjects import CACHE_STREAM
 from tests.chaos.links import State
 from tests.chaos.members import Member
-from tests.chaos.world import STREAMS, World, has_clock_steps, has_disks
+from tests.chaos.servers import has_disks, route
+from tests.chaos.world import STREAMS, World, has_clock_steps
 from tests.support.pipeline.otlp_receiver import Accept, Answer, PartialSuccess, Refuse, Stall, TakeAndDrop
 
 SERVICES: Final = ("capture", "enricher", "exporter")
@@ -26,6 +27,13 @@ _OFF_SECONDS: Final = 4.0
 _SUSPENDED_SECONDS: Final = (2.0, 6.0)
 _SLOW_SECONDS: Final = (1.0, 2.5)
 """Before the exporter has had enough of waiting for an answer, and after: then it sends again what was taken."""
+_NETWORK: Final[tuple[tuple[str, State], ...]] = (
+    ("connection cut", "cut"),
+    ("no packet passes", "silent"),
+    ("half-open", "half_open"),
+)
+_APART_SECONDS: Final = (0.0, 12.0)
+"""Less, or more, than it takes servers to notice that a leader is gone, and to have another one."""
 _HOUR: Final = 3600
 _CUTS: Final = 3
 
@@ -111,19 +119,37 @@ def _suspended(world: World) -> Iterator[None]:
 
 
 def _network(pattern: str, state: State) -> Callable[[World], AbstractContextManager[None]]:
-    @contextmanager
-    def begin(world: World) -> Iterator[None]:
+    def begin(world: World) -> AbstractContextManager[None]:
         links = [name for name in world.network.links if re.search(pattern, name)]
-        links = links if world.chance.random() < 0.5 else [world.chance.choice(links)]
-        for name in links:
-            world.network.become(name, state)
-        try:
-            yield
-        finally:
-            for name in links:
-                world.network.become(name, "open")
+        return _links(world, links if world.chance.random() < 0.5 else [world.chance.choice(links)], state)
 
     return begin
+
+
+def _routes(state: State, *, of_leader: bool) -> Callable[[World], AbstractContextManager[None]]:
+    """Between two servers of a cluster, or between a stream's leader and all others. Their clients reach them all the same."""
+
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        one = world.leader(world.chance.choice(list(STREAMS)))
+        others = [number for number in range(len(world.servers)) if number != one]
+        apart = others if of_leader else [world.chance.choice(others)]
+        with _links(world, [route(*pair) for other in apart for pair in ((one, other), (other, one))], state):
+            time.sleep(world.chance.uniform(*_APART_SECONDS))
+            yield
+
+    return begin
+
+
+@contextmanager
+def _links(world: World, names: list[str], state: State) -> Iterator[None]:
+    for name in names:
+        world.network.become(name, state)
+    try:
+        yield
+    finally:
+        for name in names:
+            world.network.become(name, "open")
 
 
 def _answering(*answers: Answer) -> Callable[[World], AbstractContextManager[None]]:
@@ -302,12 +328,9 @@ FAULTS: Final = (
     *(
         Fault(f"{service} and NATS: {what}", _network(rf"{service}.*/nats", state))
         for service in SERVICES
-        for what, state in (("connection cut", "cut"), ("no packet passes", "silent"), ("half-open", "half_open"))
+        for what, state in _NETWORK
     ),
-    *(
-        Fault(f"exporter and backend: {what}", _network("/backend", state))
-        for what, state in (("connection cut", "cut"), ("no packet passes", "silent"), ("half-open", "half_open"))
-    ),
+    *(Fault(f"exporter and backend: {what}", _network("/backend", state)) for what, state in _NETWORK),
     Fault("backend down", _backend_down),
     Fault("backend does not answer", _answering(Stall())),
     Fault("backend slow", _answering(*map(Accept, _SLOW_SECONDS))),
@@ -342,4 +365,10 @@ FAULTS: Final = (
         possible=lambda world: world.has_power_cuts,
     ),
     Fault("clock stepped by an hour", _clock, possible=lambda _world: has_clock_steps()),
+    # Alone: an upgrade, for one, waits for all servers to have caught up.
+    *(
+        Fault(f"{who}: {what}", _routes(state, of_leader=of_leader), alone=True, servers=3)
+        for who, of_leader in (("two nats-servers", False), ("a stream's leader and the other nats-servers", True))
+        for what, state in _NETWORK
+    ),
 )

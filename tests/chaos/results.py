@@ -37,7 +37,9 @@ while the process's other threads go on; *all suspended* stops services and serv
 services' clock moves by an hour; *no packet passes* delays what is sent until the network is back, *half-open* loses it and
 says so only then. *Power cut* drops what was not synced (a FUSE layer, tests/support/power_cut), with the `sync_interval` of
 1 s that the chart sets; that of all machines is done three times in a row. A machine is away for up to 4 s, longer than
-publishers keep what a server that lives has acknowledged. *Disk full* fills the file system of the store. *Clock stepped*
+publishers keep what a server that lives has acknowledged. *Two nats-servers*: the network between one that leads a stream and
+another of its cluster; *a stream's leader and the others*: between it and both, while its clients still reach it; for up to
+12 s more, longer or not than it takes to have another leader. *Disk full* fills the file system of the store. *Clock stepped*
 moves the services' time of day by an hour and back (libfaketime; the monotonic clock goes on, as it does on a machine). A
 *slow* backend answers after a second, or later than the exporter waits for it; one that *breaks off* has the spans and never
 says so: both are sent what they have again. A
@@ -90,14 +92,13 @@ again: of 1,589 connections the 677 of 13.5 s, where 13.8 s passed from the kill
 load of some 20), and no other. tests/cluster rolls a DaemonSet of two nodes;
 docs/upgrade.md has its figures.
 
-**What is not among the faults.** An upgrade from an older release (none is out; old bytes are read in tests/unit/proto), the
-network among nats-servers themselves (one of three is killed, paused or without power instead), a real API server
-(tests/e2e/kubernetes). An API server that is restored from so young a backup that its versions are past an enricher's again
-when that one asks cannot be told from one that was not: objects that went with the restoration stay known. The first such run
-found that, with a backup one change old. No client of Kubernetes can tell; `etcdutl snapshot restore --bump-revision
---mark-compacted` lets all of them. Nor is two of three servers' power at once while the third is behind: a publisher learns
-of that from what it publishes, since the stream has no leader for some seconds then; one that publishes nothing all that time
-keeps nothing, and its last messages may be lost.
+**What is not among the faults.** An upgrade from an older release (none is out; old bytes are read in tests/unit/proto), a real
+API server (tests/e2e/kubernetes). An API server that is restored from so young a backup that its versions are past an
+enricher's again when that one asks cannot be told from one that was not: objects that went with the restoration stay known. The
+first such run found that, with a backup one change old. No client of Kubernetes can tell; `etcdutl snapshot restore
+--bump-revision --mark-compacted` lets all of them. Nor is two of three servers' power at once while the third is behind: a
+publisher learns of that from what it publishes, since the stream has no leader for some seconds then; one that publishes
+nothing all that time keeps nothing, and its last messages may be lost.
 
 """
 

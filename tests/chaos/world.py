@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -25,18 +23,14 @@ from tests.chaos.checker import Backend, Verdict
 from tests.chaos.cluster import ApiServer
 from tests.chaos.links import Network
 from tests.chaos.members import ROOT, Feeder, Member
+from tests.chaos.servers import SYNC_SECONDS, Server, has_disks, route
 from tests.chaos.traffic import Generator
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.pipeline.nats_server import NatsServer, clustered
-from tests.support.pipeline.power_cut import Disk
 from tests.support.ports import free_port, free_ports
 from tests.support.tools import ToolUnavailableError, tool
 
-SYNC_SECONDS: Final = 1
 STREAMS: Final = {"FLOWS_RAW": "enricher", "FLOWS_ENRICHED": "exporter"}
 """The streams on the way, and who consumes each."""
-STORE_MEGABYTES: Final = 96
-"""The disk that a server's store is on."""
 _FAKETIME: Final = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 """Steps the time of day of whatever is started with it; Debian's libfaketime."""
 _REPLICAS: Final = 2
@@ -45,72 +39,6 @@ _START_SECONDS: Final = 180.0
 _POLL_SECONDS: Final = 0.2
 _CAPTURE_DELAY_SECONDS: Final = 0.02
 """What a message from capture takes at the least: a file's messages come over some seconds, as those of a node do."""
-
-
-class Server:
-    """One NATS server, and the machine that it is on."""
-
-    def __init__(self, folder: Path, number: int, cluster_ports: list[int], program: Path | None) -> None:
-        self.disk_folder = folder / f"machine-{number}"
-        self._mounted = self.disk_folder / "store"
-        self.disk: Disk | None = None
-        self._program = program
-        store = self.disk_folder / "machine" / "mount" if program else self._mounted
-        self.nats = NatsServer(
-            folder / f"nats-{number}",
-            jetstream=f"sync_interval: {SYNC_SECONDS}s",
-            store=store,
-            extra_config=clustered(number, cluster_ports),
-        )
-
-    def set_up(self) -> None:
-        """Mount what its store is on. Whatever becomes of that, `close` is to follow."""
-        self.disk_folder.mkdir(parents=True)
-        if has_disks():
-            options = f"size={STORE_MEGABYTES}m"
-            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.disk_folder], check=True)
-        if self._program:
-            self.disk = Disk(self._program, self.disk_folder / "machine")
-            self.disk.power_on()
-
-    def close(self) -> None:
-        """Leave nothing of it mounted, and none of its processes, however far it was set up."""
-        self.nats.kill()
-        if self.nats.folder.exists():
-            (self.nats.folder / "nats.log").write_text("\n".join(self.nats.log))
-        if self.disk:
-            self.disk.power_off()
-        if self.disk_folder.is_mount():
-            subprocess.run(["umount", "--lazy", self.disk_folder], check=True)
-
-    def cut_power(self) -> None:
-        """Lose what was not synced; `restart` brings it back."""
-        self.nats.kill()
-        if self.disk:
-            self.disk.power_off()
-
-    def settle(self) -> None:
-        """Have on the disk what was written some time ago, as Linux does within half a minute: nobody syncs the description of
-        a stream that was just made.
-        """
-        if self.disk:
-            self.disk.settle()
-
-    def restart(self) -> None:
-        """Start it where it does not run."""
-        if self.disk:
-            self.disk.power_on()
-        with contextlib.suppress(RuntimeError):
-            self.nats.start()
-
-    def fill_disk(self) -> Path:
-        """Leave no room on the disk; return the file that takes it."""
-        ballast = self.disk_folder / "ballast"
-        with ballast.open("wb") as file:
-            free = shutil.disk_usage(self.disk_folder).free
-            with contextlib.suppress(OSError):
-                os.posix_fallocate(file.fileno(), 0, max(1, free - 4096))
-        return ballast
 
 
 class World:
@@ -146,14 +74,14 @@ class World:
 
     def _set_up(self, stack: ExitStack) -> None:
         program = _power_cut() if self.power_cuts else None
+        stack.enter_context(self.network)
         ports = free_ports(self._count)
         for number in range(self._count):
-            server = Server(self.folder, number, ports, program)
+            server = Server(self.folder, number, self._route_ports(number, ports), program)
             stack.callback(server.close)
             server.set_up()
             self.servers.append(server)
         self._start_servers()
-        stack.enter_context(self.network)
         stack.enter_context(self.api_server)
         self.authority = self.folder / "authority.pem"
         self.backend = stack.enter_context(Backend(tls=self.new_certificates()))
@@ -284,6 +212,19 @@ class World:
         """Messages that wait in the streams, or are in hand."""
         return sum(self.ask(f"STREAM.INFO.{stream}")["state"]["messages"] for stream in STREAMS)
 
+    def leader(self, stream: str) -> int:
+        """Number of the server that leads the stream."""
+        return int(self.ask(f"STREAM.INFO.{stream}")["cluster"]["leader"].removeprefix("n"))
+
+    def _route_ports(self, number: int, ports: list[int]) -> list[int]:
+        """Where a server listens for the others, and the links by which it reaches them."""
+        links = {
+            other: self.network.link(route(number, other), lambda port=port: port)
+            for other, port in enumerate(ports)
+            if other != number
+        }  # type: ignore[misc]
+        return [links[other].port if other in links else port for other, port in enumerate(ports)]
+
     def _start_servers(self) -> None:
         for server in self.servers:
             server.nats.start()
@@ -387,11 +328,6 @@ class World:
 
 async def _say_nothing(error: Exception) -> None:
     """A server that is down is no news here."""
-
-
-def has_disks() -> bool:
-    """Whether servers can have disks of their own here, which can be full, or lose power."""
-    return os.geteuid() == 0
 
 
 def has_clock_steps() -> bool:

@@ -11,7 +11,8 @@ import pytest
 
 from tests.chaos import signals, world
 from tests.chaos.members import Member
-from tests.chaos.world import Server, World, has_disks
+from tests.chaos.servers import Server, has_disks
+from tests.chaos.world import World
 
 ROOT = Path(__file__).parents[3]
 # Told to end where something is mounted already and no disk is on it yet.
@@ -19,15 +20,15 @@ SET_UP = """
 import signal, sys
 from contextlib import ExitStack
 from pathlib import Path
-from tests.chaos import signals, world
+from tests.chaos import servers, signals, world
 
-class Told(world.Disk):
+class Told(servers.Disk):
     def __init__(self, *given):
         super().__init__(*given)
         signal.raise_signal(signal.SIGTERM)
 
 signals.heed()
-world.Disk, world._power_cut = Told, lambda: Path("/bin/false")
+servers.Disk, world._power_cut = Told, lambda: Path("/bin/false")
 with world.World(Path(sys.argv[1]), 1, servers=1, power_cuts=True):
     print("set up")
 """
