@@ -205,28 +205,37 @@ def _server_paused(world: World) -> Iterator[None]:
         server.nats.send_signal(signal.SIGCONT)
 
 
-@contextmanager
-def _power_cut(world: World) -> Iterator[None]:
-    server = world.chance.choice(world.servers)
-    server.cut_power()
-    time.sleep(world.chance.uniform(0, _OFF_SECONDS))
-    server.restart()
-    yield
+def _power_cut(*, written: float = 0.0) -> Callable[[World], AbstractContextManager[None]]:
+    """Of what was not synced this share of the files is on the disk all the same."""
 
-
-@contextmanager
-def _power_cut_of_all(world: World) -> Iterator[None]:
-    """A building: all servers, all enrichers and all exporters lose power at once, some times in a row."""
-    for _ in range(_CUTS):
-        for member in (*world.named("enricher"), *world.named("exporter")):
-            member.kill()
-        for server in world.servers:
-            server.cut_power()
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        server = world.chance.choice(world.servers)
+        server.cut_power(lambda: written > 0 and world.chance.random() < written)
         time.sleep(world.chance.uniform(0, _OFF_SECONDS))
-        for server in world.servers:
-            server.restart()
-        time.sleep(world.chance.uniform(2.0, 4.0))
-    yield
+        server.restart()
+        yield
+
+    return begin
+
+
+def _power_cut_of_all(*, written: float = 0.0) -> Callable[[World], AbstractContextManager[None]]:
+    """A building: all servers, all enrichers and all exporters lose power at once, some times in a row."""
+
+    @contextmanager
+    def begin(world: World) -> Iterator[None]:
+        for _ in range(_CUTS):
+            for member in (*world.named("enricher"), *world.named("exporter")):
+                member.kill()
+            for server in world.servers:
+                server.cut_power(lambda: written > 0 and world.chance.random() < written)
+            time.sleep(world.chance.uniform(0, _OFF_SECONDS))
+            for server in world.servers:
+                server.restart()
+            time.sleep(world.chance.uniform(2.0, 4.0))
+        yield
+
+    return begin
 
 
 @contextmanager
@@ -358,11 +367,13 @@ FAULTS: Final = (
     Fault("consumer deleted", _operator(lambda world, stream: world.ask(f"CONSUMER.DELETE.{stream}.{STREAMS[stream]}"))),
     Fault("consumer changed by hand", _operator(_change_consumer)),
     Fault("leader moved", _operator(lambda world, stream: world.ask(f"STREAM.LEADER.STEPDOWN.{stream}")), servers=3),
-    Fault("power cut of NATS' machine", _power_cut, possible=lambda world: world.has_power_cuts),
-    Fault(
-        "power cut of all of NATS' machines, all enrichers' and exporters'",
-        _power_cut_of_all,
-        possible=lambda world: world.has_power_cuts,
+    *(
+        Fault(f"power cut of {whose}{more}", cut(written=written), possible=lambda world: world.has_power_cuts)
+        for more, written in (("", 0.0), (", some files written", 0.5))
+        for whose, cut in (
+            ("NATS' machine", _power_cut),
+            ("all of NATS' machines, all enrichers' and exporters'", _power_cut_of_all),
+        )
     ),
     Fault("clock stepped by an hour", _clock, possible=lambda _world: has_clock_steps()),
     # Alone: an upgrade, for one, waits for all servers to have caught up.

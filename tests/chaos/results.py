@@ -36,11 +36,12 @@ it.
 while the process's other threads go on; *all suspended* stops services and servers for some seconds, within which the
 services' clock moves by an hour; *no packet passes* delays what is sent until the network is back, *half-open* loses it and
 says so only then. *Power cut* drops what was not synced (a FUSE layer, tests/support/power_cut), with the `sync_interval` of
-1 s that the chart sets; that of all machines is done three times in a row. A machine is away for up to 4 s, longer than
-publishers keep what a server that lives has acknowledged. *Two nats-servers*: the network between one that leads a stream and
-another of its cluster; *a stream's leader and the others*: between it and both, while its clients still reach it; for up to
-12 s more, longer or not than it takes to have another leader. *Disk full* fills the file system of the store. *Clock stepped*
-moves the services' time of day by an hour and back (libfaketime; the monotonic clock goes on, as it does on a machine). A
+1 s that the chart sets; *some files written*: but for half of the files, any of them, as the kernel may have written them by
+then. That of all machines is done three times in a row. A machine is away for up to 4 s, longer than publishers keep what a
+server that lives has acknowledged. *Two nats-servers*: the network between one that leads a stream and another of its cluster;
+*a stream's leader and the others*: between it and both, while its clients still reach it; for up to 12 s more, longer or not
+than it takes to have another leader. *Disk full* fills the file system of the store. *Clock stepped* moves the services' time
+of day by an hour and back (libfaketime; the monotonic clock goes on, as it does on a machine). A
 *slow* backend answers after a second, or later than the exporter waits for it; one that *breaks off* has the spans and never
 says so: both are sent what they have again. A
 deleted stream takes along what waited in it for longer than publishers keep (2 s): so it is done while all stages run, and

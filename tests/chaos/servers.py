@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +54,11 @@ class Server:
         if self.disk_folder.is_mount():
             subprocess.run(["umount", "--lazy", self.disk_folder], check=True)
 
-    def cut_power(self) -> None:
-        """Lose what was not synced; `restart` brings it back."""
+    def cut_power(self, written: Callable[[], bool] = lambda: False) -> None:
+        """Lose what was not synced, but for files that were `written`; `restart` brings it back."""
         self.nats.kill()
         if self.disk:
-            self.disk.power_off()
+            self.disk.power_off(written)
 
     def settle(self) -> None:
         """Have on the disk what was written some time ago, as Linux does within half a minute: nobody syncs the description of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,10 +39,11 @@ class Disk:
             with suppress(FileNotFoundError), path.open("rb") as file:  # a server that runs removes some meanwhile
                 os.fsync(file)
 
-    def power_off(self) -> None:
+    def power_off(self, written: Callable[[], bool] = lambda: False) -> None:
         """Lose what was not synced. Whoever has files open there is to be killed before, or sees errors.
 
-        Where it was not mounted yet there is nothing to lose.
+        `written` says of one file after the other whether it was on the disk all the same: the kernel writes when it likes, and
+        in any order. Where it was not mounted yet there is nothing to lose.
         """
         if self._process is None:
             return
@@ -52,6 +54,10 @@ class Disk:
         self._process = None
         if str(self.mount) in Path("/proc/self/mounts").read_text():  # whom nobody serves cannot be asked itself
             subprocess.run(["umount", "--lazy", self.mount], check=True)
+        for path in filter(Path.is_file, self._cache.rglob("*")):
+            there = self._disk / path.relative_to(self._cache)
+            if there.exists() and written():
+                shutil.copyfile(path, there)
         shutil.rmtree(self._cache)
 
     def __enter__(self) -> Self:
