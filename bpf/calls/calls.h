@@ -40,8 +40,12 @@ static void call_upgrade(struct calls *calls, struct connection *connection, con
     struct exchange *exchange;
     struct call *call;
 
-    if (told->held < sizeof(*exchange) || connection->last_stream)
+    if (told->held < sizeof(*exchange))
         return;
+    if (connection->last_stream) { /* a packet of the other direction overtook it in the kernel */
+        calls->requests[REQUEST_UNPAIRED]++;
+        return;
+    }
     connection->last_stream = 1;
     call = call_place(calls, connection, 1);
     if (!call) {

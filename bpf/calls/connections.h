@@ -257,8 +257,9 @@ static void call_end(struct calls *calls, struct connection *connection, struct 
             calls->ended_room = room;
         }
     }
-    /* An end that went over to HTTP/2 answers: where no response was seen, its frames were not followed. */
-    if (call->is_unclear || (call->is_upgraded && !call->exchange.response_first_ns))
+    /* An end that went over to HTTP/2 answers, or resets the stream: where neither was seen, its frames were not followed. */
+    if (call->is_unclear ||
+            (call->is_upgraded && !call->exchange.response_first_ns && call->exchange.end != EXCHANGE_END_STREAM_RESET))
         calls->requests[REQUEST_UNPAIRED] += call->is_known;
     else if (!ended)
         calls->lost++;

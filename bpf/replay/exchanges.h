@@ -6,42 +6,23 @@
 #include "messages.h"
 #include "streams.h"
 
-static inline void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
-{
-    struct http2_connection *connection = http2_follow(host, flow);
-
-    (void)source;
-    if (connection) {
-        http2_begin(connection, flow, from, sequence);
-        http2_tell_opening(host, connection, flow);
-    }
-}
-
-static inline void exchange_frames(exchange_host host, frame_source source, struct flow *flow)
-{
-    struct http2_connection *connection = http2_follow(host, flow);
-
-    (void)source;
-    if (connection) {
-        http2_join(connection);
-        http2_tell_opening(host, connection, flow);
-    }
-}
-
-static inline void exchange_upgrades(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
+static inline void exchange_frames(
+        exchange_host host, frame_source source, struct flow *flow, int from, enum http2_beginning begins, __u32 sequence)
 {
     const struct exchange asked = *exchange_open(host);
     const struct http2_told told = {.flow_id = flow->id, .what = HTTP2_UPGRADES, .held = sizeof(asked)};
     struct http2_connection *connection;
 
     (void)source;
-    exchange_dropped(host, exchange_open(host));
+    if (begins == HTTP2_SWITCHES)
+        exchange_dropped(host, exchange_open(host));
     connection = http2_follow(host, flow);
-    if (connection) {
-        http2_upgrade(connection, flow, from, sequence);
-        http2_tell_opening(host, connection, flow);
+    if (!connection)
+        return;
+    http2_begin(connection, flow, from, begins, sequence);
+    http2_tell_opening(host, connection, flow);
+    if (begins == HTTP2_SWITCHES)
         calls_take(host.exchanges->calls, &told, (const __u8 *)&asked);
-    }
 }
 
 static inline int exchange_pipelined(
@@ -72,6 +53,7 @@ static void exchanges_take_frames(exchange_host host, frame_source frame, __u32 
 
     if (packet->tcp_flags & (TCP_FIN | TCP_RST))
         http2_close(&look, &before);
+    http2_meet(connection, flow, packet, from, &before);
     /* A FIN says how much came before it. */
     if ((packet->payload_bytes || packet->tcp_flags & TCP_FIN) && !(packet->tcp_flags & (TCP_SYN | TCP_RST)))
         http2_take(&look, connection, flow, offset);

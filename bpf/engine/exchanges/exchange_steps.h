@@ -9,13 +9,9 @@
  *     void exchange_ended(exchange_host host, struct exchange *exchange)      it is over: hand it on; it is open no more
  *     struct text_line *exchange_line(exchange_host host)                     where one of its lines is put together, or NULL
  *     void exchange_dropped(exchange_host host, struct exchange *exchange)    it is open no more, and told to nobody
- *     void exchange_preface(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
- *                                                                             HTTP/2 from this byte on
- *     void exchange_frames(exchange_host host, frame_source source, struct flow *flow)
- *                                                                             HTTP/2, as it seems, which began before
- *     void exchange_upgrades(exchange_host host, frame_source source, struct flow *flow, int from, __u32 sequence)
- *                                                                             HTTP/2 after a 101, of this direction from this byte
- *                                                                             on; the flow's open exchange is stream 1
+ *     void exchange_frames(exchange_host host, frame_source source, struct flow *flow, int from,
+ *             enum http2_beginning begins, __u32 sequence)                    HTTP/2, of this direction from this byte on; where it
+ *                                                                             switches, the flow's open exchange is stream 1
  *     int exchange_pipelined(exchange_host host, frame_source source, struct flow *flow, __u32 at,
  *             enum pipeline_waits waits)                                      the client does not wait, from here in its frame on:
  *                                                                             whether that is followed; else it is given up
@@ -25,6 +21,8 @@
 #define WIRESPAN_EXCHANGE_STEPS_H
 
 #include "exchange.h"
+
+#include "../http2/frame.h"
 
 /* Of requests that are pipelined, which one came before and waits. */
 enum pipeline_waits {

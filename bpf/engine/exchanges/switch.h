@@ -38,7 +38,8 @@ FLOW_INLINE void exchange_switch(exchange_host host, const struct text *text, st
         int from, struct exchange *open, int is_http2)
 {
     if (is_http2 && packet->time_ns - open->response_last_ns < SWITCH_MOST_NS) {
-        exchange_upgrades(host, text->source, flow, from, packet->sequence + packet->payload_bytes - (text->end - text->begin));
+        exchange_frames(host, text->source, flow, from, HTTP2_SWITCHES,
+                packet->sequence + packet->payload_bytes - (text->end - text->begin));
         return;
     }
     exchange_end(host, flow, open, EXCHANGE_END_SWITCHED, open->response_last_ns);

@@ -129,9 +129,10 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
     else if (begins == REQUEST_TLS)
         exchange_give_up(host, flow, CONNECTION_TLS);
     else if (begins == REQUEST_HTTP2)
-        exchange_preface(host, text->source, flow, from, packet->sequence + packet->payload_bytes - (text->end - text->begin));
+        exchange_frames(host, text->source, flow, from, HTTP2_PREFACES,
+                packet->sequence + packet->payload_bytes - (text->end - text->begin));
     else if (begins == REQUEST_FRAME)
-        exchange_frames(host, text->source, flow);
+        exchange_frames(host, text->source, flow, from, HTTP2_JOINS, 0);
     else
         exchange_odd(host, flow);
     return 0;

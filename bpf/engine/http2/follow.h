@@ -21,7 +21,8 @@
 struct http2_connection {
     struct http2_side sides[2];
     __u32 trials; /* that came to nothing while none was known */
-    __u32 pad;
+    __u8 begins; /* enum http2_beginning */
+    __u8 pad[3];
 };
 
 /* What http2_step and http2_skip return where they took nothing. */
@@ -37,56 +38,55 @@ struct http2_look {
     int from;
 };
 
-/*
- * The client has sent the connection preface from this sequence number on: from here on frames are followed. A server may speak
- * first, but has no more to say by then than whole frames in one segment (RFC 9113 3.4).
- */
-FLOW_INLINE void http2_begin(struct http2_connection *connection, const struct flow *flow, int from, __u32 sequence)
+/* Whether it is not known what a direction has said in frames before. */
+FLOW_INLINE int http2_is_missed(const struct http2_connection *connection, int of_client)
 {
-    const struct flow_side *server = &flow->sides[(from & 1) ^ 1];
-
-    http2_expect_head(&connection->sides[0]);
-    http2_expect_head(&connection->sides[1]);
-    connection->sides[0].trial = 0;
-    connection->sides[1].trial = 0;
-    connection->sides[from & 1].next = sequence + HTTP2_PREFACE_BYTES;
-    connection->sides[from & 1].state = HTTP2_IS_PLACED | HTTP2_OPENS_SIDE;
-    connection->sides[(from & 1) ^ 1].next = server->next_sequence;
-    if (server->known & FLOW_KNOWN_NEXT)
-        connection->sides[(from & 1) ^ 1].state = HTTP2_IS_PLACED;
-    if (server->known & FLOW_KNOWN_ISN && server->next_sequence == server->initial_sequence + 1)
-        connection->sides[(from & 1) ^ 1].state |= HTTP2_OPENS_SIDE;
-    /* What was answered before was HTTP/1, which went over to this: the server's frames have begun. */
-    if (flow->responses)
-        http2_lose_place(&connection->sides[(from & 1) ^ 1]);
+    return connection->begins == HTTP2_JOINS || (connection->begins == HTTP2_CHANGES && !of_client);
 }
 
 /*
- * The same after a 101, behind which this direction goes on with this sequence number: each end's frames from the first on, the
- * client's behind its preface.
+ * A direction, which goes on with this sequence number, is looked at for the first time: a client's with the preface. A server may
+ * speak first, but has no more to say before the preface than whole frames in one segment (RFC 9113 3.4).
  */
-FLOW_INLINE void http2_upgrade(struct http2_connection *connection, const struct flow *flow, int from, __u32 sequence)
+FLOW_INLINE void http2_begin_side(struct http2_connection *connection, const struct flow *flow, int from, __u32 sequence)
 {
-    int other = (from & 1) ^ 1;
+    const struct flow_side *own = &flow->sides[from & 1];
+    struct http2_side *side = &connection->sides[from & 1];
+    int of_client = flow_from_client(flow, from);
 
-    http2_begin(connection, flow, from, sequence);
-    if (flow_from_client(flow, from)) {
-        connection->sides[from & 1].next = sequence + HTTP2_PREFACE_BYTES;
-        connection->sides[other].next = flow->sides[other].next_sequence;
-    } else {
-        connection->sides[from & 1].next = sequence;
-        connection->sides[other].next = flow->sides[other].next_sequence + HTTP2_PREFACE_BYTES;
-    }
-    connection->sides[other].trial = 0;
-    connection->sides[other].state = HTTP2_IS_PLACED | HTTP2_OPENS_SIDE;
+    http2_lose_place(side);
+    if (http2_is_missed(connection, of_client))
+        return;
+    side->trial = 0;
+    side->next = of_client ? sequence + HTTP2_PREFACE_BYTES : sequence;
+    side->state = HTTP2_IS_PLACED;
+    if (of_client || connection->begins == HTTP2_SWITCHES ||
+            (own->known & FLOW_KNOWN_ISN && sequence == own->initial_sequence + 1))
+        side->state |= HTTP2_OPENS_SIDE;
 }
 
-/* The client seems to send frames, and nobody saw how it began. */
-FLOW_INLINE void http2_join(struct http2_connection *connection)
+/* The other direction's first packet since the connection is known to be one of HTTP/2 is here. Returns whether it is. */
+FLOW_INLINE int http2_meet(struct http2_connection *connection, const struct flow *flow, const struct packet *packet, int from,
+        const struct exchange_moment *before)
 {
-    http2_lose_place(&connection->sides[0]);
-    http2_lose_place(&connection->sides[1]);
-    connection->trials = 0;
+    if (connection->sides[from & 1].want)
+        return 0;
+    http2_begin_side(connection, flow, from, before->next_sequence ? before->next_sequence : packet->sequence);
+    return 1;
+}
+
+/*
+ * A connection is known to be one of HTTP/2, by a packet of this direction, which goes on with this sequence number: from here on
+ * its frames are followed. The other direction begins with its own next packet (http2_meet), so that none writes what another CPU is
+ * at: behind a 101 the packets of both may be here at once.
+ */
+FLOW_INLINE void http2_begin(
+        struct http2_connection *connection, const struct flow *flow, int from, enum http2_beginning begins, __u32 sequence)
+{
+    if (begins != HTTP2_SWITCHES)
+        __builtin_memset(connection, 0, sizeof(*connection)); /* a socket's last flow may have had it */
+    connection->begins = begins == HTTP2_PREFACES && flow->responses ? HTTP2_CHANGES : (__u8)begins;
+    http2_begin_side(connection, flow, from, sequence);
 }
 
 FLOW_INLINE void opening_describe(struct http2_opening *opening, const struct flow *flow)
@@ -105,8 +105,8 @@ FLOW_INLINE void opening_describe(struct http2_opening *opening, const struct fl
 FLOW_INLINE void http2_describe(
         struct http2_opening *opening, const struct http2_connection *connection, const struct flow *flow)
 {
-    opening->missed[FLOW_TX] = connection->sides[FLOW_TX].trial;
-    opening->missed[FLOW_RX] = connection->sides[FLOW_RX].trial;
+    opening->missed[FLOW_TX] = (__u8)http2_is_missed(connection, flow_from_client(flow, FLOW_TX));
+    opening->missed[FLOW_RX] = (__u8)http2_is_missed(connection, flow_from_client(flow, FLOW_RX));
     opening_describe(opening, flow);
 }
 
@@ -297,7 +297,7 @@ FLOW_INLINE int http2_stumble(const struct http2_look *look, struct http2_connec
     struct http2_told told = {.flow_id = flow->id, .time_ns = flow->last_ns, .what = HTTP2_MISSES, .from = (__u8)look->from};
 
     http2_lose_place(side);
-    if (on_trial && (!other->trial || ++connection->trials < HTTP2_MOST_TRIALS))
+    if (on_trial && ((other->want && !other->trial) || ++connection->trials < HTTP2_MOST_TRIALS))
         return 1;
     if (on_trial || how == HTTP2_IS_NONE)
         told.what = HTTP2_OVER;

@@ -45,6 +45,14 @@ enum http2_side_state {
     HTTP2_OPENS_SIDE = 2, /* no frame was seen of it, and the next is its first: SETTINGS (RFC 9113 3.4) */
 };
 
+/* How a connection is known to be one of HTTP/2. */
+enum http2_beginning {
+    HTTP2_JOINS = 1, /* by frames, as it seems: nobody saw how it began */
+    HTTP2_PREFACES,  /* by the connection preface */
+    HTTP2_CHANGES,   /* likewise, behind answers in HTTP/1: the server's frames have begun */
+    HTTP2_SWITCHES,  /* by what follows a 101 */
+};
+
 /* One direction. */
 struct http2_side {
     __u64 begun_ns;  /* first byte of the frame; of a header block in several frames, of the first */
@@ -56,7 +64,7 @@ struct http2_side {
     __u32 number;    /* how often something was told */
     __u8 head[2 * HTTP2_HEAD_ROOM]; /* and room for as many behind any of them */
     __u8 have;       /* bytes in it */
-    __u8 want;
+    __u8 want;       /* 0: it has not begun */
     __u8 type;
     __u8 flags;
     __u8 padding;

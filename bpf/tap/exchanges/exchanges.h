@@ -28,7 +28,7 @@
 #define CB_REQUEST       0 /* for the programs that look at a line and at headers: what is known of the request */
 #define CB_REQUEST_LOW   1
 #define CB_REQUEST_HIGH  2
-#define CB_BEGINS        0 /* likewise of HTTP/2: enum frames_begin */
+#define CB_BEGINS        2 /* of a packet by which HTTP/2 begins: enum http2_beginning; 0: of another */
 #define CB_OUTCOME       3
 #define CB_AT            4
 
@@ -113,26 +113,16 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
-/* How a connection of HTTP/2 begins. */
-enum frames_begin {
-    FRAMES_JOINED, /* nobody saw it */
-    FRAMES_PREFACE, /* with the connection preface */
-    FRAMES_UPGRADED, /* after a 101 */
-};
-
-#define exchange_preface(host, skb, flow, from, sequence)  note_frames(skb, flow, FRAMES_PREFACE, sequence)
-#define exchange_frames(host, skb, flow)                   note_frames(skb, flow, FRAMES_JOINED, 0)
-#define exchange_upgrades(host, skb, flow, from, sequence) note_frames(skb, flow, FRAMES_UPGRADED, sequence)
+#define exchange_frames(host, skb, flow, from, begins, sequence) note_frames(skb, begins, sequence)
 
 #include "../../engine/exchanges/content_role.h"
 #include "../../engine/exchanges/exchange_steps.h"
 
-/* The connection is one of HTTP/2: for begin_streams. Where its beginning was seen, from this byte on. */
-FLOW_INLINE void note_frames(struct __sk_buff *skb, struct flow *flow, enum frames_begin begins, __u32 sequence)
+/* The connection is one of HTTP/2: for look_for_frames. */
+FLOW_INLINE void note_frames(struct __sk_buff *skb, enum http2_beginning begins, __u32 sequence)
 {
     skb->cb[CB_BEGINS] = begins;
     skb->cb[CB_AT] = sequence;
-    flow->requests = FLOW_REQUESTS_STREAMS;
 }
 
 /* Live, messages are not followed: those of this connection are told no more. */
@@ -227,7 +217,13 @@ FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *
                    flow_from_client(flow, from));
 }
 
-FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, exchange_host host, struct flow *flow, int from);
+FLOW_INLINE void look_for_frames(struct __sk_buff *skb, exchange_host host, struct flow *flow, int from);
+
+/* Of an IP header without options. Without a branch: the verifier walks what follows once, and not for either version. */
+FLOW_INLINE __u32 ip_header_bytes(const __u8 *ip)
+{
+    return 20 + 20 * (__u32)http2_is_set(ip[0] ^ 0x45);
+}
 
 /*
  * The packet that was left off at, read once more: of a connected socket, whose storage has its flow by now, and without IP
@@ -259,9 +255,11 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
     slot = stored ? slot_at(*stored) : NULL;
     if (!slot || ip + 40 > end)
         return 1;
-    offset = ip[0] == 0x45 ? 20 : 40;
+    if (ip[0] == 0x45 ? ip[9] != TRANSPORT_TCP : ip[0] >> 4 != 6 || ip[6] != TRANSPORT_TCP)
+        return 1;
+    offset = ip_header_bytes(ip);
     tcp = ip + offset;
-    if (tcp + 20 > end || (offset == 20 ? ip[9] : ip[6]) != TRANSPORT_TCP || (offset == 40 && ip[0] >> 4 != 6))
+    if (tcp + 20 > end)
         return 1;
     host.reference = *stored;
     host.cgroup_id = slot->socket.cgroup_id;
@@ -285,7 +283,9 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
         at = exchange_from_cut(host, skb, offset, &slot->flow, &packet, request.at);
         call_headers(skb, from, at);
     } else if (which == CALL_REQUEST) {
+        skb->cb[CB_BEGINS] = 0;
         request = exchange_from_client(host, skb, offset, &slot->flow, &packet, from, &before);
+        look_for_frames(skb, host, &slot->flow, from);
         if (request.at) {
             skb->cb[CB_REQUEST] = request.part | (__u32)request.may_begin << 8 | (__u32)request.has_path << 9;
             leave_time(skb, request.first_ns);
@@ -293,14 +293,14 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
             call_exchange(skb, from, request.has_begun ? CALL_HEADERS : CALL_LINE);
         }
     } else {
-        at = exchange_from_server(host, skb, offset, &slot->flow, &packet, from, &before, skb->cb[CB_AT]);
+        skb->cb[CB_BEGINS] = 0;
+        at = exchange_from_server(host, skb, offset, &slot->flow, &packet, from, &before, request.at);
+        look_for_frames(skb, host, &slot->flow, from);
         if (at) {
             skb->cb[CB_AT] = at;
             call_exchange(skb, from, CALL_RESPONSE);
         }
     }
-    if (slot->flow.requests == FLOW_REQUESTS_STREAMS)
-        begin_streams(skb, sk, host, &slot->flow, from);
     return 1;
 }
 

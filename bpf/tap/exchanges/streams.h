@@ -21,12 +21,17 @@ static inline __attribute__((always_inline)) int http2_tell(
 #ifndef FRAME_PAGES
 #define FRAME_PAGES 2048 /* 8 MiB: what is told of 20,000 calls of gRPC between two looks */
 #endif
-#define FRAMES_AT_ONCE 9 /* by a program, which calls itself 31 times for a packet: 280 */
+#define FRAMES_AT_ONCE 9 /* by a program, which calls itself 30 times and more for a packet: 270 */
+
+/* What was done with a packet, in CB_AT. */
+enum frames_done {
+    FRAMES_CLOSED = 1, /* it was told that nothing more comes */
+    FRAMES_GO_ON, /* some of its frames were taken */
+};
 
 struct followed {
     struct http2_connection connection;
-    __u32 is_told; /* that it was opened */
-    __u32 pad;
+    slot_reference told; /* of which flow it was told that it opens */
 };
 
 /* Where what is told is put together with what is held, for each direction: what is received interrupts what is sent. */
@@ -66,7 +71,7 @@ static inline __attribute__((always_inline)) int http2_tell(
     return failed ? -1 : 0;
 }
 
-/* Returns -1 where it could not be told: the next packet tells it. */
+/* Returns -1 where there is no room for it: the next packet tells it, and what this one says is missed. */
 FLOW_INLINE int tell_opening(exchange_host host, const struct http2_connection *connection, const struct flow *flow, int from)
 {
     __u32 place = from & 1;
@@ -83,7 +88,10 @@ FLOW_INLINE int tell_opening(exchange_host host, const struct http2_connection *
     return http2_frames.ringbuf_output(room, sizeof(room->told) + sizeof(*opening), RINGBUF_NO_WAKEUP) ? -1 : 0;
 }
 
-/* The request that went over to HTTP/2 is kept with its streams from now on. */
+/*
+ * The request that went over to HTTP/2 is kept with its streams from now on. Of two packets that are here at once, one of each
+ * direction, the one that takes it out tells.
+ */
 FLOW_INLINE void tell_upgrade(exchange_host host, const struct flow *flow, int from)
 {
     __u32 place = from & 1;
@@ -95,28 +103,35 @@ FLOW_INLINE void tell_upgrade(exchange_host host, const struct flow *flow, int f
         return;
     room->told = told;
     __builtin_memcpy(room->held, asked, sizeof(*asked));
+    if (open_exchanges.delete(&host.reference))
+        return;
     if (http2_frames.ringbuf_output(room, sizeof(room->told) + sizeof(*asked), RINGBUF_NO_WAKEUP))
         count_request(host, FRAMES_LOST);
-    exchange_dropped(host, asked);
 }
 
-/* The connection is one of HTTP/2, as note_frames left it in the socket buffer: go on with its frames. */
-FLOW_INLINE void begin_streams(struct __sk_buff *skb, struct bpf_sock *sk, exchange_host host, struct flow *flow, int from)
+/*
+ * Go on with a packet's frames where the connection is one of HTTP/2: by this packet, as note_frames left it, or by one of the other
+ * direction that is handled at this moment. That it is one is noted last: whoever finds it finds the rest.
+ */
+FLOW_INLINE void look_for_frames(struct __sk_buff *skb, exchange_host host, struct flow *flow, int from)
 {
-    struct followed *followed = http2_of_socket.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    __u32 begins = skb->cb[CB_BEGINS];
+    struct followed *followed;
 
-    if (followed) {
-        followed->is_told = 0;
-        if (skb->cb[CB_BEGINS] == FRAMES_UPGRADED)
-            http2_upgrade(&followed->connection, flow, from, skb->cb[CB_AT]);
-        else if (skb->cb[CB_BEGINS] == FRAMES_PREFACE)
-            http2_begin(&followed->connection, flow, from, skb->cb[CB_AT]);
-        else
-            http2_join(&followed->connection);
-        skb->cb[CB_AT] = 0;
-        call_exchange(skb, from, CALL_FRAMES);
+    if (flow->requests != FLOW_REQUESTS_STREAMS) {
+        if (!begins)
+            return;
+        followed = http2_of_socket.sk_storage_get(host.sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+        if (!followed) /* not to be had, or made at this moment */
+            followed = http2_of_socket.sk_storage_get(host.sk, 0, 0);
+        if (followed) {
+            http2_begin(&followed->connection, flow, from, begins, skb->cb[CB_AT]);
+            flow->requests = FLOW_REQUESTS_STREAMS;
+        }
     }
-    exchange_give_up(host, flow, CONNECTION_HTTP2);
+    skb->cb[CB_AT] = 0;
+    call_exchange(skb, from, CALL_FRAMES);
+    exchange_give_up(host, flow, CONNECTION_HTTP2); /* no such program: the kernel refused it */
 }
 
 /* The packet that was left off at, likewise: of a connection whose frames are followed. */
@@ -124,7 +139,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
 {
     const __u8 *ip = (const __u8 *)(long)skb->data;
     const __u8 *end = (const __u8 *)(long)skb->data_end;
-    struct exchange_moment before = {.outcome = skb->cb[CB_OUTCOME]};
+    struct exchange_moment before = {.next_sequence = skb->cb[CB_NEXT_SEQUENCE], .outcome = skb->cb[CB_OUTCOME]};
     struct bpf_sock *sk = skb->sk;
     struct packet packet = {};
     struct exchange_of host;
@@ -144,9 +159,11 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
     slot = stored ? slot_at(*stored) : NULL;
     if (!slot || ip + 40 > end)
         return 1;
-    offset = ip[0] == 0x45 ? 20 : 40;
+    if (ip[0] == 0x45 ? ip[9] != TRANSPORT_TCP : ip[0] >> 4 != 6 || ip[6] != TRANSPORT_TCP)
+        return 1;
+    offset = ip_header_bytes(ip);
     tcp = ip + offset;
-    if (tcp + 20 > end || (offset == 20 ? ip[9] : ip[6]) != TRANSPORT_TCP || (offset == 40 && ip[0] >> 4 != 6))
+    if (tcp + 20 > end)
         return 1;
     host.reference = *stored;
     host.cgroup_id = slot->socket.cgroup_id;
@@ -166,14 +183,27 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
 
     const struct http2_look look = {host, skb, &slot->flow, &packet, from};
 
-    if (!followed->is_told) {
-        followed->is_told = !tell_opening(host, &followed->connection, &slot->flow, from);
-        if (followed->is_told)
-            tell_upgrade(host, &slot->flow, from);
+    /* What is done once is done by a call of its own, so that the verifier does not walk all that follows behind it too. */
+    if (http2_meet(&followed->connection, &slot->flow, &packet, from, &before)) {
+        call_exchange(skb, from, CALL_FRAMES);
+        return 1;
     }
-    if (!skb->cb[CB_AT]) {
-        if (packet.tcp_flags & (TCP_FIN | TCP_RST))
-            http2_close(&look, &before);
+    /* Told by either direction at once it opens once. */
+    if (followed->told != host.reference) {
+        if (tell_opening(host, &followed->connection, &slot->flow, from))
+            return 1;
+        followed->told = host.reference;
+        tell_upgrade(host, &slot->flow, from);
+        call_exchange(skb, from, CALL_FRAMES);
+        return 1;
+    }
+    if (packet.tcp_flags & (TCP_FIN | TCP_RST) && !skb->cb[CB_AT]) {
+        http2_close(&look, &before);
+        skb->cb[CB_AT] = FRAMES_CLOSED;
+        call_exchange(skb, from, CALL_FRAMES);
+        return 1;
+    }
+    if (skb->cb[CB_AT] != FRAMES_GO_ON) {
         /* A FIN says how much came before it. */
         if (!(packet.payload_bytes || packet.tcp_flags & TCP_FIN) || packet.tcp_flags & TCP_RST)
             return 1;
@@ -187,7 +217,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
         offset += (__u32)taken;
     }
     if (taken >= 0 && offset < behind) {
-        skb->cb[CB_AT] = 1;
+        skb->cb[CB_AT] = FRAMES_GO_ON;
         call_exchange(skb, from, CALL_FRAMES);
         taken = HTTP2_JUMPS; /* it was called too often */
     }
