@@ -171,10 +171,10 @@ async def test_progress_keeps_a_message_ours(bus: Bus) -> None:
     """A message whose worker says `in_progress` outlives `ack_wait`; so do messages that wait to be taken."""
     await publish_many(bus, 2)
 
-    async with consume(bus, ack_wait_seconds=1.0) as deliveries:
+    async with consume(bus, ack_wait_seconds=3.0) as deliveries:
         delivery = await anext(deliveries)
         for _ in range(8):
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.5)
             await delivery.in_progress()
         waiting = await anext(deliveries)
         await delivery.ack()

@@ -14,7 +14,7 @@ from services.runtime.settings import NatsSettings
 from tests.support.pipeline.nats_accounts import Account
 from tests.support.pipeline.nats_server import NatsServer
 
-FEW_SECONDS = 3
+FEW_SECONDS = 5
 NONSENSE = "nonsense-of-a-creds-file"
 
 
