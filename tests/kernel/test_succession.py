@@ -119,15 +119,18 @@ class Told:
             self.reader.accept(batch)
 
     def of(self, ends: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-        """Local port, record number and payload that the client sent, of each record of this connection."""
+        """Local port, record number and payload that the client sent, of each record of this connection. What a busy machine
+        sends again counts once.
+        """
         transport, client, server = ends
-        names = ("transport", "local_port", "remote_port", "record", "tx_payload_bytes", "rx_payload_bytes")
-        return [
-            (local, record, tx if local == client else rx)
-            for batch in self.batches
-            for of, local, remote, record, tx, rx in zip(*(batch.column(name).tolist() for name in names), strict=True)
-            if of == transport and {local, remote} == {client, server}
-        ]
+        found = []
+        for batch in self.batches:
+            payload = (batch.column(f"{way}_payload_bytes") - batch.column(f"{way}_retransmit_bytes") for way in ("tx", "rx"))
+            columns = (*map(batch.column, ("transport", "local_port", "remote_port", "record")), *payload)
+            for of, local, remote, record, tx, rx in zip(*(column.tolist() for column in columns), strict=True):
+                if of == transport and {local, remote} == {client, server}:
+                    found.append((local, record, tx if local == client else rx))
+        return found
 
     def spans(self) -> list[tuple[int, int, int]]:
         """The ids that the records will have."""
