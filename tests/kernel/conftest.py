@@ -25,3 +25,12 @@ def live() -> Iterator[Live]:
     """The tap with what it does by default, as after it has looked on for long."""
     with SocketTap(datagrams=DatagramRules(rest_seconds=0)) as tap:
         yield Live(tap)
+
+
+@pytest.fixture(autouse=True)
+def _flows_of_this_test_alone(request: pytest.FixtureRequest) -> None:
+    """A flow is looked for by its ports, which one of a test before may have had."""
+    for name in {"live", "young"} & set(request.fixturenames):
+        tap = request.getfixturevalue(name)
+        if isinstance(tap, Live):
+            tap.finish(0)
