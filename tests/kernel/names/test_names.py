@@ -19,7 +19,7 @@ from services.capture.flows.datagrams import DatagramRules
 from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.tap.socket_tap import TapRules
 from tests.support.node import dnsmasq
-from tests.support.node.live_capture import reason_to_skip, wait_until
+from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip, wait_until
 from tests.support.node.namespaces import Network, Pod
 
 pytestmark = [
@@ -135,7 +135,7 @@ def test_a_peer_has_the_name_that_was_looked_up_for_it(live, pods) -> None:
         listener.bind((server_pod.addresses[0], 0))
         listener.listen()
         early.connect(listener.getsockname())
-        asking.settimeout(5)
+        asking.settimeout(WAIT_SECONDS)
         assert answered(asking, (server_pod.addresses[0], 53), "db.shop.example", "A").answer
         client.connect(listener.getsockname())
         ports = early.getsockname()[1], client.getsockname()[1]
@@ -151,7 +151,7 @@ def test_what_the_resolver_answered_is_told_at_both_ends(live, pods, family) -> 
     client_pod, server_pod = pods
     server = (server_pod.addresses[family], 53)
     with client_pod.namespace.socket((socket.AF_INET, socket.AF_INET6)[family], socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(WAIT_SECONDS)
         answers = [
             answered(client, server, "CART.shop.example", "A", use_edns=0),
             answered(client, server, "nobody.nowhere.example", "AAAA"),
@@ -180,10 +180,10 @@ def test_an_answer_that_is_too_long_is_asked_for_over_tcp(live, pods) -> None:
         client_pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as connection,
     ):
         for asking in (datagrams, connection):
-            asking.settimeout(5)
+            asking.settimeout(WAIT_SECONDS)
         connection.connect((server, 53))
-        answer, over_tcp = dns.query.udp_with_fallback(question, server, 5, udp_sock=datagrams, tcp_sock=connection)
-        again = dns.query.tcp(dns.message.make_query("nobody.nowhere.example", "A"), server, 5, sock=connection)
+        answer, over_tcp = dns.query.udp_with_fallback(question, server, WAIT_SECONDS, udp_sock=datagrams, tcp_sock=connection)
+        again = dns.query.tcp(dns.message.make_query("nobody.nowhere.example", "A"), server, WAIT_SECONDS, sock=connection)
         port = connection.getsockname()[1]
     assert (over_tcp, len(answer.answer[0]), int(again.rcode())) == (True, 4, 3)
     told = records(live, port)
@@ -191,7 +191,7 @@ def test_an_answer_that_is_too_long_is_asked_for_over_tcp(live, pods) -> None:
     for record in told.values():
         assert (record["transport"], record["dns_codes"]) == (6, [1, 0, 0, 1, 0, 0, 0, 0])
         assert (record["dns_first_name"], record["dns_first_type"], record["dns_first_answers"]) == ("long.shop.example", 16, 4)
-        assert 0 < record["dns_first_time_ns"] < 5 * 10**9
+        assert 0 < record["dns_first_time_ns"] < WAIT_SECONDS * 10**9
 
 
 def test_what_a_resolver_fails_to_find_has_a_record_of_its_own(live, pods) -> None:
@@ -204,7 +204,7 @@ def test_what_a_resolver_fails_to_find_has_a_record_of_its_own(live, pods) -> No
     ):
         upstream.bind((server, UPSTREAM))
         for asked in (upstream, client):
-            asked.settimeout(5)
+            asked.settimeout(WAIT_SECONDS)
         ask(client, (server, 53), "db.broken.example", "A")
         content, whom = upstream.recvfrom(4096)
         failure = dns.message.make_response(dns.message.from_wire(content))
