@@ -37,7 +37,16 @@ from proto.columns import (
     Role,
 )
 from services.capture.flows.connections import cut_short
-from services.capture.flows.exchange_layout import ENDED, MET, OF_CONNECTION, PART, STREAM_IS_FIRST, Exchanges
+from services.capture.flows.exchange_layout import (
+    MET,
+    OF_CONNECTION,
+    PART,
+    STREAM_IS_FIRST,
+    Exchanges,
+    as_ended,
+    joined,
+    picked,
+)
 from services.capture.flows.layout import Array, State
 from services.capture.flows.share import EVERYTHING, Share
 from services.capture.flows.timing import FlowTableSettings
@@ -124,12 +133,12 @@ class ExchangeTable:
         """
         open_ = self._end(now_unix_ns, final=final)
         taken = self._host.take_exchanges()
-        told = [taken] if meet is None else [taken, meet(np.concatenate([open_, taken]))]
+        told = [taken] if meet is None else [taken, meet(joined(open_, taken))]
         ended = [self._ended(each, now_unix_ns, share) for each in told]
         if not any(map(len, [*ended, *self._waiting])):
             return
-        over = np.concatenate([*self._waiting, *ended])
-        over = over[np.lexsort((over["number"], over["flow_id"]))]
+        over = joined(*self._waiting, *ended)
+        over = picked(over, np.lexsort((over["number"], over["flow_id"])))
         self._waiting = [over]  # what nobody asks for is due again
         for first in range(0, len(over), self._settings.max_rows):
             rows, self._waiting[0] = np.split(over[first:], [self._settings.max_rows])
@@ -144,7 +153,7 @@ class ExchangeTable:
     def _ended(self, taken: Exchanges, now_unix_ns: int, share: Share) -> Exchanges:
         """Return those of the share as ENDED."""
         begun = taken["isn_seen"] != 0
-        taken = taken[~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])]
+        taken = picked(taken, ~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"]))
         idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT
         given_up_ns = taken["ended_ns"] + np.uint64(self._settings.tcp_idle_seconds * _NS)
         taken["ended_ns"] = np.where(idle, np.minimum(given_up_ns, np.uint64(now_unix_ns)), taken["ended_ns"])
@@ -152,9 +161,7 @@ class ExchangeTable:
 
     def _with_set_up(self, taken: Exchanges) -> Exchanges:
         """Return exchanges as ENDED: the first of each connection with what its flow says of how it was set up."""
-        ended = np.zeros(len(taken), ENDED)
-        for name in taken.dtype.names or ():
-            ended[name] = taken[name]
+        ended = as_ended(taken)
         is_first = np.where(taken["is_stream"] != 0, taken["stream_ended"] & STREAM_IS_FIRST, taken["number"] == 0)
         rows = np.flatnonzero((is_first != 0) & (taken["role"] == Role.CLIENT))
         if len(rows):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from services.capture.calls.reader import CallReader
 from services.capture.errors import CaptureError, CaptureFileError, path_text
 from services.capture.flows.datagrams import DatagramRules
-from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, request_counters
+from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, joined, request_counters
 from services.capture.flows.layout import FLOW, Disposition, Slots
 from services.capture.meeting.turns import NO_TURNS, Turns
 from services.capture.names.pieces import pieces_in
@@ -232,7 +232,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         if len(found):
             self._library.replay_open_exchanges(self._open_handle(), found.ctypes.data)
         begun = found[found["request_first_ns"] != 0]  # of the others the headers are still coming
-        return np.concatenate([begun, self._calls.open_exchanges()])
+        return joined(begun, self._calls.open_exchanges())
 
     def end_exchanges(self, exchanges: Exchanges) -> None:
         """End the open exchanges that these are copies of, as their `end` and `ended_ns` say."""
@@ -250,7 +250,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         if len(taken):
             ctypes.memmove(taken.ctypes.data, self._exchanges.ended, taken.nbytes)
             self._library.replay_exchanges_taken(self._open_handle())
-        return np.concatenate([taken, self._calls.take_exchanges()])
+        return joined(taken, self._calls.take_exchanges())
 
     def take_turns(self, now_unix_ns: int, *, final: bool) -> Turns:
         """Return the turns that are over, each once; with `final` all that have a response."""

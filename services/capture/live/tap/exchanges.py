@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from services.capture.calls.reader import CallReader
 from services.capture.errors import CaptureError
-from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, request_counters
+from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, joined, request_counters
 from services.capture.flows.layout import Slots, State
 from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.loader import LoadedTap, connect_calls
@@ -88,7 +88,7 @@ class TapExchanges:
         told = self._is_told(found)
         self._delete_gone(found[told])
         left: Exchanges = found[~told]
-        return left if self._calls is None else np.concatenate([left, self._calls.open_exchanges()])
+        return left if self._calls is None else joined(left, self._calls.open_exchanges())
 
     def _delete_gone(self, exchanges: Exchanges) -> None:
         """Delete those whose flow is gone."""
@@ -116,7 +116,7 @@ class TapExchanges:
         # What a program ended, and what is in the hash no more, will not come again.
         kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
         calls = NO_EXCHANGES if self._calls is None else self._calls.take_exchanges()
-        taken = np.concatenate([NO_EXCHANGES, *self._ended, fresh, calls])
+        taken = joined(NO_EXCHANGES, *self._ended, fresh, calls)
         self._told, self._ended = self._told[kept], []
         return taken
 
