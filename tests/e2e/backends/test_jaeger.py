@@ -24,8 +24,8 @@ START_SECONDS: Final = 180
 
 
 @contextmanager
-def running_jaeger(executable: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Run Jaeger with traces in memory; yield where it takes OTLP/gRPC and where it answers queries."""
+def running_jaeger(executable: Path, folder: Path, most_traces: int = 10_000) -> Iterator[tuple[str, str]]:
+    """Run Jaeger with so many traces in memory at the most; yield where it takes OTLP/gRPC and where it answers queries."""
     otlp, query, query_grpc = free_port(), free_port(), free_port()
     config = {
         "service": {
@@ -39,7 +39,7 @@ def running_jaeger(executable: Path, folder: Path) -> Iterator[tuple[str, str]]:
                 "http": {"endpoint": f"127.0.0.1:{query}"},
                 "grpc": {"endpoint": f"127.0.0.1:{query_grpc}"},
             },
-            "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 10_000}}}},
+            "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": most_traces}}}},
         },
         "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{otlp}"}}}},
         "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},

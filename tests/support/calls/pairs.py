@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,10 @@ STEP: Final = 700
 """Bytes by which sizes differ: more than the headers of any two calls do."""
 SIZES: Final = 16
 """So many of them each way, so that as many calls as the square of it differ from each other."""
+CHANNELS: Final = 4
+"""Of a client of gRPC, each with a connection of its own."""
+LASTING_MS: Final = 500
+"""After so long a server of gRPC sends GOAWAY, and its clients go on over another connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,10 @@ def traced(caller: Tracer, number: int, send: Callable[[dict[str, str]], None]) 
 
 
 @contextmanager
-def grpc_server(answering: Tracer) -> Iterator[int]:
-    """A server of gRPC that answers with the size that the request's own asks for; yields its port."""
+def grpc_server(answering: Tracer, address: str = "127.0.0.1") -> Iterator[int]:
+    """A server of gRPC that answers with the size that the request's own asks for, and ends its connections when they are half
+    a second old; yields its port.
+    """
 
     def answer(asked: bytes, call: grpc.ServicerContext) -> bytes:
         headers = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
@@ -75,9 +81,9 @@ def grpc_server(answering: Tracer) -> Iterator[int]:
             return b"r" * (STEP * int.from_bytes(asked[:1]))
 
     handler = grpc.unary_unary_rpc_method_handler(answer)
-    server = grpc.server(futures.ThreadPoolExecutor(16))
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_connection_age_ms", LASTING_MS)])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Ask": handler})])
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"{address}:0")
     server.start()
     try:
         yield port
@@ -85,14 +91,16 @@ def grpc_server(answering: Tracer) -> Iterator[int]:
         server.stop(None).wait()
 
 
-def grpc_calls(caller: Tracer, port: int, count: int, at_once: int) -> list[Call]:
-    """So many calls over one channel, several at once."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, futures.ThreadPoolExecutor(at_once) as pool:
-        ask = channel.unary_unary("/t.T/Ask")
+def grpc_calls(caller: Tracer, target: str, count: int, at_once: int) -> list[Call]:
+    """So many calls over CHANNELS channels, several at once."""
+    own = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one target share a connection
+    with ExitStack() as stack, futures.ThreadPoolExecutor(at_once) as pool:
+        channels = [stack.enter_context(grpc.insecure_channel(target, options=own)) for _ in range(CHANNELS)]
+        asks = [channel.unary_unary("/t.T/Ask") for channel in channels]
 
         def call(number: int) -> Call:
             request, response = sizes(number)
-            content = bytes([response]).ljust(STEP * request, b"q")
+            content, ask = bytes([response]).ljust(STEP * request, b"q"), asks[number % CHANNELS]
             return traced(caller, number, lambda headers: ask(content, metadata=list(headers.items())))
 
         return list(pool.map(call, range(count)))

@@ -60,9 +60,10 @@ class Relay:
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets += [near, far]
                 talk = Conversation(client_port=address[1], server_port=self.port)
-                talk.handshake(self._seconds(), rtt=0)
+                # Each its own, as a kernel chooses them: ports may come again.
+                at = {end: 1000 + len(self._conversations) * 2**22 & 0xFFFFFFFF for end in ("client", "server")}
+                talk.handshake(self._seconds(), client_isn=at["client"] - 1, server_isn=at["server"] - 1, rtt=0)
                 self._conversations.append(talk)
-                at = {"client": 1001, "server": 5001}
                 self._start(self._pass_on, talk, at, "client", near, far)
                 self._start(self._pass_on, talk, at, "server", far, near)
 
