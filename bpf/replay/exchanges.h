@@ -35,8 +35,7 @@ static inline int exchange_pipelined(
     return 1;
 }
 
-/* Both directions of HTTP/1 are, here. */
-#define MESSAGES_ARE_FOLLOWED 1
+#define EXCHANGE_FOLLOWS_MESSAGES 1
 #include "../engine/exchanges/traced_exchange.h"
 
 /* A reader is asked to take what has ended before there is more than this. */

@@ -15,6 +15,7 @@
  *     int exchange_pipelined(exchange_host host, frame_source source, struct flow *flow, __u32 at,
  *             enum pipeline_waits waits)                                      the client does not wait, from here in its frame on:
  *                                                                             whether that is followed; else it is given up
+ *     EXCHANGE_FOLLOWS_MESSAGES                                               1 where it may be, 0 where it never is
  *     void count_request(exchange_host host, __u32 counter)
  */
 #ifndef WIRESPAN_EXCHANGE_STEPS_H

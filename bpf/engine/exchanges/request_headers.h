@@ -53,12 +53,28 @@ FLOW_INLINE __u32 exchange_await_headers(exchange_host host, const struct text *
     return is_within ? text->begin + TRACE_WINDOW : 0;
 }
 
+/*
+ * flow.requests where a request whose exchange is open is of no trace: whether it is whole, as exchange_note_whole has it, and likewise
+ * without a branch.
+ */
+FLOW_INLINE __u8 exchange_leaves_whole(const struct exchange *open)
+{
+    __u32 has_no_body = 1u << HTTP_METHOD_GET | 1u << HTTP_METHOD_HEAD | 1u << HTTP_METHOD_DELETE | 1u << HTTP_METHOD_OPTIONS;
+    __u32 method = open->method & 15;
+    __u32 is_whole = open->stream_ended & has_no_body >> method & 1;
+
+    return (__u8)(is_whole * FLOW_REQUESTS_WHOLE | (is_whole & 1u << HTTP_METHOD_HEAD >> method) << FLOW_REQUESTS_PART_SHIFT);
+}
+
 /* What was found of the context of a request whose exchange is open. */
 FLOW_INLINE void exchange_find(exchange_host host, struct flow *flow, struct exchange *open, enum trace_found found,
         const struct trace_context *context)
 {
+    __u8 whole = exchange_leaves_whole(open);
+
     if (found != TRACE_SAMPLED) {
         exchange_leave(host, flow, open, found);
+        flow->requests = whole;
         return;
     }
     __builtin_memcpy(open->trace_id, context->trace_id, 16);
@@ -127,23 +143,11 @@ FLOW_INLINE __u32 exchange_from_headers(
     is_cut = found == TRACE_CUT && !context.body;
     if (found == TRACE_GOES_ON || is_cut)
         return exchange_await_headers(host, &text, flow, open, place, is_cut);
-#ifndef MESSAGES_ARE_FOLLOWED
-    /* In the kernel no more than this: each way to be here is walked by its own to the end, by Linux 7.2 beyond its bound. */
-    (void)method;
-    if (context.body && request_follows(&text, context.body)) {
-        exchange_leave(host, flow, open, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
-        exchange_give_up(host, flow, CONNECTION_PIPELINED);
-    } else {
-        exchange_find(host, flow, open, found, &context);
-    }
-#else
     method = (enum http_method)open->method;
+    open->stream_ended = (__u8)(1 ^ http2_is_set(context.body ^ text.end));
     if (!context.body || !request_follows(&text, context.body)) {
-        open->stream_ended = context.body == text.end;
         exchange_find(host, flow, open, found, &context);
-        if (found != TRACE_SAMPLED && context.body == text.end && exchange_has_no_body(method))
-            flow->requests = (__u8)(FLOW_REQUESTS_WHOLE | (method == HTTP_METHOD_HEAD) << FLOW_REQUESTS_PART_SHIFT);
-    } else if (exchange_has_no_body(method)) {
+    } else if (EXCHANGE_FOLLOWS_MESSAGES && exchange_has_no_body(method)) {
         exchange_find(host, flow, open, found, &context);
         exchange_pipelined(host, source, flow, context.body,
                 found == TRACE_SAMPLED       ? PIPELINE_TRACED
@@ -153,7 +157,6 @@ FLOW_INLINE __u32 exchange_from_headers(
         exchange_leave(host, flow, open, found == TRACE_SAMPLED ? REQUEST_UNPAIRED : found);
         exchange_give_up(host, flow, CONNECTION_PIPELINED);
     }
-#endif
     return 0;
 }
 

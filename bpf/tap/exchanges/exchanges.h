@@ -113,6 +113,7 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
+#define EXCHANGE_FOLLOWS_MESSAGES                                0
 #define exchange_frames(host, skb, flow, from, begins, sequence) note_frames(skb, begins, sequence)
 
 #include "../../engine/exchanges/content_role.h"

@@ -134,6 +134,23 @@ def test_each_request_of_a_connection_is_told_at_both_ends():
     assert counters["exchanges_lost"] == 0
 
 
+def test_a_request_that_does_not_wait_is_noticed_behind_long_headers():
+    """Of no trace, and of any length: the connection is given up at both ends, and nothing is told of it."""
+    plain = b"GET /cart HTTP/1.1\r\nHost: cart\r\nX: " + b"y" * 900 + b"\r\n\r\n"
+    with SocketTap(capacity=4096, trace_context=True) as tap, lossy_path(0) as (client, server):
+        with serving(server, wait_seconds=0.2), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
+            asking.connect((SERVER, PORT))
+            asking.sendall(plain)
+            asking.sendall(request(1))
+            asking.shutdown(socket.SHUT_WR)
+            while asking.recv(65536):
+                pass
+        tap.detach()
+        found = ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True)
+        assert not [each for emission in found for each in emission.exchanges if bytes(each["trace_id"]) == TRACE_ID]
+        assert tap.counters["connections_pipelined"] >= 2
+
+
 def test_a_slow_server_is_slow_at_both_ends():
     """The wait is the server's own, and the path adds hardly anything."""
     ends, _ = told(lossy_path(0), request(1), wait_seconds=0.15)
