@@ -89,7 +89,11 @@ async def ours(nats_url: str, port: int, rows: int) -> tuple[float, float, int]:
     async with connect(NatsSettings(url=nats_url), name="bench") as bus:
         await bus.ensure_streams()
         spans = await fill(bus, rows)
-        environ = environment(WIRESPAN_NATS_URL=nats_url, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
+        environ = environment(
+            WIRESPAN_NATS_URL=nats_url,
+            WIRESPAN_EXPORTER_ATTRIBUTES="full",  # as the others have them: by default there are fewer
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
+        )
         before = (await bus.stream_state(ENRICHED_STREAM)).messages
         exporter = subprocess.Popen([sys.executable, "-m", "services.exporter"], cwd=ROOT, env=environ)  # noqa: ASYNC220 - begins at once
         try:
