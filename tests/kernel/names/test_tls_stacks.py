@@ -175,7 +175,9 @@ def database(pods, made) -> Iterator[int]:
         }  # fmt: skip
         command = [*as_user, f"{POSTGRES}/postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())]
         with serving(pods[1], command, stderr=subprocess.DEVNULL, cwd=folder):
-            listens(pods[0], 5432)
+            # What listens may be starting up still, and then takes nobody.
+            ready = ["ip", "netns", "exec", pods[0].namespace.name, f"{POSTGRES}/pg_isready", "-q", "-h", SERVER, "-p", "5432"]
+            wait_until(lambda: subprocess.run(ready, check=False).returncode == 0)
             yield 5432
 
 
