@@ -19,7 +19,7 @@ from services.capture.live.tap.loader import SYSTEM_PYTHON
 from services.capture.live.tap.slot_layout import TapCounter
 from services.capture.live.tap.socket_tap import SocketTap
 from tests.support.node import kube_proxy
-from tests.support.node.live_capture import WAIT_SECONDS, Live, reason_to_skip, wait_until
+from tests.support.node.live_capture import WAIT_SECONDS, Live, payload_once, reason_to_skip, wait_until
 from tests.support.node.namespaces import Namespace, Network, Pod
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
@@ -153,7 +153,7 @@ def test_a_connection_through_a_service_is_one_at_each_end(live, cluster, versio
     assert 0 < mine["syn_ns"] < mine["syn_ack_ns"] <= mine["handshake_ack_ns"]
     assert mine["tx_initial_sequence"] == theirs["rx_initial_sequence"] != 0
     assert mine["rx_initial_sequence"] == theirs["tx_initial_sequence"] != 0
-    assert (mine["tx_payload_bytes"], mine["rx_payload_bytes"]) == (1000, 5000)
+    assert (payload_once(mine, "tx"), payload_once(mine, "rx")) == (1000, 5000)
     assert (text(mine["backend_address"]), mine["backend_port"]) == (text(theirs["local_address"]), theirs["local_port"])
     assert theirs["backend_port"] == 0
 
@@ -260,7 +260,7 @@ def test_a_server_that_answers_under_a_services_address(live, cluster, version, 
     assert (mine["role"], theirs["role"]) == (Role.CLIENT, Role.SERVER)
     assert mine["tx_initial_sequence"] == theirs["rx_initial_sequence"] != 0
     assert mine["rx_initial_sequence"] == theirs["tx_initial_sequence"] != 0
-    assert (mine["tx_payload_bytes"], mine["rx_payload_bytes"]) == (1, 1)
+    assert (payload_once(mine, "tx"), payload_once(mine, "rx")) == (1, 1)
     assert theirs["syn_ns"] < theirs["syn_ack_ns"] < theirs["handshake_ack_ns"]
 
 

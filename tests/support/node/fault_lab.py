@@ -47,7 +47,7 @@ CLIENT, SERVER, FAR_SERVER = f"{CLIENT_SIDE}.2", f"{SERVER_SIDE}.2", f"{SERVER_S
 """The far server is the server by an address to which the way is long."""
 ONE_WAY_SECONDS: Final = 0.06
 """What the long way takes longer."""
-WAIT_SECONDS: Final = 30
+WAIT_SECONDS: Final = 120
 SO_RCVBUFFORCE: Final = 33
 """As SO_RCVBUF, whatever net.core.rmem_max says."""
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)

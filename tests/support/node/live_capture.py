@@ -18,7 +18,7 @@ from services.capture.live.tap.loader import SYSTEM_PYTHON
 from services.capture.live.tap.slot_windows import map_slots
 from services.capture.live.tap.socket_tap import SocketTap
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 120
 
 
 def reason_to_skip() -> str | None:
@@ -67,6 +67,13 @@ class Live:
         columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
         mine = (columns["local_port"] == port) | (columns["remote_port"] == port)
         return {name: column[mine] for name, column in columns.items()}
+
+
+def payload_once(flows, way: str):
+    """Payload of a slot, or of records, that was sent (`tx`) or received (`rx`), without what came again: a busy machine sends
+    again what was not lost.
+    """
+    return flows[f"{way}_payload_bytes"] - flows[f"{way}_retransmit_bytes"]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
