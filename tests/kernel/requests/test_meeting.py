@@ -132,7 +132,7 @@ def call(watched: Watched, certificates: Certificates, load: Load) -> dict[str, 
     told = [watched.look()]
     for first in range(0, len(spans), 4_000):
         watched.meeting.ask(questions(spans[first : first + 4_000], port))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT_SECONDS
     while (counts := watched.meeting.counters) and sum(
         n for name, n in counts.items() if name.startswith("asked_")
     ) < load.calls:
@@ -141,13 +141,13 @@ def call(watched: Watched, certificates: Certificates, load: Load) -> dict[str, 
     rows = np.concatenate(told)
     firsts: dict[int, int] = defaultdict(lambda: 1 << 32)
     numbers, facts = watched.meeting.ring.connections()
-    ports = dict(zip(numbers.tolist(), facts["local_port"].tolist(), strict=True))
+    flows = dict(zip(numbers.tolist(), facts["flow_id"].tolist(), strict=True))
     for row in watched.meeting.ring.rows():
-        firsts[ports[row["connection"]]] = min(firsts[ports[row["connection"]]], int(row["number"]))
+        firsts[flows[row["connection"]]] = min(firsts[flows[row["connection"]]], int(row["number"]))
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in rows:
-        at = int(row["local_port"])
-        found[str(int.from_bytes(row["parent_span_id"].tobytes(), "big"))].append((at, int(row["number"]) - firsts[at]))
+        place = int(row["local_port"]), int(row["number"]) - firsts[int(row["flow_id"])]
+        found[str(int.from_bytes(row["parent_span_id"].tobytes(), "big"))].append(place)
     return {"found": found, "true": {call: tuple(place) for call, place in served.items()}, "counts": counts}
 
 
