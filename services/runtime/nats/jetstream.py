@@ -26,6 +26,10 @@ _NOT_OURS: Final[Mapping[str, Any]] = dict.fromkeys(
     ("filter_subject", "filter_subjects", "headers_only", "backoff", "inactive_threshold", "rate_limit_bps", "max_bytes")
 )
 """Of a consumer: what somebody else set keeps messages, or their content, from us."""
+_KEPT: Mapping[str, Any] = {"mem_storage": True}
+"""Where consumers are kept: one that is lost is made again, and is given all that its stream holds. Kept in a file it could
+outlive what a power cut takes from the stream, and the server deletes what is stored in its place: that was acknowledged.
+"""
 _STREAM_IN_USE: Final = 10058
 _NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
 """Message not found, sequence not found, and the failed deletion of what is not there."""
@@ -225,6 +229,7 @@ class JetStream:
         changed = [] if found is None else _differences(found["config"], {**config, **_NOT_OURS})
         if found is not None and not changed:
             return ""
+        config |= _KEPT if found is None else {name: found["config"].get(name) for name in _KEPT}  # which cannot be changed
         try:
             await self._ask(f"CONSUMER.CREATE.{operation}", {"stream_name": stream, "config": config})
         except ApiError as error:

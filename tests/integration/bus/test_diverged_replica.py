@@ -1,4 +1,6 @@
-"""Three servers, one of which has kept what the others lost with their power: what its replica holds nobody else has."""
+"""Three servers that lost power, and have different things left of it: one what the others lost, or all where a consumer stood
+and not its stream.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proto.subjects import CACHE_BELL_SUBJECTS, CACHE_LOG_SUBJECT, CACHE_STREAM
+from proto.subjects import CACHE_BELL_SUBJECTS, CACHE_LOG_SUBJECT, CACHE_STREAM, ENRICHER_DURABLE, RAW_STREAM, raw_subject
 from services.runtime.nats.bus import Bus, Journal, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer, clustered
@@ -112,3 +114,44 @@ async def test_the_journal_is_what_its_leader_has(servers: list[NatsServer]) -> 
         assert await contents(journal) == {b"abc"}
         assert await journal.append(CACHE_LOG_SUBJECT, b"d", after=position) == position + 1
         assert await contents(journal) == {b"abcd"}
+
+
+def restart(servers: list[NatsServer], copies: Path, *, lose: bool) -> None:
+    """With what streams had at the last restart, and consumers have now; without `lose` with all that there is."""
+    for server in servers:
+        server.stop()
+    for server in servers:
+        store = server.folder / "store"
+        for number, part in enumerate([*sorted(store.rglob("S-R3F-*")), *store.rglob(f"{RAW_STREAM}/msgs")]):
+            copy = copies / server.folder.name / str(number)
+            if lose:
+                lose_since(copy, part)
+            else:
+                shutil.copytree(part, copy)
+    for server in servers:
+        server.start()
+
+
+async def test_what_is_stored_in_the_place_of_what_was_lost_is_delivered(servers: list[NatsServer], tmp_path: Path) -> None:
+    """All servers lose what a stream had taken last, and none what its consumer had acknowledged: what comes next has the same
+    places, and nobody has acknowledged it.
+    """
+    urls = ",".join(server.url for server in servers)
+    forgetful = NatsSettings(url=urls, publish_timeout_seconds=2, reconnect_seconds=0.1, unsynced_seconds=0)
+    async with connect(forgetful, name="test") as bus:
+        await bus.ensure_streams(StreamSettings(replicas=3, recent_bytes=0))
+        async with bus.consume(RAW_STREAM, ENRICHER_DURABLE, max_ack_pending=9, ack_wait_seconds=5, batch=1) as deliveries:
+
+            async def passes(message_id: str) -> None:
+                await bus.publish(raw_subject("node-a"), b"", message_id=message_id)
+                found = ""
+                while found != message_id:
+                    delivery = await anext(deliveries)
+                    await delivery.ack()
+                    found = delivery.message_id
+
+            await passes("kept")
+            await asyncio.to_thread(restart, servers, tmp_path / "copies", lose=False)
+            await passes("lost")
+            await asyncio.to_thread(restart, servers, tmp_path / "copies", lose=True)
+            await passes("new")

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from proto.subjects import ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
 from services.runtime.errors import ApiError, ConsumerConfigError
 from services.runtime.nats import bus as bus_module
-from services.runtime.nats import consuming, standing
+from services.runtime.nats import consuming, jetstream, standing
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer
@@ -201,6 +201,7 @@ async def test_a_consumer_that_the_server_cannot_write_down_is_asked_for_until_i
     """As while the last one of its name is still being removed, or where the disk is full: no service ends, and it is said,
     when it happens anew and now and then while it lasts.
     """
+    monkeypatch.setattr(jetstream, "_KEPT", {})
     async with (
         connected(nats_server) as bus,
         bus.consume(RAW_STREAM, "enricher", max_ack_pending=100, ack_wait_seconds=10, batch=4) as deliveries,
