@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -96,9 +97,15 @@ class NatsServer:
         self._end(signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal: SIGSTOP makes a server that is there and says nothing."""
+        """Send a signal: SIGSTOP makes a server that is there and says nothing, once this returns."""
         assert self._process is not None
         self._process.send_signal(number)
+        while number == signal.SIGSTOP and not self._is_stopped():
+            time.sleep(0.001)  # what it was at is done first, on another processor
+
+    def _is_stopped(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return all(each.read_text().rpartition(")")[2].split()[0] in "TtZX" for each in threads)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:

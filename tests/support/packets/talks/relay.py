@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.support.packets.pcap import ACK, FIN, PSH, Conversation
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,9 @@ class Relay:
         self._target = target
         self._largest = largest
         self._random = random.Random(largest)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        # Below its clients' ports, as servers' are: who joins late has no better sign of who is which.
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self.began_unix_ns = time.time_ns()
