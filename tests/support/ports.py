@@ -21,8 +21,8 @@ _given: set[int] = set()
 
 def free_port() -> int:
     """Return a port that nothing listens on, be it of TCP or UDP: another one each time, and of each of pytest's workers."""
-    first = int(_CLIENTS.read_text().split()[0]) if _CLIENTS.exists() else 32_768
-    candidates = [*range(_LOWEST, first)] or list(range(_LOWEST, _HIGHEST + 1))  # below clients' ports, as servers' are
+    first, last = map(int, _CLIENTS.read_text().split()) if _CLIENTS.exists() else (32_768, 60_999)
+    candidates = [*range(_LOWEST, first), *range(last + 1, _HIGHEST + 1)] or list(range(_LOWEST, _HIGHEST + 1))
     worker, workers = (os.environ.get(name, default) for name, default in _WORKER.items())
     candidates = candidates[int(worker.removeprefix("gw")) :: int(workers)]
     while True:

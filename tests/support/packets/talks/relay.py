@@ -34,7 +34,7 @@ class Relay:
         self._largest = largest
         self._random = random.Random(largest)
         # Below its clients' ports, as servers' are: who joins late has no better sign of who is which.
-        self.port = free_port()
+        self.port = next(port for port in iter(free_port, 0) if port < 32_768)
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._lock = threading.Lock()
         self._began = time.monotonic()
