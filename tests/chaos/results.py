@@ -65,20 +65,20 @@ An earlier edition of this page said that nats-server did not survive it (`raft:
 fault was in our disk, which lost writes of `O_SYNC` too, because the kernel passed them by the FUSE layer
 (`FOPEN_PASSTHROUGH`). tests/e2e/bus/test_power_cut.py holds it to each way to sync.
 
-**These runs** are whole ones of 13 minutes, two at once, on two processors beside other work (a load of 10 to 45): stalls and
-recoveries are those of such a machine. They are thirteen that passed, of two states of the code: nine, a tenth that did not
-(4105), and four after what that found (from 5001 on). Ten in a row of one state have not been run yet, and the network among
-nats-servers and power cuts that leave some files written were not among their faults; shorter runs had those, and passed. In
-4105 50 connections were lost: by its logs a capture ended when its last batches were stored, and the server lost its power a moment later
-and them; capture stays until they are on the disk now. Whole runs before these had found more, each mended, and each a test now
-where it can be made to happen. After a power cut of three servers one replica of KUBE_CACHE had kept what the leader had lost, and
-nats-server leaves it there and answers direct reads from it: enrichers took the stream for another one without end (seeds
-1002, 1004); they read what the leader has. Two enrichers made a deleted consumer again while the server still removed the last
-one's files, and one of them ended (2001); it asks again. KUBE_CACHE was deleted in the moment in which it was read, and an
-enricher ended (2102); it waits until the stream is made again. Enrichers that lost KUBE_CACHE some minutes after their start
-passed records unnamed until they had read the new one (3102, 3202); they wait for it. In these two a
-service also could not be started on a port that another of the runs beside it had taken, and a run ended on a file that its
-server removed: both are of the runs, not of Wirespan.
+**These runs** are whole ones of 13 minutes, two at once, on two processors beside other work (a load of 10 to 45): stalls
+and recoveries are those of such a machine. They are thirteen that passed, of two states of the code: nine, a tenth that did
+not (4105), and four after what that found (from 5001 on). Ten in a row of one state have not been run yet, and the network
+among nats-servers and power cuts that leave some files written were not among their faults; shorter runs had those, and
+passed. In 4105 50 connections were lost: by its logs a capture ended when its last batches were stored, and the server lost
+its power a moment later and them; capture stays until they are on the disk now. Whole runs before these had found more,
+each mended, and each a test now where it can be made to happen. After a power cut of three servers one replica of
+KUBE_CACHE had kept what the leader had lost, and nats-server leaves it there and answers direct reads from it: enrichers
+took the stream for another one without end (seeds 1002, 1004); they read what the leader has. Two enrichers made a deleted
+consumer again while the server still removed the last one's files, and one of them ended (2001); it asks again. KUBE_CACHE
+was deleted in the moment in which it was read, and an enricher ended (2102); it waits until the stream is made again.
+Enrichers that lost KUBE_CACHE some minutes after their start passed records unnamed until they had read the new one (3102,
+3202); they wait for it. In these two a service also could not be started on a port that another of the runs beside it had
+taken, and a run ended on a file that its server removed: both are of the runs, not of Wirespan.
 
 Once, where the disk had been full and the server was killed and started again, 14 messages of FLOWS_RAW stayed although all
 had been enriched and accepted (1003). nats-server had written down that they were acknowledged, and not that they were gone:
