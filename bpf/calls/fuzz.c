@@ -66,6 +66,7 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
     __u32 numbers[FLOWS][2] = {{0}};
     struct calls *calls = calls_new();
     __u64 taken = 0;
+    __u64 unpaired;
     __u64 open;
     __u8 *copy;
 
@@ -93,9 +94,10 @@ int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)
         if (told.what == HTTP2_UPGRADES && told.held >= sizeof(struct exchange)) /* of a trace, as its host counted */
             copy[offsetof(struct exchange, trace_flags)] |= 1;
         open = calls->open_count;
+        unpaired = calls->requests[REQUEST_UNPAIRED];
         calls_take(calls, &told, copy);
         if (told.what == HTTP2_UPGRADES)
-            calls->requests[TRACE_SAMPLED] += calls->open_count - open;
+            calls->requests[TRACE_SAMPLED] += calls->open_count > open || calls->requests[REQUEST_UNPAIRED] > unpaired;
         free(copy);
         data += told.held;
         size -= told.held;
