@@ -165,7 +165,9 @@ class Publisher:
         """Return once the server has these messages, published here, on its disk: `unsynced_seconds` after it stored them. With
         none named, all.
         """
-        for message_id in self._unsynced.message_ids if message_ids is None else message_ids:
+        if message_ids is None and (message_ids := self._unsynced.message_ids):
+            logger.info("bus.waits_for_sync", messages=len(message_ids), seconds=self._unsynced_seconds)
+        for message_id in message_ids or ():
             while self._unsynced.holds(message_id):
                 gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._unsynced.tell(message_id, partial(_resolve, gone))
