@@ -5,7 +5,11 @@ WEB := services/cli/view/web
 BIN := $(VENV)/bin
 # Quiet pytest workers: two are what a small machine has; PYTEST_WORKERS=8 where there is more.
 PYTEST_WORKERS ?= 2
-PYTEST := $(BIN)/pytest -q --numprocesses $(PYTEST_WORKERS)
+SIDE_BY_SIDE := --numprocesses $(PYTEST_WORKERS)
+# What fails beside others is run once more, alone, until one fails again. Both outcomes are printed, and .ci/run names at its end
+# what needed this: it is a test to mend.
+pytest = $(BIN)/pytest -q $(1) || { status=$$?; [ $$status = 1 ] || exit $$status; echo '== failed beside others; once more, alone:'; \
+	$(BIN)/pytest -q $(1) --numprocesses 0 --exitfirst --last-failed --last-failed-no-failures none; }
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-e2e setup-cluster setup-kernels run shop test test-e2e test-cluster test-kernels check format docs platforms pictures accuracy fuzz fuzz-inputs bench bench-quick curves clean
@@ -29,29 +33,29 @@ shop: ## the same beside a shop with a fault (needs root): make shop FAULT=slow-
 	@$(BIN)/wirespan up --demo shop $(if $(FAULT),--fault $(FAULT))
 
 test: setup-test ## unit, integration and kernel tests (no Go, no Docker)
-	$(PYTEST) tests/unit tests/integration tests/release
-	$(BIN)/pytest -q tests/kernel
+	$(call pytest,$(SIDE_BY_SIDE) tests/unit tests/integration tests/release)
+	$(call pytest,tests/kernel)
 
 setup-e2e:
 	@deploy/development/setup.sh run shop test e2e
 
 test-e2e: setup-e2e ## the whole product against real tools, built once into a cache (needs Go; the containers need Docker)
 	$(BIN)/python -m tests.support.tools
-	$(PYTEST) --dist loadfile tests/e2e
+	$(call pytest,$(SIDE_BY_SIDE) --dist loadfile tests/e2e)
 
 setup-kernels:
 	@deploy/development/setup.sh run test kernels
 
 test-kernels: setup-kernels ## the socket tap on Debian's kernels from 5.10 to the newest, in virtual machines (needs root)
 	$(BIN)/python -m tests.support.vm.kernels
-	$(PYTEST) tests/vm
+	$(call pytest,$(SIDE_BY_SIDE) tests/vm)
 
 setup-cluster:
 	@deploy/development/setup.sh run test e2e cluster
 
 test-cluster: setup-cluster ## the chart in a real Kubernetes of one and of two nodes on this machine (needs root, Go, Docker)
 	$(BIN)/python -m tests.support.cluster.binaries
-	$(BIN)/pytest -q tests/cluster
+	$(call pytest,tests/cluster)
 
 # The seed is printed; CHAOS_SEED=n makes the same choices again.
 CHAOS := $(BIN)/python -m tests.chaos $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
