@@ -109,18 +109,23 @@ static void header_context(struct header *header, struct header_text *value)
     header->flags = context.flags;
 }
 
-/* Take over what a field's value says. One whose name is not known may have the form of a context. */
+/*
+ * Take over what a field's value says. One whose name is not known may have the form of a context, which is longer than usual in
+ * versions later than 00.
+ */
 static void header_value(struct header *header, struct header_text *value)
 {
+    int may_be_context = header->name == HEADER_UNKNOWN && value->bytes >= TRACE_VALUE_BYTES;
+
     if (header->name == HEADER_METHOD)
         header->number = header_method(value);
     else if (header->name == HEADER_GRPC_STATUS)
         header->number = header_grpc_status(value);
     else if (header->name == HEADER_STATUS && value->bytes == 3 && header_digits(value, 3) > 0)
         header->number = (__u16)header_digits(value, 3);
-    else if (header->name == HEADER_CONTEXT || (header->name == HEADER_UNKNOWN && value->bytes == TRACE_VALUE_BYTES))
+    else if (header->name == HEADER_CONTEXT || may_be_context)
         header_context(header, value);
-    if (header->name == HEADER_UNKNOWN && value->bytes == TRACE_VALUE_BYTES && header->found != TRACE_MALFORMED)
+    if (may_be_context && header->found != TRACE_MALFORMED)
         header->name = HEADER_CONTEXT;
 }
 

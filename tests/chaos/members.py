@@ -22,6 +22,7 @@ _INSIDE: Final = Path(__file__).parent / "inside"
 _REST_SECONDS: Final = 0.3
 _END_SECONDS: Final = 40
 _OURS: Final = ("OTEL_", "NATS_", "WIRESPAN_")
+_LEFT_BY_FAKETIME: Final = ("/dev/shm/faketime_shm_{pid}", "/dev/shm/sem.faketime_sem_{pid}")
 
 
 class Member:
@@ -129,6 +130,8 @@ class Member:
             command = [sys.executable, "-m", f"services.{self.service}"]
             self._process = subprocess.Popen(command, cwd=ROOT, env=self._environ | more, stdout=log, stderr=log)
         code = self._process.wait()
+        for left in _LEFT_BY_FAKETIME:  # which it shares with its children, and cannot take with it where it is killed
+            Path(left.format(pid=self._process.pid)).unlink(missing_ok=True)
         # Told to end before it had a handler for that, it ends as any process does.
         if code not in {0, -signal.SIGTERM} and not self._killed:
             self.given_up.append(code)

@@ -199,15 +199,16 @@ def test_every_symbol_of_huffmans_code(library):
 
 
 @pytest.mark.parametrize("huffman", [True, False])
-def test_without_a_table_a_context_is_found_by_its_form(library, huffman):
+@pytest.mark.parametrize("value", [context(7), f"01{context(7)[2:]}-what-a-later-version-says"])
+def test_without_a_table_a_context_is_found_by_its_form(library, huffman, value):
     """A connection older than capture: a literal says it whether or not its name is known, and its index does from then on;
     what stands in the table from before is unknown.
     """
     encoder, ours = Encoder(), Reader(library, joined=True)
-    headers = [(":method", "POST"), ("x-id", context(7)[:-1]), ("traceparent", context(7))]
+    headers = [(":method", "POST"), ("x-id", context(7)[:-1]), ("traceparent", value)]
     encoder.encode([("traceparent", "?"), ("x-id", "?"), ("traceparent", context(6))])
     plain = [(b":method", b"POST")]
-    found = expected([*plain, (b"traceparent", context(7).encode())])
+    found = expected([*plain, (b"traceparent", value.encode())])
     assert (ours.read(encoder.encode(headers, huffman=huffman)), ours.is_part) == (found, False)
     assert (ours.read(encoder.encode(headers, huffman=huffman)), ours.is_part) == (found, False)
     older = encoder.encode([*[(name.decode(), value.decode()) for name, value in plain], ("traceparent", context(6))])
