@@ -21,6 +21,7 @@
  * Compiled once for everybody: what differs is told when it is loaded (constants.h), as are the sizes of maps.
  */
 
+#include "accepted.h"
 #include "begin.h"
 #include "clock.h"
 #include "connected.h"
@@ -126,11 +127,16 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
         if (packet.transport == TRANSPORT_TCP)
             read_socket(slot, sk);
         remember_slot(sk, reference);
-        if (packet.transport == TRANSPORT_TCP) {
-            hand_on_dns(skb, slot, &packet, packet.transport_offset, from);
-            look_for_handshake(skb, &slot->flow, &packet, from, before);
-            look_into(skb, &slot->flow, &packet, from, before);
-        }
+    } else if (is_unaccepted(sk, &slot->flow, &packet, from)) {
+        leave_flow(reference);
+        connected = 1;
+    }
+    if (connected && packet.transport == TRANSPORT_TCP) {
+        hand_on_dns(skb, slot, &packet, packet.transport_offset, from);
+        look_for_handshake(skb, &slot->flow, &packet, from, before);
+        if (from == FLOW_RX)
+            follow_turn(slot, &packet, from, before.next_sequence);
+        look_into(skb, &slot->flow, &packet, from, before);
     }
     if (packet.transport != TRANSPORT_TCP)
         ask(skb, slot, &packet, from);
@@ -152,8 +158,7 @@ FLOW_INLINE int tap(struct __sk_buff *skb, int from)
 
     if (sk)
         sk = bpf_sk_fullsock(sk);
-    /* A listener and an unconnected socket have no remote port. */
-    if (sk && sk->dst_port) {
+    if (sk && is_connected(sk)) {
         stored = slot_of_socket.sk_storage_get(sk, 0, 0);
         slot = stored ? slot_at(*stored) : NULL;
         if (slot && !is_first_sent(&slot->flow, from) && tap_connected(skb, sk, slot, from))
@@ -245,12 +250,17 @@ int tap_egress_response(struct __sk_buff *skb)
 
 int tap_ingress_frames(struct __sk_buff *skb)
 {
-    return tap_frames(skb, FLOW_RX);
+    return tap_frames(skb, FLOW_RX, CALL_FRAMES);
+}
+
+int tap_ingress_unaccepted(struct __sk_buff *skb)
+{
+    return tap_frames(skb, FLOW_RX, CALL_UNACCEPTED_FRAMES);
 }
 
 int tap_egress_frames(struct __sk_buff *skb)
 {
-    return tap_frames(skb, FLOW_TX);
+    return tap_frames(skb, FLOW_TX, CALL_FRAMES);
 }
 
 /* An application makes a socket: always allowed. */

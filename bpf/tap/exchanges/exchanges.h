@@ -10,6 +10,7 @@
 #ifndef WIRESPAN_EXCHANGES_H
 #define WIRESPAN_EXCHANGES_H
 
+#include "../accepted.h"
 #include "../constants.h"
 #include "../slots.h"
 #include "../socket.h"
@@ -62,6 +63,7 @@ enum exchange_call {
     CALL_CUT, /* and a line of them that its segment cuts in two */
     CALL_RESPONSE, /* what the server says */
     CALL_FRAMES, /* of HTTP/2, by either: streams.h */
+    CALL_UNACCEPTED_FRAMES, /* by the client, before its connection has a socket */
     EXCHANGE_CALLS,
 };
 BPF_PROG_ARRAY(ingress_calls, EXCHANGE_CALLS);
@@ -102,9 +104,11 @@ static inline __attribute__((always_inline)) void exchange_ended(exchange_host h
     open_exchanges.delete(&host.reference);
 }
 
-/* A socket that once had one keeps it. */
+/* A socket that once had one keeps it. A listener has none: what it is shown of a connection is one segment, as a rule. */
 static inline __attribute__((always_inline)) struct text_line *exchange_line(exchange_host host)
 {
+    if (!is_connected(host.sk))
+        return NULL;
     return line_of_socket.sk_storage_get(host.sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
@@ -227,8 +231,8 @@ FLOW_INLINE __u32 ip_header_bytes(const __u8 *ip)
 }
 
 /*
- * The packet that was left off at, read once more: of a connected socket, whose storage has its flow by now, and without IP
- * options. Its time is the flow's, whose last packet it is.
+ * The packet that was left off at, read once more: of a connected socket, whose storage has its flow by now, or of a listener
+ * (accepted.h), and without IP options. Its time is the flow's, whose last packet it is.
  */
 FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call which)
 {
@@ -244,7 +248,6 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
     struct bpf_sock *sk = skb->sk;
     struct exchange_of host;
     struct packet packet;
-    slot_reference *stored;
     struct slot *slot;
     const __u8 *tcp;
     __u32 offset;
@@ -252,8 +255,7 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
 
     if (sk)
         sk = bpf_sk_fullsock(sk);
-    stored = sk ? slot_of_socket.sk_storage_get(sk, 0, 0) : NULL;
-    slot = stored ? slot_at(*stored) : NULL;
+    slot = sk ? slot_of_call(sk, from, &host.reference) : NULL;
     if (!slot || ip + 40 > end)
         return 1;
     if (ip[0] == 0x45 ? ip[9] != TRANSPORT_TCP : ip[0] >> 4 != 6 || ip[6] != TRANSPORT_TCP)
@@ -262,7 +264,6 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
     tcp = ip + offset;
     if (tcp + 20 > end)
         return 1;
-    host.reference = *stored;
     host.cgroup_id = slot->socket.cgroup_id;
     host.sk = sk;
     packet.tcp_flags = tcp[13];

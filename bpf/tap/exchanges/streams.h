@@ -21,6 +21,9 @@ static inline __attribute__((always_inline)) int http2_tell(
 #ifndef FRAME_PAGES
 #define FRAME_PAGES 2048 /* 8 MiB: what is told of 20,000 calls of gRPC between two looks */
 #endif
+#ifndef UNACCEPTED
+#define UNACCEPTED 1024
+#endif
 #define FRAMES_AT_ONCE 9 /* by a program, which calls itself 30 times and more for a packet: 270 */
 
 /* What was done with a packet, in CB_AT. */
@@ -41,6 +44,12 @@ struct told_room {
 };
 
 BPF_SK_STORAGE(http2_of_socket, struct followed);
+/*
+ * The same of connections whose first frames came before their sockets (accepted.h), by the reference of their slot, until the socket's
+ * first packet takes it over. Nobody deletes from it: the oldest make room.
+ */
+BPF_TABLE("lru_hash", slot_reference, struct followed, http2_unaccepted, UNACCEPTED);
+BPF_TABLE("array", u32, struct followed, no_followed, 1);
 BPF_RINGBUF_OUTPUT(http2_frames, FRAME_PAGES);
 BPF_TABLE("percpu_array", u32, struct told_room, told_rooms, 2);
 
@@ -109,6 +118,34 @@ FLOW_INLINE void tell_upgrade(exchange_host host, const struct flow *flow, int f
         count_request(host, FRAMES_LOST);
 }
 
+/* Where frames are kept of the packet's connection, which was just found to be one of HTTP/2; NULL: nowhere. */
+FLOW_INLINE struct followed *followed_begins(exchange_host host, int from)
+{
+    __u32 zero = 0;
+    struct followed *followed;
+
+    if (from == FLOW_RX && !is_connected(host.sk)) {
+        followed = no_followed.lookup(&zero);
+        if (followed)
+            http2_unaccepted.update(&host.reference, followed);
+        return http2_unaccepted.lookup(&host.reference);
+    }
+    followed = http2_of_socket.sk_storage_get(host.sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (!followed) /* not to be had, or made at this moment */
+        followed = http2_of_socket.sk_storage_get(host.sk, 0, 0);
+    return followed;
+}
+
+/* A socket's first packet: what was followed before there was a socket is its own. Returns whether there is anything. */
+FLOW_INLINE int take_over_followed(exchange_host host)
+{
+    struct followed *followed = http2_unaccepted.lookup(&host.reference);
+
+    if (followed)
+        http2_of_socket.sk_storage_get(host.sk, followed, BPF_SK_STORAGE_GET_F_CREATE);
+    return followed != NULL;
+}
+
 /*
  * Go on with a packet's frames where the connection is one of HTTP/2: by this packet, as note_frames left it, or by one of the other
  * direction that is handled at this moment. That it is one is noted last: whoever finds it finds the rest.
@@ -121,9 +158,7 @@ FLOW_INLINE void look_for_frames(struct __sk_buff *skb, exchange_host host, stru
     if (flow->requests != FLOW_REQUESTS_STREAMS) {
         if (!begins)
             return;
-        followed = http2_of_socket.sk_storage_get(host.sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-        if (!followed) /* not to be had, or made at this moment */
-            followed = http2_of_socket.sk_storage_get(host.sk, 0, 0);
+        followed = followed_begins(host, from);
         if (followed) {
             http2_begin(&followed->connection, flow, from, begins, skb->cb[CB_AT]);
             flow->requests = FLOW_REQUESTS_STREAMS;
@@ -134,8 +169,11 @@ FLOW_INLINE void look_for_frames(struct __sk_buff *skb, exchange_host host, stru
     exchange_give_up(host, flow, CONNECTION_HTTP2); /* no such program: the kernel refused it */
 }
 
-/* The packet that was left off at, likewise: of a connection whose frames are followed. */
-FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
+/*
+ * The packet that was left off at, likewise: of a connection whose frames are followed. Where they are kept `which` program tells, so that
+ * the verifier walks neither for both.
+ */
+FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from, enum exchange_call which)
 {
     const __u8 *ip = (const __u8 *)(long)skb->data;
     const __u8 *end = (const __u8 *)(long)skb->data_end;
@@ -145,7 +183,6 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
     struct exchange_of host;
     struct followed *followed;
     struct http2_side *side;
-    slot_reference *stored;
     struct slot *slot;
     const __u8 *tcp;
     __u32 offset;
@@ -155,8 +192,11 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
 
     if (sk)
         sk = bpf_sk_fullsock(sk);
-    stored = sk ? slot_of_socket.sk_storage_get(sk, 0, 0) : NULL;
-    slot = stored ? slot_at(*stored) : NULL;
+    if (from == FLOW_RX && which == CALL_FRAMES && sk && !is_connected(sk)) {
+        call_exchange(skb, from, CALL_UNACCEPTED_FRAMES);
+        return 1;
+    }
+    slot = sk ? slot_of_call(sk, from, &host.reference) : NULL;
     if (!slot || ip + 40 > end)
         return 1;
     if (ip[0] == 0x45 ? ip[9] != TRANSPORT_TCP : ip[0] >> 4 != 6 || ip[6] != TRANSPORT_TCP)
@@ -165,11 +205,15 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
     tcp = ip + offset;
     if (tcp + 20 > end)
         return 1;
-    host.reference = *stored;
     host.cgroup_id = slot->socket.cgroup_id;
     host.sk = sk;
-    followed = http2_of_socket.sk_storage_get(sk, 0, 0);
+    if (which == CALL_FRAMES)
+        followed = http2_of_socket.sk_storage_get(sk, 0, 0);
+    else
+        followed = http2_unaccepted.lookup(&host.reference);
     if (!followed) {
+        if (which == CALL_FRAMES && take_over_followed(host))
+            call_exchange(skb, from, which);
         exchange_give_up(host, &slot->flow, CONNECTION_HTTP2);
         return 1;
     }
@@ -185,7 +229,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
 
     /* What is done once is done by a call of its own, so that the verifier does not walk all that follows behind it too. */
     if (http2_meet(&followed->connection, &slot->flow, &packet, from, &before)) {
-        call_exchange(skb, from, CALL_FRAMES);
+        call_exchange(skb, from, which);
         return 1;
     }
     /* Told by either direction at once it opens once. */
@@ -194,13 +238,13 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
             return 1;
         followed->told = host.reference;
         tell_upgrade(host, &slot->flow, from);
-        call_exchange(skb, from, CALL_FRAMES);
+        call_exchange(skb, from, which);
         return 1;
     }
     if (packet.tcp_flags & (TCP_FIN | TCP_RST) && !skb->cb[CB_AT]) {
         http2_close(&look, &before);
         skb->cb[CB_AT] = FRAMES_CLOSED;
-        call_exchange(skb, from, CALL_FRAMES);
+        call_exchange(skb, from, which);
         return 1;
     }
     if (skb->cb[CB_AT] != FRAMES_GO_ON) {
@@ -221,7 +265,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from)
     }
     if (taken >= 0 && offset < behind) {
         skb->cb[CB_AT] = FRAMES_GO_ON;
-        call_exchange(skb, from, CALL_FRAMES);
+        call_exchange(skb, from, which);
         taken = HTTP2_JUMPS; /* it was called too often */
     }
     if (taken < 0)

@@ -107,15 +107,14 @@ FLOW_INLINE int tap_handshake(struct __sk_buff *skb, int from)
     struct handshake_told told = {};
     struct packet packet = {};
     struct bpf_sock *sk = skb->sk;
-    slot_reference *stored;
+    slot_reference reference;
     struct slot *slot;
     const __u8 *tcp;
     __u32 offset;
 
     if (sk)
         sk = bpf_sk_fullsock(sk);
-    stored = sk ? slot_of_socket.sk_storage_get(sk, 0, 0) : NULL;
-    slot = stored ? slot_at(*stored) : NULL;
+    slot = sk ? slot_of_call(sk, from, &reference) : NULL;
     if (!slot || ip + 40 > end)
         return 1;
     offset = ip[0] == 0x45 ? 20 : 40;
@@ -128,7 +127,7 @@ FLOW_INLINE int tap_handshake(struct __sk_buff *skb, int from)
     offset += (tcp[12] >> 4) * 4u;
     packet.payload_bytes = skb->len - offset;
     packet.time_ns = slot->flow.last_ns;
-    handshake_take(*stored, skb, offset, &slot->flow, &packet, from, &told);
+    handshake_take(reference, skb, offset, &slot->flow, &packet, from, &told);
     hand_on_handshake(skb, slot, &told, packet.time_ns, from);
     if (told.since_ns)
         begin_turns(slot, told.disguised ? TURN_TLS | TURN_TICKETS : TURN_TLS);

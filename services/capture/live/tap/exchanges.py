@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from services.capture.errors import CaptureError
 from services.capture.flows.exchange_layout import EXCHANGE, NO_EXCHANGES, Exchanges, RequestCounter, joined, request_counters
 from services.capture.flows.layout import Slots, State
 from services.capture.live.tap import bpf_syscall
-from services.capture.live.tap.loader import LoadedTap, connect_calls
+from services.capture.live.tap.loader import UNACCEPTED_PROGRAM, LoadedTap, connect_calls
 from services.capture.live.tap.ring_buffer import BUSY, DISCARDED, RingBuffer
 from services.capture.live.tap.slot_layout import SLOT_OF_FLOW
 
@@ -28,7 +29,7 @@ MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress
 _LOOKS: Final = ("request", "line", "headers", "cut", "response")
 PROGRAMS: Final = {f"{way}_calls": [f"tap_{way}_{look}" for look in _LOOKS] for way in ("ingress", "egress")}
 """Which programs are called through which map, in the order of bpf/tap/exchanges/exchanges.h's `enum exchange_call`."""
-_FRAMES: Final = {name: f"tap_{name.partition('_')[0]}_frames" for name in PROGRAMS}
+_FRAMES: Final = {"ingress_calls": ["tap_ingress_frames", UNACCEPTED_PROGRAM], "egress_calls": ["tap_egress_frames"]}
 """Behind them, where the kernel takes it: without, connections of HTTP/2 are given up."""
 
 _RING_RECORD: Final = np.dtype({
@@ -54,8 +55,8 @@ class TapExchanges:
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._frames = FrameRing(loaded.maps["http2_frames"], loaded.map_descriptions["http2_frames"].max_entries)
         self._calls = _call_reader()
-        follows = self._calls is not None and loaded.programs.keys() >= set(_FRAMES.values())
-        connect_calls(loaded, {name: [*programs, *[_FRAMES[name]][:follows]] for name, programs in PROGRAMS.items()})
+        follows = self._calls is not None and loaded.programs.keys() >= set(chain(*_FRAMES.values()))
+        connect_calls(loaded, {name: [*programs, *(_FRAMES[name] if follows else ())] for name, programs in PROGRAMS.items()})
 
     def close(self) -> None:
         """Let go of the ring buffers, and of what is kept of calls."""

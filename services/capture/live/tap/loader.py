@@ -31,7 +31,12 @@ HANDSHAKE_PROGRAMS: Final = {
 """The same for handshakes of TLS."""
 
 EXCHANGE_LOOKS: Final = ("request", "line", "headers", "cut", "response", "frames")
-EXCHANGE_PROGRAMS: Final = tuple(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in EXCHANGE_LOOKS)
+UNACCEPTED_PROGRAM: Final = "tap_ingress_unaccepted"
+"""Frames of HTTP/2 that a listener is shown: of connections that have no socket yet."""
+EXCHANGE_PROGRAMS: Final = (
+    *(f"tap_{way}_{look}" for way in ("ingress", "egress") for look in EXCHANGE_LOOKS),
+    UNACCEPTED_PROGRAM,
+)
 REQUIRED_PROGRAMS: Final = ("tap_ingress", "tap_egress", "tap_ingress_question", "tap_egress_question", "tap_nothing")
 OTHER_PROGRAMS: Final = ("tap_release", "tap_sendmsg4", "tap_sendmsg6")
 """Which a kernel may refuse, as those of exchanges and handshakes."""
@@ -92,7 +97,7 @@ class TapConstants:
         if Switch.MEETING not in switches:
             entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
         if Switch.TRACE_CONTEXT not in switches:
-            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES}
+            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES, "http2_unaccepted": 1}
         if not switches & {Switch.ALLOW_PORTS, Switch.DENY_PORTS}:
             entries |= {"port_rules": 1}
         if Switch.PIECES_TLS not in switches:
