@@ -25,6 +25,7 @@ enum tap_switch {
     TAP_PIECES_TLS,
     TAP_PIECES_QUIC,
     TAP_CLOSERS, /* socket.h */
+    TAP_OWN,     /* own.h: capture's own connections are left out */
 };
 
 enum tap_value {

@@ -1,23 +1,15 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* What is left out: capture's own connections, and what the operator's rules say. */
+/* What the operator's rules leave out. */
 #ifndef WIRESPAN_RULES_H
 #define WIRESPAN_RULES_H
 
 #include "constants.h"
-#include "counters.h"
 #include "keys.h"
-
-struct endpoint {
-    __u8 address[16];
-    __u32 port;
-};
 
 struct network {
     __u32 prefix_bits;
     __u8 address[16];
 };
-
-BPF_TABLE("hash", struct endpoint, u8, excluded_endpoints, 64);
 
 BPF_F_TABLE("lpm_trie", struct network, u8, allowed_networks, 1024, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct network, u8, denied_networks, 1024, BPF_F_NO_PREALLOC);
@@ -45,43 +37,34 @@ FLOW_INLINE __u8 port_rules_of(const struct flow_key *key)
     return (local ? *local : 0) | (remote ? *remote : 0);
 }
 
-/* Whether capture itself, or the operator's rules, leave this flow out. Returns the counter, or TAP_COUNTERS. */
-FLOW_INLINE __u32 left_out(const struct flow_key *key)
+/* Whether the operator's rules leave this flow out. */
+FLOW_INLINE int is_left_out(const struct flow_key *key)
 {
-    struct endpoint endpoint;
     struct network network;
 
-    __builtin_memcpy(endpoint.address, key->local_address, 16);
-    endpoint.port = key->local_port;
-    if (excluded_endpoints.lookup(&endpoint))
-        return TAP_EXCLUDED;
-    __builtin_memcpy(endpoint.address, key->remote_address, 16);
-    endpoint.port = key->remote_port;
-    if (excluded_endpoints.lookup(&endpoint))
-        return TAP_EXCLUDED;
     if (TAP_HAS(TAP_TRANSPORTS)) {
         if (!is_kept_transport(key->transport))
-            return TAP_FILTERED;
+            return 1;
     }
     if (TAP_HAS(TAP_ALLOW_PORTS)) {
         if (!(port_rules_of(key) & 1))
-            return TAP_FILTERED;
+            return 1;
     }
     if (TAP_HAS(TAP_DENY_PORTS)) {
         if (port_rules_of(key) & 2)
-            return TAP_FILTERED;
+            return 1;
     }
     network.prefix_bits = 128;
     __builtin_memcpy(network.address, key->remote_address, 16);
     if (TAP_HAS(TAP_ALLOW_NETWORKS)) {
         if (!allowed_networks.lookup(&network))
-            return TAP_FILTERED;
+            return 1;
     }
     if (TAP_HAS(TAP_DENY_NETWORKS)) {
         if (denied_networks.lookup(&network))
-            return TAP_FILTERED;
+            return 1;
     }
-    return TAP_COUNTERS;
+    return 0;
 }
 
 #endif

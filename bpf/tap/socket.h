@@ -13,6 +13,8 @@
 #define SOCKET_DATAGRAM  2 /* SOCK_DGRAM */
 
 BPF_SK_STORAGE(slot_of_socket, slot_reference);
+/* No slot's reference: the socket is capture's own. */
+#define OWN_SOCKET (~0ULL)
 
 /* The task that made a socket. */
 struct creator {
@@ -21,8 +23,13 @@ struct creator {
     __u32 pad;
 };
 
-/* Noted where names of programs are asked for. A socket that was accepted, or is older than capture, has none. */
+/*
+ * Noted where names of programs are asked for, and until capture has found its own process. A socket that was accepted, or is
+ * older than capture, has none.
+ */
 BPF_SK_STORAGE(creator_of_socket, struct creator);
+/* Capture's: its number here, where its own namespace has another. 0: not found yet. */
+BPF_TABLE("array", u32, u32, own_process, 1);
 
 /* The task that closed a flow's socket, beside the flow's slot. */
 struct closer {
@@ -106,14 +113,39 @@ FLOW_INLINE void remember_slot(struct bpf_sock *sk, slot_reference reference)
         *stored = reference;
 }
 
+FLOW_INLINE int is_to_be_noted(void)
+{
+    __u32 zero = 0;
+    __u32 *own;
+
+    if (TAP_HAS(TAP_CLOSERS))
+        return 1;
+    own = own_process.lookup(&zero);
+    return own && !*own;
+}
+
 FLOW_INLINE void note_creator(struct bpf_sock *sk)
 {
-    struct creator *creator = creator_of_socket.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    struct creator *creator;
 
+    if (!is_to_be_noted())
+        return;
+    creator = creator_of_socket.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (!creator)
         return;
     bpf_get_current_comm(creator->name, sizeof(creator->name));
     creator->process = (__u32)(bpf_get_current_pid_tgid() >> 32);
+}
+
+/* Called when the socket is made: by the process that is to have it. */
+FLOW_INLINE void mark_own(struct bpf_sock *sk)
+{
+    slot_reference own_socket = OWN_SOCKET;
+    __u32 zero = 0;
+    __u32 *own = own_process.lookup(&zero);
+
+    if (own && *own == (__u32)(bpf_get_current_pid_tgid() >> 32) && sk->protocol == TRANSPORT_TCP)
+        slot_of_socket.sk_storage_get(sk, &own_socket, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
 /*

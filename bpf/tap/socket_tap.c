@@ -30,6 +30,7 @@
 #include "pieces/handshakes.h"
 #include "host.h"
 #include "keys.h"
+#include "own.h"
 #include "pieces/questions.h"
 #include "rules.h"
 #include "exchanges/streams.h"
@@ -50,7 +51,6 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
     struct slot *slot = NULL;
     struct exchange_moment before = {};
     enum packet_disposition disposition;
-    __u32 reason;
     int timed = 1;
 
     disposition = parse_ip(skb, 0, skb->len, &packet);
@@ -105,9 +105,14 @@ FLOW_INLINE int tap_any(struct __sk_buff *skb, struct bpf_sock *sk, int connecte
                 return 1;
             }
         }
-        reason = left_out(&key);
-        if (reason != TAP_COUNTERS) {
-            count_packet(reason, &packet);
+        if (TAP_HAS(TAP_OWN)) {
+            if (packet.transport == TRANSPORT_TCP && is_of_own(&key, &packet, from)) {
+                count_packet(TAP_EXCLUDED, &packet);
+                return 1;
+            }
+        }
+        if (is_left_out(&key)) {
+            count_packet(TAP_FILTERED, &packet);
             return 1;
         }
         slot = begin_flow(skb, &key, &packet, from, &reference);
@@ -160,6 +165,10 @@ FLOW_INLINE int tap(struct __sk_buff *skb, int from)
         sk = bpf_sk_fullsock(sk);
     if (sk && is_connected(sk)) {
         stored = slot_of_socket.sk_storage_get(sk, 0, 0);
+        if (TAP_HAS(TAP_OWN)) {
+            if (stored && *stored == OWN_SOCKET)
+                return tap_own(skb, from);
+        }
         slot = stored ? slot_at(*stored) : NULL;
         if (slot && !is_first_sent(&slot->flow, from) && tap_connected(skb, sk, slot, from))
             return 1;
@@ -267,6 +276,8 @@ int tap_egress_frames(struct __sk_buff *skb)
 int tap_create(struct bpf_sock *sk)
 {
     note_creator(sk);
+    if (TAP_HAS(TAP_OWN))
+        mark_own(sk);
     return 1;
 }
 

@@ -13,12 +13,16 @@
 #define WIRESPAN_TRANSLATION_H
 
 #include "keys.h"
-#include "rules.h"
 #include "socket.h"
 
 #ifndef SOCKETS_FLOWS
 #define SOCKETS_FLOWS 16384
 #endif
+
+struct endpoint {
+    __u8 address[16];
+    __u32 port;
+};
 
 /* Where the application last sent a datagram to, as it said. */
 struct destination {

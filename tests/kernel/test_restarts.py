@@ -39,15 +39,14 @@ PATIENCE_SECONDS = 120
 SOME = 40
 """Connections by which it is seen that all goes on."""
 ASKED, ANSWERED = 100, 10
-# One connection after the other, some hundred a second at the most, until told to end. From an address of their own: capture
-# leaves out whatever has the address and port of one of its own connections, and by port alone a client may have those too.
+# One connection after the other, some hundred a second at the most, until told to end.
 GENERATOR = f"""
 import socket, sys, time
 with socket.create_server(("127.0.0.1", 0)) as server:
     print(server.getsockname()[1], flush=True)
     while not sys.stdin.readline().startswith("end"):
         begun = time.monotonic_ns()
-        with socket.create_connection(server.getsockname(), source_address=("127.0.0.2", 0)) as client:
+        with socket.create_connection(server.getsockname()) as client:
             port = client.getsockname()[1]
             accepted, _ = server.accept()
             client.sendall(bytes({ASKED}))

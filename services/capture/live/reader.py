@@ -5,15 +5,11 @@ Deltas of a batch that the bus refuses go back to the table and merge into the f
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
@@ -92,12 +88,12 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     capacity=self._options.capacity,
                     cgroup_root=root,
                     rules=self._options.rules,
-                    excluded=own_endpoints(),
                     trace_context=self._options.trace_context,
                     datagrams=self._options.datagrams,
                     pieces=self._names.kinds,
                     meeting=self.meeting is not None,
                     closers=self._processes is not None,
+                    leave_out_own=True,
                 )
             )
             if self._processes is not None and self.tap.closers is not None:
@@ -126,7 +122,6 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             until_ns = monotonic_ns()
             self.tap.detach()
             self.succession.leave(until_ns)
-        self.tap.exclude(own_endpoints())
         self._pods_of_version_1.look(self._cgroups.pods)
         now_ns = self._clock.begin_drain()
         now_unix_ns = now_ns + self._clock.now_offset_ns
@@ -236,18 +231,3 @@ class LiveReader(AbstractContextManager["LiveReader"]):
         # Containers with very long names: one batch, several messages.
         messages = [LiveMessage(part_id(message_id, part.first, part.end), part.message) for part in parts]
         return LiveBatch(messages, emission, span_count(batch), batch.count, told)
-
-
-def own_endpoints() -> set[tuple[str, int]]:
-    """Return the local address and port of every TCP connection that this process has now."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if not str(descriptor.readlink()).startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(descriptor.name))) as own:
-                if own.family in {socket.AF_INET, socket.AF_INET6} and own.type == socket.SOCK_STREAM:
-                    own.getpeername()
-                    address, port = own.getsockname()[:2]
-                    found.add((address.partition("%")[0], port))
-    return found

@@ -16,7 +16,7 @@ MOST: Final = "every rule"
 NO_RULE: Final = TapRules(loopback=True)
 _TAPS: Final = {
     LEAST: SocketTap(rules=NO_RULE),
-    ATTACHED: SocketTap(trace_context=True, pieces=tuple(PieceKind)),
+    ATTACHED: SocketTap(trace_context=True, pieces=tuple(PieceKind), leave_out_own=True),
     MOST: SocketTap(
         rules=TapRules(
             allow_networks=("10.0.0.0/8",), deny_networks=("10.9.0.0/16",), allow_ports=(80,), deny_ports=(81,),
@@ -26,6 +26,7 @@ _TAPS: Final = {
         pieces=tuple(PieceKind),
         meeting=True,
         closers=True,
+        leave_out_own=True,
     ),
 }  # fmt: skip
 

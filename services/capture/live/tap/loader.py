@@ -41,7 +41,7 @@ REQUIRED_PROGRAMS: Final = ("tap_ingress", "tap_egress", "tap_ingress_question",
 OTHER_PROGRAMS: Final = ("tap_release", "tap_sendmsg4", "tap_sendmsg6")
 """Which a kernel may refuse, as those of exchanges and handshakes."""
 CREATE_PROGRAM: Final = "tap_create"
-"""The same, where it is noted who closes sockets."""
+"""The same, where it is noted who closes sockets, or capture's own connections are left out."""
 
 COARSE_CLOCK: Final = (5, 11)
 """Since this kernel there is bpf_ktime_get_coarse_ns."""
@@ -68,6 +68,7 @@ class Switch(enum.IntEnum):
     PIECES_TLS = 10
     PIECES_QUIC = 11
     CLOSERS = 12
+    OWN = 13
 
 
 class Value(enum.IntEnum):
@@ -98,6 +99,8 @@ class TapConstants:
             entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
         if Switch.TRACE_CONTEXT not in switches:
             entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES, "http2_unaccepted": 1}
+        if Switch.OWN not in switches:
+            entries |= {"own_connections": 1, "own_sent": 1}
         if not switches & {Switch.ALLOW_PORTS, Switch.DENY_PORTS}:
             entries |= {"port_rules": 1}
         if Switch.PIECES_TLS not in switches:
@@ -111,7 +114,7 @@ class TapConstants:
         handshakes = tuple(name for names in HANDSHAKE_PROGRAMS.values() for name in names)
         return (
             *OTHER_PROGRAMS,
-            *((CREATE_PROGRAM,) if Switch.CLOSERS in self.switches else ()),
+            *((CREATE_PROGRAM,) if self.switches & {Switch.CLOSERS, Switch.OWN} else ()),
             *(handshakes if Switch.PIECES_TLS in self.switches else ()),
             *(EXCHANGE_PROGRAMS if Switch.TRACE_CONTEXT in self.switches else ()),
         )

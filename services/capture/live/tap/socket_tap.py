@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain
@@ -54,6 +54,11 @@ _FIRST_GENERATION: Final = 1
 _GENERATION_SHIFT: Final = np.uint64(32)
 """Below it a reference, which is a flow's id, has the slot (SLOT_OF_FLOW)."""
 _COUNT_BYTES: Final = 16
+_CREATOR_BYTES: Final = 24
+_CREATOR_PROCESS: Final = slice(16, 20)
+"""`struct creator` of bpf/tap/socket.h."""
+_OWN_SOCKET: Final = b"\xff" * 8
+"""OWN_SOCKET, likewise."""
 _ALLOWED, _DENIED = 1, 2
 _CLOCK_MONOTONIC_COARSE: Final = 6
 """Linux's number; the time module does not have it."""
@@ -74,18 +79,19 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         capacity: int = DEFAULT_CAPACITY,
         cgroup_root: Path | None = None,
         rules: TapRules | None = None,
-        excluded: Iterable[tuple[str, int]] = (),
         trace_context: bool = False,
         datagrams: DatagramRules | None = None,
         pieces: Sequence[PieceKind] = (),
         meeting: bool = False,
         closers: bool = False,
+        leave_out_own: bool = False,
     ) -> None:
+        """`leave_out_own`: keep no flow, at either end, of the TCP connections that this process makes."""
         self.capacity: int = capacity
         """Number of slots."""
+        self._leave_out_own = leave_out_own
         self._cgroup_root = cgroup_root
         self._rules = rules or TapRules()
-        self._excluded = set(excluded)
         self._trace_context = trace_context
         self._datagrams = datagrams or DatagramRules()
         self._kinds = tuple(pieces)
@@ -119,8 +125,6 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             self._windows = SlotWindows(self._maps["slots"], self.capacity)
             self._stack.callback(self._windows.close)
             self._write_rules()
-            for endpoint in self._excluded:
-                bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(*endpoint), b"\1")
             self._push(np.arange(self.capacity, dtype=np.uint32)[::-1], np.uint64(_FIRST_GENERATION))
             connect_calls(self._loaded, QUESTION_PROGRAMS)
             if self._loaded.programs.keys() >= set(chain(*HANDSHAKE_PROGRAMS.values())):
@@ -174,6 +178,7 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             Switch.PIECES_TLS: PieceKind.TLS in self._kinds,
             Switch.PIECES_QUIC: PieceKind.QUIC in self._kinds,
             Switch.CLOSERS: self._with_closers,
+            Switch.OWN: self._leave_out_own,
         }
         first_ns = time.monotonic_ns() + self._datagrams.rest_ns
         switches = frozenset(switch for switch, is_on in asked.items() if is_on)
@@ -244,19 +249,6 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         self._push(slots, generations + np.uint64(1))
         self._released += len(slots)
 
-    def exclude(self, endpoints: AbstractSet[tuple[str, int]]) -> None:
-        """Keep no flow with one of these endpoints (address, port) at either end: capture's own connections.
-
-        They replace those of the last call. Flows that such an endpoint has now give their last record.
-        """
-        for address, port in self._excluded - endpoints:
-            bpf_syscall.delete(self._maps["excluded_endpoints"], _endpoint(address, port))
-        added = endpoints - self._excluded
-        self._excluded = set(endpoints)
-        for address, port in added:
-            bpf_syscall.update(self._maps["excluded_endpoints"], _endpoint(address, port), b"\1")
-            self.retire(self._live_at(_mapped(address), port))
-
     @property
     def counters(self) -> dict[str, int]:
         """Packets and bytes that are in no flow, by what they are: `<TapCounter>_packets` and `_bytes`."""
@@ -274,20 +266,23 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         root = os.open(find_root(given=self._cgroup_root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for program, kind in (
+                ("tap_create", bpf_syscall.CGROUP_INET_SOCK_CREATE),
                 ("tap_ingress", bpf_syscall.CGROUP_INET_INGRESS),
                 ("tap_egress", bpf_syscall.CGROUP_INET_EGRESS),
-                ("tap_create", bpf_syscall.CGROUP_INET_SOCK_CREATE),
                 ("tap_release", bpf_syscall.CGROUP_INET_SOCK_RELEASE),
                 ("tap_sendmsg4", bpf_syscall.CGROUP_UDP4_SENDMSG),
                 ("tap_sendmsg6", bpf_syscall.CGROUP_UDP6_SENDMSG),
             ):
+                if program == "tap_ingress" and self._leave_out_own:
+                    self._tell_own_process()
+                    self._mark_own_sockets()
                 if program not in self._loaded.programs:
                     continue  # it is not asked for, or this kernel does not take it
                 try:
                     self._links.append(bpf_syscall.link_create(self._loaded.programs[program], root, kind))
                 except OSError:
                     if program != CREATE_PROGRAM:
-                        raise  # without that one only names are missing
+                        raise  # without that one names are missing, and own connections that are made later are told
         except OSError as error:
             self.detach()
             advice = "wirespan doctor says more; a program at this group or above it may hold the hook for itself"
@@ -295,22 +290,29 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         finally:
             os.close(root)
 
+    def _tell_own_process(self) -> None:
+        """Let the programs know whose sockets are capture's: this process by the number that the kernel has for it.
+
+        A process namespace has another, so a socket is made and asked for its creator.
+        """
+        with socket.socket() as made:
+            key = made.fileno().to_bytes(4, "little")
+            creator = bpf_syscall.lookup(self._maps["creator_of_socket"], key, _CREATOR_BYTES)
+        if creator is not None:
+            bpf_syscall.update(self._maps["own_process"], bytes(4), creator[_CREATOR_PROCESS])
+
+    def _mark_own_sockets(self) -> None:
+        """Mark the connections that this process has already made."""
+        for descriptor in own_connections():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                bpf_syscall.update(self._maps["slot_of_socket"], descriptor.to_bytes(4, "little"), _OWN_SOCKET)
+
     def _check_layout(self) -> None:
         """Raises CaptureError where the program's structures are not those of slot_layout."""
         maps = self._loaded.map_descriptions
         sizes = (maps["slots"].value_bytes, maps["slot_counts"].value_bytes, maps["flows_by_key"].key_bytes)
         if sizes != (SLOT.itemsize, SLOT_COUNTS.itemsize, FLOW_KEY.itemsize):
             raise CaptureError(f"the socket tap's structures have sizes {sizes}; the installation mixes versions")
-
-    def _live_at(self, address: bytes, port: int) -> Indexes:
-        """Return the live flows that have this endpoint at either end."""
-        found = [np.empty(0, np.uint32)]
-        for first, rows in self.windows():
-            local = (rows["local_port"] == port) & (rows["local_address"] == np.void(address))
-            remote = (rows["remote_port"] == port) & (rows["remote_address"] == np.void(address))
-            found.append((np.flatnonzero((local | remote) & (rows["state"] == State.LIVE)) + first).astype(np.uint32))
-            del rows
-        return np.concatenate(found)
 
     def _look_at_stack(self) -> None:
         """Learn how far slots were used. They come off the stack from low to high, so its least depth tells.
@@ -378,8 +380,24 @@ def _mapped(address: str) -> bytes:
     return parsed.packed if isinstance(parsed, IPv6Address) else bytes(10) + b"\xff\xff" + parsed.packed
 
 
-def _endpoint(address: str, port: int) -> bytes:
-    return _mapped(address) + port.to_bytes(4, "little")
+def own_connections() -> list[int]:
+    """Return the descriptors of the TCP connections that this process has made: what it accepts is others'."""
+    connected: dict[int, int] = {}
+    listening: set[int] = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if not str(descriptor.readlink()).startswith("socket:"):
+                continue
+            number = int(descriptor.name)
+            with socket.socket(fileno=os.dup(number)) as own:
+                if own.family not in {socket.AF_INET, socket.AF_INET6} or own.type != socket.SOCK_STREAM:
+                    continue
+                port = own.getsockname()[1]
+                if own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    listening.add(port)
+                else:
+                    connected[number] = port
+    return [number for number, port in connected.items() if port not in listening]
 
 
 def _network(text: str) -> bytes:
