@@ -221,7 +221,7 @@ def capture_ns(group: Path, load: Load, rounds: int) -> tuple[float, int]:
             told += batch.records
             reader.accept(batch)
 
-    with LiveReader(node="n", epoch="e", options=options) as reader, within(group):
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader, within(group):
         with every(LOOK_SECONDS, read) as reading:
             for _ in range(rounds):
                 load.run(load.units)

@@ -148,7 +148,7 @@ def test_each_call_has_its_exchanges_live(tmp_path: Path) -> None:
     caller, answering = (tracer(name, SpanProcessor())[0] for name in ("frontend", "cart"))
     rules = TapRules(allow_networks=("10.71.0.0/16",))
     options = LiveOptions(capacity=16_384, rules=rules, trace_context=True)
-    with LiveReader(node="n", epoch="e", options=options) as reader:
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
         with reading(reader) as messages, routed_path() as (client, _, server):
             of_grpc = calls_of_grpc(server, tmp_path / "calls")
             with http_server(server.socket, SERVER, answering) as where:

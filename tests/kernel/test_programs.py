@@ -96,7 +96,7 @@ def test_clients_that_are_gone_have_the_name_that_they_were_started_as(tmp_path:
     wanted = []
     with served() as port:
         options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
-        with LiveReader(node="n", epoch="e", options=options) as reader:
+        with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
             for curl in curls:
                 command = (str(curl), "-s", "-o", os.devnull, "-w", "%{local_port}", f"http://127.0.0.1:{port}/")
                 done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
@@ -113,7 +113,7 @@ def test_a_task_that_does_not_say_which_program_it_is_names_none() -> None:
     """A thread that is gone with its process, under a name of its own; what is another program by now is told as it was."""
     with served() as port:
         options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
-        with LiveReader(node="n", epoch="e", options=options) as reader:
+        with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
             subprocess.run((sys.executable, "-c", ANOTHER_THREAD, str(port)), check=True, timeout=60)
             script = BECOMES_ANOTHER.format(port=port)
             with subprocess.Popen(("bash", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
@@ -128,7 +128,7 @@ def test_what_execve_closes_is_not_told_as_the_program_that_the_process_becomes(
     """A socket closed on execve, as Python and Go make them, has no name, whether the other program still runs or not."""
     with served() as port:
         options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
-        with LiveReader(node="n", epoch="e", options=options) as reader:
+        with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
             command = (sys.executable, "-c", CLOSED_BY_EXECVE, str(port))
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as becomes:
                 assert becomes.stdout is not None
@@ -143,7 +143,7 @@ def test_a_program_that_lives_on_is_told_by_its_executable() -> None:
     """Also where another thread of it has closed the socket."""
     with served() as port:
         options = LiveOptions(rules=TapRules(loopback=True, allow_ports=(port,)), process_names=True)
-        with LiveReader(node="n", epoch="e", options=options) as reader:
+        with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
             over = threading.Event()
             closed = threading.Event()
 

@@ -68,7 +68,10 @@ def test_the_clients_span_has_the_service_and_the_pod_that_was_chosen(asks_from)
         network.link((host.namespace, "uplink", ("192.0.2.1/24",)), (router, "eth0", ("192.0.2.254/24",)))
         host.namespace.ip("route", "add", "default", "via", "192.0.2.254")
         kube_proxy.FORMS["iptables-nft"][1](host.namespace, kube_proxy.Service("tcp", SERVICE, 80, POD, 8080))
-        with web.namespace.socket() as server, LiveReader(node="node-a", epoch="e", options=LiveOptions()) as reader:
+        with (
+            web.namespace.socket() as server,
+            LiveReader(node="node-a", epoch="e", options=LiveOptions(), leave_out_own=False) as reader,
+        ):
             server.bind((POD, 8080))
             server.listen()
             client = (host.namespace if asks_from == "node" else asker.namespace).socket()

@@ -62,7 +62,17 @@ class LiveBatch:
 class LiveReader(AbstractContextManager["LiveReader"]):
     """Attaches when entered; raises as SocketTap does."""
 
-    def __init__(self, *, node: str, epoch: str, options: LiveOptions, table: FlowTableSettings | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        node: str,
+        epoch: str,
+        options: LiveOptions,
+        table: FlowTableSettings | None = None,
+        leave_out_own: bool = True,
+    ) -> None:
+        """`leave_out_own`: the connections that this process makes are told neither at its end nor at the other."""
+        self._leave_out_own = leave_out_own
         self._node = node
         self._epoch = epoch or uuid.uuid4().hex
         self._options = options
@@ -93,7 +103,7 @@ class LiveReader(AbstractContextManager["LiveReader"]):
                     pieces=self._names.kinds,
                     meeting=self.meeting is not None,
                     closers=self._processes is not None,
-                    leave_out_own=True,
+                    leave_out_own=self._leave_out_own,
                 )
             )
             if self._processes is not None and self.tap.closers is not None:

@@ -40,7 +40,7 @@ def live(request) -> Iterator[LiveReader]:
     """Capture as it runs, with TLS, and with and without a look for trace contexts in the same packets."""
     rules = TapRules(allow_networks=("10.44.0.0/24", "fd44::/64"))
     options = LiveOptions(capacity=4096, rules=rules, names="tls", trace_context=request.param)
-    with LiveReader(node="n", epoch="e", options=options) as reader:
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
         yield reader
 
 

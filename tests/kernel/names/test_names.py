@@ -75,7 +75,10 @@ def live() -> Iterator[LiveReader]:
     """Capture as it runs, with names."""
     rules = TapRules(allow_networks=("10.43.0.0/24", "fd43::/64"))
     with LiveReader(
-        node="n", epoch="e", options=LiveOptions(capacity=4096, rules=rules, names="dns", datagrams=PORTS)
+        node="n",
+        epoch="e",
+        options=LiveOptions(capacity=4096, rules=rules, names="dns", datagrams=PORTS),
+        leave_out_own=False,
     ) as reader:
         yield reader
 

@@ -91,7 +91,7 @@ def live() -> Iterator[LiveReader]:
         capacity=4096, names="dns", datagrams=DatagramRules(dns_ports=(53,), rest_seconds=0),
         rules=TapRules(allow_networks=("10.46.0.0/24",)), questions=QuestionRules(spans="all"),
     )  # fmt: skip
-    with LiveReader(node="n", epoch="e", options=options) as reader:
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
         yield reader
 
 

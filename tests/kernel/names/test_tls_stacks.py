@@ -62,7 +62,7 @@ def live() -> Iterator[LiveReader]:
     """Capture as it runs, with TLS and the look for trace contexts."""
     rules, datagrams = TapRules(allow_networks=("10.45.0.0/24",)), DatagramRules(rest_seconds=0)
     options = LiveOptions(capacity=4096, rules=rules, names="tls", trace_context=True, datagrams=datagrams)
-    with LiveReader(node="n", epoch="e", options=options) as reader:
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
         yield reader
 
 

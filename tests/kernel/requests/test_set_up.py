@@ -88,7 +88,10 @@ def test_the_first_call_of_a_connection_shows_who_paid():
     """
     rules = TapRules(allow_networks=("10.71.0.0/16",))
     options = LiveOptions(capacity=4096, rules=rules, names="dns", datagrams=DatagramRules(dns_ports=(53,)), trace_context=True)
-    with LiveReader(node="n", epoch="e", options=options) as reader, routed_path() as (client, router, server):
+    with (
+        LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader,
+        routed_path() as (client, router, server),
+    ):
         syn = ("-p", "tcp", "--dport", str(PORT), "--tcp-flags", "SYN,ACK", "SYN", "-m", "statistic", "--mode", "nth")
         router.run("iptables", "-A", "FORWARD", *syn, "--every", "1000", "--packet", "0", "-j", "DROP")
         with resolving(server, SLOW_MS / 1000), client.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:

@@ -80,7 +80,7 @@ def test_each_span_has_its_connections_part(tmp_path: Path, callers: int) -> Non
     module, keys = [sys.executable, "-m"], [str(made.server_certificate), str(made.server_key)]
     told: list[dict[str, Any]] = []
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    with LiveReader(node="here", epoch="epoch", options=options) as reader:
+    with LiveReader(node="here", epoch="epoch", options=options, leave_out_own=False) as reader:
         serve = [*module, "tests.support.meeting.grpc_server", *keys, f"{ADDRESS}:{port}", "3", "30"]
         with subprocess.Popen(serve, stdin=subprocess.PIPE, **pipes) as server:
             assert server.stdout is not None
