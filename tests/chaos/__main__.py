@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -215,7 +216,7 @@ def main() -> int:
     parser.add_argument("--world", choices=tuple(WORLDS), help="only this one")
     parser.add_argument("--only", default="", help="only faults whose names hold this")
     parser.add_argument("--pairs", action="store_true", help="faults in pairs at once, none alone")
-    parser.add_argument("--keep", type=Path, help="leave logs and stores in this folder")
+    parser.add_argument("--keep", type=Path, help="leave logs and stores in this folder, also where all passed")
     parser.add_argument("--results", type=Path, help="add what came of it to this file (docs/reliability.json)")
     asked = parser.parse_args()
 
@@ -224,20 +225,24 @@ def main() -> int:
     worlds = {name: WORLDS[name] for name in WORLDS if asked.world in {None, name}}
     shares, until = sum(world.share for world in worlds.values()), time.monotonic()
     episodes: list[Episode] = []
-    with contextlib.nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory(prefix="chaos-") as kept:
-        for name, kind in worlds.items():
-            until += 60 * asked.minutes * kind.share / shares
-            if time.monotonic() + _EPISODE_SECONDS > until:  # not even for one: nothing is started for it
-                continue
-            folder = Path(kept) / name
-            folder.mkdir(parents=True)
-            episodes += run(folder, kind, random.Random(f"{asked.seed}/{name}").randrange(2**31), asked, until=until)
+    kept = asked.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
+    for name, kind in worlds.items():
+        until += 60 * asked.minutes * kind.share / shares
+        if time.monotonic() + _EPISODE_SECONDS > until:  # not even for one: nothing is started for it
+            continue
+        folder = kept / name
+        folder.mkdir(parents=True)
+        episodes += run(folder, kind, random.Random(f"{asked.seed}/{name}").randrange(2**31), asked, until=until)
     records = [asdict(each) | {"seed": asked.seed} for each in episodes]
     _say(table(records))
     if asked.results:
         keep(asked.results, records)
     failed = [each for each in episodes if not each.passed]
     connections = sum(each.connections for each in episodes)
+    if failed:
+        _say(f"logs and stores are in {kept}")
+    elif not asked.keep:
+        shutil.rmtree(kept)
     _say(f"seed {asked.seed}: {len(episodes)} episodes, {len(failed)} failed, {connections} connections")
     return 1 if failed or not episodes else 0
 

@@ -9,14 +9,16 @@ from services.capture.live.tap.socket_tap import SocketTap, TapRules, tick_ns
 from services.capture.names.pieces import PieceKind
 
 ATTACHED: Final = "default"
-"""The set that capture has where nothing is configured: what is attached in a guest."""
+"""The set that capture has where nothing is configured, but that its own connections are told: what is attached in a guest,
+whose traffic comes from the process that has it attached.
+"""
 LEAST: Final = "no rule, no trace context"
 """The set that is attached under a limit of locked memory."""
 MOST: Final = "every rule"
 NO_RULE: Final = TapRules(loopback=True)
 _TAPS: Final = {
     LEAST: SocketTap(rules=NO_RULE),
-    ATTACHED: SocketTap(trace_context=True, pieces=tuple(PieceKind), leave_out_own=True),
+    ATTACHED: SocketTap(trace_context=True, pieces=tuple(PieceKind)),
     MOST: SocketTap(
         rules=TapRules(
             allow_networks=("10.0.0.0/8",), deny_networks=("10.9.0.0/16",), allow_ports=(80,), deny_ports=(81,),
