@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := --numprocesses $(PYTEST_WORKERS)
 # What fails beside others is run once more, alone, until one fails again. Both outcomes are printed, and .ci/run names at its end
 # what needed this: it is a test to mend.
-pytest = $(BIN)/pytest -q $(1) || { status=$$?; [ $$status = 1 ] || exit $$status; echo '== failed beside others; once more, alone:'; \
+pytest = @echo '$(BIN)/pytest -q $(1)'; $(BIN)/pytest -q $(1) || { status=$$?; [ $$status = 1 ] || exit $$status; echo '== failed beside others; once more, alone:'; \
 	$(BIN)/pytest -q $(1) --numprocesses 0 --exitfirst --last-failed --last-failed-no-failures none; }
 
 .DEFAULT_GOAL := help
