@@ -41,6 +41,8 @@ if wants test; then
   need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
   need nghttp2-client command -v h2load
   need nghttp2-server command -v nghttpd
+  need dnsmasq-base command -v dnsmasq
+  need gnutls-bin command -v gnutls-serv
   need libclang-rt-dev compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*'
 fi
 if wants e2e; then
@@ -51,6 +53,10 @@ if wants e2e; then
   need default-jdk-headless command -v javac
   need maven command -v mvn
   need chromium command -v chromium
+  if [ ! -d /run/systemd/system ]; then # where these would start as daemons
+    need nginx-light command -v nginx
+    need unbound command -v unbound
+  fi
 fi
 if wants kernels; then
   need qemu-system-x86 command -v qemu-system-x86_64

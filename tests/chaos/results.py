@@ -69,7 +69,7 @@ fault was in our disk, which lost writes of `O_SYNC` too, because the kernel pas
 and recoveries are those of such a machine. They are ten in a row of one state of the code, all of which passed. The run that
 began just before them (6001) did not: after its process had been stalled while it started, a capture had replayed nothing four
 minutes later, when the run was over, and so 120 connections were missing. Its logs were not kept, and it was not made to
-happen again: not in 40 more episodes of that fault alone or behind an upgrade, and not where each third step of the event
+happen again: not in 112 more episodes of that fault alone or behind an upgrade, and not where each third step of the event
 loop, up to the 367th of some 280 to 350 that a replay takes, was the one held up. It is not explained. In a run of an earlier
 state (4105) 50 connections were lost: by its logs a capture ended when its last batches were stored, and the server lost
 its power a moment later and them; capture stays until they are on the disk now. Whole runs before these had found more,

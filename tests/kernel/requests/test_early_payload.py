@@ -229,7 +229,7 @@ def test_names_are_told_at_both_ends(pods: tuple[Pod, Pod], form: str) -> None:
     asks, answers = (len(wire).to_bytes(2, "big") + wire for wire in (question.to_wire(), answer.to_wire()))
     shaken, asked = [], []
     options = LiveOptions(capacity=4096, rules=RULES, names="all", datagrams=DatagramRules(dns_ports=(DNS_PORT,)))
-    with LiveReader(node="n", epoch="e", options=options) as reader:
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
         for family in (0, 1):
             with listening(pods, form, family) as listener:
                 shaken.append(shake_hands(listener))
