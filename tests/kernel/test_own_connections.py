@@ -47,6 +47,17 @@ with socket.create_server(("127.0.0.1", int(sys.argv[2]))) as server, socket.soc
     print("met", flush=True)
     sys.stdin.read()
 """
+# A server that speaks when it is told to, and is answered: what it was said, once it was.
+SPEAKER = """
+import socket, sys
+six = ":" in sys.argv[1]
+with socket.create_server((sys.argv[1], 0), family=(socket.AF_INET, socket.AF_INET6)[six], dualstack_ipv6=six) as server:
+    print(server.getsockname()[1], flush=True)
+    accepted, _ = server.accept()
+    for _ in sys.stdin:
+        accepted.sendall(b"x")
+        print(accepted.recv(10), flush=True)
+"""
 
 
 @contextmanager
@@ -127,3 +138,25 @@ async def test_a_connection_that_has_one_end_in_common_with_captures_own_is_told
                 assert own_pair(nats.port) not in pairs(live, own)
             with running([*inside, str(own), str(nats.port)]):
                 assert pairs(live, own).count(tuple(sorted((own, nats.port)))) == 2
+
+
+@pytest.mark.parametrize(("bound", "address"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")])
+def test_of_a_connection_that_is_older_than_the_tap_the_other_end_may_speak_first(bound: str, address: str) -> None:
+    """As nats-server does, which asks a client that is two seconds old whether it is there. At neither end is there a flow."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SPEAKER, bound], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with (
+            socket.create_connection((address, port)) as own,
+            SocketTap(capacity=4096, rules=TapRules(loopback=True), leave_out_own=True) as tap,
+        ):
+            for _ in range(2):
+                server.stdin.write("\n")
+                server.stdin.flush()
+                assert own.recv(10) == b"x"
+                own.sendall(b"y")
+                assert server.stdout.readline()
+            assert not pairs(Live(tap), port)

@@ -302,10 +302,14 @@ class SocketTap(AbstractContextManager["SocketTap"]):
             bpf_syscall.update(self._maps["own_process"], bytes(4), creator[_CREATOR_PROCESS])
 
     def _mark_own_sockets(self) -> None:
-        """Mark the connections that this process has already made."""
+        """Mark the connections that this process has already made, and tell their other ends, which may speak first.
+
+        The other end of one to a Service's address has another, and is told until capture's end speaks.
+        """
         for descriptor in own_connections():
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # closed meanwhile, or not yet connected
                 bpf_syscall.update(self._maps["slot_of_socket"], descriptor.to_bytes(4, "little"), _OWN_SOCKET)
+                bpf_syscall.update(self._maps["own_connections"], _key_of_other_end(descriptor), b"\1")
 
     def _check_layout(self) -> None:
         """Raises CaptureError where the program's structures are not those of slot_layout."""
@@ -378,6 +382,17 @@ def _mapped(address: str) -> bytes:
     """An address as the programs write it: IPv6, or IPv4 mapped into it."""
     parsed = ip_address(address)
     return parsed.packed if isinstance(parsed, IPv6Address) else bytes(10) + b"\xff\xff" + parsed.packed
+
+
+def _key_of_other_end(descriptor: int) -> bytes:
+    """The flow at the other end of a TCP connection of this process. Raises OSError where it is not connected."""
+    key = np.zeros((), FLOW_KEY)
+    with socket.socket(fileno=os.dup(descriptor)) as own:
+        for end, name in (("local", own.getpeername()), ("remote", own.getsockname())):
+            key[f"{end}_address"] = _mapped(name[0].partition("%")[0])
+            key[f"{end}_port"] = name[1]
+    key["transport"] = socket.IPPROTO_TCP
+    return key.tobytes()
 
 
 def own_connections() -> list[int]:
