@@ -19,11 +19,20 @@ FLOW_INLINE int is_connected(const struct bpf_sock *sk)
     return sk->dst_port != 0;
 }
 
-/* Whether a packet of no connected socket brings a listener payload of a connection whose SYN was seen. */
+/*
+ * Whether a packet of no connected socket, which is in its flow by now, brings a listener payload of a connection whose SYN was seen.
+ * The listener has sent a SYN-ACK and no more, so it acknowledges just that; whoever did not get one, since the address is not
+ * theirs, does not know what to acknowledge. Without a SYN-ACK to compare it is taken for it. A raw socket is shown a connection's packets
+ * before their own is, and all of them.
+ */
 FLOW_INLINE int is_unaccepted(const struct bpf_sock *sk, const struct flow *flow, const struct packet *packet, int from)
 {
+    const struct flow_side *own = &flow->sides[FLOW_TX];
+
     return sk && from == FLOW_RX && packet->transport == TRANSPORT_TCP && packet->payload_bytes &&
-           !(packet->tcp_flags & TCP_SYN) && flow->sides[FLOW_RX].known & FLOW_KNOWN_ISN;
+           !(packet->tcp_flags & TCP_SYN) && flow->sides[FLOW_RX].known & FLOW_KNOWN_ISN &&
+           (sk->state != TCP_STATE_LISTEN || !(own->known & FLOW_KNOWN_ISN) ||
+                   packet->acknowledgment == own->initial_sequence + 1);
 }
 
 FLOW_INLINE void leave_flow(slot_reference reference)

@@ -5,9 +5,10 @@ cookies too, and to a listener that defers its accepts. The kernel shows it as t
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ from services.capture.live.records import monotonic_ns
 from services.capture.live.tap import bpf_syscall, socket_tap
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from services.capture.names.pieces import PieceKind
-from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip, slots_of
+from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip, slots_of, wait_until
 from tests.support.node.namespaces import Network, Pod
+from tests.support.packets.pcap import ACK, PSH, SYN, ip, tcp
 from tests.support.packets.talks.http2_talk import (
     DATA,
     END_HEADERS,
@@ -296,3 +298,54 @@ def test_the_meeting_remembers_exchanges_at_both_ends(pods: tuple[Pod, Pod], for
             for role, (slot,) in ends.items():
                 mine = np.sort(taken[taken["flow_id"] == slot["id"]], order="number")
                 assert mine[["request_bytes", "response_bytes"]].tolist() == [(len(a), len(b)) for a, b in turns], role
+
+
+def test_requests_of_http1_are_told_once_where_a_raw_socket_has_their_packets_too(pods: tuple[Pod, Pod]) -> None:
+    """The kernel shows each packet as the raw socket's before it does as the connection's."""
+    conversation = http1()
+    with ExitStack() as stack:
+        for pod in pods:
+            stack.enter_context(pod.namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
+        tap = stack.enter_context(SocketTap(capacity=4096, trace_context=True, rules=RULES))
+        listener = stack.enter_context(listening(pods, "with_the_ack", 0))
+        client = converse(listener, conversation.turns)
+        tap.detach()
+        emissions = list(ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True))
+    rows = [{name: column[row] for name, column in each.columns.items()} for each in emissions for row in range(len(each))]
+    for role, found in ends_of(rows, listener.address[1], client).items():
+        told = [
+            (int.from_bytes(row["trace_id"].tobytes()) - 1, row["http_status"], row["request_bytes"], row["response_bytes"])
+            for row in found
+        ]
+        assert sorted(told) == conversation.told, role
+
+
+def forged(source: str, destination: tuple[str, int], flags: int, *, seq: int, ack: int = 0, payload: bytes = b"") -> bytes:
+    """A packet from port 40000 of any address, with TCP's checksum."""
+    segment = tcp(40000, destination[1], flags, seq=seq, ack=ack, payload=payload + bytes(len(payload) % 2))
+    ends = socket.inet_aton(source) + socket.inet_aton(destination[0])
+    total = sum(
+        struct.unpack(f"!{6 + len(segment) // 2}H", ends + struct.pack("!HH", socket.IPPROTO_TCP, len(segment)) + segment)
+    )
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    segment = segment[:16] + checksum.to_bytes(2) + segment[18:]
+    return ip(source, destination[0], socket.IPPROTO_TCP, segment)
+
+
+def test_who_has_not_got_the_syn_ack_is_not_listened_to(pods: tuple[Pod, Pod]) -> None:
+    """From an address that is nobody's, a SYN and a request right behind it, which acknowledges what nobody sent: no call is
+    told of a connection that never was.
+    """
+    asked = http1().turns[0][0]
+    with (
+        listening(pods, "with_the_ack", 0) as listener,
+        pods[0].namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+        SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap,
+    ):
+        source, server = "10.45.0.99", listener.address
+        raw.sendto(forged(source, server, SYN, seq=1000), (server[0], 0))
+        raw.sendto(forged(source, server, ACK | PSH, seq=1001, ack=1, payload=asked), (server[0], 0))
+        wait_until(lambda: any(row["rx_payload_bytes"] for row in slots_of(tap) if row["local_port"] == server[1]))
+        tap.detach()
+        assert not list(ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True))
