@@ -8,7 +8,8 @@
  *
  * The other end's socket may be on this node too. It is known by a packet that came to it from a marked one: the same source and
  * sequence number, which a Service's translation leaves as they are. From there on both ends tell, until another connection
- * opens between them. What there is no room for would be told, and not lost.
+ * opens between them. What there is no room for would be told, and not lost; so is the other end where the source is masqueraded
+ * outside capture's own network, or where what is attached to is a part of the tree that capture is not in.
  */
 #ifndef WIRESPAN_OWN_H
 #define WIRESPAN_OWN_H
