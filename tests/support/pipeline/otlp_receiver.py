@@ -137,7 +137,7 @@ class OtlpReceiver:
         """The resource a span came with; its scopes are empty."""
         self.taken = 0
         """Spans taken, repeats included."""
-        self.conflicts: list[SpanId] = []
+        self.conflicts: list[str] = []
         """Spans that came again with another content: there must never be any."""
         self.grpc_port, self.http_port = free_ports(2)
 
@@ -223,8 +223,8 @@ class OtlpReceiver:
             key = (span.trace_id, span.span_id)
             span.attributes.sort(key=lambda attribute: attribute.key)  # their order means nothing in OTLP
             self.taken += 1
-            if self.spans.setdefault(key, span) != span:
-                self.conflicts.append(key)
+            if (first := self.spans.setdefault(key, span)) != span:
+                self.conflicts.append(_difference(first, span))
             self.resources[key] = ResourceSpans(resource=resource.resource, schema_url=resource.schema_url)
 
     def _start_grpc(self) -> grpc.Server:
@@ -389,6 +389,15 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[tuple[ResourceSpans, 
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
                 yield resource_spans, span
+
+
+def _difference(first: Span, again: Span) -> str:
+    """What one of them says and the other does not, with what tells the flow."""
+    said, says = ([f"{item.key}={str(item.value).strip()}" for item in span.attributes] for span in (first, again))
+    ends = [each for each in said if each.startswith(("source.", "destination."))]
+    other = [[each for each in one if each not in two] for one, two in ((said, says), (says, said))]
+    times = [(span.start_time_unix_nano, span.end_time_unix_nano) for span in (first, again)]
+    return f"{first.name} ({', '.join(ends)}): {other[0]} {times[0]}, and again {other[1]} {times[1]}"
 
 
 def _response_body(answer: Answer) -> bytes:
