@@ -52,7 +52,18 @@ def counted_as_said(cluster: Cluster, client: Client, asked: list[Asked]) -> Non
     servers = children_of(cluster, clients)
     told = Counter((span["source.k8s.pod.name"], span["flow.source.resolution"], span.error) for span in servers)
     assert told == {(client.name, None, False): ports.total()}
-    assert cluster.receiver.conflicts == []
+    assert conflicts(cluster) == []
+
+
+def conflicts(cluster: Cluster) -> list[str]:
+    """Spans that came again with another content, but for clients' whose server's end the enricher had met only one of the
+    times: they name the Service's backend once, and not the other time (docs/kubernetes.md, backends of pods).
+    """
+    return [each.told for each in cluster.receiver.conflicts if not (each.only_attributes and _of_backend(each.attributes))]
+
+
+def _of_backend(names: frozenset[str]) -> bool:
+    return "destination.nat.ip" in names and all(name.startswith(("destination.", "peer.", "service.peer.")) for name in names)
 
 
 def each_has_one_child(cluster: Cluster, clients: list[Seen]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tests.cluster.asserts import conflicts
 from tests.cluster.conftest import Installed
 from tests.support.cluster.spans import Seen, matching
 from tests.support.cluster.workloads import NAMESPACE
@@ -30,7 +31,7 @@ def test_nothing_that_worked_is_told_as_failed(two_nodes: Installed) -> None:
     told = [span for span in failed if not _was_too_early(span, answered)]
     assert Counter((span.name, span["error.type"]) for span in told) == {}
     assert len(matching(receiver, lambda span: _is_of_workloads(span) and _is_by_node(span))) > AT_LEAST
-    assert receiver.conflicts == []
+    assert conflicts(two_nodes.cluster) == []
 
 
 def _is_of_workloads(span: Seen) -> bool:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -115,6 +115,17 @@ class Received:
         return sum(1 for _ in _spans(ExportTraceServiceRequest.FromString(self.body)))
 
 
+class Conflict(NamedTuple):
+    """A span that came again with another content."""
+
+    told: str
+    """What each of them says and the other does not."""
+    attributes: frozenset[str]
+    """Names of those that differ."""
+    only_attributes: bool
+    """Whether nothing else does."""
+
+
 class OtlpReceiver:
     """A backend on loopback, or where it is told. Its ports stay the same over `stop` and `start`."""
 
@@ -137,7 +148,7 @@ class OtlpReceiver:
         """The resource a span came with; its scopes are empty."""
         self.taken = 0
         """Spans taken, repeats included."""
-        self.conflicts: list[str] = []
+        self.conflicts: list[Conflict] = []
         """Spans that came again with another content: there must never be any."""
         self.grpc_port, self.http_port = free_ports(2)
 
@@ -224,7 +235,7 @@ class OtlpReceiver:
             span.attributes.sort(key=lambda attribute: attribute.key)  # their order means nothing in OTLP
             self.taken += 1
             if (first := self.spans.setdefault(key, span)) != span:
-                self.conflicts.append(_difference(first, span))
+                self.conflicts.append(_conflict(first, span))
             self.resources[key] = ResourceSpans(resource=resource.resource, schema_url=resource.schema_url)
 
     def _start_grpc(self) -> grpc.Server:
@@ -391,13 +402,16 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[tuple[ResourceSpans, 
                 yield resource_spans, span
 
 
-def _difference(first: Span, again: Span) -> str:
-    """What one of them says and the other does not, with what tells the flow."""
-    said, says = ([f"{item.key}={str(item.value).strip()}" for item in span.attributes] for span in (first, again))
-    ends = [each for each in said if each.startswith(("source.", "destination."))]
-    other = [[each for each in one if each not in two] for one, two in ((said, says), (says, said))]
+def _conflict(first: Span, again: Span) -> Conflict:
+    said, says = ({(item.key, str(item.value).strip()) for item in span.attributes} for span in (first, again))
     times = [(span.start_time_unix_nano, span.end_time_unix_nano) for span in (first, again)]
-    return f"{first.name} ({', '.join(ends)}): {other[0]} {times[0]}, and again {other[1]} {times[1]}"
+    ends = sorted(f"{name}={value}" for name, value in said & says if name.startswith(("source.", "destination.")))
+    told = f"{first.name} {ends}: {sorted(said - says)} {times[0]}, and again {sorted(says - said)} {times[1]}"
+    other = {name for name, _ in said ^ says}
+    first, again = (type(span).FromString(span.SerializeToString()) for span in (first, again))
+    for span in (first, again):
+        del span.attributes[:]
+    return Conflict(told, frozenset(other), first == again)
 
 
 def _response_body(answer: Answer) -> bytes:
