@@ -26,7 +26,7 @@ setup-test:
 	@deploy/development/setup.sh run test
 
 run: setup ## show live flows as a table; their spans go to wirespan-spans.jsonl, or to OTEL_EXPORTER_OTLP_ENDPOINT
-	@$(BIN)/wirespan up
+	@$(BIN)/wirespan up $(UP)
 
 shop: ## the same beside a shop with a fault (needs root): make shop FAULT=slow-database; deploy/compose/shop/README.md has them all
 	@deploy/development/setup.sh run shop

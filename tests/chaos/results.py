@@ -70,7 +70,7 @@ and recoveries are those of such a machine. They are ten in a row of one state o
 began just before them (6001) did not: after its process had been stalled while it started, a capture had replayed nothing four
 minutes later, when the run was over, and so 120 connections were missing. Its logs were not kept, and it was not made to
 happen again: not in 112 more episodes of that fault alone or behind an upgrade, and not where each third step of the event
-loop, up to the 367th of some 280 to 350 that a replay takes, was the one held up. It is not explained. In a run of an earlier
+loop, of the 270 to 360 that a replay takes, was the one held up. It is not explained. In a run of an earlier
 state (4105) 50 connections were lost: by its logs a capture ended when its last batches were stored, and the server lost
 its power a moment later and them; capture stays until they are on the disk now. Whole runs before these had found more,
 each mended, and each a test now where it can be made to happen. After a power cut of three servers one replica of
