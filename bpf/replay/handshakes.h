@@ -3,8 +3,8 @@
 #ifndef WIRESPAN_REPLAY_HANDSHAKES_H
 #define WIRESPAN_REPLAY_HANDSHAKES_H
 
+#include "exchanges/turns.h"
 #include "pieces.h"
-#include "turns.h"
 
 /* Whose handshake engine/tls.h speaks of. */
 struct handshake_of {

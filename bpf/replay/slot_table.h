@@ -9,7 +9,7 @@
 #define WIRESPAN_SLOT_TABLE_H
 
 #include "arrival/arrival.h"
-#include "exchanges.h"
+#include "exchanges/exchanges.h"
 #include "flow_deep.h"
 
 #include "../files/capture_file.h"

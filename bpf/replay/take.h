@@ -8,10 +8,10 @@
 
 #include "copies.h"
 #include "datagrams.h"
+#include "exchanges/questions.h"
 #include "handshakes.h"
 #include "icmp_error.h"
 #include "pieces.h"
-#include "questions.h"
 #include "role.h"
 
 #include "../engine/quic.h"

@@ -104,7 +104,7 @@ done
 [ -n "$python" ] || { say "Python 3.11, 3.12 or 3.13 is needed; found: $(python3 --version 2>&1 || echo none)"; exit 1; }
 
 # The stamp changes with everything the environment is made from.
-stamp=$({ "$python" --version; pwd; cat requirements.lock pyproject.toml hatch_build.py bpf/*/*.[ch] bpf/engine/*/*.h bpf/tap/compiling/*.c; } | sha256sum | cut -c1-16)
+stamp=$({ "$python" --version; pwd; cat requirements.lock pyproject.toml hatch_build.py bpf/*/*.[ch] bpf/engine/*/*.h bpf/replay/*/*.h bpf/tap/compiling/*.c; } | sha256sum | cut -c1-16)
 if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
   say "installing the Python packages of requirements.lock into .venv"
   [ -x .venv/bin/pip ] || "$python" -m venv .venv

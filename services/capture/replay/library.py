@@ -39,7 +39,7 @@ class ReplayCounters(ctypes.Structure):
 
 
 class OpenExchanges(ctypes.Structure):
-    """`struct exchanges` of bpf/replay/open_exchanges.h."""
+    """`struct exchanges` of bpf/replay/exchanges/open_exchanges.h."""
 
     _fields_ = (
         ("of_slot", ctypes.c_void_p),
@@ -54,7 +54,7 @@ class OpenExchanges(ctypes.Structure):
 
 
 class TurnsKept(ctypes.Structure):
-    """`struct turns` of bpf/replay/turns.h, without the ended ones that follow."""
+    """`struct turns` of bpf/replay/exchanges/turns.h, without the ended ones that follow."""
 
     _fields_ = (("ended_count", ctypes.c_uint64), ("of_slot", ctypes.c_void_p))
 

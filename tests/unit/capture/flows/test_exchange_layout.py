@@ -14,7 +14,7 @@ from services.capture.replay import library
 from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
-#include "replay/exchanges.h"
+#include "replay/exchanges/exchanges.h"
 """
 
 

@@ -8,7 +8,7 @@ from services.capture.meeting.turns import MEMBERS, TURN, TurnFlag
 from tests.support.packets.c_layout import printed_by_c
 
 DECLARATIONS = """
-#include "replay/exchanges.h"
+#include "replay/exchanges/exchanges.h"
 #include "engine/exchanges/turn.h"
 """
 

@@ -36,7 +36,7 @@ static inline int exchange_pipelined(
 }
 
 #define EXCHANGE_FOLLOWS_MESSAGES 1
-#include "../engine/exchanges/traced_exchange.h"
+#include "../../engine/exchanges/traced_exchange.h"
 
 /* A reader is asked to take what has ended before there is more than this. */
 #ifndef ENDED_EXCHANGES

@@ -13,7 +13,7 @@ static inline int http1_tell(exchange_host host, struct http2_told *told, const 
     return 0;
 }
 
-#include "../engine/http/pipeline.h"
+#include "../../engine/http/pipeline.h"
 
 /* Messages of this slot's connection are followed no more. */
 static inline void http1_forget(struct exchanges *exchanges, __u32 slot)

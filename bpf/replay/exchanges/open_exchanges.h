@@ -3,9 +3,9 @@
 #ifndef WIRESPAN_OPEN_EXCHANGES_H
 #define WIRESPAN_OPEN_EXCHANGES_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "../engine/exchanges/exchange.h"
+#include "../../engine/exchanges/exchange.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 
 #include "questions.h"
 
-#include "../engine/exchanges/turn.h"
+#include "../../engine/exchanges/turn.h"
 
 #include <stdlib.h>
 

@@ -5,11 +5,11 @@
 
 #include "open_exchanges.h"
 
-#include "../calls/calls.h"
+#include "../../calls/calls.h"
 
 static inline int http2_tell(exchange_host host, frame_source source, struct http2_told *told, __u32 offset);
 
-#include "../engine/http2/follow.h"
+#include "../../engine/http2/follow.h"
 
 static inline int http2_tell(exchange_host host, frame_source source, struct http2_told *told, __u32 offset)
 {

@@ -3,11 +3,11 @@
 #ifndef WIRESPAN_REPLAY_QUESTIONS_H
 #define WIRESPAN_REPLAY_QUESTIONS_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "hash.h"
+#include "../hash.h"
 
-#include "../engine/parse.h"
+#include "../../engine/parse.h"
 
 /* So many may wait: beyond it the one that was asked first is given up. A power of two. */
 #ifndef QUESTION_PLACES
@@ -24,7 +24,7 @@ struct question_of {
 
 typedef struct question_of question_host;
 
-#include "../engine/questions.h"
+#include "../../engine/questions.h"
 
 struct kept_question {
     __u64 flow_id; /* 0: the place is free */
