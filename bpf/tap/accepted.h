@@ -8,7 +8,7 @@
 #ifndef WIRESPAN_ACCEPTED_H
 #define WIRESPAN_ACCEPTED_H
 
-#include "slots.h"
+#include "flows/slots.h"
 #include "socket.h"
 
 BPF_TABLE("percpu_array", u32, slot_reference, flow_of_listener, 1);

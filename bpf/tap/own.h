@@ -15,7 +15,7 @@
 #define WIRESPAN_OWN_H
 
 #include "counters.h"
-#include "keys.h"
+#include "flows/keys.h"
 #include "segments.h"
 #include "socket.h"
 

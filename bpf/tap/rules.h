@@ -4,7 +4,7 @@
 #define WIRESPAN_RULES_H
 
 #include "constants.h"
-#include "keys.h"
+#include "flows/keys.h"
 
 struct network {
     __u32 prefix_bits;

@@ -3,9 +3,9 @@
 #ifndef WIRESPAN_SOCKET_H
 #define WIRESPAN_SOCKET_H
 
-#include "addresses.h"
+#include "flows/addresses.h"
 #include "constants.h"
-#include "slots.h"
+#include "flows/slots.h"
 
 #include "../engine/port_role.h"
 

@@ -22,20 +22,20 @@
  */
 
 #include "accepted.h"
-#include "begin.h"
+#include "flows/begin.h"
 #include "clock.h"
 #include "connected.h"
 #include "counters.h"
 #include "exchanges/exchanges.h"
 #include "pieces/handshakes.h"
 #include "host.h"
-#include "keys.h"
+#include "flows/keys.h"
 #include "own.h"
 #include "pieces/questions.h"
 #include "rules.h"
 #include "exchanges/streams.h"
 #include "timed.h"
-#include "translation.h"
+#include "flows/translation.h"
 
 #include "../engine/parse.h"
 #include "../engine/update.h"

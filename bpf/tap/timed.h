@@ -3,7 +3,7 @@
 #ifndef WIRESPAN_TIMED_H
 #define WIRESPAN_TIMED_H
 
-#include "slots.h"
+#include "flows/slots.h"
 
 #include "../engine/tcp_sequence.h"
 

@@ -12,7 +12,7 @@
 
 #include "../accepted.h"
 #include "../constants.h"
-#include "../slots.h"
+#include "../flows/slots.h"
 #include "../socket.h"
 
 #include "../../engine/exchanges/exchange.h"

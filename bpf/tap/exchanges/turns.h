@@ -8,7 +8,7 @@
 #define WIRESPAN_TAP_TURNS_H
 
 #include "exchanges.h"
-#include "../slots.h"
+#include "../flows/slots.h"
 
 #include "../../engine/exchanges/turn.h"
 

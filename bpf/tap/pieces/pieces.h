@@ -7,7 +7,7 @@
 #define WIRESPAN_TAP_PIECES_H
 
 #include "../constants.h"
-#include "../slots.h"
+#include "../flows/slots.h"
 
 #include "../../engine/piece.h"
 

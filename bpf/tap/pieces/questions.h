@@ -11,7 +11,7 @@
 
 #include "pieces.h"
 #include "../exchanges/turns.h"
-#include "../slots.h"
+#include "../flows/slots.h"
 
 #include "../../engine/parse.h"
 

@@ -3,9 +3,9 @@
 #ifndef WIRESPAN_ADDRESSES_H
 #define WIRESPAN_ADDRESSES_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "../engine/packet.h"
+#include "../../engine/packet.h"
 
 FLOW_INLINE __u32 word_at(const __u8 *bytes)
 {

@@ -4,9 +4,9 @@
 #define WIRESPAN_BEGIN_H
 
 #include "keys.h"
-#include "socket.h"
+#include "../socket.h"
 
-#include "../engine/update.h"
+#include "../../engine/update.h"
 
 /*
  * The slot for a packet whose flow has none, or nothing where the table is full. Two CPUs may do this for one flow at once: the

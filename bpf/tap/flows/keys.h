@@ -6,7 +6,7 @@
 #include "addresses.h"
 #include "slots.h"
 
-#include "../engine/icmp.h"
+#include "../../engine/icmp.h"
 
 struct flow_key {
     __u8 local_address[16];

@@ -13,7 +13,7 @@
 #define WIRESPAN_TRANSLATION_H
 
 #include "keys.h"
-#include "socket.h"
+#include "../socket.h"
 
 #ifndef SOCKETS_FLOWS
 #define SOCKETS_FLOWS 16384

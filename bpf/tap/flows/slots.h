@@ -3,9 +3,9 @@
 #ifndef WIRESPAN_SLOTS_H
 #define WIRESPAN_SLOTS_H
 
-#include "host.h"
+#include "../host.h"
 
-#include "../engine/flow.h"
+#include "../../engine/flow.h"
 
 #ifndef SLOTS
 #define SLOTS 131072
