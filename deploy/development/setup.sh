@@ -120,7 +120,7 @@ compiled -o 0 -o 2 bpf proto services
 
 # The page of `wirespan view`, which is left out where it cannot be built. Packages come by npm's own configuration.
 web=services/cli/view/web
-stamp=$({ node --version; cat $web/package-lock.json $web/build.mjs $web/src/*; } 2>/dev/null | sha256sum | cut -c1-16)
+stamp=$({ node --version; cat $web/package-lock.json $web/build.mjs $(find $web/src -type f | sort); } 2>/dev/null | sha256sum | cut -c1-16)
 if [ "$(cat $web/node_modules/.stamp 2>/dev/null)" != "$stamp" ] || [ ! -e services/cli/view/assets/index.html ]; then
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     say "the page of \`wirespan view\` is not built: there is no Node with npm"

@@ -10,7 +10,7 @@ rmSync(out, { recursive: true, force: true });
 mkdirSync(out);
 const { metafile } = await build({
   absWorkingDir: here,
-  entryPoints: { app: "src/main.tsx", layout: "src/layout.ts" },
+  entryPoints: { app: "src/main.tsx", layout: "src/map/layout.ts" },
   outdir: out,
   bundle: true,
   minify: true,

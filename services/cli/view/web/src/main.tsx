@@ -6,7 +6,7 @@ import type { About } from "./api";
 import { useAnswer, useEvents } from "./api";
 import { Connection } from "./connection";
 import { Flows } from "./flows";
-import { Map } from "./map";
+import { Map } from "./map/map";
 import { Pipeline } from "./pipeline";
 import { Line, step } from "./timeline";
 import { Trace } from "./trace";

@@ -1,6 +1,6 @@
 // The map as cytoscape draws it. Positions come from the layout's worker; what has not changed is left alone.
 import cytoscape from "cytoscape";
-import type { Edge, Graph } from "./api";
+import type { Edge, Graph } from "../api";
 import type { Asked, Found } from "./layout";
 
 const MANY = 800; // edges from which on they are drawn plainly, so that moving stays fluid

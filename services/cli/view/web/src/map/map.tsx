@@ -1,10 +1,10 @@
 // Who talks to whom: drawn, and as a list with the troubles first.
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import type { Graph, Parts, Worst } from "./api";
-import { useAnswer } from "./api";
+import type { Graph, Parts, Worst } from "../api";
+import { useAnswer } from "../api";
 import { Drawing, pair } from "./drawing";
-import { Mark, Rows } from "./rows";
-import { type Place, asked, change, href } from "./url";
+import { Mark, Rows } from "../rows";
+import { type Place, asked, change, href } from "../url";
 
 const SHOWN = ["flows", "outcome", "sent", "received", "max connect", "max response", "mean response", "resent", "protocol"];
 
