@@ -10,15 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import random
 import re
-import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
 
 import nats.errors
 import structlog
@@ -28,20 +24,17 @@ from nats.aio.subscription import Subscription as ClientSubscription
 from nats.nuid import NUID
 
 from services.runtime.errors import DisconnectedError, MessageTooLargeError, PermissionDeniedError, RequestTimeoutError
-from services.runtime.privacy.redaction import hide
+from services.runtime.nats.client import OneSocketClient
 from services.runtime.settings import NatsSettings
 
 logger = structlog.get_logger()
 
 NO_RESPONDERS: Final = 503
 
-_PENDING_BYTES: Final = 64 << 20
-"""What nats-py may buffer. Never reached: `send` waits earlier, because nats-py swallows a cancellation at this limit."""
 _HIGH_WATER_BYTES: Final = 8 << 20
 _HIGH_WATER_POLL_SECONDS: Final = 0.01
 _FLUSH_SECONDS: Final = 2
 _CLOSED_POLL_SECONDS: Final = 5.0
-_CANCEL_AGAIN_SECONDS: Final = 0.1
 _MOST_REASONS: Final = 16
 """Different reasons that are logged between two connections."""
 _DETAIL_CHARACTERS: Final = 500
@@ -107,80 +100,6 @@ class Subscription:
         await self._callback(Message(msg.subject, msg.reply, msg.data, msg.headers or _NO_HEADERS))
 
 
-class MalformedHeaderError(Exception):
-    """What stands around a message's content cannot be read. The message passes without it."""
-
-
-class _OneSocketClient(Client):
-    """nats-py's client, which ends with its socket, at once.
-
-    `lost` is its own: the end of a socket is reported late where the event loop was held up, and by then there may be the next.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lost = asyncio.Event()
-        self.heard_at = 0.0
-
-    @property
-    def server_id(self) -> str:
-        """The server's process: one that starts again has another."""
-        return str(self._server_info.get("server_id", ""))
-
-    async def on_closed(self) -> None:
-        """nats-py's callback."""
-        self.lost.set()
-
-    def _connect_command(self) -> bytes:
-        # nats-py sends what a URL says of the user as it is written there.
-        command, server = super()._connect_command(), self._current_server
-        if server is None or server.uri.username is None or any(self.options[name] for name in ("user", "token")):
-            return command
-        verb, _, text = command.partition(b" ")
-        options = json.loads(text)
-        options |= {name: unquote(options[name]) for name in ("user", "pass", "auth_token") if name in options}
-        return verb + b" " + json.dumps(options, sort_keys=True).encode() + b"\r\n"
-
-    async def _process_headers(self, headers: bytes) -> Any:
-        # A publisher writes any bytes it likes into its header block; they must not end the loop that reads the socket.
-        try:
-            return await super()._process_headers(headers)
-        except Exception as error:  # noqa: BLE001 - the parser raises what its slips raise
-            await self._error_cb(MalformedHeaderError(f"a message has a malformed header: {error!r}"))
-            return None
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        self.heard_at = asyncio.get_running_loop().time()
-        # Nor must a subject that is no UTF-8.
-        try:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        except UnicodeDecodeError as error:
-            await self._error_cb(MalformedHeaderError(f"a message has a malformed subject: {error}"))
-
-    async def _process_pong(self) -> None:
-        self.heard_at = asyncio.get_running_loop().time()
-        if self._pongs and self._pongs[0].done():
-            # Whoever flushed has given up. nats-py would answer him all the same, and stop reading the socket by that.
-            self._pongs.pop(0)
-            self._pongs_received += 1
-            self._pings_outstanding = 0
-            return
-        await super()._process_pong()
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
-        # What is buffered has waited for a `flush`, or is sent again under its id on the next socket. nats-py would write it
-        # now and wait for a peer that may never read.
-        self._pending = []
-        self._pending_data_size = 0
-        # Nor is the end of the socket awaited: after a TLS handshake that was cut off, asyncio never reports it.
-        transport, self._transport = self._transport, None
-        for writer in (getattr(transport, name, None) for name in ("_io_writer", "_bare_io_writer")):
-            if writer is not None:
-                writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await super()._close(status, do_cbs)
-
-
 class Connection:
     """Sends, asks and subscribes over whichever socket there is. Made by `Bus`; `run` keeps it alive."""
 
@@ -195,7 +114,7 @@ class Connection:
         self._inbox = self.new_inbox()
         self._said: set[str] = set()
         self._next = asyncio.Event()
-        self._last: _OneSocketClient | None = None
+        self._last: OneSocketClient | None = None
         self.trouble = ""
         """Why there is no connection, as far as it is known; empty while there is one."""
         self.generation = 0
@@ -342,7 +261,7 @@ class Connection:
         await self.subscribe(f"{self._inbox}.*", self._answered)
         clock = asyncio.get_running_loop().time
         while True:
-            client, began, wait_seconds = _OneSocketClient(), clock(), self._wait_seconds()
+            client, began, wait_seconds = OneSocketClient(), clock(), self._wait_seconds()
             try:
                 await self._open(client)
                 await self._until_lost(client)
@@ -356,8 +275,8 @@ class Connection:
                 await self._close(client)
             await asyncio.sleep(max(wait_seconds, 0))
 
-    async def _open(self, client: _OneSocketClient) -> None:
-        await _cancellable(client.connect(**self._options(client)))
+    async def _open(self, client: OneSocketClient) -> None:
+        await client.open(self._settings, name=self._name, wait_seconds=self._wait_seconds(), on_error=self._on_error)
         renewed: set[Subscription] = set()
         while left := [each for each in self._subscriptions if each not in renewed]:
             await left[0].renew(client)
@@ -375,7 +294,7 @@ class Connection:
         url = client.connected_url
         logger.info("bus.connected", server=f"{url.hostname}:{url.port}" if url else None, connection=self.generation)
 
-    async def _until_lost(self, client: _OneSocketClient) -> None:
+    async def _until_lost(self, client: OneSocketClient) -> None:
         # Either says it: nats-py does not report every end.
         while not (client.is_closed or client.lost.is_set()):
             with contextlib.suppress(TimeoutError):
@@ -383,7 +302,7 @@ class Connection:
                     await client.lost.wait()
         logger.warning("bus.disconnected", error=str(client.last_error or "closed by the server"))
 
-    async def _close(self, client: _OneSocketClient) -> None:
+    async def _close(self, client: OneSocketClient) -> None:
         """Flush what is buffered, unless the socket is lost or the server takes too long, then close."""
         if client.is_connected:
             lost: asyncio.Future[Any] = asyncio.ensure_future(client.lost.wait())
@@ -427,34 +346,6 @@ class Connection:
     def _wait_seconds(self) -> float:
         return self._settings.reconnect_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - only spreads clients out
 
-    def _options(self, client: _OneSocketClient) -> dict[str, Any]:
-        settings = self._settings
-        options: dict[str, Any] = {
-            "servers": [url.strip() for url in settings.url.split(",") if url.strip()],
-            "name": self._name,
-            "allow_reconnect": False,
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": self._wait_seconds(),
-            "connect_timeout": settings.connect_timeout_seconds,
-            "ping_interval": settings.ping_interval_seconds,
-            "max_outstanding_pings": 2,
-            "pending_size": _PENDING_BYTES,
-            "error_cb": self._on_error,
-            "closed_cb": client.on_closed,
-            "user": settings.user,
-            "password": settings.password,
-            "token": settings.token,
-            "tls_handshake_first": settings.tls_first,
-            "user_credentials": str(settings.creds_file) if settings.creds_file else None,
-            "nkeys_seed": str(settings.nkey_file) if settings.nkey_file else None,
-        }
-        for file in (settings.creds_file, settings.nkey_file):
-            if file is not None:
-                _hide_content(file)
-        if settings.tls_ca or settings.tls_cert or settings.tls_first or "tls://" in settings.url:
-            options["tls"] = _tls_context(settings)
-        return options
-
 
 def _was_heard(answer: asyncio.Future[Message]) -> bool | None:
     if not answer.done():
@@ -472,34 +363,3 @@ def _as_refused(subject: str) -> str:
 def headers_size(headers: Mapping[str, str] | None) -> int:
     """Bytes that headers take of a message, or a few more."""
     return sum(len(name) + len(value.encode()) + 4 for name, value in (headers or {}).items()) + 12
-
-
-async def _cancellable(attempt: Coroutine[Any, Any, None]) -> None:
-    """Await nats-py's attempt to connect such that a cancellation ends it.
-
-    It goes from server to server with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes together with
-    an answer.
-    """
-    task = asyncio.ensure_future(attempt)
-    try:
-        await asyncio.wait({task})
-    except asyncio.CancelledError:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-    task.result()
-
-
-def _hide_content(file: Path) -> None:
-    """Let no text have what a file of credentials holds. It is read with each attempt to connect, for it may be renewed."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):  # whoever connects says so
-        hide(*(line for line in file.read_text().splitlines() if not line.startswith("-")))
-
-
-def _tls_context(settings: NatsSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.tls_ca)
-    if settings.tls_cert is not None:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    return context

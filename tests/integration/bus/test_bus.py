@@ -35,6 +35,7 @@ from services.runtime.nats.bus import (
     StreamFullError,
     connect,
 )
+from services.runtime.nats.client import OneSocketClient
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.jetstream import JetStream
 from services.runtime.settings import NatsSettings, StreamSettings
@@ -528,9 +529,9 @@ async def test_what_is_subscribed_while_a_socket_opens_is_heard_on_it(nats_serve
         heard.put_nowait(message.subject)
 
     def subscribing(step: str) -> None:
-        original = getattr(connection._OneSocketClient, step)
+        original = getattr(OneSocketClient, step)
 
-        async def stepped(client: connection._OneSocketClient, *args: object, **options: object) -> object:
+        async def stepped(client: OneSocketClient, *args: object, **options: object) -> object:
             if not opening.connected and not step_done:
                 step_done.append(step)
                 await opening.subscribe(f"while.{step}", hear)
@@ -538,7 +539,7 @@ async def test_what_is_subscribed_while_a_socket_opens_is_heard_on_it(nats_serve
             return await original(client, *args, **options)
 
         step_done: list[str] = []
-        monkeypatch.setattr(connection._OneSocketClient, step, stepped)
+        monkeypatch.setattr(OneSocketClient, step, stepped)
 
     for step in ("connect", "subscribe", "flush"):
         subscribing(step)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from proto.subjects import RECORDS_HEADER, SPANS_HEADER
 from services.cli.run.ledger import read_dead_letter
-from services.runtime.nats.connection import Message, _OneSocketClient
+from services.runtime.nats.client import OneSocketClient
+from services.runtime.nats.connection import Message
 
 _KNOWN = ("Status", "Description", "Nats-Msg-Id", "Nats-Pending-Messages", RECORDS_HEADER)
 _names = st.sampled_from(_KNOWN) | st.text(max_size=6)
@@ -29,7 +30,7 @@ def test_any_block_of_headers(block: bytes) -> None:
     """Text by name, or an error that is told; a status and a count are numbers, whoever has written them."""
 
     async def parse() -> dict[str, str] | None:
-        client = _OneSocketClient()
+        client = OneSocketClient()
 
         async def tell(error: Exception) -> None:
             assert str(error)
