@@ -22,6 +22,7 @@ from services.cli.settings import BusSettings
 from services.cli.views import units
 from services.runtime.errors import ApiError, BusError, PermissionDeniedError
 from services.runtime.nats import bus as runtime_bus
+from services.runtime.nats.permissions import asks_of_any_stream
 from services.runtime.settings import NatsSettings
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ async def _check(settings: NatsSettings, reasons: list[str]) -> Finding:  # noqa
 async def _streams(bus: runtime_bus.Bus) -> list[str | None]:
     """Return what the streams hold. Raises PermissionDeniedError, as `Bus.stream_state` does, but unasked where it is known."""
     allowed = await bus.may_publish()
-    if allowed and not any("API.STREAM.INFO" in subject or runtime_bus.asks_of_any_stream(subject) for subject in allowed):
+    if allowed and not any("API.STREAM.INFO" in subject or asks_of_any_stream(subject) for subject in allowed):
         raise PermissionDeniedError("$JS.API.STREAM.INFO")
     queues = [partition_streams(stream, await bus.partitions(stream, allowed)) for stream in (RAW_STREAM, ENRICHED_STREAM)]
     return [await _stream(bus, name) for name in (*itertools.chain(*queues), DEAD_STREAM, RECENT_STREAM)]

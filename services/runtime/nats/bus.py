@@ -9,16 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Self
-
-import msgspec
-import structlog
+from typing import Final
 
 from proto import subjects
 from services.runtime.errors import (
@@ -31,12 +24,14 @@ from services.runtime.errors import (
     StreamConfigError,
     StreamFullError,
 )
-from services.runtime.nats.connection import Connection, Message, Subscription
+from services.runtime.nats.connection import Connection
 from services.runtime.nats.consuming import Consumption, Delivery, StreamConsumption
-from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState, recent_config, server_time, stream_configs
+from services.runtime.nats.jetstream import ConsumerState, JetStream, StreamState
 from services.runtime.nats.journal import Journal, JournalEntry
+from services.runtime.nats.permissions import asks_of_any_stream, may_publish
 from services.runtime.nats.publishing import Publisher
-from services.runtime.nats.standing import Standing
+from services.runtime.nats.streams import KeptStreams
+from services.runtime.nats.watching import StoredMessage, Watch, WatchedMessage, stored_message
 from services.runtime.settings import NatsSettings, StreamSettings
 
 __all__ = [
@@ -56,103 +51,13 @@ __all__ = [
     "StreamState",
     "Watch",
     "WatchedMessage",
-    "asks_of_any_stream",
     "connect",
 ]
-
-logger = structlog.get_logger()
 
 _DETAIL_CHARACTERS: Final = 500
 _CUT_CHARACTERS: Final = 64
 """What is added to the detail of a dead letter that is cut."""
-_USER_INFO: Final = "$SYS.REQ.USER.INFO"
-_USER_INFO_SECONDS: Final = 2.0
-_EVERY_SUBJECT: Final = frozenset({">", "*.>"})
-_ASKS_OF_ANY_STREAM: Final = ("API.STREAM.INFO.*", "API.STREAM.>", "API.>", "$JS.>")
-"""What others end with under which one may ask after every stream: an account may have JetStream's API under another name."""
-_CHECK_SECONDS: Final = 60.0
-"""How often the streams are looked at, about."""
 _WATCH_MESSAGES: Final = 1000
-_OWN_HEADERS: Final = frozenset({"Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Stream", "Nats-Num-Pending"})
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedMessage:
-    """A message seen without consuming it."""
-
-    subject: str
-    data: bytes
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage(WatchedMessage):
-    """A message of a stream, and where it stands in it."""
-
-    sequence: int
-    stored: datetime
-    """When the server stored it, on the server's clock; UTC, cut to microseconds."""
-
-
-class Watch:
-    """An asynchronous iterator over messages as they are published. Where nobody reads in time, the oldest are dropped."""
-
-    def __init__(self, connection: Connection, subjects: Sequence[str], limit: int) -> None:
-        self._connection = connection
-        self._subjects = subjects
-        self._messages: deque[WatchedMessage] = deque(maxlen=limit)
-        self._arrived = asyncio.Event()
-        self._subscriptions: list[Subscription] = []
-        self._closed = False
-        self.dropped = 0
-        """Messages that were dropped because nobody read them in time."""
-
-    async def start(self) -> None:
-        """Begin to listen; reading does that too, for what comes after it."""
-        for subject in self._subjects[len(self._subscriptions) :]:
-            self._subscriptions.append(await self._connection.subscribe(subject, self._received))
-
-    async def aclose(self) -> None:
-        """Stop listening. What has arrived can still be read."""
-        self._closed = True
-        for subscription in self._subscriptions:
-            await subscription.close()
-        self._arrived.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> WatchedMessage:
-        await self.start()
-        while not self._messages:
-            if self._closed:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._messages.popleft()
-
-    async def _received(self, message: Message) -> None:
-        self.dropped += len(self._messages) == self._messages.maxlen
-        self._messages.append(WatchedMessage(message.subject, message.data, message.headers))
-        self._arrived.set()
-
-
-class _Subjects(msgspec.Struct):
-    allow: list[str] = msgspec.field(default_factory=list)
-
-
-class _Permissions(msgspec.Struct):
-    publish: _Subjects = msgspec.field(default_factory=_Subjects)
-
-
-class _User(msgspec.Struct):
-    permissions: _Permissions = msgspec.field(default_factory=_Permissions)
-
-
-class _UserInfo(msgspec.Struct):
-    """As a server answers who one is, as far as that is looked at."""
-
-    data: _User = msgspec.field(default_factory=_User)
 
 
 class Bus:
@@ -161,14 +66,8 @@ class Bus:
     def __init__(self, settings: NatsSettings, *, name: str) -> None:
         self._connection = Connection(settings, name=name)
         self._jetstream = JetStream(self._connection, domain=settings.jetstream_domain)
-        self._publisher = Publisher(self._connection, settings, on_no_stream=self._restore_streams)
-        self._standing = Standing(self._jetstream)
-        self._streams: StreamSettings | None = None
-        self._cache = False
-        self._keeps_streams = False
-        """Whether this user may make streams, and this process has."""
-        self._restoring = asyncio.Lock()
-        self._said: set[tuple[str, ...]] = set()
+        self._streams = KeptStreams(self._connection, self._jetstream)
+        self._publisher = Publisher(self._connection, settings, on_no_stream=self._streams.restore)
         self._consumptions: list[Consumption] = []
         self._watches: list[Watch] = []
         self._journals: list[Journal] = []
@@ -224,52 +123,19 @@ class Bus:
         the one to look back at, which nothing depends on, wherever that cannot be. Raises StreamConfigError where another
         existing stream cannot be changed.
         """
-        settings = settings or StreamSettings()
-        try:
-            await self._ensure(stream_configs(settings, cache=cache))
-        except PermissionDeniedError as error:
-            logger.info("streams.not_permitted", error=str(error))
-            return
-        await self._ensure_recent(settings)
-        # Last: from here on they are looked at from time to time, and what is made then is said to be made again.
-        self._streams, self._cache, self._keeps_streams = settings, cache, True
-
-    async def _ensure_recent(self, settings: StreamSettings) -> None:
-        recent = recent_config(settings)
-        try:
-            if recent is not None:
-                await self._ensure([recent])
-            elif await self._jetstream.exists(subjects.RECENT_STREAM):
-                self._say("stream.left_over", stream=subjects.RECENT_STREAM, hint="no settings ask for it: delete it")
-        except (PermissionDeniedError, StreamConfigError) as error:
-            self._say("streams.nothing_to_look_back_at", error=str(error))
-
-    async def _ensure(self, configs: Iterable[Mapping[str, Any]]) -> None:
-        for config in configs:
-            done = await self._jetstream.ensure_stream(config)
-            if done:
-                logger.info(
-                    "stream.restored" if self._restoring.locked() else "stream.ensured", stream=config["name"], done=done
-                )
-
-    def _say(self, event: str, **words: str) -> None:
-        """Warn, once of each."""
-        said = (event, *words.values())
-        if said not in self._said:
-            self._said.add(said)
-            logger.warning(event, **words)
+        await self._streams.ensure(settings, cache=cache)
 
     def expect_streams(self, settings: StreamSettings | None = None) -> None:
         """Count on somebody else to make the streams; make them where one turns out to be missing, if this user may.
 
         For users who may do nothing but publish or consume: the server writes down whatever they ask for and may not.
         """
-        self._streams = settings or StreamSettings()
+        self._streams.expect(settings)
 
     def journal(self, stream: str, bell: str) -> Journal:
         """Return the stream as a log with one writer at a time. It republishes what it stores to the subjects `bell`."""
         journal = Journal(
-            self._connection, self._jetstream, self._publisher, stream=stream, bell=bell, on_no_stream=self._restore_streams
+            self._connection, self._jetstream, self._publisher, stream=stream, bell=bell, on_no_stream=self._streams.restore
         )
         self._journals.append(journal)
         return journal
@@ -322,7 +188,7 @@ class Bus:
                 max_ack_pending=max_ack_pending,
                 ack_wait_seconds=ack_wait_seconds,
                 batch=math.ceil(batch / partitions),
-                on_no_stream=self._restore_streams,
+                on_no_stream=self._streams.restore,
                 arrived=arrived,
             )
             for each in subjects.partition_streams(stream, partitions)
@@ -391,12 +257,7 @@ class Bus:
 
         Whoever asks for what it may not have is written down in the server's log, this question as any other.
         """
-        try:
-            answer = await self._connection.request(_USER_INFO, timeout_seconds=_USER_INFO_SECONDS)
-            said = msgspec.json.decode(answer.data, type=_UserInfo)
-        except (BusError, msgspec.DecodeError):
-            return ()
-        return tuple(said.data.permissions.publish.allow)
+        return await may_publish(self._connection)
 
     async def partitions(self, stream: str, allowed: Collection[str] | None = None) -> int:
         """Return how many partitions of the stream there are: 1 where this user may not ask after any stream there may be.
@@ -431,7 +292,7 @@ class Bus:
             message = await self._jetstream.next_message(stream, sequence, subject_pattern)
             if message is None:
                 return
-            found = _stored(message)
+            found = stored_message(message)
             if found.sequence > last:
                 return
             yield found
@@ -440,18 +301,18 @@ class Bus:
     async def stored(self, stream: str, sequence: int) -> StoredMessage | None:
         """Return the message of that sequence number; None where there is none any more."""
         message = await self._jetstream.next_message(stream, sequence)
-        found = None if message is None else _stored(message)
+        found = None if message is None else stored_message(message)
         return found if found is not None and found.sequence == sequence else None
 
     async def first(self, stream: str) -> StoredMessage | None:
         """Return the oldest message of the stream; None where it is empty."""
         message = await self._jetstream.next_message(stream, 1)
-        return None if message is None else _stored(message)
+        return None if message is None else stored_message(message)
 
     async def last(self, stream: str, subject: str) -> StoredMessage | None:
         """Return the stream's last message under that subject; None where there is none. Raises ApiError without a stream."""
         message = await self._jetstream.last_message(stream, subject)
-        return None if message is None else _stored(message)
+        return None if message is None else stored_message(message)
 
     async def stream_subjects(self, stream: str, subject_pattern: str) -> dict[str, int]:
         """Return how many messages the stream holds under each subject of the pattern. Raises ApiError where there is none."""
@@ -464,7 +325,7 @@ class Bus:
     async def run(self) -> None:
         """Keep the connection until cancelled, and the streams that this process had made; `connect` runs this."""
         beside = {
-            asyncio.create_task(self._keep_streams(), name="keep the streams"),
+            asyncio.create_task(self._streams.run(), name="keep the streams"),
             asyncio.create_task(self._publisher.publish_again(), name="publish again"),
         }
         try:
@@ -474,19 +335,6 @@ class Bus:
                 task.cancel()
             await asyncio.wait(beside)
 
-    async def _keep_streams(self) -> None:
-        """Look at streams and consumers with every new connection, and now and then: what a server has is lost, people change
-        things.
-        """
-        generation = 0
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK_SECONDS * random.uniform(0.5, 1.5)):  # noqa: S311 - only spreads clients out
-                    generation = await self._connection.opened(after=generation)
-            if self._keeps_streams and self._streams is not None:
-                await self._restore_streams()
-                await self._standing.put_right(self._streams.kept_partitions)
-
     async def close(self) -> None:
         """Give back what was delivered and not taken, and end every iterator."""
         for consumption in self._consumptions:
@@ -495,35 +343,6 @@ class Bus:
             await watch.aclose()
         for journal in self._journals:
             await journal.aclose()
-
-    async def _restore_streams(self) -> None:
-        """Make again, or change back, what this process had made and finds otherwise."""
-        if self._streams is None:
-            return
-        under_way = self._restoring.locked()
-        async with self._restoring:
-            if under_way:  # somebody else has just done so
-                return
-            try:
-                await self.ensure_streams(self._streams, cache=self._cache)
-            except ApiError as error:
-                self._say("streams.not_restored", error=str(error))
-
-
-def asks_of_any_stream(subject: str) -> bool:
-    """Whether who may publish there may ask after every stream."""
-    return subject in _EVERY_SUBJECT or subject.endswith(_ASKS_OF_ANY_STREAM)
-
-
-def _stored(message: Message) -> StoredMessage:
-    headers = {name: value for name, value in message.headers.items() if name not in _OWN_HEADERS}
-    return StoredMessage(
-        message.headers["Nats-Subject"],
-        message.data,
-        headers,
-        int(message.headers["Nats-Sequence"]),
-        server_time(message.headers["Nats-Time-Stamp"]),
-    )
 
 
 @asynccontextmanager

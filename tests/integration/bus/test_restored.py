@@ -15,8 +15,7 @@ from structlog.testing import capture_logs
 
 from proto.subjects import ENRICHED_STREAM, RAW_STREAM, RECENT_STREAM
 from services.runtime.errors import ApiError, ConsumerConfigError
-from services.runtime.nats import bus as bus_module
-from services.runtime.nats import consuming, jetstream, standing
+from services.runtime.nats import consuming, jetstream, standing, streams
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.pipeline.nats_server import NatsServer
@@ -28,7 +27,7 @@ SUBJECT = "flows.raw.node-a"
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at streams and consumers many times a second."""
-    monkeypatch.setattr(bus_module, "_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consuming, "_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consuming, "_HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr(standing, "_AGAIN_SECONDS", 0.2)
@@ -53,7 +52,7 @@ async def until_config(bus: Bus, operation: str, **wanted: Any) -> None:
     while True:
         try:
             config = (await asked(bus, operation))["config"]
-        except bus_module.ApiError:
+        except ApiError:
             config = {}
         if config and all((config.get(name) or None) == value for name, value in wanted.items()):
             return
@@ -135,12 +134,12 @@ async def test_a_stream_of_another_kind_is_said_by_name_and_the_service_goes_on(
     with capture_logs() as logs:
         async with connected(nats_server) as bus:
             config = (await asked(bus, f"STREAM.INFO.{RAW_STREAM}"))["config"]
-            async with bus._restoring:  # nobody restores it in between
+            async with bus._streams._restoring:  # nobody restores it in between
                 await asked(bus, f"STREAM.DELETE.{RAW_STREAM}")
                 await asked(bus, f"STREAM.CREATE.{RAW_STREAM}", config | {"retention": "limits"})
             while not [line for line in logs if line["event"] == "streams.not_restored"]:  # noqa: ASYNC110 - a log tells nobody that it has grown
                 await asyncio.sleep(0.02)
-            await bus._restore_streams()
+            await bus._streams.restore()
             await bus.publish(SUBJECT, b"", message_id="a")
     (said,) = [line["error"] for line in logs if line["event"] == "streams.not_restored"]
     assert f"stream {RAW_STREAM} cannot be made what the settings ask for" in said
