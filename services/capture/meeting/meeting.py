@@ -7,34 +7,34 @@ answered together. One that is ambiguous then is tried once more with those that
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from proto.columns import Role
-from services.capture.flows.exchange_layout import MET, MET_EXCHANGE, Exchanges
+from services.capture.flows.exchange_layout import MET_EXCHANGE, Exchanges
 from services.capture.flows.layout import Slots
 from services.capture.meeting.assignment import NOBODY, Indexes
 from services.capture.meeting.clocks import ByConnection, Clocks
-from services.capture.meeting.likelihood import Habits, as_times
+from services.capture.meeting.likelihood import Habits
 from services.capture.meeting.matching import MOST_IN_A_ROW, TOLERANCE_NS, Windows, match
 from services.capture.meeting.memory import Memory
+from services.capture.meeting.met import add_series, met_exchanges, met_parts
 from services.capture.meeting.parts import (
-    CONNECTION_FACTS,
     MANY,
     MOST_CONNECTIONS,
-    met_parts,
     only_connections,
     overlapping,
     slices_of,
 )
+from services.capture.meeting.peers import ANY_ADDRESS, Peers, by_peer, numbered, with_any_peer
 from services.capture.meeting.questions import Questions
 from services.capture.meeting.questions import Rows as Asked
 from services.capture.meeting.reasons import Counts, Reason
-from services.capture.meeting.ring import Rows, is_datagrams
-from services.capture.meeting.turns import TurnFlag, Turns
+from services.capture.meeting.ring import Rows
+from services.capture.meeting.turns import Turns
 
 Owners = Callable[[npt.NDArray[np.uint64]], tuple[npt.NDArray[np.uint32], list[dict[str, str]]]]
 """As CgroupIndex.rows."""
@@ -48,7 +48,6 @@ _MOST_TOLD: Final = 200_000
 _RECENT_NS: Final = 60_000_000_000
 """A connection that has said nothing for so long has no request under way."""
 _ANYBODY: Final = ""
-_UNKNOWN: Final = bytes(16)
 _NOTHING_MET: Final[Exchanges] = np.zeros(0, MET_EXCHANGE)
 
 
@@ -143,14 +142,14 @@ class Meeting:
             for server in (False, True):
                 asked = of_local[of_local["server"] == server]
                 ours: Indexes = np.flatnonzero(here & np.equal(facts["role"], Role.SERVER if server else Role.CLIENT))
-                anybodys = _with_any_peer(asked)
-                for together in _together(asked):
+                anybodys = with_any_peer(asked)
+                for together in by_peer(asked):
                     if not most:
                         break
                     chosen = np.unique(together["number"])[:most]
                     most -= len(chosen)
                     peers = together[together["number"] <= chosen[-1]]
-                    is_anybodys = _UNKNOWN in peers["peer_address"].tolist()
+                    is_anybodys = ANY_ADDRESS in peers["peer_address"].tolist()
                     habits = self._habits_of((local, server, min(peers["peer_address"].tolist())))
                     rivals = asked[~anybodys & ~_told(asked, found)] if is_anybodys else asked[anybodys]
                     found.append(self._answer(peers, rivals, (numbers[ours], facts[ours]), rows, habits))
@@ -176,14 +175,14 @@ class Meeting:
         `rivals` may have some of the exchanges, and are told none here.
         """
         numbers, facts = connections
-        known = _Peers(asked, _numbered(asked)[1], facts).any_of
+        known = Peers(asked, numbered(asked)[1], facts).any_of
         numbers, facts = numbers[known], facts[known]
         both = np.concatenate([asked, rivals])
-        first, of_span = _numbered(both)
+        first, of_span = numbered(both)
         spans = both[first]
         is_asked = first < len(asked)
         window = Windows(spans["begin"], spans["end"])
-        peers = _Peers(both, of_span, facts)
+        peers = Peers(both, of_span, facts)
         at: Indexes = np.flatnonzero(rows["told"] == 0)
         place: Indexes = np.searchsorted(numbers, rows["connection"][at])
         inside = place < len(numbers)
@@ -216,8 +215,8 @@ class Meeting:
         self._questions.try_again(spans["number"][ambiguous & ~spans["tried"]], self.now_ns)
         which, found = (np.array([pair[end] for pair in pairs], np.int64) for end in (0, 1))
         rows["told"][at[found]] = 1
-        exchanges_met = _exchanges(spans[which], rows[at[found]], facts[place[found]])
-        _add_series(exchanges_met, rows[at], [[exchange, *series.get(span, ())] for span, exchange in pairs[: int(told.sum())]])
+        exchanges_met = met_exchanges(spans[which], rows[at[found]], facts[place[found]])
+        add_series(exchanges_met, rows[at], [[exchange, *series.get(span, ())] for span, exchange in pairs[: int(told.sum())]])
         if counted := [exchange for earlier in series.values() for exchange in earlier[MOST_IN_A_ROW - 1 :]]:
             rows["told"][at[counted]] = 1
             self.ring.tell(facts["flow_id"][place[counted]], rows["number"][at[counted]])
@@ -227,7 +226,7 @@ class Meeting:
         self,
         spans: Asked,
         due: npt.NDArray[np.bool_],
-        peers: _Peers,
+        peers: Peers,
         connections: tuple[Indexes, Rows],
         said: tuple[Rows, Indexes],
     ) -> Exchanges:
@@ -268,24 +267,11 @@ class Meeting:
         return met_parts(spans[which[told]], facts[only[told]], [part for _, part in parts], ordinals)
 
 
-def _numbered(asked: Asked) -> tuple[Indexes, Indexes]:
-    """Return the first row of each question, and of each row the question's place among these."""
-    _, first, of_row = np.unique(asked["number"], return_index=True, return_inverse=True)
-    return first, of_row
-
-
 def _told(asked: Asked, found: Iterable[Exchanges]) -> npt.NDArray[np.bool_]:
     """Which rows are of spans whose exchanges were found."""
     spans = [each["parent_span_id"].tobytes() for exchanges in found for each in exchanges]
     told: npt.NDArray[np.bool_] = np.isin(asked["span_id"], np.array(spans, asked["span_id"].dtype))
     return told
-
-
-def _with_any_peer(asked: Asked) -> npt.NDArray[np.bool_]:
-    """Which rows are of questions whose peer may be any."""
-    unknown = asked["number"][asked["peer_address"] == np.void(_UNKNOWN)]
-    found: npt.NDArray[np.bool_] = np.isin(asked["number"], unknown)
-    return found
 
 
 def _have_several(rows: Rows, facts: Rows, since_ns: int) -> bool:
@@ -300,99 +286,3 @@ def _of(local: str, whose: npt.NDArray[np.uint32], containers: list[dict[str, st
     named = [row for row, each in enumerate(containers) if local in {each.get("pod_uid"), each.get("container_id")}]
     found: npt.NDArray[np.bool_] = np.isin(whose, named)
     return found
-
-
-def _together(asked: Asked) -> Iterable[Asked]:
-    """Yield questions by what their peers may have in common: addresses of one question are the same peer's.
-
-    Those whose peer may be any come last: then it is known whose some exchanges are.
-    """
-    parent: dict[bytes, bytes] = {}
-
-    def root(address: bytes) -> bytes:
-        while (above := parent.setdefault(address, address)) != address:
-            parent[address] = address = parent[above]
-        return address
-
-    anybodys = _with_any_peer(asked)
-    asked, unknown = asked[~anybodys], asked[anybodys]
-    addresses, numbers = asked["peer_address"].tolist(), asked["number"].tolist()
-    for row in range(1, len(addresses)):
-        if numbers[row] == numbers[row - 1]:
-            parent[root(addresses[row])] = root(addresses[row - 1])
-    groups: dict[bytes, list[int]] = {}
-    for row, address in enumerate(addresses):
-        groups.setdefault(root(address), []).append(row)
-    for rows in groups.values():
-        yield asked[rows]
-    if len(unknown):
-        yield unknown
-
-
-class _Peers:
-    """Whose peer may be whose: of questions and of connections."""
-
-    def __init__(self, asked: Asked, of_span: Indexes, facts: Rows) -> None:
-        ends: Mapping[tuple[bytes, int, int], int]
-        keys = list(zip(*(asked[name].tolist() for name in ("peer_address", "peer_port", "local_port")), strict=True))
-        ends = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-        self._of_facts = np.zeros((len(facts), len(ends)), np.bool_)
-        # A pod looks names up all the time: a span that says nothing of its peer is no more likely to have asked for one.
-        may_be_anybody = ~is_datagrams(facts["transport"])
-        for (address, port, local_port), place in ends.items():
-            fits = np.zeros(len(facts), np.bool_)
-            for end in ("remote", "backend"):
-                ports = facts[f"{end}_port"]
-                may_be = facts[f"{end}_address"] == np.void(address) if address != _UNKNOWN else may_be_anybody | (port != 0)
-                fits |= may_be & (ports == (port or ports))
-            self._of_facts[:, place] = fits & (facts["local_port"] == (local_port or facts["local_port"]))
-        self._of_spans = np.zeros((int(of_span.max()) + 1, len(ends)), np.bool_)
-        self._of_spans[of_span, [ends[key] for key in keys]] = True
-        anybody = [address == _UNKNOWN and not port for address, port, _ in ends]
-        self.are_anybody: npt.NDArray[np.bool_] = np.asarray((self._of_spans & anybody).any(axis=1))
-        """Spans that say nothing of their peer."""
-        self.any_of: npt.NDArray[np.bool_] = np.asarray(self._of_facts.any(axis=1))
-
-    def may_be(self, spans: Indexes, connections: Indexes) -> npt.NDArray[np.bool_]:
-        """Whether, pair by pair, a connection's peer may be a span's."""
-        if self._of_facts.shape[1] == 1:
-            return np.ones(len(spans), np.bool_)
-        found: npt.NDArray[np.bool_] = np.asarray((self._of_spans[spans] & self._of_facts[connections]).any(axis=1))
-        return found
-
-    def of(self, spans: Indexes, connections: Indexes) -> npt.NDArray[np.bool_]:
-        """Whether a connection's peer (column) may be a span's (row)."""
-        found: npt.NDArray[np.bool_] = np.asarray(
-            self._of_spans[spans].astype(np.float32) @ self._of_facts[connections].T.astype(np.float32) > 0
-        )
-        return found
-
-
-def _exchanges(spans: Asked, rows: Rows, facts: Rows) -> Exchanges:
-    """Return exchanges as those are that were read on the wire, with the spans that they were met by."""
-    found = np.zeros(len(spans), MET_EXCHANGE)
-    for name in CONNECTION_FACTS:
-        found[name] = facts[name]
-    for name in ("number", "request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns", "request_bytes",
-                 "response_bytes"):  # fmt: skip
-        found[name] = rows[name]
-    # What the server said first may not have been the response: then it is not known when that began.
-    tickets = rows["flags"] & np.uint8(TurnFlag.TICKETS) != 0
-    found["response_first_ns"] = np.where(tickets, rows["response_last_ns"], rows["response_first_ns"])
-    found["ended_ns"] = rows["response_last_ns"]
-    found["flow_first_ns"] = facts["first_ns"]
-    found["request_retransmits"], found["response_retransmits"] = rows["retransmits"].T
-    found["trace_id"], found["parent_span_id"], found["trace_flags"] = spans["trace_id"], spans["span_id"], spans["flags"]
-    found["slot"] = MET
-    return found
-
-
-def _add_series(met: Exchanges, rows: Rows, series: list[list[int]]) -> None:
-    """Say of the last exchange of each span how many it had, and how long the server took for them."""
-    for number, row in enumerate(series):
-        if len(row) > 1:
-            each = rows[row]
-            met["series"][number] = len(row)
-            met["series_wait_ns"][number] = np.maximum(
-                as_times(each["response_first_ns"]) - as_times(each["request_last_ns"]), 0
-            ).sum()

@@ -7,19 +7,15 @@ other connection to its peer had anything asked and anything answered in that ti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from services.capture.flows.exchange_layout import MET, MET_EXCHANGE, PART, Exchanges
 from services.capture.meeting.assignment import NOBODY, Indexes
 from services.capture.meeting.likelihood import as_times
 from services.capture.meeting.matching import TOLERANCE_NS, Windows
 from services.capture.meeting.ring import Rows
-
-if TYPE_CHECKING:
-    from services.capture.meeting.questions import Rows as Asked
 
 Mask = npt.NDArray[np.bool_]
 
@@ -140,30 +136,3 @@ def slices_of(rows: Rows, place: Indexes, spans: Windows) -> tuple[Indexes, list
     rows, place = rows[near][order], place[near][order]
     connections, first = np.unique(place, return_index=True)
     return connections, [Slices(each) for each in np.split(rows, first[1:])] if len(rows) else []
-
-
-CONNECTION_FACTS: Final = (
-    "flow_id", "owner", "local_address", "remote_address", "local_port", "remote_port", "role", "isn_seen", "local_isn",
-    "remote_isn", "transport",
-)  # fmt: skip
-"""What is told of a connection, whatever is told of it."""
-
-
-def met_parts(spans: Asked, facts: Rows, parts: list[Part], ordinals: npt.NDArray[np.uint32]) -> Exchanges:
-    """Return parts as exchanges that spans were met by. `ordinals`: which part of its connection each is."""
-    found = np.zeros(len(spans), MET_EXCHANGE)
-    for name in CONNECTION_FACTS:
-        found[name] = facts[name]
-    found["flow_first_ns"] = facts["first_ns"]
-    for row, part in enumerate(parts):
-        each = found[row]
-        each["request_first_ns"] = each["request_last_ns"] = part.begin_ns
-        each["ended_ns"] = part.end_ns
-        each["request_bytes"], each["response_bytes"] = part.bytes
-        each["request_retransmits"], each["response_retransmits"] = part.retransmits
-        each["client_zero_windows"], each["server_zero_windows"] = part.zero_windows
-        each["srtt_ns"], each["silence_ns"] = part.srtt_us * 1_000, part.silence_ns
-    found["trace_id"], found["parent_span_id"], found["trace_flags"] = spans["trace_id"], spans["span_id"], spans["flags"]
-    # Streams that clients open have odd numbers.
-    found["number"], found["is_stream"], found["slot"] = 2 * ordinals, PART, MET
-    return found
