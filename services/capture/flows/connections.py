@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from proto.columns import End, Observer, Outcome, Reason, Role, RoleSource
-from services.capture.flows.layout import KNOWN_ACKNOWLEDGED, KNOWN_ISN, KNOWN_NEXT, KNOWN_ROLE, KNOWN_ROLE_SHIFT, Array
+from services.capture.flows.layout import (
+    KNOWN_ACKNOWLEDGED,
+    KNOWN_ISN,
+    KNOWN_NEXT,
+    KNOWN_ROLE,
+    KNOWN_ROLE_SHIFT,
+    Array,
+    Requests,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +91,13 @@ def unheard(rows: Slots, observer: Observer) -> Array:
     resent = np.where(rows["role"] == Role.CLIENT.value, rows["tx_retransmits"], rows["rx_retransmits"])
     silent: Array = (rows["transport"] == _TCP) & (of_server == 0) & (resent == 0)
     return silent & (observer == Observer.CAPTURE)
+
+
+def waiting(rows: Slots) -> Array:
+    """Return how many requests of each flow have no response yet; 255 stands for more."""
+    questions = (rows["questions"] - rows["responses"]).astype(np.int32).clip(0, 255)
+    waiting: Array = np.where(rows["requests"] == Requests.NUMBERED.value, questions, rows["request_ns"] != 0)
+    return waiting
 
 
 def without_role(columns: Mapping[str, Array]) -> Array:

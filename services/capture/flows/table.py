@@ -1,4 +1,4 @@
-"""From flow slots to records: which flows are due, why, and what each record adds to the ones before it.
+"""From flow slots to records: of the flows that are due (due.py), what each record adds to the ones before it.
 
 The slots are a host's (replay.c's, or the socket tap's array); this module only reads them, a window at a time, but for
 `taken`. All work is on columns. What a record holds is fixed when it is emitted; what the next one starts from is fixed when it
@@ -20,18 +20,21 @@ record counts from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from proto.columns import NO_INDEX, RAW, Observer, Reason
 from services.capture.flows import connections
-from services.capture.flows.layout import KNOWN_ISN, Array, Requests, State, hot_part
+from services.capture.flows.due import DueFlows
+from services.capture.flows.host import FlowHost, Indexes
+from services.capture.flows.kept import Kept
+from services.capture.flows.layout import KNOWN_ISN, Array, Requests, State
 from services.capture.flows.share import EVERYTHING, Share
-from services.capture.flows.timing import FlowTableSettings, time_limits
+from services.capture.flows.timing import FlowTableSettings
 from services.capture.flows.watermarks import DELTAS, Watermarks
 
 if TYPE_CHECKING:
@@ -46,11 +49,6 @@ ROLE_METRIC: Final = (
     "{connection}",
 )
 """Name, description and unit of the metric that is made of it."""
-
-Indexes = npt.NDArray[np.uint32]
-
-_NS: Final = 1_000_000_000
-_TCP: Final = 6
 
 _UDP, _UDP_LITE = 17, 136
 """Their ends may take turns."""
@@ -95,40 +93,6 @@ _STATE_COLUMNS: Final[dict[str, str]] = {
 """Columns that are a member as it stands."""
 
 
-class FlowHost(Protocol):
-    """Who fills the slots."""
-
-    @property
-    def capacity(self) -> int:
-        """Number of slots."""
-
-    @property
-    def high_slot(self) -> int:
-        """No slot from this index on was ever used."""
-
-    @property
-    def used_slots(self) -> int:
-        """Slots that are not free."""
-
-    def windows(self) -> Iterator[tuple[int, Slots]]:
-        """Yield what is in use of the slots up to `high_slot` in order, piece by piece: the first one's index, and the slots.
-
-        Hold none of them when asking for the next.
-        """
-
-    def rows(self, slots: Indexes) -> Slots:
-        """Return a copy of these slots."""
-
-    def mark_taken(self, slots: Indexes) -> None:
-        """Add one to `taken` of each of these slots."""
-
-    def retire(self, slots: Indexes) -> None:
-        """Let no packet reach these slots any more."""
-
-    def release(self, slots: Indexes) -> None:
-        """Zero these slots and give them to other flows."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Emission:
     """Records of one batch, in the order of their flow ids. Settle it by FlowTable.accept or refuse.
@@ -150,7 +114,7 @@ class Emission:
 
 
 class FlowTable:
-    """Decides which of a host's flows are due and makes their records. Not for two threads at once."""
+    """Makes the records of a host's flows that are due. Not for two threads at once."""
 
     def __init__(
         self, host: FlowHost, settings: FlowTableSettings | None = None, observer: Observer = Observer.CAPTURE
@@ -158,18 +122,9 @@ class FlowTable:
         self._host = host
         self._settings = settings or FlowTableSettings()
         self._observer = observer
-        self._limits, self._reasons, self._opening = time_limits(self._settings)
-        capacity = host.capacity
-        # Zeroed pages, which take memory once they are written to: so nothing is, where it would not change.
-        self._watermarks = Watermarks(capacity)
-        self._records = np.zeros(capacity, np.uint32)
-        self._last_record_ns = np.zeros(capacity, np.int64)
-        self._reported = np.zeros(capacity, np.uint16)
-        self._carried_start_ns = np.zeros(capacity, np.uint64)
-        self._carried_max_ns = np.zeros(capacity, np.uint64)
-        self._final_reason = np.zeros(capacity, np.uint8)
-        self._pending = np.zeros(capacity, np.bool_)
-        self._left = np.zeros(capacity, np.bool_)
+        self._kept = Kept(host.capacity)
+        self._due = DueFlows(host, self._settings, self._kept)
+        self._watermarks = Watermarks(host.capacity)
         self._without_role = 0
 
     @property
@@ -186,11 +141,11 @@ class FlowTable:
         Where what is due are last records alone, and fewer than `least`, they are due again the next time, as they are now:
         no packet reaches their flows any more.
         """
-        due = self._due(now_unix_ns, final)
+        due = self._due.find(now_unix_ns, final)
         last = due.reasons != Reason.ACTIVE_TIMEOUT.value
         # All at once: a host may have to wait for what is at the slots.
         self._host.retire(due.slots[last])
-        self._final_reason[due.slots[last]] = due.reasons[last]
+        self._kept.final_reason[due.slots[last]] = due.reasons[last]
         if len(due.slots) < least and final is None and last.all():
             return
         for first in range(0, len(due.slots), self._settings.max_rows):
@@ -212,111 +167,35 @@ class FlowTable:
         """Have the flows of these records go on from there."""
         slots = emission.slots[which]
         self._watermarks.advance(slots, {name: emission.columns[name][which] for name in DELTAS})
-        self._records[slots] += 1
-        self._last_record_ns[slots] = emission.now_unix_ns
-        self._reported[slots] = _state_word(emission.columns)[which]
-        self._drop_carried(slots)
-        self._pending[slots] = False
-        self._left[slots] = False
+        self._kept.records[slots] += 1
+        self._kept.last_record_ns[slots] = emission.now_unix_ns
+        self._kept.reported[slots] = _state_word(emission.columns)[which]
+        self._kept.drop_carried(slots)
+        self._kept.pending[slots] = False
+        self._kept.left[slots] = False
 
     def refuse(self, emission: Emission) -> None:
         """The records are stored nowhere and never will be: their flows' next records cover them too."""
         slots, columns = emission.slots, emission.columns
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
-        self._carried_start_ns[slots[counted]] = columns["start_unix_ns"][counted]
-        self._carried_max_ns[slots] = columns["response_time_max_ns"]
-        self._pending[slots] = False
+        self._kept.carried_start_ns[slots[counted]] = columns["start_unix_ns"][counted]
+        self._kept.carried_max_ns[slots] = columns["response_time_max_ns"]
+        self._kept.pending[slots] = False
 
     def leave(self, share: Share, before_ns: int, now_unix_ns: int) -> None:
         """Leave what began before then and is not of the share to who told it so far: from now on it is told here."""
         for first, rows in self._host.windows():
             which = (rows["state"] != State.FREE.value) & share.untold(rows) & (rows["first_ns"] < np.uint64(before_ns))
-            slots = (np.flatnonzero(which & ~self._pending[first : first + len(rows)]) + first).astype(np.uint32)
+            slots = (np.flatnonzero(which & ~self._kept.pending[first : first + len(rows)]) + first).astype(np.uint32)
             del rows
             self._leave(slots, self._host.rows(slots), now_unix_ns)
 
     def _leave(self, slots: Indexes, rows: Slots, now_ns: int) -> None:
         self._watermarks.advance(slots, self._watermarks.deltas(slots, rows))
-        self._last_record_ns[slots] = now_ns
-        self._reported[slots] = _state_word({name: rows[name] for name in ("outcome", "closed_by")})
-        self._left[slots] = True
+        self._kept.last_record_ns[slots] = now_ns
+        self._kept.reported[slots] = _state_word({name: rows[name] for name in ("outcome", "closed_by")})
+        self._kept.left[slots] = True
         self._host.mark_taken(slots)
-
-    def _due(self, now_ns: int, final: Reason | None) -> _Due:
-        """Return the slots that are due, in order."""
-        excess = self._host.used_slots - int(self._settings.high_occupancy * self._host.capacity)
-        found, staying = [_Due.none()], [_Due.none()]
-        for first, rows in self._host.windows():
-            hot = hot_part(rows)
-            reasons = self._reasons_of(first, rows, hot, now_ns, final)
-            for which, into in ((np.flatnonzero(reasons), found), (self._evictable(first, hot, reasons, excess), staying)):
-                slots = (which + first).astype(np.uint32)
-                into.append(_Due(slots, reasons[which], hot["id"][which], hot["last_ns"][which]))
-            del rows
-        due = _Due.joined(found)
-        return due if excess <= 0 else self._relieved(due, _Due.joined(staying))
-
-    def _reasons_of(self, first: int, rows: Slots, hot: Slots, now_ns: int, final: Reason | None) -> Array:
-        """Return why each flow of a window is due; 0: it is not."""
-        here = slice(first, first + len(hot))
-        state = hot["state"]
-        idle = now_ns - hot["last_ns"].astype(np.int64)
-        kind = hot["transport"].astype(np.intp) << 5 | hot["outcome"].astype(np.intp) << 2 | hot["closed_by"]
-        over = idle >= self._limits[kind]
-        self._wait_for_retries(rows, kind, idle, over)
-        active_ns = int(self._settings.active_interval_seconds * _NS)
-        since = np.maximum(self._last_record_ns[here], hot["first_ns"].astype(np.int64))
-        moved = (hot["interval"] == hot["taken"]) | (self._carried_start_ns[here] != 0)
-
-        reasons = np.zeros(len(hot), np.uint8)
-        # A handshake under way gives its first record when it is over: until then its trace is not known for sure.
-        reasons[moved & (now_ns - since >= active_ns) & ~self._opening[kind]] = Reason.ACTIVE_TIMEOUT.value
-        reasons[self._answered(rows, hot, moved, idle)] = Reason.ACTIVE_TIMEOUT.value
-        if final is not None:
-            ended = Reason.END_OF_FLOW.value
-            reasons[:] = np.where(self._reasons[kind] == ended, ended, final.value)
-        reasons[over] = self._reasons[kind[over]]
-        retired = state == State.RETIRED.value
-        reasons[retired] = np.maximum(self._final_reason[here][retired], Reason.END_OF_FLOW.value)
-        reasons[(state == State.FREE.value) | self._pending[here]] = 0
-        return reasons
-
-    def _answered(self, rows: Slots, hot: Slots, moved: Array, idle: Array) -> Array:
-        """Return which of the flows that `moved` had their answer and fell quiet, and have no end that would be seen."""
-        quiet = moved & (idle >= int(self._settings.answered_quiet_seconds * _NS))
-        which = np.flatnonzero(quiet & (hot["transport"] != _TCP) & (hot["responses"] != 0))
-        answered: Array = which[_waiting(rows[which]) == 0] if len(which) else which
-        return answered
-
-    def _wait_for_retries(self, rows: Slots, kind: Array, idle: Array, over: Array) -> None:
-        """Take back from `over` the handshakes whose next SYN may still come."""
-        opening = np.flatnonzero(over & self._opening[kind])
-        if not len(opening):
-            return
-        begun = np.where(rows["syn_ns"][opening] != 0, rows["syn_ns"][opening], rows["first_ns"][opening])
-        taken = (rows["last_ns"][opening] - begun).astype(np.int64)
-        wait = np.minimum(taken + taken // 2, int(self._settings.tcp_opening_max_seconds * _NS))
-        over[opening] = idle[opening] >= wait
-
-    def _evictable(self, first: int, hot: Slots, reasons: Array, excess: int) -> Array:
-        """Return which flows of a window could make room, where room has to be made."""
-        if excess <= 0:
-            return np.empty(0, np.intp)
-        staying = (reasons == 0) | (reasons == Reason.ACTIVE_TIMEOUT.value)
-        return np.flatnonzero(staying & (hot["state"] == State.LIVE.value) & ~self._pending[first : first + len(hot)])
-
-    def _relieved(self, due: _Due, staying: _Due) -> _Due:
-        """Return `due` and the longest idle flows, which are evicted because the table is nearly full."""
-        used, capacity = self._host.used_slots, self._host.capacity
-        leaving = np.count_nonzero(due.reasons != Reason.ACTIVE_TIMEOUT.value)
-        excess = used - int(self._settings.low_occupancy * capacity) - leaving
-        if excess <= 0:
-            return due
-        longest = np.lexsort((staying.ids, staying.last_ns))[:excess]
-        evicted = staying.take(longest)
-        evicted.reasons[:] = Reason.TABLE_PRESSURE.value
-        both = _Due.joined([due.take(~np.isin(due.slots, evicted.slots)), evicted])
-        return both.take(np.argsort(both.slots))
 
     def _emit(self, due: Indexes, reasons: Array, now_ns: int, share: Share) -> Emission:
         final = reasons != Reason.ACTIVE_TIMEOUT.value
@@ -327,26 +206,26 @@ class FlowTable:
             due, reasons, final, rows = due[~untold], reasons[~untold], final[~untold], rows[~untold]
         columns = self._columns(due, rows, reasons, now_ns)
         counted = (columns["tx_packets"] + columns["rx_packets"]) > 0
-        left = self._left[due]
-        told = counted | ((self._records[due] == 0) & ~left) | (_state_word(columns) != self._reported[due])
+        left = self._kept.left[due]
+        told = counted | ((self._kept.records[due] == 0) & ~left) | (_state_word(columns) != self._kept.reported[due])
         told |= final & (columns["request_waits"] != 0) & (rows["requests"] == Requests.NUMBERED.value) & ~left
         if not told.all():
             self._forget(due[~told & final])
             due, final = due[told], final[told]
             columns = {name: column[told] for name, column in columns.items()}
         self._host.mark_taken(due)
-        self._pending[due] = True
+        self._kept.pending[due] = True
         return Emission(due, columns, now_ns, final)
 
     def _columns(self, due: Indexes, rows: Slots, reasons: Array, now_ns: int) -> dict[str, Array]:
         """Return every raw column for the slots' content `rows`."""
         moved = rows["interval"] == rows["taken"]
         known = (rows["tx_known"] & KNOWN_ISN) | (rows["rx_known"] & KNOWN_ISN) << 1
-        carried = self._carried_start_ns[due]
+        carried = self._kept.carried_start_ns[due]
         # A record without packets, or one that a packet is just joining, stands at the flow's last packet.
         start = np.where(moved, rows["interval_first_ns"], rows["last_ns"])
         filled = {
-            "record": self._records[due],
+            "record": self._kept.records[due],
             "reason": reasons,
             "observer": np.full(len(due), self._observer.value),
             "local_container": np.full(len(due), NO_INDEX),
@@ -355,9 +234,11 @@ class FlowTable:
             "outcome": connections.outcome(rows, reasons, now_ns, self._settings),
             "cut_short": connections.cut_short(rows),
             "role_source": connections.role_source(rows, self._observer),
-            "response_time_max_ns": np.maximum(np.where(moved, rows["response_time_max_ns"], 0), self._carried_max_ns[due]),
+            "response_time_max_ns": np.maximum(
+                np.where(moved, rows["response_time_max_ns"], 0), self._kept.carried_max_ns[due]
+            ),
         }
-        filled["request_waits"] = np.where(connections.unheard(rows, self._observer), 0, _waiting(rows))
+        filled["request_waits"] = np.where(connections.unheard(rows, self._observer), 0, connections.waiting(rows))
         for what in ("request", "response"):
             filled[f"{what}_transfer_max_ns"] = rows[f"{what}_transfer_max_us"].astype(np.uint64) * 1000
         filled |= self._watermarks.deltas(due, rows)
@@ -372,52 +253,8 @@ class FlowTable:
 
     def _forget(self, slots: Indexes) -> None:
         """Clear what is kept of these slots and give them back."""
-        self._drop_carried(slots)
-        told = slots[(self._records[slots] != 0) | self._left[slots]]
-        for kept in (self._records, self._last_record_ns, self._reported, self._left):
-            kept[told] = 0
-        self._final_reason[slots] = 0
-        self._pending[slots] = False
-        self._watermarks.forget(told)
+        self._watermarks.forget(self._kept.forget(slots))
         self._host.release(slots)
-
-    def _drop_carried(self, slots: Indexes) -> None:
-        carried = slots[(self._carried_start_ns[slots] != 0) | (self._carried_max_ns[slots] != 0)]
-        self._carried_start_ns[carried] = 0
-        self._carried_max_ns[carried] = 0
-
-
-def _waiting(rows: Slots) -> Array:
-    """Return how many requests of each flow have no response yet; 255 stands for more."""
-    questions = (rows["questions"] - rows["responses"]).astype(np.int32).clip(0, 255)
-    waiting: Array = np.where(rows["requests"] == Requests.NUMBERED.value, questions, rows["request_ns"] != 0)
-    return waiting
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Due:
-    """Slots with why they are due, and what decides in which order: arrays of one length."""
-
-    slots: Indexes
-    reasons: npt.NDArray[np.uint8]
-    ids: npt.NDArray[np.uint64]
-    last_ns: npt.NDArray[np.uint64]
-
-    @classmethod
-    def none(cls) -> _Due:
-        return cls(np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.uint64), np.empty(0, np.uint64))
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Due]) -> _Due:
-        return cls(
-            np.concatenate([part.slots for part in parts]),
-            np.concatenate([part.reasons for part in parts]),
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.last_ns for part in parts]),
-        )
-
-    def take(self, which: Array) -> _Due:
-        return _Due(self.slots[which], self.reasons[which], self.ids[which], self.last_ns[which])
 
 
 def _state_word(columns: dict[str, Array]) -> npt.NDArray[np.uint16]:
