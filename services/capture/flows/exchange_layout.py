@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import CONNECTION_PART
+from services.capture.flows.structure import structure
 
 Exchanges: TypeAlias = npt.NDArray[Any]
 """Structured array of EXCHANGE, one row per exchange. Times are on the host's clock."""
@@ -51,14 +52,7 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
 
-EXCHANGE: Final = np.dtype(
-    {
-        "names": list(MEMBERS),
-        "offsets": [offset for offset, _ in MEMBERS.values()],
-        "formats": [dtype for _, dtype in MEMBERS.values()],
-        "itemsize": 240,
-    }
-)
+EXCHANGE: Final = structure(MEMBERS, 240)
 
 STREAM_IS_FIRST: Final = 4
 """Bit of `stream_ended`: no other stream of the connection began before it."""
@@ -87,13 +81,9 @@ OF_CONNECTION: Final[dict[str, str]] = {"syn_ns": "<u8", "handshake_ack_ns": "<u
 
 _ADDED: Final = OF_CONNECTION | OF_SPAN | OF_PART
 
-ENDED: Final = np.dtype(
-    {
-        "names": [*MEMBERS, *_ADDED],
-        "offsets": [*(offset for offset, _ in MEMBERS.values()), *(EXCHANGE.itemsize + 8 * at for at in range(len(_ADDED)))],
-        "formats": [*(dtype for _, dtype in MEMBERS.values()), *_ADDED.values()],
-        "itemsize": EXCHANGE.itemsize + 8 * len(_ADDED),
-    }
+ENDED: Final = structure(
+    MEMBERS | {name: (EXCHANGE.itemsize + 8 * at, dtype) for at, (name, dtype) in enumerate(_ADDED.items())},
+    EXCHANGE.itemsize + 8 * len(_ADDED),
 )
 """An exchange that is over, the set-up of its connection where it waited for that, and the others of its span."""
 

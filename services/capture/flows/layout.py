@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import RESPONSE_TIME_BUCKETS
+from services.capture.flows.structure import structure
 
 Slots: TypeAlias = npt.NDArray[np.void]
 """Structured array of FLOW, one row per slot."""
@@ -155,24 +156,10 @@ MEMBERS: Final = _MEMBERS | {
 }
 """Member -> (offset, dtype string); `tx_x` and `rx_x` are of `sides[0]` and `sides[1]`, or of `rare` likewise."""
 
-FLOW: Final = np.dtype(
-    {
-        "names": list(MEMBERS),
-        "offsets": [offset for offset, _ in MEMBERS.values()],
-        "formats": [dtype for _, dtype in MEMBERS.values()],
-        "itemsize": 456,
-    }
-)
+FLOW: Final = structure(MEMBERS, 456)
 
 _HOT_BYTES: Final = 64
-_HOT: Final = np.dtype(
-    {
-        "names": [name for name, (offset, _) in MEMBERS.items() if offset < _HOT_BYTES],
-        "offsets": [offset for offset, _ in MEMBERS.values() if offset < _HOT_BYTES],
-        "formats": [dtype for offset, dtype in MEMBERS.values() if offset < _HOT_BYTES],
-        "itemsize": _HOT_BYTES,
-    }
-)
+_HOT: Final = structure({name: member for name, member in MEMBERS.items() if member[0] < _HOT_BYTES}, _HOT_BYTES)
 
 
 def hot_part(slots: Slots) -> Slots:

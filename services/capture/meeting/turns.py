@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from services.capture.flows.structure import structure
+
 Turns: TypeAlias = npt.NDArray[Any]
 """Structured array of TURN, one row per exchange. Times are on the host's clock."""
 
@@ -33,14 +35,7 @@ MEMBERS: Final[dict[str, tuple[int, str]]] = {
 }
 """Member -> (offset, dtype string), but for those that only C looks at."""
 
-TURN: Final = np.dtype(
-    {
-        "names": list(MEMBERS),
-        "offsets": [offset for offset, _ in MEMBERS.values()],
-        "formats": [dtype for _, dtype in MEMBERS.values()],
-        "itemsize": 80,
-    }
-)
+TURN: Final = structure(MEMBERS, 80)
 
 NO_TURNS: Final[Turns] = np.zeros(0, TURN)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from proto.columns import FILE
 from services.capture.flows.layout import Array
+from services.capture.flows.structure import structure
 
 Outers: TypeAlias = npt.NDArray[np.void]
 """Structured array of OUTER, one row per slot."""
@@ -44,14 +45,7 @@ OUTER_MEMBERS: Final[dict[str, tuple[int, str]]] = {
 }
 """Member -> (offset, dtype string); `tx_x` and `rx_x` are `sides[0].x` and `sides[1].x`."""
 
-OUTER: Final[np.dtype[Any]] = np.dtype(
-    {
-        "names": list(OUTER_MEMBERS),
-        "offsets": [offset for offset, _ in OUTER_MEMBERS.values()],
-        "formats": [dtype for _, dtype in OUTER_MEMBERS.values()],
-        "itemsize": 120,
-    }
-)
+OUTER: Final[np.dtype[Any]] = structure(OUTER_MEMBERS, 120)
 
 
 def file_columns(outers: Outers) -> dict[str, Array]:

@@ -29,6 +29,8 @@ HEAD: Final = (
     + b"\x39" + bytes(8) + b"\x41" + bytes(8) + b"\x85\x01" + bytes(4) + b"\x30" + bytes(1)
 )  # fmt: skip
 PARENT: Final = b"\x22\x08" + bytes(8)
+HEAD_WITH_PARENT: Final = HEAD + PARENT
+"""Of spans all of which have a parent."""
 _BIG_U8, _U8, _U4, _U1 = (np.dtype(name) for name in (">u8", "<u8", "<u4", "u1"))
 _SPARSE: Final = 4
 """What fewer than one in so many spans have is computed for those alone; else it is cheaper to do it for all at once."""
@@ -154,6 +156,11 @@ def write_heads(head: wire.Bytes2D, heads: SpanHeads) -> None:
     wire.put(head, _AT_END, _U8, heads.end)
     wire.put(head, _AT_FLAGS, _U4, heads.flags)
     wire.put(head, _AT_KIND, _U1, heads.kind)
+
+
+def write_parents(head: wire.Bytes2D, parents: Array) -> None:
+    """Fill the parent in each row that begins with `HEAD_WITH_PARENT`."""
+    wire.put(head, len(HEAD_WITH_PARENT) - 8, _BIG_U8, parents)
 
 
 def parent_rows(ids: SpanIds) -> list[tuple[Array, wire.Bytes2D]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.exporter.spans.attributes import INTEGERS, WORDS, Integers, Word
+from proto.flow_batch import Array
+from services.exporter.spans.attributes import INTEGERS, WORDS, Integer, Integers, Word
 from services.exporter.spans.profiles import Profile, carries
+from services.exporter.spans.records import Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,10 @@ class Selection:
         if self.profile == "full" and self.left_out is _NOTHING:
             return True
         return not self.left_out.fullmatch(name) and carries(self.profile, name)
+
+    def values(self, attributes: Iterable[Integer], records: Records) -> dict[str, Array]:
+        """Return the columns of those of these attributes that are among them, by name."""
+        return {row.name: row.values(records) for row in attributes if self.has(row.name)}
 
 
 _NOTHING: Final = re.compile(r"(?!)")

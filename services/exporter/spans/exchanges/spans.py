@@ -7,8 +7,6 @@ is said here again must not be counted twice.
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from proto.columns import CONNECTION_PART
@@ -25,7 +23,7 @@ from services.exporter.spans.exchanges.attributes import (
     ExchangeIntegers,
 )
 from services.exporter.spans.facts import TCP, is_ipv4
-from services.exporter.spans.flow_spans import HEAD, PARENT, SpanHeads, add_part, sized, write_heads
+from services.exporter.spans.flow_spans import HEAD_WITH_PARENT, SpanHeads, add_part, sized, write_heads, write_parents
 from services.exporter.spans.identity import (
     FLAG_HAS_IS_REMOTE,
     FLAG_IS_REMOTE,
@@ -43,8 +41,6 @@ from services.exporter.spans.selection import Selection
 from services.exporter.spans.setup.spans import SetUpSpans
 from services.exporter.spans.verdicts import Verdicts
 
-_HEAD: Final = HEAD + PARENT
-_AT_PARENT: Final = len(_HEAD) - 8
 _PHASE, _SIDE, _DIRECTION, _IPV4, _END, _SILENT = 0, 3, 5, 6, 7, 15
 _SHARED, _METHOD, _GRPC, _STATUS, _MATCHED, _UDP = 16, 18, 22, 30, 46, 47
 
@@ -107,11 +103,11 @@ class ExchangeSpans:
         count = records.count
         rows, whole = np.arange(count), np.full(count, int(Phase.EXCHANGE))
         always, *parts = integers
-        head = wire.attribute_rows(self._values(always, records), _HEAD)
+        head = wire.attribute_rows(self._selection.values(always.attributes, records), HEAD_WITH_PARENT)
         blocks, room = [Block(as_void(head), None, 0)], np.full(count, head.shape[1], np.int64)
         for part in parts:
             at = records.column(part.where).nonzero()[0]
-            values = self._values(part, records.at(at)) if len(at) else {}
+            values = self._selection.values(part.attributes, records.at(at)) if len(at) else {}
             if values:
                 add_part(blocks, room, at, wire.attribute_rows(values))
         at = ids.linked.nonzero()[0]
@@ -123,12 +119,9 @@ class ExchangeSpans:
         pieces.extend(self._verdicts.columns(records))
         return sized(head, rows, blocks, room, pieces)
 
-    def _values(self, block: ExchangeIntegers, records: Records) -> dict[str, Array]:
-        return {row.name: row.values(records) for row in block.attributes if self._selection.has(row.name)}
-
     def _phases(self, records: Records, ids: ExchangeIds, times: Phases, row: Array, phase: Array) -> SpanSet:
         """Return the spans of phases, each of the record `row`."""
-        head = wire.Template(_HEAD, ()).rows(len(row))
+        head = wire.Template(HEAD_WITH_PARENT, ()).rows(len(row))
         _write(head, records, ids, times, row, phase)
         words = self._words.column(_facts_key(records)[row] | phase.astype(np.uint64))
         return sized(head, row, [Block(as_void(head), None, 0)], np.full(len(row), head.shape[1], np.int64), [words])
@@ -193,7 +186,7 @@ def _write(  # noqa: PLR0917 - what a span is made of
         ),
     )
     exchange = phase_ids(ids.exchange[row], np.zeros(1, np.uint64))
-    wire.put(head, _AT_PARENT, np.dtype(">u8"), np.where(is_whole, ids.parent_span_id[row], exchange))
+    write_parents(head, np.where(is_whole, ids.parent_span_id[row], exchange))
 
 
 def placed(spans: SpanSet, rows: Array, resources: Array) -> SpanSet:

@@ -68,10 +68,7 @@ class QuestionSpans:
         if self._words.full:
             self._words.clear()
         records = Records(batch, seen)
-        always, *some = [
-            (block, {row.name: row.values(records) for row in block.attributes if self._selection.has(row.name)})
-            for block in QUESTION_INTEGERS
-        ]
+        always, *some = [(block, self._selection.values(block.attributes, records)) for block in QUESTION_INTEGERS]
         head = wire.attribute_rows(always[1], HEAD)
         times = records.column("start_unix_ns"), records.column("end_unix_ns")
         write_heads(head, SpanHeads(ids.trace_id_high, ids.trace_id_low, ids.span_id, *times, ids.flags, seen.kind))

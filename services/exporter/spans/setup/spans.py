@@ -18,8 +18,7 @@ from services.exporter.otlp import protobuf_wire as wire
 from services.exporter.otlp.assembly import Block, SpanSet
 from services.exporter.otlp.piece_table import Column
 from services.exporter.otlp.protobuf_wire import as_void
-from services.exporter.spans.attributes import Integer
-from services.exporter.spans.flow_spans import HEAD, PARENT, SpanHeads, add_part, sized, write_heads
+from services.exporter.spans.flow_spans import HEAD_WITH_PARENT, SpanHeads, add_part, sized, write_heads, write_parents
 from services.exporter.spans.identity import (
     FLAG_HAS_IS_REMOTE,
     FLAG_IS_REMOTE,
@@ -35,8 +34,6 @@ from services.exporter.spans.records import Records
 from services.exporter.spans.selection import Selection
 from services.exporter.spans.setup.attributes import STEP_INTEGERS
 
-_HEAD: Final = HEAD + PARENT
-_AT_PARENT: Final = len(_HEAD) - 8
 _UDP: Final = 17
 _OF_LOOKUP: Final = ("local_address", "remote_address", "local_port", "remote_port")
 
@@ -55,8 +52,8 @@ class SetUpSpans:
         """Return the spans of one kind of step: of the records `rows` (an index array). `words` are their names and words."""
         few, steps = records.at(rows), np.full(len(rows), step, np.uint64)
         always, *some = STEP_INTEGERS[step]
-        values = self._values(few, always.attributes)
-        head = wire.attribute_rows(values, _HEAD) if values else wire.Template(_HEAD, ()).rows(len(rows))
+        values = self._selection.values(always.attributes, few)
+        head = wire.attribute_rows(values, HEAD_WITH_PARENT) if values else wire.Template(HEAD_WITH_PARENT, ()).rows(len(rows))
         own = phase_ids(ids.exchange[rows], steps)
         links = ids.flow_trace_id_high[rows], ids.flow_trace_id_low[rows], ids.flow_span_id[rows]
         linked = ids.linked[rows]
@@ -70,20 +67,17 @@ class SetUpSpans:
         flags = few.column("trace_flags").astype(np.uint32) | np.uint32(FLAG_HAS_IS_REMOTE | FLAG_IS_REMOTE)
         trace, kinds = (ids.trace_id_high[rows], ids.trace_id_low[rows]), np.full(len(rows), Kind.INTERNAL, np.uint8)
         write_heads(head, SpanHeads(*trace, own, times.begin[rows, step], times.end[rows, step], flags, kinds))
-        wire.put(head, _AT_PARENT, np.dtype(">u8"), ids.parent_span_id[rows])
+        write_parents(head, ids.parent_span_id[rows])
         blocks, room = [Block(as_void(head), None, 0)], np.full(len(rows), head.shape[1], np.int64)
         for block in some:
             at = block.present(few).nonzero()[0] if block.present else np.arange(len(rows))
-            values = self._values(few, block.attributes)
+            values = self._selection.values(block.attributes, few)
             if len(at) and values:
                 add_part(blocks, room, at, wire.attribute_rows({name: column[at] for name, column in values.items()}))
         at = linked.nonzero()[0]
         if len(at):
             add_part(blocks, room, at, link_rows(*(word[at] for word in links)))
         return sized(head, rows, blocks, room, pieces)
-
-    def _values(self, records: Records, attributes: tuple[Integer, ...]) -> dict[str, Array]:
-        return {row.name: row.values(records) for row in attributes if self._selection.has(row.name)}
 
     def _question_ids(self, records: Records, rows: Array) -> ExchangeIds:
         """The ids of lookups as exchanges of their questions' flows, each with a number made of when it was asked."""
