@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import structlog
 
+from services.runtime.nats.bus import Bus, connect
 from services.runtime.privacy import redaction
+from services.runtime.settings import NatsSettings
 from tests.support.pipeline.nats_server import NatsServer
 
 # A machine under load is slow now and then, which is no finding, nor is how long examples take to be drawn. Where a change
@@ -59,3 +61,11 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """A real nats-server with JetStream and an empty store, for this test alone."""
     with NatsServer(tmp_path / "nats") as server:
         yield server
+
+
+@pytest.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """The test's own connection to that server, with the streams made."""
+    async with connect(NatsSettings(url=nats_server.url), name="test") as connected:
+        await connected.ensure_streams()
+        yield connected

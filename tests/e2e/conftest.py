@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from services.runtime.nats.bus import Bus, connect
-from services.runtime.settings import NatsSettings
 from tests.support.kubernetes.kube_api import KubeApiServer
 from tests.support.kubernetes.live_cluster import ALL_BUT_NODES, LIMITED, NODE, TENANT, create_workload
-from tests.support.pipeline.nats_server import NatsServer
 from tests.support.tools import ToolUnavailableError, tool
 from tests.unit.enricher.objects_as_json import node
 
@@ -132,11 +129,3 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
         server.allow(LIMITED, *ALL_BUT_NODES)
         server.allow(TENANT, *ALL_BUT_NODES, namespace="shop")
         yield server
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """The test's own connection, with the streams made."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as connected:
-        await connected.ensure_streams()
-        yield connected

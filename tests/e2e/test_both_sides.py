@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import SpanKind
 
-from tests.e2e.backends.test_jaeger import asked, running_jaeger
+from tests.e2e.backends.jaeger import asked, running_jaeger
 from tests.support.kubernetes.cluster_in_a_box import CLOSED_PORT, PORT, ClusterInABox
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.pipeline.processes import Pipeline

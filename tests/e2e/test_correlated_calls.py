@@ -28,7 +28,7 @@ from services.capture.live.reader import LiveOptions, LiveReader
 from services.capture.live.tap.socket_tap import TapRules
 from services.exporter.encoder import SpanEncoder
 from tests.bench.harness import say
-from tests.e2e.backends.test_jaeger import asked, running_jaeger
+from tests.e2e.backends.jaeger import asked, running_jaeger
 from tests.e2e.conftest import ROOT, WIRESPAN
 from tests.support.calls import grpc_pair
 from tests.support.calls.pairs import CHANNELS, STEP, Call, grpc_calls, grpc_server, http_calls, http_server, tracer

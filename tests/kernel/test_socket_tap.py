@@ -105,21 +105,26 @@ def test_both_ends_of_a_connection_count_the_same(live, pods, family) -> None:
     assert len(live.finish(port)["record"]) == 2
 
 
+def transfer(client: socket.socket, accepted: socket.socket, *, times: int, size: int) -> None:
+    """Send so many bytes so often, each after the last have come, and close both ends."""
+    for _ in range(times):
+        client.sendall(bytes(size))
+        left = size
+        while left:
+            left -= len(accepted.recv(left))
+    client.shutdown(socket.SHUT_WR)
+    accepted.close() if not accepted.recv(1) else None
+    read_all(client)
+    client.close()
+
+
 def test_offloaded_segments_count_as_on_the_wire() -> None:
     """Segmentation offload: both ends count real segments with their headers, and the payload to the byte."""
     with SocketTap(rules=TapRules(loopback=True)) as tap, socket.create_server(("127.0.0.1", 0)) as server:
         live, port = Live(tap), server.getsockname()[1]
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
-        for _ in range(200):
-            client.sendall(bytes(100_000))
-            left = 100_000
-            while left:
-                left -= len(accepted.recv(left))
-        client.shutdown(socket.SHUT_WR)
-        accepted.close() if not accepted.recv(1) else None
-        read_all(client)
-        client.close()
+        transfer(client, accepted, times=200, size=100_000)
         wait_until(lambda: [row["outcome"] for row in live.rows(port)] == [Outcome.CLOSED] * 2)
         sent, received = live.side(Role.CLIENT, port), live.side(Role.SERVER, port)
         # A machine that is busy enough answers a probe for lost data that was not lost.
@@ -145,15 +150,7 @@ def test_jumbograms_count_as_the_segments_that_are_cut_of_them(pods) -> None:
         client.setsockopt(socket.SOL_SOCKET, _SEND_BUFFER, 1 << 22)
         client.connect(server.getsockname())
         accepted, _ = server.accept()
-        for _ in range(100):
-            client.sendall(bytes(400_000))
-            left = 400_000
-            while left:
-                left -= len(accepted.recv(left))
-        client.shutdown(socket.SHUT_WR)
-        accepted.close() if not accepted.recv(1) else None
-        read_all(client)
-        client.close()
+        transfer(client, accepted, times=100, size=400_000)
         wait_until(lambda: [row["outcome"] for row in live.rows(port)] == [Outcome.CLOSED] * 2)
         sent, received = live.side(Role.CLIENT, port), live.side(Role.SERVER, port)
         for end, way in ((sent, "tx"), (received, "rx")):

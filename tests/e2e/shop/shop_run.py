@@ -20,6 +20,7 @@ import pytest
 
 from services.cli.doctor.checks import why_not_live
 from services.cli.shop.places import databases
+from tests.e2e.backends.jaeger import running_jaeger
 from tests.e2e.conftest import ROOT, WIRESPAN
 from tests.support.ports import free_port
 from tests.support.tools import ToolUnavailableError, tool
@@ -111,7 +112,7 @@ def shop_in_jaeger(folder: Path, faults: tuple[str, ...], opensearch: str | None
         jaeger = tool("jaeger")
     except ToolUnavailableError as error:
         pytest.skip(f"jaeger is not available: {error}")
-    with running_jaeger(jaeger, folder, opensearch) as (otlp, query):
+    with running_jaeger(jaeger, folder, storage=_storage(opensearch)) as (otlp, query):
         run = ShopRun(query, opensearch, folder / "records.jsonl")
         make_faults(run, faults, otlp, folder, WIRESPAN_ENRICHER_SLOW_RESPONSE_SECONDS=SLOW_RESPONSE_SECONDS)
         yield run
@@ -182,43 +183,19 @@ def running_opensearch(program: Path, folder: Path) -> Iterator[str]:
         yield url
 
 
-@contextlib.contextmanager
-def running_jaeger(program: Path, folder: Path, opensearch: str | None) -> Iterator[tuple[str, str]]:
-    """Run Jaeger, with its traces in memory or in OpenSearch; yield where it takes OTLP and where it answers."""
-    otlp, query = free_port(), free_port()
+def _storage(opensearch: str | None) -> dict[str, Any]:
+    """Where Jaeger has its traces: in memory or in OpenSearch."""
+    if opensearch is None:
+        return {"memory": {"max_traces": 100_000}}
     index = {"shards": 1, "replicas": 0}
-    storage: dict[str, Any] = {"memory": {"max_traces": 100_000}}
-    if opensearch:
-        storage = {
-            "opensearch": {
-                "server_urls": [opensearch],
-                "max_span_age": "24h",
-                "tags_as_fields": {"all": True},
-                "indices": dict.fromkeys(("spans", "services", "dependencies", "sampling"), index),
-            }
+    return {
+        "opensearch": {
+            "server_urls": [opensearch],
+            "max_span_age": "24h",
+            "tags_as_fields": {"all": True},
+            "indices": dict.fromkeys(("spans", "services", "dependencies", "sampling"), index),
         }
-    config = {
-        "service": {
-            "extensions": ["jaeger_storage", "jaeger_query"],
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["jaeger_storage_exporter"]}},
-            "telemetry": {"metrics": {"level": "none"}},
-        },
-        "extensions": {
-            "jaeger_query": {
-                "storage": {"traces": "main"},
-                "http": {"endpoint": f"127.0.0.1:{query}"},
-                "grpc": {"endpoint": f"127.0.0.1:{free_port()}"},
-            },
-            "jaeger_storage": {"backends": {"main": storage}},
-        },
-        "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{otlp}"}}}},
-        "exporters": {"jaeger_storage_exporter": {"trace_storage": "main"}},
     }
-    (folder / "jaeger.json").write_text(json.dumps(config))  # JSON is YAML
-    log = folder / "jaeger.log"
-    with running([program, "--config", folder / "jaeger.json"], log) as process:
-        answers(process, f"http://127.0.0.1:{query}/api/services", log)
-        yield f"http://127.0.0.1:{otlp}", f"http://127.0.0.1:{query}"
 
 
 def make_faults(run: ShopRun, faults: tuple[str, ...], otlp: str, folder: Path, **environment: str) -> None:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
 from proto.subjects import ENRICHER_DURABLE, RAW_STREAM
-from services.runtime.nats.bus import Bus, connect
+from services.runtime.nats.bus import Bus
 from services.runtime.nats.lag import Lag
-from services.runtime.settings import NatsSettings, StreamSettings
+from services.runtime.settings import StreamSettings
 from services.runtime.telemetry import Telemetry
-from tests.support.pipeline.nats_server import NatsServer
 
 pytestmark = pytest.mark.timeout(300)  # for machines that are busy; nothing here is timed
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """A connected bus with its streams."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
-        await bus.ensure_streams()
-        yield bus
 
 
 async def test_lag_is_the_age_of_the_oldest_in_hand_and_what_nobody_has(bus: Bus) -> None:

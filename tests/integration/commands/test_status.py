@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ import pytest
 from proto.flow_batch import FlowBatch, encode
 from proto.subjects import ENRICHED_STREAM, EXPORTER_DURABLE, RAW_STREAM, batch_id, enriched_subject, raw_subject
 from services.cli.status.state import Node, Stage, Status, troubles
-from services.runtime.nats.bus import Bus, connect
-from services.runtime.settings import NatsSettings
+from services.runtime.nats.bus import Bus
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.support.pipeline.nats_server import NatsServer
 
@@ -28,14 +26,6 @@ STAGES = (
     Stage(stream="FLOWS_ENRICHED", service="exporter", asking=1, batches=3, lag_seconds=5, in_hand=3, acknowledged_seconds=1),
 )
 WELL = Status(server="here", nodes=[Node(name="a", heard_seconds=3)], stages=STAGES, dead_letters={})
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """A bus with its streams, as the services use it."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
-        await bus.ensure_streams()
-        yield bus
 
 
 def status(server: NatsServer, *arguments: str) -> tuple[dict[str, Any], str, int]:

@@ -6,10 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from proto.flow_batch import FlowBatch, encode
 from proto.subjects import batch_id, enriched_subject
@@ -21,14 +18,6 @@ from tests.support.pipeline.nats_server import NatsServer
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 PATIENCE_SECONDS = 60
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """A bus with its streams, as the services use it."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
-        await bus.ensure_streams()
-        yield bus
 
 
 async def publish(bus: Bus, batch: FlowBatch) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -17,22 +17,14 @@ from proto.flow_batch import encode
 from proto.subjects import DEAD_STREAM, ENRICHED_STREAM, RAW_STREAM, enriched_subject, raw_subject
 from services.cli.dead_letters.letters import read
 from services.exporter.encoder import SpanEncoder
-from services.runtime.nats.bus import Bus, StoredMessage, connect
-from services.runtime.settings import NatsSettings, StreamSettings
+from services.runtime.nats.bus import Bus, StoredMessage
+from services.runtime.settings import StreamSettings
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.support.pipeline.exporter_process import ROOT, Exporter
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.pipeline.otlp_receiver import Accept, OtlpReceiver, Refuse, SpanId, span_ids
 
 BATCHES, SPANS_EACH = 5, 20
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """The bus, its streams made."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
-        await bus.ensure_streams()
-        yield bus
 
 
 @pytest.fixture

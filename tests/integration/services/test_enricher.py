@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +32,9 @@ from proto.subjects import (
 )
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings, StreamSettings
+from tests.support.pipeline.enricher_process import running_enricher
 from tests.support.pipeline.nats_server import NatsServer
-from tests.support.pipeline.watched import until, watched
+from tests.support.pipeline.watched import until
 from tests.unit.enricher.objects_as_json import batch_of, flow, name_at, pod
 
 SNAPSHOT = Path(__file__).parents[2] / "data" / "cluster.json"
@@ -50,32 +49,14 @@ pytestmark = pytest.mark.timeout(300)  # for machines that are busy; nothing her
 @contextmanager
 def enricher(nats_server: NatsServer, tmp_path: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """An enricher with the bundled snapshot. Its log goes to a file that a failed test shows."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBECONFIG"))}
-    environ |= {
-        "WIRESPAN_NATS_URL": nats_server.url,
+    own = {
         "WIRESPAN_CLUSTER_NAME": "demo",
         "WIRESPAN_ENRICHER_KUBE_SNAPSHOT": str(SNAPSHOT),
         "WIRESPAN_ENRICHER_ACK_WAIT_SECONDS": "2",
         **settings,
     }
-    log = tmp_path / f"enricher-{len(list(tmp_path.glob('enricher-*')))}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, stderr=output, text=True)
-    try:
-        with watched(process, log):
-            yield process
-    finally:
-        process.kill()
-        process.wait()
-        sys.stderr.write(log.read_text())
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """The test's own connection, with the streams made."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as connected:
-        await connected.ensure_streams()
-        yield connected
+    with running_enricher(nats_server, tmp_path, own) as process:
+        yield process
 
 
 def raw_batch(sequence: int, rows: int = ROWS) -> FlowBatch:

@@ -8,7 +8,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -28,8 +28,7 @@ from proto.subjects import (
     part_id,
 )
 from services.exporter.encoder import SpanEncoder
-from services.runtime.nats.bus import Bus, WatchedMessage, connect
-from services.runtime.settings import NatsSettings
+from services.runtime.nats.bus import Bus, WatchedMessage
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.support.pipeline.exporter_process import Exporter
 from tests.support.pipeline.nats_server import NatsServer
@@ -46,14 +45,6 @@ from tests.support.pipeline.otlp_receiver import (
 from tests.support.pipeline.watched import until
 
 BATCHES, SPANS_EACH = 23, 40
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """The bus, its streams made."""
-    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
-        await bus.ensure_streams()
-        yield bus
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +14,11 @@ from proto.flow_batch import FlowBatch, decode, encode
 from proto.subjects import ENRICHED_STREAM, batch_id, raw_subject
 from services.runtime.nats.bus import Bus
 from tests.support.kubernetes.kube_api import KubeApiServer, now_rfc3339
+from tests.support.pipeline.enricher_process import running_enricher
 from tests.support.pipeline.nats_server import NatsServer
-from tests.support.pipeline.watched import until, watched
+from tests.support.pipeline.watched import until
 from tests.unit.enricher.objects_as_json import backend, batch_of, endpoint_slice, flow, owner_object, pod, service
 
-ROOT = Path(__file__).parents[3]
 NODE = "node-a"
 PODS = "/api/v1/namespaces/shop/pods"
 APPS = "/apis/apps/v1/namespaces/shop"
@@ -64,25 +62,14 @@ def create_pod(server: KubeApiServer, name: str, address: str, **more: Any) -> d
 @contextmanager
 def enricher(nats_server: NatsServer, kubeconfig: Path, tmp_path: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """An enricher that follows the cluster. Its log goes to a file that a failed test shows."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_", "KUBECONFIG"))}
-    environ |= {
-        "PYTHONPATH": str(ROOT),
-        "WIRESPAN_NATS_URL": nats_server.url,
+    own = {
         "WIRESPAN_KUBE_KUBECONFIG": str(kubeconfig),
         "WIRESPAN_KUBE_LONGEST_BACKOFF_SECONDS": "1",
         "WIRESPAN_LOG_FORMAT": "json",
         **settings,
     }
-    log = tmp_path / f"enricher-{len(list(tmp_path.glob('enricher-*')))}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "services.enricher"], env=environ, stderr=output, text=True)
-    try:
-        with watched(process, log):
-            yield process
-    finally:
-        process.kill()
-        process.wait()
-        sys.stderr.write(log.read_text())
+    with running_enricher(nats_server, tmp_path, own) as process:
+        yield process
 
 
 async def logged(tmp_path: Path, event: str, number: int = 0) -> dict[str, Any]:

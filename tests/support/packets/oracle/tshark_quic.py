@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proto.tls import QUIC, QUIC_2, RESUMED
 from services.capture.names.reader import NameReader
+from tests.support.packets.oracle.handshakes_alike import handshakes_alike
 from tests.support.packets.replayed import replay_files
 
 FIELDS = (
@@ -65,12 +66,5 @@ By version, server's name, protocols offered, cipher suite and whether a session
 `tests/integration/packets/test_tshark_quic.py` holds that all are alike, here and in a capture of 100 connections that it
 makes, with hellos torn over two datagrams. tshark 4.0 does not decrypt version 2. Both versions are held live against what
 quic-go says (`tests/kernel/names/test_tls_stacks.py`).
-
-| capture | handshakes: tshark | Wirespan | alike | why not all |
-|---|---|---|---|---|
 """
-    for path in paths:
-        theirs, ours = of_tshark(path), of_wirespan(path)
-        alike = sum(theirs.get(key) == told for key, told in ours.items())
-        if theirs or ours:
-            yield f"| {path.name} | {len(theirs)} | {len(ours)} | {alike} | {OTHERWISE.get(path.name, '')} |\n"
+    yield from handshakes_alike(paths, of_tshark, of_wirespan, OTHERWISE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proto.tls import ALERT, ALERT_ENCRYPTED, QUIC, RESUMED, RESUMPTION_KNOWN
 from services.capture.names.reader import NameReader
+from tests.support.packets.oracle.handshakes_alike import handshakes_alike
 from tests.support.packets.replayed import replay_files
 
 FIELDS = (
@@ -95,12 +96,5 @@ STARTTLS), by server's name, protocols offered, version, cipher suite, whether a
 it makes. Which record ends a handshake tshark does not say: its time is held by `tests/unit/bpf/payloads/test_handshakes.py`
 against when the test sent what. Live, the same is held against what OpenSSL, Go, GnuTLS and PostgreSQL say themselves
 (`tests/kernel/names/test_handshakes.py`, `test_tls_stacks.py`).
-
-| capture | handshakes: tshark | Wirespan | alike | why not all |
-|---|---|---|---|---|
 """
-    for path in paths:
-        theirs, ours = of_tshark(path), of_wirespan(path)
-        alike = sum(theirs.get(key) == told for key, told in ours.items())
-        if theirs or ours:
-            yield f"| {path.name} | {len(theirs)} | {len(ours)} | {alike} | {OTHERWISE.get(path.name, '')} |\n"
+    yield from handshakes_alike(paths, of_tshark, of_wirespan, OTHERWISE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +20,6 @@ from tests.support.pipeline.otlp_receiver import Garbage, OtlpReceiver, PartialS
 Code = grpc.StatusCode
 RETRYABLE = {Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.OUT_OF_RANGE, Code.UNAVAILABLE, Code.DATA_LOSS}
 PERMANENT = set(Code) - RETRYABLE - {Code.OK}
-
-
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    """A backend with nothing scripted."""
-    with OtlpReceiver() as receiver:
-        yield receiver
 
 
 @pytest.fixture

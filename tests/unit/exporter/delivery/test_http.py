@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -28,13 +28,6 @@ from tests.support.pipeline.otlp_receiver import (
 
 PERMANENT = (301, 302, 307, 308, 400, 401, 403, 404, 405, 408, 409, 415, 422, 500, 501, 505, 507)
 DATE = {"Date": "Mon, 01 Jan 2024 00:00:00 GMT"}
-
-
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    """A backend with nothing scripted."""
-    with OtlpReceiver() as receiver:
-        yield receiver
 
 
 @pytest.fixture

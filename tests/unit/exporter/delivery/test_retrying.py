@@ -36,13 +36,6 @@ INVALID = {"grpc": Refuse(grpc.StatusCode.INVALID_ARGUMENT, "bad"), "http": Refu
 TOO_LARGE = {"grpc": Refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max"), "http": Refuse(413)}
 
 
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    """A backend with nothing scripted."""
-    with OtlpReceiver() as receiver:
-        yield receiver
-
-
 @pytest.fixture(params=["grpc", "http"])
 def protocol(request: pytest.FixtureRequest) -> str:
     """Both protocols keep the same promises."""
