@@ -36,6 +36,8 @@ INSTRUCTION_BYTES = 8
 LOAD_64_BITS, OF_MAP = 0x18, 1
 
 
+FLAGS = ["-Werror=macro-redefined"]
+"""All is one text, in which a name that two headers use means what the last one says."""
 SOURCES = ("tap", "engine", "include")
 
 
@@ -113,7 +115,7 @@ def compile_source(bcc: Any, text: str) -> tuple[dict[int, str], list[str]]:
     """Have it compiled and written down; return the names of maps by descriptor, and of programs. Raises CompileError."""
     with CapturedStderr() as printed:
         try:
-            module = bcc.BPF(text=text)
+            module = bcc.BPF(text=text, cflags=FLAGS)
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             failed: Exception | None = error
         else:
