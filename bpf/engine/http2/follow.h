@@ -5,6 +5,7 @@
  * Besides what exchange_steps.h asks for a host defines, before including this:
  *     int http2_tell(exchange_host host, frame_source source, struct http2_told *told, __u32 offset)
  *         hand it on, with told->held bytes at `offset` of the frame, HTTP2_HELD_BYTES at the most
+ *     HTTP2_UNTOLD_BYTES, HTTP2_UNTOLD_NS     of DATA that http2_pass takes, what is told at once at the most
  */
 #ifndef WIRESPAN_HTTP2_FOLLOW_H
 #define WIRESPAN_HTTP2_FOLLOW_H
@@ -24,6 +25,9 @@ struct http2_connection {
     __u8 begins; /* enum http2_beginning */
     __u8 pad[3];
 };
+
+/* Frames that http2_pass takes at once: of an upload four begin in a packet of 64 KiB, as a rule, of what is sent in small ones hundreds. */
+#define HTTP2_PASSED 32
 
 /* What http2_step and http2_skip return where they took nothing. */
 #define HTTP2_IS_NONE -1 /* what is there is no HTTP/2 */
@@ -137,6 +141,15 @@ FLOW_INLINE void http2_tell_frame(const struct http2_look *look, struct http2_si
     http2_tell(look->host, look->source, &told, offset);
 }
 
+/*
+ * Up to where all that a direction says is payload that is passed over, so that packets which end before it need not be looked at:
+ * http2_skip makes up for them. 0: nowhere, or it is not known.
+ */
+FLOW_INLINE __u32 http2_passes_until(const struct http2_side *side)
+{
+    return side->state & HTTP2_IS_PLACED && http2_is_passing(side) ? side->next + side->left : 0;
+}
+
 /* A frame has come whole. */
 FLOW_INLINE void http2_frame_ends(struct http2_side *side)
 {
@@ -233,6 +246,57 @@ FLOW_INLINE int http2_step(const struct http2_look *look, struct http2_side *sid
     if (side->parts & HTTP2_ENDS)
         http2_frame_ends(side);
     return (int)side->taken;
+}
+
+/*
+ * An upload is DATA of one stream, frame behind frame: take at once what of a packet's `there` bytes at `offset` is nothing else. Its
+ * frames have one time and are told as one, and those of the packets behind it with them. The packet begins within a frame, or, where
+ * it `may_begin`, with one. Returns how many bytes: all, none, or up to the payload of a frame that http2_step is to go on with.
+ */
+FLOW_INLINE __u32 http2_pass(const struct http2_look *look, struct http2_side *side, __u32 offset, __u32 there, int may_begin)
+{
+    int begins = !side->have && !side->block && !(side->state & HTTP2_OPENS_SIDE);
+    __u32 stream = begins ? 0 : side->stream;
+    __u32 at = begins ? 0 : side->left; /* the next head */
+    __u32 length = 0;
+    __u32 other;
+    __u8 head[HTTP2_HEAD_BYTES];
+    int passed;
+
+    if (side->trial || (begins ? !may_begin : !http2_is_passing(side) || side->type != HTTP2_DATA || side->flags || !at))
+        return 0;
+#pragma unroll
+    for (passed = 0; passed < HTTP2_PASSED; passed++) {
+        if (at >= there || there - at <= HTTP2_HEAD_BYTES || parse_load(look->source, offset + at, head, sizeof(head)))
+            break;
+        other = (__u32)head[5] << 24 | (__u32)head[6] << 16 | (__u32)head[7] << 8 | head[8];
+        stream = stream ? stream : other;
+        if (head[3] | head[4] | (other ^ stream) | other >> 31 | !other)
+            break;
+        length = (__u32)head[0] << 16 | (__u32)head[1] << 8 | head[2];
+        at += HTTP2_HEAD_BYTES + length;
+    }
+    if (!length)
+        return 0;
+    if (at <= there) {
+        there = at - length;
+        side->left = length;
+    } else {
+        side->left = at - there;
+    }
+    side->stream = stream;
+    side->type = HTTP2_DATA;
+    side->flags = 0;
+    side->have = HTTP2_HEAD_BYTES;
+    if (begins)
+        side->untold = 0;
+    if (!side->untold)
+        side->begun_ns = look->packet->time_ns;
+    side->next += there;
+    side->untold += there;
+    if (side->untold > HTTP2_UNTOLD_BYTES || look->packet->time_ns - side->begun_ns > HTTP2_UNTOLD_NS)
+        http2_tell_frame(look, side, 0, 0, 0);
+    return there;
 }
 
 /* Go to where a direction goes on in a segment: what is between was not captured, or came before. Returns 0 or HTTP2_JUMPS. */

@@ -9,6 +9,10 @@
 
 static inline int http2_tell(exchange_host host, frame_source source, struct http2_told *told, __u32 offset);
 
+/* Nothing waits. */
+#define HTTP2_UNTOLD_BYTES 0
+#define HTTP2_UNTOLD_NS    0
+
 #include "../../engine/http2/follow.h"
 
 static inline int http2_tell(exchange_host host, frame_source source, struct http2_told *told, __u32 offset)
@@ -65,6 +69,8 @@ static inline void http2_take(
 
     /* Behind what came before. */
     offset += side->next - look->packet->sequence;
+    if (taken >= 0 && offset < end)
+        offset += http2_pass(look, side, offset, end - offset, 1);
     while (taken >= 0 && offset < end) {
         taken = http2_step(look, side, offset, end - offset);
         offset += (__u32)taken;

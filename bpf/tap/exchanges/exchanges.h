@@ -30,6 +30,7 @@
 #define CB_REQUEST_LOW   1
 #define CB_REQUEST_HIGH  2
 #define CB_BEGINS        2 /* of a packet by which HTTP/2 begins: enum http2_beginning; 0: of another */
+#define CB_FRAMES_OF     1 /* for the program that follows frames: whose they are */
 #define CB_OUTCOME       3
 #define CB_AT            4
 
@@ -50,6 +51,12 @@ typedef struct exchange_of exchange_host;
 BPF_F_TABLE("hash", slot_reference, struct exchange, open_exchanges, OPEN_EXCHANGES, BPF_F_NO_PREALLOC);
 BPF_SK_STORAGE(line_of_socket, struct text_line);
 BPF_RINGBUF_OUTPUT(ended_exchanges, ENDED_PAGES);
+/* Of a slot's connection of HTTP/2, each direction: http2_passes_until. For most packets of an upload nothing else is asked. */
+struct passing {
+    __u32 until[2];
+};
+
+BPF_TABLE("array", u32, struct passing, passing_frames, SLOTS);
 BPF_TABLE("array", u32, struct exchange, no_exchange, 1);
 BPF_TABLE("percpu_array", u32, u64, request_counters, TAP_COUNTERS_OF_REQUESTS);
 /*
@@ -180,6 +187,20 @@ FLOW_INLINE struct exchange_moment moment_before(const struct flow *flow, int fr
     return before;
 }
 
+/* Whether a payload packet of a slot's connection of HTTP/2 lies within a frame that is passed over, so that it is not looked at. */
+FLOW_INLINE int is_passed_over(__u32 number, const struct packet *packet, int from)
+{
+    struct passing *passing = passing_frames.lookup(&number);
+    __u64 until;
+    __u64 left;
+
+    if (!passing)
+        return 0;
+    until = passing->until[from & 1];
+    left = (__u32)until - packet->sequence - packet->payload_bytes;
+    return !((left - 1) >> 31 | (until - 1) >> 63 | (packet->tcp_flags & (TCP_FIN | TCP_RST)));
+}
+
 /*
  * The end of a program that has just added a TCP packet to its flow: where the packet is of interest, the program below goes on
  * with it, and what it takes to tell afterwards is left for it.
@@ -195,10 +216,15 @@ FLOW_INLINE void look_into(
     leave_time(skb, before.request_ns);
     skb->cb[CB_OUTCOME] = before.outcome;
     skb->cb[CB_AT] = 0;
-    if (flow->requests == FLOW_REQUESTS_STREAMS)
-        call_exchange(skb, from, CALL_FRAMES);
-    else
+    if (flow->requests != FLOW_REQUESTS_STREAMS) {
         call_exchange(skb, from, flow_from_client(flow, from) ? CALL_REQUEST : CALL_RESPONSE);
+        return;
+    }
+    /* Of what is sent the frames' program asks first, for the one here is as long as the verifier is to walk. */
+    if (from == FLOW_RX && is_passed_over((__u32)flow->id, packet, from))
+        return;
+    skb->cb[CB_FRAMES_OF] = (__u32)flow->id;
+    call_exchange(skb, from, CALL_FRAMES);
 }
 
 /* Who asks, by what is said, where nobody else told: before the packet, whose payload lies at `offset`, is added to its flow. */
@@ -217,7 +243,10 @@ FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *
         return 0;
     if (!packet->payload_bytes || flow->requests == FLOW_REQUESTS_OPAQUE)
         return 0;
-    return exchange_is_open(flow) || flow->requests == FLOW_REQUESTS_STREAMS ||
+    /* What is sent has its precise time for nothing. */
+    if (flow->requests == FLOW_REQUESTS_STREAMS)
+        return from == FLOW_TX || !is_passed_over((__u32)flow->id, packet, from);
+    return exchange_is_open(flow) ||
            ((!flow->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT || exchange_is_whole(flow)) &&
                    flow_from_client(flow, from));
 }

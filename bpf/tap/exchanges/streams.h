@@ -2,7 +2,7 @@
 /*
  * HTTP/2 live (engine/http2/follow.h). Where frames of a connection are is kept with its socket, whose end is its end; what is told of
  * them goes through a ring buffer to capture's process, which keeps the streams (bpf/calls). A packet within a frame that is passed
- * over pays for a comparison there; those of other connections for one in exchange_is_touched.
+ * over pays for a comparison (is_passed_over), and those of other connections for one in exchange_is_touched.
  *
  * A program takes a few frames and calls itself for more: so the verifier walks few, and all that a packet may hold are bounded.
  */
@@ -15,6 +15,10 @@
 
 static inline __attribute__((always_inline)) int http2_tell(
         exchange_host host, frame_source skb, struct http2_told *told, __u32 offset);
+
+/* A row of packets; of a stream that is reset, or pauses for seconds, in the midst of its DATA, what is not known. */
+#define HTTP2_UNTOLD_BYTES 262144u
+#define HTTP2_UNTOLD_NS    4000000u
 
 #include "../../engine/http2/follow.h"
 
@@ -146,6 +150,16 @@ FLOW_INLINE int take_over_followed(exchange_host host)
     return followed != NULL;
 }
 
+/* Up to where this direction's packets need not be looked at: http2_passes_until. */
+FLOW_INLINE void note_passing(exchange_host host, int from, __u32 until)
+{
+    __u32 number = (__u32)host.reference;
+    struct passing *passing = passing_frames.lookup(&number);
+
+    if (passing)
+        passing->until[from & 1] = until;
+}
+
 /*
  * Go on with a packet's frames where the connection is one of HTTP/2: by this packet, as note_frames left it, or by one of the other
  * direction that is handled at this moment. That it is one is noted last: whoever finds it finds the rest.
@@ -158,12 +172,15 @@ FLOW_INLINE void look_for_frames(struct __sk_buff *skb, exchange_host host, stru
     if (flow->requests != FLOW_REQUESTS_STREAMS) {
         if (!begins)
             return;
+        note_passing(host, FLOW_TX, 0);
+        note_passing(host, FLOW_RX, 0);
         followed = followed_begins(host, from);
         if (followed) {
             http2_begin(&followed->connection, flow, from, begins, skb->cb[CB_AT]);
             flow->requests = FLOW_REQUESTS_STREAMS;
         }
     }
+    skb->cb[CB_FRAMES_OF] = (__u32)host.reference;
     skb->cb[CB_AT] = 0;
     call_exchange(skb, from, CALL_FRAMES);
     exchange_give_up(host, flow, CONNECTION_HTTP2); /* no such program: the kernel refused it */
@@ -187,9 +204,24 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from, enum exchange_call w
     const __u8 *tcp;
     __u32 offset;
     __u32 behind;
+    __u32 passed = 0;
     int taken = 0;
     int turn = 0;
 
+    if (ip + 40 > end)
+        return 1;
+    if (ip[0] == 0x45 ? ip[9] != TRANSPORT_TCP : ip[0] >> 4 != 6 || ip[6] != TRANSPORT_TCP)
+        return 1;
+    offset = ip_header_bytes(ip);
+    tcp = ip + offset;
+    if (tcp + 20 > end)
+        return 1;
+    packet.tcp_flags = tcp[13];
+    packet.sequence = bpf_ntohl(*(const __be32 *)(tcp + 4));
+    offset += (tcp[12] >> 4) * 4u;
+    packet.payload_bytes = skb->len - offset;
+    if (from == FLOW_TX && !skb->cb[CB_AT] && is_passed_over(skb->cb[CB_FRAMES_OF], &packet, from))
+        return 1;
     if (sk)
         sk = bpf_sk_fullsock(sk);
     if (from == FLOW_RX && which == CALL_FRAMES && sk && !is_connected(sk)) {
@@ -197,13 +229,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from, enum exchange_call w
         return 1;
     }
     slot = sk ? slot_of_call(sk, from, &host.reference) : NULL;
-    if (!slot || ip + 40 > end)
-        return 1;
-    if (ip[0] == 0x45 ? ip[9] != TRANSPORT_TCP : ip[0] >> 4 != 6 || ip[6] != TRANSPORT_TCP)
-        return 1;
-    offset = ip_header_bytes(ip);
-    tcp = ip + offset;
-    if (tcp + 20 > end)
+    if (!slot)
         return 1;
     host.cgroup_id = slot->socket.cgroup_id;
     host.sk = sk;
@@ -218,10 +244,6 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from, enum exchange_call w
         return 1;
     }
     side = &followed->connection.sides[from & 1];
-    packet.tcp_flags = tcp[13];
-    packet.sequence = bpf_ntohl(*(const __be32 *)(tcp + 4));
-    offset += (tcp[12] >> 4) * 4u;
-    packet.payload_bytes = skb->len - offset;
     packet.time_ns = slot->flow.last_ns;
     behind = offset + packet.payload_bytes;
 
@@ -255,6 +277,16 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from, enum exchange_call w
     }
     /* Behind what came before. */
     offset += side->next - packet.sequence;
+    if (taken >= 0 && offset < behind)
+        passed = http2_pass(&look, side, offset, behind - offset, skb->cb[CB_AT] == FRAMES_GO_ON);
+    if (passed) {
+        skb->cb[CB_AT] = FRAMES_GO_ON;
+        if (passed < behind - offset)
+            call_exchange(skb, from, which);
+        else
+            note_passing(host, from, http2_passes_until(side));
+        return 1;
+    }
     TEXT_LOOP
     while (taken >= 0 && offset < behind && turn++ < FRAMES_AT_ONCE) {
         http2_settle();
@@ -270,6 +302,7 @@ FLOW_INLINE int tap_frames(struct __sk_buff *skb, int from, enum exchange_call w
     }
     if (taken < 0)
         http2_stumble(&look, &followed->connection, &slot->flow, taken);
+    note_passing(host, from, http2_passes_until(side));
     return 1;
 }
 

@@ -94,11 +94,11 @@ class TapConstants:
         if loading.kernel_version() >= COARSE_CLOCK:
             switches.add(Switch.COARSE_CLOCK)
         entries = {"slots": self.slots, "free_slots": self.slots, "flows_by_key": self.slots + _KEY_ROOM, "turns": self.slots}
-        entries |= {"closers": self.slots if Switch.CLOSERS in switches else 1}
+        entries |= {"closers": self.slots if Switch.CLOSERS in switches else 1, "passing_frames": self.slots}
         if Switch.MEETING not in switches:
             entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
         if Switch.TRACE_CONTEXT not in switches:
-            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES, "http2_unaccepted": 1}
+            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES, "http2_unaccepted": 1, "passing_frames": 1}
         if Switch.OWN not in switches:
             entries |= {"own_connections": 1, "own_sent": 1}
         if not switches & {Switch.ALLOW_PORTS, Switch.DENY_PORTS}:

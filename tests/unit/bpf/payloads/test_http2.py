@@ -135,6 +135,31 @@ def test_a_stream_that_is_given_up_ends_there(tmp_path, coder):
     assert [round(each["end_unix_ns"] % 10**9 / 1e9, 1) for each in exchanges] == [0.5, 0.7, 0.8]
 
 
+@pytest.mark.parametrize("size", [1, 20, 3000])
+def test_bodies_in_many_frames_are_counted_to_the_byte(tmp_path, coder, size):
+    """Of two streams that take turns, in segments that hold many frames or a part of one: how many, and when the last came."""
+    heads = [frame(HEADERS, stream, coder.asks(stream), END_HEADERS) for stream in (1, 3)]
+    body = b"".join(frame(DATA, stream, bytes(size)) * count for count in (1, 2, 3, 7, 40) for stream in (1, 3))
+    body += frame(DATA, 1) + frame(DATA, 1, bytes(size), END_STREAM)
+    ends = [len(body) - 1, len(body) + size + 17]
+    body += frame(DATA, 3, bytes(size)) + frame(DATA, 3, b"", END_STREAM)
+    talk = greeted().ask(1.0, b"".join(heads))
+    for number, at in enumerate(range(0, len(body), 7001)):
+        talk.ask(1.1 + number / 1000, body[at : at + 7001])
+    talk.answer(2.0, b"".join(frame(HEADERS, stream, coder.answers(), WHOLE) for stream in (1, 3)))
+    exchanges, _ = told(tmp_path, talk)
+    assert [each["request_bytes"] for each in exchanges] == [len(head) + 54 * (9 + size) + 9 for head in heads]
+    assert [round(seconds(each)[1], 3) for each in exchanges] == [round(1.1 + end // 7001 / 1000, 3) for end in ends]
+
+
+def test_of_a_body_that_is_given_up_what_came_is_known(tmp_path, coder):
+    """Up to the last segment in which a frame began or ended, of several that lie in it."""
+    head, body = frame(HEADERS, 1, coder.asks(0), END_HEADERS), frame(DATA, 1, bytes(3000)) * 5
+    talk = greeted().ask(1.0, head).ask(1.1, body[:7000]).ask(1.2, body[7000:14_000])
+    exchanges, _ = told(tmp_path, talk.answer(1.3, frame(RST_STREAM, 1, bytes(4))))
+    assert [(each["request_bytes"], seconds(each)[1]) for each in exchanges] == [(len(head) + 14_000, 1.2)]
+
+
 @pytest.mark.parametrize(("flags", "end"), [(FIN | ACK, ExchangeEnd.CLOSED), (RST, ExchangeEnd.RESET)])
 def test_streams_end_with_their_connection(tmp_path, coder, flags, end):
     """Every one that is open, answered or not; a GOAWAY before it changes nothing."""
