@@ -49,6 +49,14 @@ FLOW_INLINE struct exchange_moment exchange_before(const struct flow *flow, int 
     };
 }
 
+/* Whether a packet brings the first that its end says: nothing was answered before it, whatever the other end has said by now. */
+FLOW_INLINE int exchange_is_first(const struct flow *flow, const struct packet *packet, int from)
+{
+    const struct flow_side *own = &flow->sides[from & 1];
+
+    return own->known & FLOW_KNOWN_ISN && packet->sequence == own->initial_sequence + 1;
+}
+
 FLOW_INLINE int exchange_is_open(const struct flow *flow)
 {
     return (flow->requests & FLOW_REQUESTS_STATE) == FLOW_REQUESTS_TRACED;

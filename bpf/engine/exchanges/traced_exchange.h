@@ -129,7 +129,8 @@ FLOW_INLINE int exchange_ask(exchange_host host, const struct text *text, struct
     else if (begins == REQUEST_TLS)
         exchange_give_up(host, flow, CONNECTION_TLS);
     else if (begins == REQUEST_HTTP2)
-        exchange_frames(host, text->source, flow, from, HTTP2_PREFACES,
+        exchange_frames(host, text->source, flow, from,
+                flow->responses && !exchange_is_first(flow, packet, from) ? HTTP2_CHANGES : HTTP2_PREFACES,
                 packet->sequence + packet->payload_bytes - (text->end - text->begin));
     else if (begins == REQUEST_FRAME)
         exchange_frames(host, text->source, flow, from, HTTP2_JOINS, 0);
@@ -260,7 +261,7 @@ FLOW_INLINE struct exchange_request exchange_from_client(exchange_host host, fra
     struct exchange_request request = {.first_ns = packet->time_ns};
     enum request_beginning begins = REQUEST_NONE;
     __u32 part = before->request_ns ? flow->requests >> FLOW_REQUESTS_PART_SHIFT : 0;
-    int first = own->known & FLOW_KNOWN_ISN && packet->sequence == own->initial_sequence + 1;
+    int first = exchange_is_first(flow, packet, from);
     int fresh = own->next_sequence != before->next_sequence;
     int whole = exchange_is_whole(flow);
     int has_path = 0;

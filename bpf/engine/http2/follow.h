@@ -89,7 +89,7 @@ FLOW_INLINE void http2_begin(
 {
     if (begins != HTTP2_SWITCHES)
         __builtin_memset(connection, 0, sizeof(*connection)); /* a socket's last flow may have had it */
-    connection->begins = begins == HTTP2_PREFACES && flow->responses ? HTTP2_CHANGES : (__u8)begins;
+    connection->begins = (__u8)begins;
     http2_begin_side(connection, flow, from, sequence);
 }
 
