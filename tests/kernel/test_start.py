@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ _reason = reason_to_skip()
 if _reason:
     pytest.skip(_reason, allow_module_level=True)
 
-PROG_LOAD, PROG_ATTACH, PROG_DETACH, CGROUP_SKB, INGRESS = 5, 8, 9, 8, 0
+PROG_LOAD, PROG_ATTACH, PROG_DETACH = 5, 8, 9
+INGRESS, SOCK_CREATE = (0, 8), (2, 9)
+"""Hooks, with the type of their programs."""
 CANNOT_BE_TAPPED = 4
 pytestmark = pytest.mark.timeout(300)  # compiling takes its time on a busy machine
 
@@ -40,14 +43,15 @@ def group(above: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive_program(path: Path) -> Iterator[None]:
+def exclusive_program(path: Path, hook: tuple[int, int] = INGRESS) -> Iterator[None]:
     """A program that lets everything pass and is attached alone."""
+    attached, kind = hook
     instructions = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0))
     license_ = ctypes.create_string_buffer(b"GPL")
     addresses = ctypes.addressof(instructions), ctypes.addressof(license_)
-    program = bpf_call.call(PROG_LOAD, struct.pack("=IIQQ", CGROUP_SKB, 2, *addresses))
+    program = bpf_call.call(PROG_LOAD, struct.pack("=IIQQ", kind, 2, *addresses))
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    target = struct.pack("=IIII", directory, program, INGRESS, 0)
+    target = struct.pack("=IIII", directory, program, attached, 0)
     bpf_call.call(PROG_ATTACH, target)
     try:
         yield
@@ -64,10 +68,13 @@ def capture(*prefix: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def run(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """A command with settings of ours alone."""
+    return subprocess.run(command, env=settings(**environ), capture_output=True, text=True, check=False)
+
+
+def settings(**environ: str) -> dict[str, str]:
+    """The environment with settings of ours alone."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WIRESPAN_", "OTEL_"))}
-    return subprocess.run(
-        command, env=clean | {"WIRESPAN_NATS_URL": "nats://127.0.0.1:9", **environ}, capture_output=True, text=True, check=False
-    )
+    return clean | {"WIRESPAN_NATS_URL": "nats://127.0.0.1:9", **environ}
 
 
 def doctors_word(*prefix: str, **environ: str) -> dict[str, str]:
@@ -96,6 +103,22 @@ def test_a_program_above_that_holds_the_hook_alone(nats_server) -> None:
     assert done.returncode == CANNOT_BE_TAPPED
     assert "attach failed: tap_" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_holds_the_hook_of_new_sockets_alone(nats_server) -> None:
+    """Capture sees all the same, and says what it does without, once."""
+    with group() as path, exclusive_program(path, SOCK_CREATE):
+        named = settings(WIRESPAN_CAPTURE_CGROUP_ROOT=str(path), WIRESPAN_NATS_URL=nats_server.url)
+        command = [sys.executable, "-m", "services.capture"]
+        with subprocess.Popen(command, env=named, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = list(takewhile(lambda line: "capture.started" not in line, process.stderr))
+            process.terminate()
+            process.stderr.read()
+    assert process.returncode == 0
+    (line,) = [line for line in said if "sockets.makers_unseen" in line]
+    assert "tap_create: Operation not permitted" in line
+    assert "hook sock_create" in line
 
 
 def test_a_cgroup_namespace_of_its_own() -> None:

@@ -44,6 +44,10 @@ _LOOK_SECONDS: Final = 0.02
 """Between two looks whether the capture that this one replaces is gone."""
 _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
+_MAKERS_UNSEEN: Final = (
+    "own connections are told once capture connects again, and programs whose sockets are closed may have no name: "
+    "a program at this group or above it may hold the hook sock_create for itself"
+)
 _WHY_REFUSED: Final = (
     "flows merge until there is room: enrichers do not keep up, or it is this node's share (WIRESPAN_STREAMS_RAW_NODE_SHARE)"
 )
@@ -99,6 +103,8 @@ def _tell_started(reader: LiveReader, capacity: int) -> None:
     loaded = reader.tap.loaded
     if loaded.refusal:
         logger.warning("programs.refused", detail=loaded.refusal, advice="this machine's bcc compiled others: see origin")
+    if reader.tap.makers_unseen:
+        logger.warning("sockets.makers_unseen", error=reader.tap.makers_unseen, hint=_MAKERS_UNSEEN)
     logger.info(
         "capture.started",
         capacity=capacity, takes_over=reader.succession.share.waits, origin=loaded.origin, compiler=loaded.compiler,

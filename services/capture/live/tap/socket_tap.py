@@ -105,6 +105,10 @@ class SocketTap(AbstractContextManager["SocketTap"]):
         """The exchanges of all connections; None where they are not asked for."""
         self.closers: TapClosers | None = None
         """Who closed sockets; None where nobody asks."""
+        self.makers_unseen = ""
+        """Why the program that sees who makes sockets could not be attached: own connections that are made later are told then,
+        and names are missing.
+        """
         self._stack = ExitStack()
         self._links: list[int] = []
         self._released = 0
@@ -280,9 +284,10 @@ class SocketTap(AbstractContextManager["SocketTap"]):
                     continue  # it is not asked for, or this kernel does not take it
                 try:
                     self._links.append(bpf_syscall.link_create(self._loaded.programs[program], root, kind))
-                except OSError:
+                except OSError as error:
                     if program != CREATE_PROGRAM:
-                        raise  # without that one names are missing, and own connections that are made later are told
+                        raise
+                    self.makers_unseen = f"{program}: {error.strerror}"
         except OSError as error:
             self.detach()
             advice = "wirespan doctor says more; a program at this group or above it may hold the hook for itself"
