@@ -83,9 +83,11 @@ FLOW_INLINE int exchange_has_no_body(enum http_method method)
 
 /*
  * Whether a TCP packet that was just added to its flow is of interest: it may begin a request, or there is an exchange that it may
- * be part of or that it ends. That of all others costs no more than this.
+ * be part of or that it ends. That of all others costs no more than this. Whether a request waits by now is not asked: a server that
+ * speaks of its own accord, on another CPU, may have answered this one already.
  */
-FLOW_INLINE int exchange_is_touched(const struct flow *flow, const struct packet *packet, const struct exchange_moment *before)
+FLOW_INLINE int exchange_is_touched(
+        const struct flow *flow, const struct packet *packet, int from, const struct exchange_moment *before)
 {
     if (flow->requests == FLOW_REQUESTS_OPAQUE || (!packet->payload_bytes && !(packet->tcp_flags & (TCP_FIN | TCP_RST))))
         return 0;
@@ -93,8 +95,8 @@ FLOW_INLINE int exchange_is_touched(const struct flow *flow, const struct packet
         return 0;
     if (exchange_is_open(flow) || exchange_is_followed(flow))
         return 1;
-    /* Where a request waits it is the client that has spoken. */
-    return flow->request_ns && (!before->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT || exchange_is_whole(flow));
+    return packet->payload_bytes && flow_from_client(flow, from) &&
+           (!before->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT || exchange_is_whole(flow));
 }
 
 FLOW_INLINE const struct flow_side *exchange_side(const struct flow *flow, int of_request)

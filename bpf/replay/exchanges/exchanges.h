@@ -69,7 +69,8 @@ static void exchanges_take(struct exchanges *exchanges, __u32 slot, frame_source
     __u32 at = 0;
     __u8 words = 0;
 
-    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP || !(is_followed || exchange_is_touched(flow, packet, &before)))
+    if (!exchanges->of_slot || flow->transport != TRANSPORT_TCP ||
+            !(is_followed || exchange_is_touched(flow, packet, from, &before)))
         return;
     if (parse_load(frame, packet->transport_offset + 12, &words, 1))
         return;

@@ -210,7 +210,7 @@ FLOW_INLINE void look_into(
 {
     if (!TAP_HAS(TAP_TRACE_CONTEXT))
         return;
-    if (!exchange_is_touched(flow, packet, &before))
+    if (!exchange_is_touched(flow, packet, from, &before))
         return;
     skb->cb[CB_NEXT_SEQUENCE] = before.next_sequence;
     leave_time(skb, before.request_ns);

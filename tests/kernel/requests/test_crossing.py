@@ -13,6 +13,7 @@ from proto.columns import Observer, Role
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.live.records import monotonic_ns
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
+from services.capture.names.pieces import PieceKind
 from tests.support.node.held_program import HeldProgram
 from tests.support.node.live_capture import WAIT_SECONDS, reason_to_skip
 from tests.support.node.namespaces import Network, Pod
@@ -27,8 +28,8 @@ pytestmark = [
 RULES = TapRules(allow_networks=("10.46.0.0/24",))
 CALLS = range(4)
 MOST_TRIES = 200
-HELD = {Role.CLIENT: ("egress_calls", "tap_egress_request"), Role.SERVER: ("ingress_calls", "tap_ingress_request")}
-"""Which program looks at the client's first words, at either end."""
+HELD = ("egress_handshakes", "egress_calls", "ingress_handshakes", "ingress_calls")
+"""What the client's first words are looked at by: for TLS and for requests, at the client and at the server."""
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +81,12 @@ def converse(held: HeldProgram, pods: tuple[Pod, Pod]) -> tuple[bool, int]:
         return crossed, client.getsockname()[1]
 
 
-@pytest.mark.parametrize("end", [Role.CLIENT, Role.SERVER], ids=["client", "server"])
-def test_a_server_that_speaks_while_the_preface_is_looked_at_has_answered_nothing(pods: tuple[Pod, Pod], end: Role) -> None:
+@pytest.mark.parametrize("calls", HELD)
+def test_a_server_that_speaks_while_the_preface_is_looked_at_has_answered_nothing(pods: tuple[Pod, Pod], calls: str) -> None:
     """What it says are frames from the first on, and each call is told at both ends."""
-    calls, program = HELD[end]
-    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap:
-        with HeldProgram(tap.loaded.maps[calls], 0, tap.loaded.programs[program]) as held:
+    looks = calls.replace("handshakes", "handshake").replace("calls", "request")
+    with SocketTap(capacity=4096, trace_context=True, pieces=[PieceKind.TLS], rules=RULES) as tap:
+        with HeldProgram(tap.loaded.maps[calls], 0, tap.loaded.programs[f"tap_{looks}"]) as held:
             tries = (converse(held, pods) for _ in range(MOST_TRIES))
             port = next((client for crossed, client in tries if crossed), None)
         assert port is not None, "they never spoke at once"

@@ -21,6 +21,8 @@ _CODE: Final = (
     (0xBF, 0x16, 0, 0),  # r6 = r1
     (0x18, 0x28, 0, 0),  # r8 = &words[0]
     (0x00, 0, 0, 0),
+    (0x79, 0x80, 8 * _CAME, 0),  # r0 = r8[CAME]
+    (0x55, 0x00, 11, 0),  # if r0 != 0: call
     (0x7A, 0x08, 8 * _CAME, 1),  # r8[CAME] = 1
     (0xB7, 0x09, 0, 0),  # r9 = 0
     (0x79, 0x80, 8 * _GO_ON, 0),  # round: r0 = r8[GO_ON]
@@ -32,7 +34,7 @@ _CODE: Final = (
     (0x07, 0x09, 0, 1),  # r9 += 1
     (0xA5, 0x09, -8, _ROUNDS),  # if r9 < ROUNDS: round
     (0x7A, 0x08, 8 * _WENT_ON, 1),  # over: r8[WENT_ON] = 1
-    (0xBF, 0x61, 0, 0),  # r1 = r6
+    (0xBF, 0x61, 0, 0),  # call: r1 = r6
     (0x18, 0x12, 0, 0),  # r2 = &held
     (0x00, 0, 0, 0),
     (0xB7, 0x03, 0, 0),  # r3 = 0
@@ -53,7 +55,7 @@ class HeldProgram:
             "held": CompiledMap(_PROG_ARRAY, 4, 4, 1, 0, (0, 0)),
         }
         code = b"".join(struct.pack("<BBhi", *each) for each in _CODE)
-        waits = CompiledProgram(_CGROUP_SKB, 0, code, ((1, "words"), (15, "held")), b"", b"", (8, 16))
+        waits = CompiledProgram(_CGROUP_SKB, 0, code, ((1, "words"), (17, "held")), b"", b"", (8, 16))
         self._loaded = loading.load(CompiledPrograms("", "", b"", maps, {"waits": waits}), Constants(), required=["waits"])
         self._words = memoryview(mmap.mmap(self._loaded.maps["words"], mmap.PAGESIZE)).cast("Q")
         bpf_syscall.update(self._loaded.maps["held"], bytes(4), self._program)
@@ -67,16 +69,16 @@ class HeldProgram:
         self._loaded.close()
 
     def hold(self) -> None:
-        """The packets that come from now on wait."""
+        """The next packet that comes waits."""
         self._words[_CAME] = self._words[_WENT_ON] = self._words[_GO_ON] = 0
 
     def go_on(self) -> bool:
-        """None waits from now on. Returns whether one did until now."""
+        """It waits no longer. Returns whether it did until now."""
         waited = bool(self._words[_CAME]) and not self._words[_WENT_ON]
         self._words[_GO_ON] = 1
         return waited
 
     @property
     def has_come(self) -> bool:
-        """Whether a packet has come."""
+        """Whether it has come."""
         return bool(self._words[_CAME])
