@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proto.flow_batch import decode
+from proto.subjects import RAW_STREAM
 from services.capture.live.tap.socket_tap import SocketTap, own_connections
 from services.capture.live_options import TapRules
 from services.runtime.nats.bus import Bus, connect
 from services.runtime.settings import NatsSettings
-from tests.support.node.live_capture import Live, reason_to_skip
+from tests.support.node import kube_proxy
+from tests.support.node.live_capture import Live, reason_to_skip, wait_until
 from tests.support.node.namespaces import Network
 from tests.support.pipeline.nats_server import NatsServer
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
 
@@ -160,3 +168,59 @@ def test_of_a_connection_that_is_older_than_the_tap_the_other_end_may_speak_firs
                 own.sendall(b"y")
                 assert server.stdout.readline()
             assert not pairs(Live(tap), port)
+
+
+SERVICE, NETWORK = "10.96.79.1", "10.96.79.2/24"
+"""A Service's address, which is nobody's, and a network of which it is one."""
+
+
+def client_of(monitoring: int, name: str) -> dict[str, Any]:
+    """What nats-server says of the client of this name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{monitoring}/connz?subs=1") as answer:
+        return next(each for each in json.load(answer)["connections"] if each["name"].startswith(name))
+
+
+async def test_what_a_server_behind_a_service_says_first_once_capture_has_started_is_left_out(tmp_path: Path) -> None:
+    """Capture as a process, which has nothing to send, is sent something over the connection that is older than its programs:
+    it is told at neither end, though only the server's knows the address behind the Service's.
+    """
+    monitoring = free_port()
+    nats = NatsServer(tmp_path / "nats", extra_config=f'http: "127.0.0.1:{monitoring}"')
+    with Network() as network:
+        inside = network.namespace("inside")
+        if (reason := kube_proxy.reason_to_skip("nftables", inside)) is not None:
+            pytest.skip(reason)
+        inside.ip("address", "add", NETWORK, "dev", "lo")
+        for rule in (
+            "add table ip services",
+            "add chain ip services output { type nat hook output priority -100; }",
+            f"add rule ip services output ip daddr {SERVICE} tcp dport 4222 dnat to 127.0.0.1:{nats.port}",
+        ):
+            inside.run("nft", rule)
+        with inside.entered(), nats:
+            async with connect(NatsSettings(url=nats.url), name="test") as bus:
+                await bus.ensure_streams()
+                environ = {
+                    **os.environ,
+                    "WIRESPAN_NATS_URL": f"nats://{SERVICE}:4222",
+                    "WIRESPAN_NATS_PING_INTERVAL_SECONDS": "600",
+                    "WIRESPAN_CAPTURE_LOOPBACK": "true",
+                    "WIRESPAN_CAPTURE_ALLOW_PORTS": str(nats.port),
+                }
+                command = [sys.executable, "-m", "services.capture"]
+                capture = await asyncio.create_subprocess_exec(*command, env=environ, stderr=subprocess.PIPE)
+                assert capture.stderr is not None
+                while b"capture.started" not in (line := await capture.stderr.readline()):
+                    assert line
+                client = client_of(monitoring, "wirespan-capture")
+                (inbox,) = client["subscriptions_list"]
+                with socket.create_connection(("127.0.0.1", nats.port)) as other:
+                    other.sendall(f"CONNECT {{}}\r\nPUB {inbox.replace('*', 'x')} 1\r\nx\r\n".encode())
+                    wait_until(lambda: client_of(monitoring, "wirespan-capture")["out_msgs"] > client["out_msgs"])
+                    others_port = other.getsockname()[1]
+                capture.terminate()
+                await capture.communicate()
+                batches = [decode(message.data) async for message in bus.peek(RAW_STREAM)]
+    ports = {int(port) for batch in batches for name in ("local_port", "remote_port") for port in batch.column(name)}
+    assert others_port in ports
+    assert client["port"] not in ports

@@ -77,6 +77,7 @@ async def _capture(settings: CaptureSettings, lifecycle: Lifecycle, report: Prog
         async with connect(settings.nats, name=f"wirespan-capture {settings.node_name}") as bus:
             bus.expect_streams(settings.streams)
             async with _attached(reader):
+                await bus.hear()  # behind a Service's address the connection's other end is known by what it gets from this one
                 publisher = LivePublisher(
                     reader, bus, raw_subject(settings.node_name, settings.streams.partitions), report.progress
                 )

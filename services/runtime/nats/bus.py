@@ -116,6 +116,10 @@ class Bus:
         """Return once there is a connection."""
         await self._connection.wait_connected()
 
+    async def hear(self) -> None:
+        """Say something to the server now and have it answer, where there is a connection."""
+        await self._connection.hear()
+
     async def ensure_streams(self, settings: StreamSettings | None = None, *, cache: bool = False) -> None:
         """Make the streams of flows, with `cache` that of the Kubernetes cache too, or change them to what the settings say.
 
