@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -21,17 +22,19 @@ pytestmark = [
     pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or ""),
 ]
 COUNT = 1000
+FIRST = random.SystemRandom().getrandbits(62)
+"""The number of the first request, which its ids are made of: another run's are seen too."""
 
 
 def test_whoever_goes_on_first():
     """Each of a thousand requests is told at both ends with the response on its stream 1."""
     with Network() as network, SocketTap(capacity=16_384, trace_context=True, rules=TapRules(loopback=True)) as tap:
-        command = (sys.executable, "-m", "tests.support.calls.switching", str(COUNT))
+        command = (sys.executable, "-m", "tests.support.calls.switching", str(FIRST), str(COUNT))
         talk = network.namespace("alone").spawn(command, cwd=ROOT)
         assert talk.wait(timeout=120) == 0
         tap.detach()
         emissions = list(ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True))
-    asked = {bytes.fromhex(context(number)[3:35]) for number in range(COUNT)}
+    asked = {bytes.fromhex(context(number)[3:35]) for number in range(FIRST, FIRST + COUNT)}
     rows = [{name: column[place] for name, column in each.columns.items()} for each in emissions for place in range(len(each))]
     rows = [row for row in rows if row["trace_id"].tobytes() in asked]
     for role in (Role.CLIENT, Role.SERVER):

@@ -19,9 +19,10 @@ from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.flows.table import FlowTable
 from services.capture.live.records import monotonic_ns
 from services.capture.live.tap import bpf_syscall
-from services.capture.live.tap.socket_tap import SocketTap
+from services.capture.live.tap.socket_tap import SocketTap, TapRules
 from tests.support.node.live_capture import reason_to_skip
 from tests.support.node.lossy_path import SERVER, long_path, lossy_path, routed_path
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +35,12 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("iptables") is None, reason="needs root and iptables"),
 ]
 
-PORT = 8080
+PORT = free_port()
+RULES = TapRules(allow_ports=(PORT,))
+"""Others' requests are not seen."""
 MS = 1_000_000
-TRACE_ID = bytes(range(1, 17))
+TRACE_ID = os.urandom(16)
+"""Of this process alone."""
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000
 
 
@@ -87,7 +91,7 @@ def ask(namespace: Namespace, *requests: bytes) -> None:
 
 def told(path, *requests: bytes, wait_seconds: float = 0.0):
     """The exchanges of requests over a path, and the tap's counters: role -> its rows."""
-    with SocketTap(capacity=4096, trace_context=True) as tap:
+    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap:
         assert tap.exchanges is not None
         with path as (client, server), serving(server, wait_seconds):
             ask(client, *requests)
@@ -137,7 +141,7 @@ def test_each_request_of_a_connection_is_told_at_both_ends():
 def test_a_request_that_does_not_wait_is_noticed_behind_long_headers():
     """Of no trace, and of any length: the connection is given up at both ends, and nothing is told of it."""
     plain = b"GET /cart HTTP/1.1\r\nHost: cart\r\nX: " + b"y" * 900 + b"\r\n\r\n"
-    with SocketTap(capacity=4096, trace_context=True) as tap, lossy_path(0) as (client, server):
+    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap, lossy_path(0) as (client, server):
         with serving(server, wait_seconds=0.2), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
             asking.connect((SERVER, PORT))
             asking.sendall(plain)
@@ -203,7 +207,7 @@ def test_a_lost_request_is_a_long_transfer():
 
 def test_what_ends_without_a_packet_is_told_once():
     """A response that pauses is told while its connection lives on; the next request tells nothing again."""
-    with SocketTap(capacity=4096, trace_context=True) as tap:
+    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap:
         table = ExchangeTable(tap.exchanges, observer=Observer.SOCKET)
         flows = FlowTable(tap, observer=Observer.SOCKET)
         drained = []
@@ -240,7 +244,7 @@ def test_long_headers_are_looked_through_however_they_are_sent():
     long, longer = asked(1, 4096), asked(2, 16_384)
     name = long.index(b"traceparent")
     in_name, in_value = [long[: name + 5], long[name + 5 :]], [long[: name + 1], long[name + 1 : name + 40], long[name + 40 :]]
-    with SocketTap(capacity=4096, trace_context=True) as tap:
+    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap:
         with lossy_path(0) as (client, server), serving(server), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
             asking.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             asking.connect((SERVER, PORT))
@@ -262,7 +266,7 @@ def test_long_headers_are_looked_through_however_they_are_sent():
 
 def test_headers_that_never_end_leave_nothing_behind():
     """Their connection is gone: the kernel's table keeps nothing of it."""
-    with SocketTap(capacity=4096, trace_context=True) as tap:
+    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap:
         table, flows = ExchangeTable(tap.exchanges, observer=Observer.SOCKET), FlowTable(tap, observer=Observer.SOCKET)
         with lossy_path(0) as (client, server), serving(server), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
             asking.connect((SERVER, PORT))

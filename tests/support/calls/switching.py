@@ -1,6 +1,6 @@
 """Requests that go over to HTTP/2, both ends of which go on at the same moment, each on a processor of its own.
 
-`python -m tests.support.calls.switching COUNT`: over loopback, one connection after the other.
+`python -m tests.support.calls.switching FIRST COUNT`: over loopback, one connection after the other, numbered from FIRST on.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _serve(listener: socket.socket, count: int) -> None:
             connection.recv(1)
 
 
-def _ask(address: tuple[str, int], count: int) -> None:
-    for number in range(count):
+def _ask(address: tuple[str, int], numbers: range) -> None:
+    for number in numbers:
         with socket.create_connection(address) as connection:
             lines = (
                 "GET / HTTP/1.1",
@@ -61,7 +61,7 @@ def _ask(address: tuple[str, int], count: int) -> None:
 
 def main() -> None:
     """Be the client, and in another process the server."""
-    count = int(sys.argv[1])
+    first, count = map(int, sys.argv[1:])
     processors = sorted(os.sched_getaffinity(0))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ def main() -> None:
             _serve(listener, count)
             return
         os.sched_setaffinity(0, processors[-1:])
-        _ask(listener.getsockname(), count)
+        _ask(listener.getsockname(), range(first, first + count))
         _, failed = os.waitpid(server, 0)
     sys.exit(failed != 0)
 
