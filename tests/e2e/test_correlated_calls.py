@@ -48,7 +48,7 @@ NOT_TOLD = (
 )  # fmt: skip
 """What is counted where calls are not told."""
 MOST_MISSING = 0.05
-"""Live: of connections whose first payload overtakes the client's ACK, or comes with it (connections_other)."""
+"""Live: of HTTP/1, whose calls keep the process that makes them from reading in time what capture tells (exchanges_lost)."""
 READING_SECONDS = 0.002
 """Two clocks are read one after the other."""
 

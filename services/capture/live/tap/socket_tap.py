@@ -309,7 +309,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
     def _mark_own_sockets(self) -> None:
         """Mark the connections that this process has already made, and tell their other ends, which may speak first.
 
-        The other end of one to a Service's address has another, and is told until capture's end speaks.
+        The other end of one to a Service's address has another, and is told until capture's end speaks, which it is made to do
+        once the programs are attached.
         """
         for descriptor in own_connections():
             with contextlib.suppress(OSError):  # closed meanwhile, or not yet connected
