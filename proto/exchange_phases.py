@@ -7,8 +7,9 @@ Here because two have to agree on it: the exporter makes the spans, and the ledg
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,15 @@ class Phases:
 
 def phases(batch: FlowBatch) -> Phases:
     """Return the phases of a batch all of whose records are exchanges."""
+    present, begin, end = zip(*_each(batch), strict=True)
+    return Phases(np.column_stack(present), np.column_stack(begin), np.column_stack(end))
+
+
+_Times: TypeAlias = tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
+
+
+def _each(batch: FlowBatch) -> Iterator[_Times]:
+    """Yield of each `Phase` whether records have it, and from when to when."""
     first, asked, begun, done = (
         batch.column(f"{name}_unix_ns") for name in ("request_first", "request_last", "response_first", "response_last")
     )
@@ -56,25 +66,27 @@ def phases(batch: FlowBatch) -> Phases:
     answered = begun != 0
     waited = np.where(answered, begun, over)
     # A response that was broken off lasted until then.
-    done = np.maximum(np.where(np.isin(batch.column("exchange_end"), BROKEN_OFF), over, done), begun)
-    waits = np.where(answered, waited >= asked, waited > asked)
-    everyone = np.ones(batch.count, np.bool_)
-    steps, steps_end = _set_up(batch)
-    return Phases(
-        np.column_stack([everyone, asked > first, waits, answered & (done > begun), steps != 0]),
-        np.column_stack([batch.column("start_unix_ns"), first, asked, begun, steps]),
-        np.column_stack([over, asked, np.maximum(waited, asked), done, steps_end]),
-    )
+    done = np.maximum(np.where(is_broken_off(batch.column("exchange_end")), over, done), begun)
+    yield np.ones(batch.count, np.bool_), batch.column("start_unix_ns"), over
+    yield asked > first, first, asked
+    yield np.where(answered, waited >= asked, waited > asked), asked, np.maximum(waited, asked)
+    yield answered & (done > begun), begun, done
+    for name, lasts in _SET_UP_TIMES.items():
+        begin = batch.column(f"{name}_unix_ns")
+        end = begin + batch.column(lasts) if lasts else batch.column("handshake_ack_unix_ns")
+        # What went on beside the request ends as that begins.
+        yield begin != 0, begin, np.maximum(np.minimum(end, first), begin)
 
 
-def _set_up(batch: FlowBatch) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """From when to when each of SET_UP took place; 0 where it did not. What went on beside the request ends as that begins."""
-    column = batch.column
-    begin = np.column_stack([column(f"{name}_unix_ns") for name in ("syn", "tls_handshake", "lookup")])
-    tls, lookup = (column(f"{name}_time_ns") for name in ("tls_handshake", "dns_first"))
-    end = np.column_stack([column("handshake_ack_unix_ns"), begin[:, 1] + tls, begin[:, 2] + lookup])
-    end = np.minimum(end, column("request_first_unix_ns")[:, None])
-    return begin, np.maximum(end, begin)
+_SET_UP_TIMES: Final = {"syn": "", "tls_handshake": "tls_handshake_time_ns", "lookup": "dns_first_time_ns"}
+"""Of each of SET_UP what its beginning is named by, and its duration."""
+_IS_BROKEN_OFF: Final = np.isin(np.arange(256), BROKEN_OFF)
+
+
+def is_broken_off(ends: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Where an exchange's end says that its connection was, or its stream."""
+    broken_off: npt.NDArray[np.bool_] = _IS_BROKEN_OFF[ends]
+    return broken_off
 
 
 def is_traced(batch: FlowBatch) -> npt.NDArray[np.bool_]:
@@ -88,7 +100,8 @@ def is_traced(batch: FlowBatch) -> npt.NDArray[np.bool_]:
 
 def span_count(batch: FlowBatch) -> int:
     """Return how many spans the records of a batch become."""
-    exchanges = np.flatnonzero(is_traced(batch))
-    if not len(exchanges):
+    traced = is_traced(batch)
+    if not traced.any():
         return batch.count
-    return batch.count - len(exchanges) + int(phases(batch.take(exchanges)).present.sum())
+    of_traced = sum(np.count_nonzero(present & traced) for present, _, _ in _each(batch))
+    return int(batch.count - np.count_nonzero(traced) + of_traced)

@@ -30,7 +30,7 @@ void calls_close(struct calls *calls)
         return;
     while (calls->quietest)
         connection_forget(calls, calls->quietest);
-    free(calls->ended);
+    free(calls->ended_kept);
     free(calls);
 }
 
@@ -367,10 +367,11 @@ void calls_end(struct calls *calls, const struct exchange *copies, __u64 count)
     }
 }
 
-/* Those that are over were taken. */
-void calls_taken(struct calls *calls)
+/* The first so many of those that are over were taken. */
+void calls_taken(struct calls *calls, __u64 count)
 {
-    calls->ended_count = 0;
+    calls->ended_count -= count;
+    calls->ended = calls->ended_count ? calls->ended + count : calls->ended_kept;
 }
 
 #endif

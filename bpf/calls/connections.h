@@ -64,7 +64,7 @@ struct connection {
 
 /* services/capture/calls/library.py has all but the last members. */
 struct calls {
-    struct exchange *ended;
+    struct exchange *ended; /* the first that was not taken */
     __u64 ended_count;
     __u64 open_count;
     __u64 requests[REQUEST_COUNTERS];
@@ -73,6 +73,7 @@ struct calls {
     __u64 missing;    /* how often something that was told was lost on its way */
     __u64 found;      /* directions whose frames are followed again, or from the midst of their connection on */
     __u64 lost;       /* exchanges that were over and found no room */
+    struct exchange *ended_kept; /* with those that were taken in front of it */
     __u64 ended_room;
     __u64 handed_over; /* that were counted among requests before they came here */
     __u64 held_bytes;
@@ -244,27 +245,40 @@ static void call_drop(struct calls *calls, struct connection *connection, struct
     *call = connection->open[last];
 }
 
+/* Make room for one more that is over. Returns -1 where memory is missing. */
+static int calls_grow(struct calls *calls)
+{
+    __u64 room = calls->ended_room ? 2 * calls->ended_room : 64;
+    __u64 taken = (__u64)(calls->ended - calls->ended_kept);
+    struct exchange *kept = calls->ended_kept;
+
+    if (taken + calls->ended_count < calls->ended_room)
+        return 0;
+    if (taken > calls->ended_count) {
+        memcpy(kept, calls->ended, calls->ended_count * sizeof(*kept));
+        taken = 0;
+    } else {
+        kept = realloc(kept, room * sizeof(*kept));
+        if (!kept)
+            return -1;
+        calls->ended_kept = kept;
+        calls->ended_room = room;
+    }
+    calls->ended = kept + taken;
+    return 0;
+}
+
 /* Keep one that is over until it is taken, or drop it where there is not enough to tell of it. */
 static void call_end(struct calls *calls, struct connection *connection, struct call *call)
 {
-    __u64 room = calls->ended_room ? 2 * calls->ended_room : 64;
-    struct exchange *ended = calls->ended;
-
-    if (calls->ended_count == calls->ended_room) {
-        ended = realloc(ended, room * sizeof(*ended));
-        if (ended) {
-            calls->ended = ended;
-            calls->ended_room = room;
-        }
-    }
     /* An end that went over to HTTP/2 answers, or resets the stream: where neither was seen, its frames were not followed. */
     if (call->is_unclear ||
             (call->is_upgraded && !call->exchange.response_first_ns && call->exchange.end != EXCHANGE_END_STREAM_RESET))
         calls->requests[REQUEST_UNPAIRED] += call->is_known;
-    else if (!ended)
+    else if (calls_grow(calls))
         calls->lost++;
     else if (call->is_known)
-        ended[calls->ended_count++] = call->exchange;
+        calls->ended[calls->ended_count++] = call->exchange;
     call_drop(calls, connection, call);
 }
 

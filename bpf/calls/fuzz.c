@@ -58,7 +58,7 @@ static void take(struct calls *calls, __u64 *taken)
             abort();
     }
     *taken += calls->ended_count;
-    calls_taken(calls);
+    calls_taken(calls, calls->ended_count);
 }
 
 int LLVMFuzzerTestOneInput(const __u8 *data, size_t size)

@@ -61,7 +61,7 @@ static void begin_again(void)
     }
     while (replay->exchanges.calls->quietest)
         connection_forget(replay->exchanges.calls, replay->exchanges.calls->quietest);
-    calls_taken(replay->exchanges.calls);
+    calls_taken(replay->exchanges.calls, replay->exchanges.calls->ended_count);
     replay->exchanges.calls->handed_over = 0;
     replay->exchanges.open_count = 0;
     replay->exchanges.ended_count = 0;
@@ -84,7 +84,7 @@ static void check_exchanges(__u64 *taken)
         ++*taken;
     }
     replay_exchanges_taken(replay);
-    calls_taken(exchanges->calls);
+    calls_taken(exchanges->calls, exchanges->calls->ended_count);
     /*
      * Of those that began some were dropped, or handed over to calls; of what could not be paired some never began. Of some the
      * headers still come.

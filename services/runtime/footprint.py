@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import Final, cast
 
 _ENVIRONMENT: Final = {
-    # One heap for all threads, and freed memory goes back to the system (glibc).
+    # One heap for all threads, and freed memory goes back to the system (glibc): but for what a batch takes, whose pages would
+    # be the system's and cleared anew for each.
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 18),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 18),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 20),
     # numpy asks for huge pages for large arrays, of which a table that is half empty touches all.
     "NUMPY_MADVISE_HUGEPAGE": "0",
     # Its linear algebra has a buffer for each thread, and nobody calls it.

@@ -22,7 +22,7 @@ _SIGNATURES: Final[Signatures] = {
     "calls_read": (ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)),
     "calls_open": (ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_void_p)),
     "calls_end": (None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)),
-    "calls_taken": (None, (ctypes.c_void_p,)),
+    "calls_taken": (None, (ctypes.c_void_p, ctypes.c_uint64)),
 }
 
 
@@ -83,13 +83,14 @@ class CallReader:
         exchanges = np.ascontiguousarray(exchanges, EXCHANGE)
         self._library.calls_end(self._open_handle(), exchanges.ctypes.data, len(exchanges))
 
-    def take_exchanges(self) -> Exchanges:
-        """Return those that are over, each once."""
-        if not self._calls.ended_count:
+    def take_exchanges(self, most: int) -> Exchanges:
+        """Return up to so many of those that are over, each once. The others are kept."""
+        count = min(int(self._calls.ended_count), most)
+        if not count:
             return NO_EXCHANGES
-        taken = np.zeros(int(self._calls.ended_count), EXCHANGE)
+        taken = np.empty(count, EXCHANGE)
         ctypes.memmove(taken.ctypes.data, self._calls.ended, taken.nbytes)
-        self._library.calls_taken(self._open_handle())
+        self._library.calls_taken(self._open_handle(), count)
         return taken
 
     @property

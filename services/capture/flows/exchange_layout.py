@@ -103,13 +103,15 @@ def picked(exchanges: Exchanges, places: npt.NDArray[Any]) -> Exchanges:
 
 def as_ended(exchanges: Exchanges) -> Exchanges:
     """Copy exchanges as ENDED, with nothing in what is added there that they do not say."""
-    ended = np.zeros(len(exchanges), ENDED)
     if exchanges.dtype == EXCHANGE:
         size = EXCHANGE.itemsize
-        ended.view(np.uint8).reshape(-1, ENDED.itemsize)[:, :size] = _whole(exchanges).view(np.uint8).reshape(-1, size)
-    else:
-        for name in exchanges.dtype.names or ():
-            ended[name] = exchanges[name]
+        content = np.empty((len(exchanges), ENDED.itemsize), np.uint8)
+        content[:, :size] = _whole(exchanges).view(np.uint8).reshape(-1, size)
+        content[:, size:] = 0
+        return content.view(ENDED).reshape(-1)
+    ended = np.zeros(len(exchanges), ENDED)
+    for name in exchanges.dtype.names or ():
+        ended[name] = exchanges[name]
     return ended
 
 

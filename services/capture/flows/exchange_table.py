@@ -17,6 +17,8 @@ server's FIN, the moment at which an idle flow is given up; not with the packet,
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -25,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.columns import (
-    BROKEN_OFF,
     COLUMNS,
     FIRST_EXCHANGE,
     NO_INDEX,
@@ -36,9 +37,11 @@ from proto.columns import (
     Reason,
     Role,
 )
+from proto.exchange_phases import is_broken_off
 from services.capture.flows.connections import cut_short
 from services.capture.flows.exchange_layout import (
     MET,
+    NO_EXCHANGES,
     OF_CONNECTION,
     PART,
     STREAM_IS_FIRST,
@@ -53,6 +56,10 @@ from services.capture.flows.timing import FlowTableSettings
 
 if TYPE_CHECKING:
     from services.capture.flows.layout import Slots
+
+_NONE_ENDED: Final = as_ended(NO_EXCHANGES)
+
+_MATCHED: Final = np.array([ExchangeMatched.CONTEXT, ExchangeMatched.SPAN], np.uint8)
 
 MOST_WAITING: Final = 65_536
 """Exchanges that wait for the bus to take them; more are dropped, and counted."""
@@ -72,7 +79,9 @@ _TIMES: Final = {
     "syn_unix_ns": "syn_ns",
     "handshake_ack_unix_ns": "handshake_ack_ns",
 }
-
+_DTYPES: Final = {name: column.numpy_dtype for name, column in COLUMNS.items()}
+_CLIENT: Final = np.uint8(Role.CLIENT)
+"""A number: to numpy it is not worth the search that a member of an enum is."""
 
 Meet = Callable[[Exchanges], Exchanges]
 """Given what was read on the wire and is not told yet, open ones too; returns what is known by the spans that it was met by."""
@@ -93,8 +102,8 @@ class ExchangeHost(Protocol):
     def end_exchanges(self, exchanges: Exchanges) -> None:
         """End those that these are copies of, as their `end` and `ended_ns` say; what ended by itself meanwhile stays so."""
 
-    def take_exchanges(self) -> Exchanges:
-        """Return those that are over, each once."""
+    def take_exchanges(self, most: int) -> Exchanges:
+        """Return up to so many of those that are over, each once; none where all were taken. The others are kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +129,7 @@ class ExchangeTable:
         self._host = host
         self._settings = settings or FlowTableSettings()
         self._observer = observer
-        self._waiting: list[Exchanges] = []
+        self._waiting: deque[Exchanges] = deque()
         self.dropped = 0
         """Exchanges that were given up because too many waited for the bus."""
 
@@ -132,17 +141,31 @@ class ExchangeTable:
         To be called before the flows are drained, whose slots tell why an exchange is over.
         """
         open_ = self._end(now_unix_ns, final=final)
-        taken = self._host.take_exchanges()
-        told = [taken] if meet is None else [taken, meet(joined(open_, taken))]
-        ended = [self._ended(each, now_unix_ns, share) for each in told]
-        if not any(map(len, [*ended, *self._waiting])):
-            return
-        over = joined(*self._waiting, *ended)
-        over = picked(over, np.lexsort((over["number"], over["flow_id"])))
-        self._waiting = [over]  # what nobody asks for is due again
-        for first in range(0, len(over), self._settings.max_rows):
-            rows, self._waiting[0] = np.split(over[first:], [self._settings.max_rows])
+        if meet is not None:
+            taken = self._host.take_exchanges(sys.maxsize)
+            self._waiting.extend(self._ended(each, now_unix_ns, share) for each in (taken, meet(joined(open_, taken))))
+        while len(rows := self._due(now_unix_ns, share)):
             yield ExchangeEmission(rows, exchange_columns(rows, self._observer), now_unix_ns)
+
+    def _due(self, now_unix_ns: int, share: Share) -> Exchanges:
+        """Return what an emission holds at the most of what is over. No more is taken from the host: a batch's worth of memory
+        stays in the processor's caches, and what nobody asks for is due again.
+        """
+        parts, room = list[Exchanges](), self._settings.max_rows
+        while room and self._waiting:
+            part, rest = np.split(self._waiting.popleft(), [room])
+            if len(rest):
+                self._waiting.appendleft(rest)
+            parts.append(part)
+            room -= len(part)
+        while room and len(taken := self._host.take_exchanges(room)):
+            parts.append(self._ended(taken, now_unix_ns, share))
+            room -= len(parts[-1])
+        if not parts:
+            return _NONE_ENDED
+        rows = parts[0] if len(parts) == 1 else joined(*parts)
+        order = np.lexsort((rows["number"], rows["flow_id"]))
+        return rows if (order[1:] > order[:-1]).all() else picked(rows, order)
 
     def refuse(self, emission: ExchangeEmission) -> None:
         """The records are stored nowhere and never will be: they are due again."""
@@ -153,7 +176,9 @@ class ExchangeTable:
     def _ended(self, taken: Exchanges, now_unix_ns: int, share: Share) -> Exchanges:
         """Return those of the share as ENDED."""
         begun = taken["isn_seen"] != 0
-        taken = picked(taken, ~share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"]))
+        untold = share.untold_requests(begun, taken["flow_first_ns"], taken["request_first_ns"])
+        if untold.any():
+            taken = picked(taken, ~untold)
         idle = taken["end"] == ExchangeEnd.IDLE_TIMEOUT
         given_up_ns = taken["ended_ns"] + np.uint64(self._settings.tcp_idle_seconds * _NS)
         taken["ended_ns"] = np.where(idle, np.minimum(given_up_ns, np.uint64(now_unix_ns)), taken["ended_ns"])
@@ -163,7 +188,7 @@ class ExchangeTable:
         """Return exchanges as ENDED: the first of each connection with what its flow says of how it was set up."""
         ended = as_ended(taken)
         is_first = np.where(taken["is_stream"] != 0, taken["stream_ended"] & STREAM_IS_FIRST, taken["number"] == 0)
-        rows = np.flatnonzero((is_first != 0) & (taken["role"] == Role.CLIENT))
+        rows = np.flatnonzero((is_first != 0) & (taken["role"] == _CLIENT))
         if len(rows):
             flow_ids = taken["flow_id"][rows]
             slots, met = taken["slot"][rows], taken["slot"][rows] == MET
@@ -219,24 +244,24 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
     """Return the columns of ended exchanges, on the clock that they have."""
     count = len(exchanges)
     answered = exchanges["response_first_ns"] != 0
-    reset = np.isin(exchanges["end"], BROKEN_OFF)
+    reset = is_broken_off(exchanges["end"])
     last = np.where(answered, exchanges["response_last_ns"], np.uint64(0))
     end = np.where(answered & ~reset, last, exchanges["ended_ns"])
     end = np.maximum(end, exchanges["request_last_ns"])
     # A part has no request and no response: so it has no phases either.
-    is_part, is_clients = exchanges["is_stream"] == PART, exchanges["role"] == Role.CLIENT
+    is_part, is_clients = exchanges["is_stream"] == PART, exchanges["role"] == _CLIENT
     client, server = exchanges["client_zero_windows"], exchanges["server_zero_windows"]
     filled: dict[str, Array] = {name: exchanges[name] for name in _AS_THEY_ARE}
     filled |= {name: exchanges[member] for name, member in _TIMES.items()}
     filled |= {
         "record": exchanges["number"] % np.uint32(FIRST_EXCHANGE) + np.uint32(FIRST_EXCHANGE),
-        "reason": np.full(count, Reason.EXCHANGE),
-        "observer": np.full(count, observer),
+        "reason": np.full(count, Reason.EXCHANGE, np.uint8),
+        "observer": np.full(count, observer, np.uint8),
         "transport": np.where(exchanges["transport"] != 0, exchanges["transport"], np.uint8(_TCP)),
         "local_container": np.full(count, NO_INDEX),
         "exchange_end": exchanges["end"],
         "exchange_shared": exchanges["is_stream"],
-        "exchange_matched": np.where(exchanges["slot"] == MET, ExchangeMatched.SPAN, ExchangeMatched.CONTEXT),
+        "exchange_matched": _MATCHED[(exchanges["slot"] == MET).view(np.uint8)],
         "exchange_series": exchanges["series"],
         "exchange_series_wait_ns": exchanges["series_wait_ns"],
         "http_method": exchanges["method"],
@@ -251,4 +276,4 @@ def exchange_columns(exchanges: Exchanges, observer: Observer) -> dict[str, Arra
         "smoothed_rtt_ns": exchanges["srtt_ns"],
         "response_time_max_ns": exchanges["silence_ns"],
     }
-    return {name: np.ascontiguousarray(column, COLUMNS[name].numpy_dtype) for name, column in filled.items()}
+    return {name: np.ascontiguousarray(column, _DTYPES[name]) for name, column in filled.items()}

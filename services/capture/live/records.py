@@ -149,8 +149,10 @@ def finish_exchanges(emission: ExchangeEmission, clock: LiveClock, cgroups: Cgro
 
 
 def _shifted(times: Array, offsets: Any) -> npt.NDArray[np.uint64]:
-    """Times plus offsets, where a time is known."""
-    return np.where(times != 0, times.astype(np.int64) + offsets, 0).astype(np.uint64)
+    """Times plus offsets, which may be below 0, where a time is known: modulo 2^64 that is the same."""
+    shifted: npt.NDArray[np.uint64] = times + np.asarray(offsets).astype(np.uint64)
+    shifted[times == 0] = 0
+    return shifted
 
 
 def _as_column(name: str, values: Array, known: Array) -> Array:

@@ -120,6 +120,7 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
             raise CaptureError(f"no memory for the turns of {self.capacity} flows")
         self._turns = ReplayTurns(kept, self.capacity) if kept else None
         self._calls = CallReader(self._library.replay_calls(self._handle)) if trace_context else None
+        self._over = NO_EXCHANGES
         self._open: PlainBytes | None = None
         self._finished_sizes = 0
         self._cut = 0
@@ -242,15 +243,16 @@ class ReplaySource(AbstractContextManager["ReplaySource"]):
         if self._calls is not None:
             self._calls.end_exchanges(exchanges[is_call])
 
-    def take_exchanges(self) -> Exchanges:
-        """Return the exchanges that are over, each once."""
+    def take_exchanges(self, most: int) -> Exchanges:
+        """Return up to so many of the exchanges that are over, each once; none where all were taken."""
         if self._calls is None:
             return NO_EXCHANGES
-        taken = np.zeros(int(self._exchanges.ended_count), EXCHANGE)
-        if len(taken):
-            ctypes.memmove(taken.ctypes.data, self._exchanges.ended, taken.nbytes)
+        ended = np.zeros(int(self._exchanges.ended_count), EXCHANGE)
+        if len(ended):
+            ctypes.memmove(ended.ctypes.data, self._exchanges.ended, ended.nbytes)
             self._library.replay_exchanges_taken(self._open_handle())
-        return joined(taken, self._calls.take_exchanges())
+        taken, self._over = np.split(joined(self._over, ended), [most])
+        return joined(taken, self._calls.take_exchanges(most - len(taken)))
 
     def take_turns(self, now_unix_ns: int, *, final: bool) -> Turns:
         """Return the turns that are over, each once; with `final` all that have a response."""

@@ -11,8 +11,10 @@
 
 static void take_exchanges(struct replay *replay)
 {
+    struct calls *calls = replay_calls(replay);
+
     replay_exchanges_taken(replay);
-    calls_taken(replay_calls(replay));
+    calls_taken(calls, calls->ended_count);
 }
 
 static int check(const char *path)

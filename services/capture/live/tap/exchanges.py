@@ -32,6 +32,8 @@ PROGRAMS: Final = {f"{way}_calls": [f"tap_{way}_{look}" for look in _LOOKS] for 
 _FRAMES: Final = {"ingress_calls": ["tap_ingress_frames", UNACCEPTED_PROGRAM], "egress_calls": ["tap_egress_frames"]}
 """Behind them, where the kernel takes it: without, connections of HTTP/2 are given up."""
 
+_MOST_FILLED: Final = 1 / 8
+"""Of the ring buffer of frames: so little lies in the processor's caches, too."""
 _RING_RECORD: Final = np.dtype({
     "names": ["length", "exchange"], "offsets": [0, 8], "formats": ["<u4", EXCHANGE], "itemsize": 8 + EXCHANGE.itemsize,
 })  # fmt: skip
@@ -51,7 +53,7 @@ class TapExchanges:
         self._cpus = cpus
         self._ring = ExchangeRing(loaded.maps["ended_exchanges"], loaded.map_descriptions["ended_exchanges"].max_entries)
         self._told = NO_EXCHANGES
-        self._ended: list[Exchanges] = []
+        self._over = NO_EXCHANGES
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._frames = FrameRing(loaded.maps["http2_frames"], loaded.map_descriptions["http2_frames"].max_entries)
         self._calls = _call_reader()
@@ -64,6 +66,11 @@ class TapExchanges:
         self._frames.close()
         if self._calls is not None:
             self._calls.close()
+
+    @property
+    def frames_wait(self) -> bool:
+        """Whether more is told of frames than can wait for the next look."""
+        return self._calls is not None and self._frames.filled > _MOST_FILLED
 
     def read_frames(self) -> None:
         """Take over what was told of frames since: as often as the ring buffer has room for."""
@@ -105,21 +112,21 @@ class TapExchanges:
         if self._calls is not None:
             self._calls.end_exchanges(exchanges[is_call])
         exchanges = exchanges[~is_call]
-        self._ended.append(exchanges)
+        self._over = joined(self._over, exchanges)
         others = self._told[~np.isin(self._told["flow_id"], exchanges["flow_id"])]
         told = np.concatenate([others, exchanges])
         self._told = told[np.argsort(told["flow_id"])]
 
-    def take_exchanges(self) -> Exchanges:
-        """Return those that are over, each once."""
+    def take_exchanges(self, most: int) -> Exchanges:
+        """Return up to so many of those that are over, each once; none where all were taken."""
         ended = self._ring.take()
-        fresh = ended[~self._is_told(ended)]
-        # What a program ended, and what is in the hash no more, will not come again.
-        kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
-        calls = NO_EXCHANGES if self._calls is None else self._calls.take_exchanges()
-        taken = joined(NO_EXCHANGES, *self._ended, fresh, calls)
-        self._told, self._ended = self._told[kept], []
-        return taken
+        self._over = joined(self._over, ended[~self._is_told(ended)])
+        if len(self._told):
+            # What a program ended, and what is in the hash no more, will not come again.
+            kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
+            self._told = self._told[kept]
+        taken, self._over = np.split(self._over, [most])
+        return taken if self._calls is None else joined(taken, self._calls.take_exchanges(most - len(taken)))
 
     @property
     def counters(self) -> dict[str, int]:

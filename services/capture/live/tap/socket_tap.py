@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain
 from pathlib import Path
@@ -428,6 +429,7 @@ def _network(text: str) -> bytes:
     return bits.to_bytes(4, "little") + _mapped(str(network.network_address))
 
 
+@cache
 def _possible_cpus() -> int:
     """How many CPUs the kernel has room for, which per-CPU maps have values for."""
     last = Path("/sys/devices/system/cpu/possible").read_text().strip().rpartition("-")[2].rpartition(",")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,10 +127,26 @@ def test_calls_are_bounded(bounded):
     for number in range(3):
         said.answers(coder, number)
     said.asks(coder, 3).read_by(bounded)
-    assert numbers(bounded.take_exchanges()) == [0, 1]
+    assert numbers(bounded.take_exchanges(sys.maxsize)) == [0, 1]
     said.asks(coder, 4).answers(coder, 4).read_by(bounded)
-    assert numbers(bounded.take_exchanges()) == [4]
+    assert numbers(bounded.take_exchanges(sys.maxsize)) == [4]
     bounded.close()
+
+
+def test_what_is_over_is_taken_in_parts():
+    """In the order in which it ended, whatever ends meanwhile."""
+    calls, coder, said = CallReader(), Coder(), Told().opens()
+    taken = []
+    for first in range(0, 1000, 100):
+        for number in range(first, first + 100):
+            said.asks(coder, number).answers(coder, number)
+        said.read_by(calls)
+        taken += [numbers(calls.take_exchanges(most)) for most in (1, 40)]
+    assert [len(part) for part in taken] == [1, 40] * 10
+    taken.append(numbers(calls.take_exchanges(sys.maxsize)))
+    assert list(itertools.chain(*taken)) == list(range(1000))
+    assert not len(calls.take_exchanges(sys.maxsize))
+    calls.close()
 
 
 def test_connections_are_bounded_the_longest_quiet_goes_first(bounded):
@@ -137,7 +154,7 @@ def test_connections_are_bounded_the_longest_quiet_goes_first(bounded):
     coders, said = [Coder() for _ in range(3)], Told()
     said.opens(0).asks(coders[0], 0, 0).opens(1).asks(coders[1], 0, 1).answers(coders[0], 0, 0)
     said.opens(2).asks(coders[2], 0, 2).answers(coders[1], 0, 1).answers(coders[2], 0, 2).read_by(bounded)
-    assert [int(each["flow_id"]) for each in bounded.take_exchanges()] == [0, 2]
+    assert [int(each["flow_id"]) for each in bounded.take_exchanges(sys.maxsize)] == [0, 2]
     assert bounded.counters["pieces_connection_forgotten"] == 1
     assert bounded.requests[RequestCounter.UNPAIRED] == 1
     bounded.close()
@@ -168,7 +185,7 @@ def test_behind_what_is_missing_nothing_is_guessed(trouble):
         said.add(1, FRAME, b"\x80", parts=BEGINS | ENDS | OF_CLIENT, stream=1)
     said.asks(coder, 1).answers(coder, 0).answers(coder, 1).read_by(calls)
     assert calls.counters["pieces_block_unreadable"] == 1
-    assert numbers(calls.take_exchanges()) == [1]
+    assert numbers(calls.take_exchanges(sys.maxsize)) == [1]
     calls.close()
 
 
@@ -178,7 +195,7 @@ def test_what_was_lost_on_its_way_drops_what_was_open():
     said.asks(coder, 0).asks(coder, 1).answers(coder, 0).read_by(calls)
     coder.asks(2)
     said.asks(coder, 3, skip=1).answers(coder, 1).answers(coder, 3).read_by(calls)
-    assert numbers(calls.take_exchanges()) == [0, 3]
+    assert numbers(calls.take_exchanges(sys.maxsize)) == [0, 3]
     assert calls.counters["pieces_frames_missing"] == 1
     assert calls.requests[RequestCounter.UNPAIRED] == 1
     calls.close()
@@ -188,7 +205,7 @@ def test_calls_of_a_connection_that_is_over_are_told_or_counted():
     """Its streams that ended before it did are told; of the others nobody knows."""
     calls, coder, said = CallReader(), Coder(), Told().opens()
     said.asks(coder, 0).asks(coder, 1).answers(coder, 0).add(1, OVER).answers(coder, 1).read_by(calls)
-    assert numbers(calls.take_exchanges()) == [0]
+    assert numbers(calls.take_exchanges(sys.maxsize)) == [0]
     assert calls.requests[RequestCounter.UNPAIRED] == 1
     calls.close()
 
@@ -201,6 +218,6 @@ def test_who_closes_says_when():
     assert open_one["ended_ns"] == 11
     found["end"] = ExchangeEnd.CLOSED
     calls.end_exchanges(found)
-    assert calls.take_exchanges()["end"].tolist() == [ExchangeEnd.CLOSED]
+    assert calls.take_exchanges(sys.maxsize)["end"].tolist() == [ExchangeEnd.CLOSED]
     assert not len(calls.open_exchanges())
     calls.close()
