@@ -156,6 +156,16 @@ class LiveReader(AbstractContextManager["LiveReader"]):
             yield self._batch(emission, records, now_unix_ns, counters, told)
         self._last_unix_ns = max(now_unix_ns, self._last_unix_ns)
 
+    @property
+    def frames_wait(self) -> bool:
+        """Whether `read_frames` is due: there is room for so much of what the programs tell, and no more."""
+        return self.tap.exchanges is not None and self.tap.exchanges.frames_wait
+
+    def read_frames(self) -> None:
+        """Take over what the programs told of frames of HTTP/2 since the last read, for the next one."""
+        if self.tap.exchanges is not None:
+            self.tap.exchanges.read_frames()
+
     def _flows(self, flow_ids: Array) -> tuple[Slots, Array]:
         slots = self.tap.slots_of(flow_ids)
         known = np.flatnonzero(slots["id"] == flow_ids)

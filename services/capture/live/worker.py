@@ -42,6 +42,8 @@ _WINDOW: Final = 2
 records a second."""
 _LOOK_SECONDS: Final = 0.02
 """Between two looks whether the capture that this one replaces is gone."""
+FRAMES_SECONDS: Final = 0.25
+"""Between two looks whether the ring buffer of frames fills: it has room for what is told of 20,000 ends of calls."""
 _RETRY_SECONDS: Final = 0.5
 """Between two attempts at the last records, where the stream is full when capture ends."""
 _MAKERS_UNSEEN: Final = (
@@ -177,14 +179,19 @@ class LivePublisher:
                 logger.error("flows.abandoned", flows=self._reader.tap.used_slots)
 
     async def _pause(self, seconds: float, stopping: asyncio.Event) -> None:
-        """Wait for the next tick, or until there is something to take over."""
+        """Wait for the next tick, or until there is something to take over. What is told of frames meanwhile is read before its
+        ring buffer is full.
+        """
         succession, now = self._reader.succession, asyncio.get_running_loop().time
         end, waiting = now() + seconds, succession.share.waits
         while not stopping.is_set() and now() < end and waiting == succession.share.waits:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(_LOOK_SECONDS, end - now()) if waiting else end - now())
+                await asyncio.wait_for(stopping.wait(), min(_LOOK_SECONDS if waiting else FRAMES_SECONDS, end - now()))
             if waiting:
                 succession.look()
+            if self._reader.frames_wait:
+                async with self._reading:
+                    await asyncio.to_thread(self._reader.read_frames)
 
     async def _publish_last(self) -> bool:
         """Publish every flow's last record; return whether some were refused."""

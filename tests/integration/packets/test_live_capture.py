@@ -4,13 +4,14 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from typing import Self
 
 import numpy as np
 import pytest
 import structlog
 
-from proto.columns import Observer, Outcome, Role
+from proto.columns import Observer, Outcome, Reason, Role
 from proto.flow_batch import FlowBatch, decode
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.reader import LiveOptions, LiveReader
@@ -20,6 +21,7 @@ from services.capture.progress import Progress
 from services.runtime.nats.bus import connect
 from services.runtime.settings import NatsSettings, StreamSettings
 from tests.support.node.live_capture import reason_to_skip
+from tests.support.packets.talks.http2_talk import END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame
 
 pytestmark = pytest.mark.xdist_group("socket_tap")
 
@@ -54,6 +56,22 @@ async def until(condition) -> None:
     """Return once the condition holds."""
     while not await condition():  # noqa: ASYNC110 - a stream tells nobody that it has grown
         await asyncio.sleep(0.02)
+
+
+def talk(reader: LiveReader, ends: tuple[socket.socket, socket.socket], count: int) -> None:
+    """Make so many calls of HTTP/2 as fast as capture can read what is told of them."""
+    client, server = ends
+    coder = Coder()
+    for sender, receiver, greeting in ((client, server, HELLO), (server, client, WELCOME)):
+        sender.sendall(greeting)
+        receiver.recv(len(greeting), socket.MSG_WAITALL)
+    for number in range(count):
+        while reader.frames_wait:
+            time.sleep(0.01)
+        for sender, receiver, block in ((client, server, coder.asks(number)), (server, client, coder.answers())):
+            said = frame(HEADERS, 2 * number + 1, block, END_HEADERS | END_STREAM)
+            sender.sendall(said)
+            receiver.recv(len(said), socket.MSG_WAITALL)
 
 
 PEERS = """
@@ -148,6 +166,33 @@ async def test_connections_of_this_machine_are_published_once(nats_server) -> No
     assert batches[-1].counters["excluded_packets"] > 0
     assert progress.records == sum(batch.count for batch in batches)
     assert progress.packets == sum(number for name, number in progress.counters.items() if name.endswith("_packets"))
+
+
+async def test_what_is_told_of_frames_is_read_between_looks(nats_server) -> None:
+    """A look that is far away loses no call, though more is told of them than there is room for."""
+    count = 20_000
+    seen = LiveOptions(capacity=4096, rules=TapRules(loopback=True), trace_context=True)
+    async with connect(NatsSettings(url=nats_server.url), name="test") as bus:
+        await bus.ensure_streams()
+        with (
+            LiveReader(node="here", epoch="e", options=seen, leave_out_own=False) as reader,
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as client,
+            listener.accept()[0] as server,
+        ):
+            publisher = LivePublisher(reader, bus, "flows.raw.here", Progress())
+            stopping = asyncio.Event()
+            running = asyncio.create_task(publisher.run(3600, stopping))
+            await asyncio.to_thread(talk, reader, (client, server), count)
+            ports = {client.getsockname()[1], server.getsockname()[1]}
+            stopping.set()
+            await running
+            batches = await stored(bus)
+    told = 0
+    for batch in batches:
+        ours = np.isin(batch.column("local_port"), list(ports)) & np.isin(batch.column("remote_port"), list(ports))
+        told += np.count_nonzero(ours & (batch.column("reason") == Reason.EXCHANGE))
+    assert told == 2 * count
 
 
 async def test_what_a_full_stream_refuses_merges(nats_server) -> None:

@@ -30,6 +30,13 @@ class RingBuffer:
         self._consumer: npt.NDArray[Any] | None = np.frombuffer(self._consumer_memory, "<u8", 1)
         self._producer: npt.NDArray[Any] | None = np.frombuffer(self._producer_memory, "<u8", 1)
 
+    @property
+    def filled(self) -> float:
+        """Which part of it is unread, 1 being all."""
+        if self._consumer is None or self._producer is None:
+            return 0
+        return int(self._producer[0] - self._consumer[0]) / self._size
+
     def unread(self) -> tuple[mmap.mmap | None, int, int]:
         """Return memory, and where in it how many bytes are unread. Records may still be written: they are BUSY."""
         if self._consumer is None or self._producer is None:
