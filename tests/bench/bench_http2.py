@@ -1,6 +1,6 @@
 """What HTTP/2 costs live: of the programs and of capture's process, and of all that the kernel does for it.
 
-    python -m tests.bench.bench_http2 [--rounds N] [--calls N] [--megabytes N] [--spread]
+    python -m tests.bench.bench_http2 [--rounds N] [--calls N] [--megabytes N] [--seconds N] [--spread]
 
 Needs root. A client and a server of one process say what gRPC says of a unary call: HEADERS and DATA there, HEADERS, DATA and
 trailers back, with a sampled context or without one. Then they upload over one stream, in packets of the loopback's size and of
@@ -11,30 +11,40 @@ First what the kernel counts of the programs (kernel.bpf_stats_enabled), and thi
 the rounds. Then, in many short turns and without that count, the processor time of both ends, nearly all of which is the
 kernel's where they upload: on a loopback the sender's is also that of the softirq in which the other end receives. Medians of
 it and of each turn's ratio, with their quartiles.
+
+Last what capture takes of 10,000 sampled calls a second, which come at that pace, over several connections. It is all processor
+time of a process that does with a LiveReader what the service does until batches can be sent: a look a second, and the frames
+in between, with the service's heap. It sees one end, as on two nodes, or both, as on one. How many records came of how many
+says whether any was lost.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import select
 import socket
 import statistics as median_of
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from proto.columns import Reason
+from services.capture.flows.exchange_table import ExchangeEmission
 from services.capture.live.owners.cgroups import find_root
 from services.capture.live.reader import LiveReader
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
+from services.capture.live.worker import FRAMES_SECONDS
 from services.capture.live_options import LiveOptions
+from services.capture.settings import CaptureSettings
+from services.runtime import footprint
 from tests.bench.bench_socket_tap import statistics
-from tests.bench.harness import in_turns, say, table
+from tests.bench.harness import ROOT, in_turns, say, table
 from tests.support.node import bpf_info
 from tests.support.node.namespaces import Namespace, Network
 from tests.support.packets.talks.http2_talk import DATA, END_HEADERS, END_STREAM, HEADERS, HELLO, WELCOME, Coder, frame
@@ -43,12 +53,17 @@ PROGRAMS = ("tap_ingress", "tap_egress")
 """What they call is measured with them."""
 NO_TAP, TAP, LOOK = "no tap", "tap", "tap that looks"
 LOOK_SECONDS = 0.2
-"""Between two looks at what was told of frames."""
+"""Between two looks at what was told of frames, while calls come as fast as they can."""
 TURNS = 20
 """For each round, of as much less each."""
 RATE = 10_000
-"""Calls a second that the last line is of."""
+"""Calls a second that the last lines are of."""
+CONNECTIONS = 10
+"""That they come over, in turn."""
+AT_ONCE = 50
+"""Calls between two looks at the clock."""
 MTU = 1500
+Where = AbstractContextManager[object]
 
 
 @dataclass(frozen=True)
@@ -132,8 +147,35 @@ def upload(network: Namespace, megabytes: int) -> int:
     return _connected(network.entered, send, take)
 
 
+def keep_pace(groups: tuple[Path, Path], seconds: float) -> int:
+    """Say RATE calls a second over CONNECTIONS, clients' and servers' sockets in these control groups; return how many."""
+    count = int(RATE * seconds) // CONNECTIONS
+    said = list(zip(*(list(zip(*calls(count, sampled=True), strict=True)) for _ in range(CONNECTIONS)), strict=True))
+    at_client, at_server = groups
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(_pair(partial(within, at_client), partial(within, at_server))) for _ in range(CONNECTIONS)]
+
+        def serve() -> None:
+            for turn in said:
+                for (_, server), (asked, answered) in zip(pairs, turn, strict=True):
+                    _receive(server, len(asked))
+                    server.sendall(answered)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        begun = time.monotonic()
+        for number, turn in enumerate(said):
+            if number % (AT_ONCE // CONNECTIONS) == 0:
+                time.sleep(max(0.0, begun + number * CONNECTIONS / RATE - time.monotonic()))
+            for (client, _), (asked, answered) in zip(pairs, turn, strict=True):
+                client.sendall(asked)
+                _receive(client, len(answered))
+        thread.join()
+    return count * CONNECTIONS
+
+
 def _connected(
-    enter: Callable[[], object], ask: Callable[[socket.socket], object], serve: Callable[[socket.socket], object]
+    enter: Callable[[], Where], ask: Callable[[socket.socket], object], serve: Callable[[socket.socket], object]
 ) -> int:
     """Have two ends talk; return the processor time of both (ns)."""
     spent: list[int] = []
@@ -143,10 +185,22 @@ def _connected(
         talk(end)
         spent.append(time.thread_time_ns() - begun)
 
-    with enter():
+    with _pair(enter, enter) as (client, server):
+        thread = threading.Thread(target=timed, args=(serve, server))
+        thread.start()
+        timed(ask, client)
+        thread.join()
+    return sum(spent)
+
+
+@contextmanager
+def _pair(at_client: Callable[[], Where], at_server: Callable[[], Where]) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a connection that has begun to speak HTTP/2, each made where it is to be."""
+    with at_server():
         listener = socket.create_server(("127.0.0.1", 0))
+    with at_client():
         client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
+    server, _ = listener.accept()
     with listener, client, server:
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -154,11 +208,7 @@ def _connected(
         _receive(server, len(HELLO))
         server.sendall(WELCOME)
         _receive(client, len(WELCOME))
-        thread = threading.Thread(target=timed, args=(serve, server))
-        thread.start()
-        timed(ask, client)
-        thread.join()
-    return sum(spent)
+        yield client, server
 
 
 def _receive(end: socket.socket, size: int) -> None:
@@ -201,33 +251,53 @@ def programs_ns(tap: SocketTap, load: Load) -> tuple[int, int]:
 def _take(tap: SocketTap | None) -> None:
     if tap is not None and tap.exchanges is not None:
         tap.exchanges.read_frames()
-        tap.exchanges.take_exchanges()
+        tap.exchanges.take_exchanges(sys.maxsize)
 
 
 def _spent(tap: SocketTap) -> int:
     return sum(bpf_info.program_statistics(tap.loaded.programs[name]).run_time_ns for name in PROGRAMS)
 
 
-def capture_ns(group: Path, load: Load, rounds: int) -> tuple[float, int]:
-    """Nanoseconds of capture for a record until its batch can be sent, and how many records there were: one for each end of a
-    call, but for those that came too fast.
+def capture(group: Path) -> None:
+    """What the service does there, until there is something to be read. Say when it begins, then how long it took (ns) for how
+    many records of exchanges.
     """
+    footprint.start_small()
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     options = LiveOptions(capacity=4096, rules=TapRules(loopback=True), trace_context=True, cgroup_root=group)
     told = 0
 
-    def read(final: Reason | None = None) -> None:
+    def look() -> None:
         nonlocal told
-        for batch in reader.read(final):
-            told += batch.records
+        for batch in reader.read():
+            told += batch.records if isinstance(batch.emission, ExchangeEmission) else 0
             reader.accept(batch)
 
-    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader, within(group):
-        with every(LOOK_SECONDS, read) as reading:
-            for _ in range(rounds):
-                load.run(load.units)
-        begun = time.thread_time_ns()
-        read(Reason.SHUTDOWN)
-        return (sum(reading) + time.thread_time_ns() - begun) / told, told
+    with LiveReader(node="n", epoch="e", options=options, leave_out_own=False) as reader:
+        look()
+        say("attached")
+        begun, due = time.process_time_ns(), time.monotonic()
+        while not select.select([sys.stdin], [], [], FRAMES_SECONDS)[0]:
+            if reader.frames_wait:
+                reader.read_frames()
+            if time.monotonic() >= due:
+                look()
+                due += CaptureSettings().drain_interval_seconds
+        look()
+        say(f"{time.process_time_ns() - begun} {told}")
+
+
+def capture_share(seen: Path, groups: tuple[Path, Path], seconds: float) -> tuple[float, str]:
+    """Which part of a core it takes a capture of what is seen, in a process of its own, and how many records came of it."""
+    command = [sys.executable, "-m", "tests.bench.bench_http2", "--capture", str(seen)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        count = keep_pace(groups, seconds)
+        answer, _ = process.communicate("over")
+    spent, told = map(int, answer.split())
+    return spent / 1e9 / (count / RATE), f"{told} of {count * sum(group == seen for group in groups)}"
 
 
 def processor_ns(group: Path, tap: SocketTap | None, load: Load) -> float:
@@ -244,8 +314,8 @@ def _quartiles(values: list[float], baseline: list[float]) -> str:
     return f"{middle:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
-def measure(loads: list[Load], groups: dict[str, Path], taps: dict[str, SocketTap], rounds: int) -> None:
-    """Print the tables."""
+def measure(loads: list[Load], groups: dict[str, Path], taps: dict[str, SocketTap], rounds: int) -> float:
+    """Print the tables; return what the look takes of a call of the first load at each end (ns)."""
     rows, looks = [], {}
     with statistics():
         for load in loads:
@@ -265,12 +335,7 @@ def measure(loads: list[Load], groups: dict[str, Path], taps: dict[str, SocketTa
         cells = [f"{median_of.median(values) / 1000:.1f}" for values in took.values()]
         rows.append([load.label, *cells, _quartiles(took[TAP], took[NO_TAP]), _quartiles(took[LOOK], took[TAP])])
     say(table(["us of a processor, both ends", *groups, "the tap", "the look"], rows))
-    spent, told = capture_ns(groups[LOOK], loads[0], rounds)
-    of_look, of_capture = (ns * RATE / 1e9 for ns in (looks[loads[0].label] / 2, spent))
-    say(
-        f"{RATE} sampled calls a second, each end: the look {of_look:.1%} of a core, capture {of_capture:.1%} until its batches"
-    )
-    say(f"are ready ({told} records of {2 * rounds * loads[0].units})")
+    return looks[loads[0].label] / 2
 
 
 def main() -> None:
@@ -279,10 +344,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=4, help="of calls at a pace")
+    parser.add_argument("--capture", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--spread", action="store_true", help="the ends of a connection wherever the scheduler has them")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root")
+    if arguments.capture:
+        capture(arguments.capture)
+        return
     if not arguments.spread:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     count, megabytes = arguments.calls, arguments.megabytes
@@ -304,7 +374,13 @@ def main() -> None:
             name: stack.enter_context(SocketTap(capacity=1024, cgroup_root=groups[name], rules=rules, trace_context=looks))
             for name, looks in ((TAP, False), (LOOK, True))
         }
-        measure(loads, groups, taps, arguments.rounds)
+        look_ns = measure(loads, groups, taps, arguments.rounds)
+    say(f"{RATE} sampled calls a second: the look {look_ns * RATE / 1e9:.1%} of a core at each end")
+    say("capture until its batches are ready:")
+    with own_group("seen") as seen, own_group("other") as other:
+        for label, ends in (("client's end", (seen, other)), ("server's end", (other, seen)), ("both ends", (seen, seen))):
+            share, records = capture_share(seen, ends, arguments.seconds)
+            say(f"  {label}: {share:.1%} ({records} records)")
 
 
 if __name__ == "__main__":
