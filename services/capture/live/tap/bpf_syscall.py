@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from services.runtime.host.bpf_call import ATTRIBUTE_BYTES, SYSCALL_NUMBER, call, libc
+from services.runtime.host.bpf_call import ATTRIBUTE_BYTES, SYSCALL_NUMBER, call, call_in_place, libc
 
 MAP_CREATE: Final = 0
 MAP_LOOKUP_ELEM: Final = 1
@@ -55,6 +55,19 @@ def lookup(map_fd: int, key: bytes, value_size: int) -> bytes | None:
     except FileNotFoundError:
         return None
     return value.raw
+
+
+def counts(map_fd: int, entries: int, cpus: int, numbers: int = 1) -> npt.NDArray[np.uint64]:
+    """Return the first so many entries of a per-CPU array, each `numbers` of 8 bytes (columns), summed up over the CPUs."""
+    values = np.zeros((entries, cpus, numbers), np.uint64)
+    key = ctypes.c_uint32()
+    request = ctypes.create_string_buffer(struct.pack("=IIQQQ", map_fd, 0, _address(key), 0, 0), ATTRIBUTE_BYTES)
+    value_at = ctypes.c_uint64.from_buffer(request, 16)
+    for entry in range(entries):
+        key.value, value_at.value = entry, values[entry].ctypes.data
+        call_in_place(MAP_LOOKUP_ELEM, request)
+    total: npt.NDArray[np.uint64] = values.sum(axis=1)
+    return total
 
 
 def update(map_fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:

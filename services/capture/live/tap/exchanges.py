@@ -131,11 +131,8 @@ class TapExchanges:
     @property
     def counters(self) -> dict[str, int]:
         """What became of requests, and of what the ring buffers had no room for; cumulative."""
-        counts = []
-        for number in range(len(RequestCounter) + 2):
-            content = bpf_syscall.lookup(self._maps["request_counters"], number.to_bytes(4, "little"), 8 * self._cpus)
-            counts.append(int(np.frombuffer(content or b"", "<u8").sum()))
-        *requests, exchanges_lost, frames_lost = counts
+        counts = bpf_syscall.counts(self._maps["request_counters"], len(RequestCounter) + 2, self._cpus)
+        *requests, exchanges_lost, frames_lost = counts[:, 0].tolist()
         found = {"exchanges_lost": exchanges_lost, "pieces_lost_http2": frames_lost}
         if self._calls is not None:
             requests = [*map(int.__add__, requests, self._calls.requests)]

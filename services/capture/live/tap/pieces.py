@@ -6,8 +6,6 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
 from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.loader import LoadedTap
 from services.capture.live.tap.ring_buffer import BUSY, DISCARDED, HEADER_BYTES, RingBuffer
@@ -52,8 +50,5 @@ class TapPieces:
     @property
     def counters(self) -> dict[str, int]:
         """Pieces that found no room, by kind; cumulative."""
-        found = {}
-        for kind in PieceKind:
-            content = bpf_syscall.lookup(self._lost_fd, int(kind).to_bytes(4, "little"), 8 * self._cpus)
-            found[f"pieces_lost_{kind.name.lower()}"] = int(np.frombuffer(content or b"", "<u8").sum())
-        return found
+        counts = bpf_syscall.counts(self._lost_fd, len(PieceKind), self._cpus)[:, 0].tolist()
+        return {f"pieces_lost_{kind.name.lower()}": count for kind, count in zip(PieceKind, counts, strict=True)}

@@ -54,7 +54,6 @@ from services.capture.names.pieces import PieceKind
 _FIRST_GENERATION: Final = 1
 _GENERATION_SHIFT: Final = np.uint64(32)
 """Below it a reference, which is a flow's id, has the slot (SLOT_OF_FLOW)."""
-_COUNT_BYTES: Final = 16
 _CREATOR_BYTES: Final = 24
 _CREATOR_PROCESS: Final = slice(16, 20)
 """`struct creator` of bpf/tap/socket.h."""
@@ -258,10 +257,8 @@ class SocketTap(AbstractContextManager["SocketTap"]):
     def counters(self) -> dict[str, int]:
         """Packets and bytes that are in no flow, by what they are: `<TapCounter>_packets` and `_bytes`."""
         found: dict[str, int] = {}
-        for counter in TapCounter:
-            key = int(counter).to_bytes(4, "little")
-            content = bpf_syscall.lookup(self._maps["tap_counters"], key, _COUNT_BYTES * _possible_cpus())
-            packets, size = np.frombuffer(content or b"", "<u8").reshape(-1, 2).sum(axis=0).tolist()
+        counts = bpf_syscall.counts(self._maps["tap_counters"], len(TapCounter), _possible_cpus(), numbers=2)
+        for counter, (packets, size) in zip(TapCounter, counts.tolist(), strict=True):
             found[f"{counter.name.lower()}_packets"] = packets
             found[f"{counter.name.lower()}_bytes"] = size
         found |= self.exchanges.counters if self.exchanges else {}

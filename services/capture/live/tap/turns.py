@@ -74,8 +74,7 @@ class TapTurns:
     @property
     def lost(self) -> int:
         """Turns that found no room in the ring buffer; cumulative."""
-        content = bpf_syscall.lookup(self._lost_fd, bytes(4), 8 * self._cpus)
-        return int(np.frombuffer(content or b"", "<u8").sum())
+        return int(bpf_syscall.counts(self._lost_fd, 1, self._cpus)[0, 0])
 
     def _paused(self, now_ns: int, high_slot: int) -> Turns:
         found, begun = [NO_TURNS], [NO_TURNS]
