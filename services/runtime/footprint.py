@@ -14,7 +14,7 @@ _ENVIRONMENT: Final = {
     # be the system's and cleared anew for each.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 21),
     # numpy asks for huge pages for large arrays, of which a table that is half empty touches all.
     "NUMPY_MADVISE_HUGEPAGE": "0",
     # Its linear algebra has a buffer for each thread, and nobody calls it.

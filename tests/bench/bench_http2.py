@@ -147,10 +147,18 @@ def upload(network: Namespace, megabytes: int) -> int:
     return _connected(network.entered, send, take)
 
 
-def keep_pace(groups: tuple[Path, Path], seconds: float) -> int:
-    """Say RATE calls a second over CONNECTIONS, clients' and servers' sockets in these control groups; return how many."""
+Turn = tuple[tuple[bytes, bytes], ...]
+"""A call over each of CONNECTIONS: what is asked and answered."""
+
+
+def turns_of(seconds: float) -> list[Turn]:
+    """So many seconds of RATE calls."""
     count = int(RATE * seconds) // CONNECTIONS
-    said = list(zip(*(list(zip(*calls(count, sampled=True), strict=True)) for _ in range(CONNECTIONS)), strict=True))
+    return list(zip(*(zip(*calls(count, sampled=True), strict=True) for _ in range(CONNECTIONS)), strict=True))
+
+
+def keep_pace(groups: tuple[Path, Path], said: list[Turn]) -> None:
+    """Say it, RATE calls a second, clients' and servers' sockets in these control groups."""
     at_client, at_server = groups
     with ExitStack() as stack:
         pairs = [stack.enter_context(_pair(partial(within, at_client), partial(within, at_server))) for _ in range(CONNECTIONS)]
@@ -171,7 +179,6 @@ def keep_pace(groups: tuple[Path, Path], seconds: float) -> int:
                 client.sendall(asked)
                 _receive(client, len(answered))
         thread.join()
-    return count * CONNECTIONS
 
 
 def _connected(
@@ -287,16 +294,16 @@ def capture(group: Path) -> None:
         say(f"{time.process_time_ns() - begun} {told}")
 
 
-def capture_share(seen: Path, groups: tuple[Path, Path], seconds: float) -> tuple[float, str]:
+def capture_share(seen: Path, groups: tuple[Path, Path], said: list[Turn]) -> tuple[float, str]:
     """Which part of a core it takes a capture of what is seen, in a process of its own, and how many records came of it."""
     command = [sys.executable, "-m", "tests.bench.bench_http2", "--capture", str(seen)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        count = keep_pace(groups, seconds)
+        keep_pace(groups, said)
         answer, _ = process.communicate("over")
-    spent, told = map(int, answer.split())
+    (spent, told), count = map(int, answer.split()), len(said) * CONNECTIONS
     return spent / 1e9 / (count / RATE), f"{told} of {count * sum(group == seen for group in groups)}"
 
 
@@ -377,9 +384,10 @@ def main() -> None:
         look_ns = measure(loads, groups, taps, arguments.rounds)
     say(f"{RATE} sampled calls a second: the look {look_ns * RATE / 1e9:.1%} of a core at each end")
     say("capture until its batches are ready:")
+    said = turns_of(arguments.seconds)
     with own_group("seen") as seen, own_group("other") as other:
         for label, ends in (("client's end", (seen, other)), ("server's end", (other, seen)), ("both ends", (seen, seen))):
-            share, records = capture_share(seen, ends, arguments.seconds)
+            share, records = capture_share(seen, ends, said)
             say(f"  {label}: {share:.1%} ({records} records)")
 
 
