@@ -17,6 +17,7 @@ from proto.columns import ExchangeEnd, Observer, Role
 from services.capture.flows.exchange_layout import EXCHANGE
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.flows.table import FlowTable
+from services.capture.flows.timing import FlowTableSettings
 from services.capture.live.records import monotonic_ns
 from services.capture.live.tap import bpf_syscall
 from services.capture.live.tap.socket_tap import SocketTap, TapRules
@@ -39,6 +40,8 @@ PORT = free_port()
 RULES = TapRules(allow_ports=(PORT,))
 """Others' requests are not seen."""
 MS = 1_000_000
+MOST_TOLD = 12
+"""By a look without an end."""
 TRACE_ID = os.urandom(16)
 """Of this process alone."""
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000
@@ -82,11 +85,16 @@ def ask(namespace: Namespace, *requests: bytes) -> None:
     """Send requests over one connection, each after the response to the one before."""
     with namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
         client.connect((SERVER, PORT))
-        for each in requests:
-            client.sendall(each)
-            left = len(RESPONSE)
-            while left:
-                left -= len(client.recv(65536))
+        exchange(client, *requests)
+
+
+def exchange(client: socket.socket, *requests: bytes) -> None:
+    """Send requests, each after the response to the one before."""
+    for each in requests:
+        client.sendall(each)
+        left = len(RESPONSE)
+        while left:
+            left -= len(client.recv(65536))
 
 
 def told(path, *requests: bytes, wait_seconds: float = 0.0):
@@ -136,6 +144,24 @@ def test_each_request_of_a_connection_is_told_at_both_ends():
     found = {name.removeprefix("requests_"): number for name, number in counters.items() if name.startswith("requests_")}
     assert {name: number for name, number in found.items() if number} == {"sampled": 4, "unsampled": 2, "absent": 2}
     assert counters["exchanges_lost"] == 0
+
+
+def test_what_ends_while_a_look_goes_on_waits_for_the_next():
+    """Requests that end between any two batches do not keep a look from its end."""
+    settings = FlowTableSettings(max_rows=1)
+    with SocketTap(capacity=4096, trace_context=True, rules=RULES) as tap:
+        assert tap.exchanges is not None
+        table = ExchangeTable(tap.exchanges, settings, Observer.SOCKET)
+        with lossy_path(0) as (client, server), serving(server), client.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
+            asking.connect((SERVER, PORT))
+            exchange(asking, request(1), request(2))
+            told = []
+            for look in range(2):
+                for emission in table.drain(monotonic_ns()):
+                    told.append((look, int.from_bytes(emission.columns["parent_span_id"][0].tobytes(), "big")))
+                    if len(told) < 2 * MOST_TOLD:
+                        exchange(asking, request(len(told) + 2))
+    assert sorted(told) == [(0, 1), (0, 1), (1, 2), (1, 2), (1, 3), (1, 3)]
 
 
 def test_a_request_that_does_not_wait_is_noticed_behind_long_headers():

@@ -54,6 +54,7 @@ class TapExchanges:
         self._ring = ExchangeRing(loaded.maps["ended_exchanges"], loaded.map_descriptions["ended_exchanges"].max_entries)
         self._told = NO_EXCHANGES
         self._over = NO_EXCHANGES
+        self._is_ring_due = False
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._frames = FrameRing(loaded.maps["http2_frames"], loaded.map_descriptions["http2_frames"].max_entries)
         self._calls = _call_reader()
@@ -88,6 +89,7 @@ class TapExchanges:
     def open_exchanges(self) -> Exchanges:
         """Return copies of those that are not over. Those that were told and whose flow is gone are deleted."""
         self.read_frames()
+        self._is_ring_due = True
         keys, found = bpf_syscall.read_hash(self._maps["open_exchanges"], "<u8", EXCHANGE, self._room)
         self._open_ids = keys
         begun = found["request_first_ns"] != 0
@@ -118,15 +120,20 @@ class TapExchanges:
         self._told = told[np.argsort(told["flow_id"])]
 
     def take_exchanges(self, most: int) -> Exchanges:
-        """Return up to so many of those that are over, each once; none where all were taken."""
-        ended = self._ring.take()
-        self._over = joined(self._over, ended[~self._is_told(ended)])
-        if len(self._told):
-            # What a program ended, and what is in the hash no more, will not come again.
-            kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
-            self._told = self._told[kept]
+        """Return up to so many of those that were over by the last look at the open ones, each once; none where all were taken."""
+        if self._is_ring_due:
+            self._read_ring()
         taken, self._over = np.split(self._over, [most])
         return taken if self._calls is None else joined(taken, self._calls.take_exchanges(most - len(taken)))
+
+    def _read_ring(self) -> None:
+        """Take over what programs ended. Once in a look, for what they end while its batches are sent would keep it from its end."""
+        self._is_ring_due = False
+        ended = self._ring.take()
+        self._over = joined(self._over, ended[~self._is_told(ended)])
+        # What a program ended, and what is in the hash no more, will not come again.
+        kept = ~np.isin(self._told["flow_id"], ended["flow_id"]) & np.isin(self._told["flow_id"], self._open_ids)
+        self._told = self._told[kept]
 
     @property
     def counters(self) -> dict[str, int]:
