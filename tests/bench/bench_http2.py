@@ -3,14 +3,15 @@
     python -m tests.bench.bench_http2 [--rounds N] [--calls N] [--megabytes N] [--seconds N] [--spread]
 
 Needs root. A client and a server of one process say what gRPC says of a unary call: HEADERS and DATA there, HEADERS, DATA and
-trailers back, with a sampled context or without one. Then they upload over one stream, in packets of the loopback's size and of
-a wire's without any offload. They are in control groups of their own: with no tap, with one that does not look, with one that
-does. Both ends run on one processor (`--spread`: wherever the scheduler has them).
+trailers back, with a sampled context or without one. Then they upload over one stream: at 1 Gbit/s between two pods of a node,
+and as fast as it goes over a loopback, in packets of its size and of a wire's without any offload. They are in control groups
+of their own: with no tap, with one that does not look, with one that does. Both ends run on one processor (`--spread`: wherever
+the scheduler has them).
 
 First what the kernel counts of the programs (kernel.bpf_stats_enabled), and this process's time for what it reads: the least of
 the rounds. Then, in many short turns and without that count, the processor time of both ends, nearly all of which is the
 kernel's where they upload: on a loopback the sender's is also that of the softirq in which the other end receives. Medians of
-it and of each turn's ratio, with their quartiles.
+it and of each turn's ratio, with their quartiles. Turns are coarse: beside them is what the kernel counts of the look alone.
 
 Last what capture takes of 10,000 sampled calls a second, which come at that pace, over several connections. It is all processor
 time of a process that does with a LiveReader what the service does until batches can be sent: a look a second, and the frames
@@ -63,6 +64,8 @@ CONNECTIONS = 10
 AT_ONCE = 50
 """Calls between two looks at the clock."""
 MTU = 1500
+LOOPBACK = "127.0.0.1"
+PODS = ("10.42.0.5", "10.42.0.8")
 Where = AbstractContextManager[object]
 
 
@@ -119,6 +122,7 @@ def converse(whole: tuple[list[bytes], list[bytes]], count: int) -> int:
     asked, answered = (said[:count] for said in whole)
     return _connected(
         nullcontext,
+        nullcontext,
         lambda client: [
             (client.sendall(said), _receive(client, len(back))) for said, back in zip(asked, answered, strict=True)
         ],
@@ -128,23 +132,28 @@ def converse(whole: tuple[list[bytes], list[bytes]], count: int) -> int:
     )
 
 
-def upload(network: Namespace, megabytes: int) -> int:
-    """Over one stream, in frames of 16 KiB."""
+def upload(client: Namespace, server: Namespace, address: str, gigabits: float, megabytes: int) -> int:
+    """Over one stream, in frames of 16 KiB; at so many Gbit/s, or as fast as it goes (0)."""
     coder = Coder()
-    block = frame(DATA, 1, bytes(16384)) * 64
+    block = frame(DATA, 1, bytes(16384)) * 8
+    pause = len(block) * 8 / (gigabits * 1e9) if gigabits else 0.0
 
-    def send(client: socket.socket) -> None:
-        client.sendall(frame(HEADERS, 1, coder.asks(0), END_HEADERS))
-        for _ in range(megabytes):
-            client.sendall(block)
-        client.shutdown(socket.SHUT_WR)
+    def send(end: socket.socket) -> None:
+        end.sendall(frame(HEADERS, 1, coder.asks(0), END_HEADERS))
+        due = time.monotonic()
+        for _ in range(megabytes * 8):
+            end.sendall(block)
+            due += pause
+            if pause:
+                time.sleep(max(0.0, due - time.monotonic()))
+        end.shutdown(socket.SHUT_WR)
 
-    def take(server: socket.socket) -> None:
+    def take(end: socket.socket) -> None:
         room = bytearray(1 << 20)
-        while server.recv_into(room):
+        while end.recv_into(room):
             pass
 
-    return _connected(network.entered, send, take)
+    return _connected(client.entered, server.entered, send, take, address)
 
 
 Turn = tuple[tuple[bytes, bytes], ...]
@@ -182,7 +191,11 @@ def keep_pace(groups: tuple[Path, Path], said: list[Turn]) -> None:
 
 
 def _connected(
-    enter: Callable[[], Where], ask: Callable[[socket.socket], object], serve: Callable[[socket.socket], object]
+    at_client: Callable[[], Where],
+    at_server: Callable[[], Where],
+    ask: Callable[[socket.socket], object],
+    serve: Callable[[socket.socket], object],
+    address: str = LOOPBACK,
 ) -> int:
     """Have two ends talk; return the processor time of both (ns)."""
     spent: list[int] = []
@@ -192,7 +205,7 @@ def _connected(
         talk(end)
         spent.append(time.thread_time_ns() - begun)
 
-    with _pair(enter, enter) as (client, server):
+    with _pair(at_client, at_server, address) as (client, server):
         thread = threading.Thread(target=timed, args=(serve, server))
         thread.start()
         timed(ask, client)
@@ -201,10 +214,12 @@ def _connected(
 
 
 @contextmanager
-def _pair(at_client: Callable[[], Where], at_server: Callable[[], Where]) -> Iterator[tuple[socket.socket, socket.socket]]:
+def _pair(
+    at_client: Callable[[], Where], at_server: Callable[[], Where], address: str = LOOPBACK
+) -> Iterator[tuple[socket.socket, socket.socket]]:
     """The two ends of a connection that has begun to speak HTTP/2, each made where it is to be."""
     with at_server():
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server((address, 0))
     with at_client():
         client = socket.create_connection(listener.getsockname())
     server, _ = listener.accept()
@@ -340,8 +355,11 @@ def measure(loads: list[Load], groups: dict[str, Path], taps: dict[str, SocketTa
         turns = {name: partial(processor_ns, group, taps.get(name), load) for name, group in groups.items()}
         took = in_turns(turns, rounds * TURNS)
         cells = [f"{median_of.median(values) / 1000:.1f}" for values in took.values()]
-        rows.append([load.label, *cells, _quartiles(took[TAP], took[NO_TAP]), _quartiles(took[LOOK], took[TAP])])
-    say(table(["us of a processor, both ends", *groups, "the tap", "the look"], rows))
+        share = looks[load.label] / median_of.median(took[TAP])
+        rows.append(
+            [load.label, *cells, _quartiles(took[TAP], took[NO_TAP]), _quartiles(took[LOOK], took[TAP]), f"{share:+.1%}"]
+        )
+    say(table(["us of a processor, both ends", *groups, "the tap", "the look", "its programs"], rows))
     return looks[loads[0].label] / 2
 
 
@@ -367,13 +385,19 @@ def main() -> None:
         plain, wire = network.namespace("plain"), network.namespace("wire")
         wire.ip("link", "set", "lo", "mtu", str(MTU))
         wire.disable_offloads("lo")
+        pods = network.namespace("pod-a"), network.namespace("pod-b")
+        network.link(*((pod, "eth0", [f"{address}/24"]) for pod, address in zip(pods, PODS, strict=True)), offloads=True)
         loads = [
             Load(f"gRPC call, {label}", count, partial(converse, calls(count, sampled=sampled)))
             for label, sampled in (("sampled context", True), ("no context", False))
         ]
         loads += [
-            Load(f"upload, MiB{label}", size, partial(upload, where))
-            for label, size, where in (("", megabytes, plain), (f", packets of {MTU} bytes", megabytes // 5, wire))
+            Load(f"upload, MiB{label}", size, partial(upload, *way))
+            for label, size, way in (
+                (", 1 Gbit/s between pods", megabytes // 5, (*pods, PODS[1], 1.0)),
+                ("", megabytes, (plain, plain, LOOPBACK, 0.0)),
+                (f", packets of {MTU} bytes", megabytes // 5, (wire, wire, LOOPBACK, 0.0)),
+            )
         ]
         groups = {name: stack.enter_context(own_group(name.replace(" ", "-"))) for name in (NO_TAP, TAP, LOOK)}
         rules = TapRules(loopback=True)

@@ -175,11 +175,20 @@ class Network:
         configure(namespace, "cni0", *bridge_addresses)
         return Node(self, name, namespace, bridge_addresses)
 
-    def link(self, left: tuple[Namespace, str, Sequence[str]], right: tuple[Namespace, str, Sequence[str]]) -> None:
-        """Join two namespaces by a link; each end is (namespace, interface name, its addresses with prefix length)."""
+    def link(
+        self,
+        left: tuple[Namespace, str, Sequence[str]],
+        right: tuple[Namespace, str, Sequence[str]],
+        *,
+        offloads: bool = False,
+    ) -> None:
+        """Join two namespaces by a link whose packets are a wire's, or with `offloads` of up to 64 KiB; each end is (namespace,
+        interface name, its addresses with prefix length).
+        """
         left[0].ip("link", "add", left[1], "type", "veth", "peer", "name", right[1], "netns", right[0].name)
         for namespace, interface, addresses in (left, right):
-            namespace.disable_offloads(interface)
+            if not offloads:
+                namespace.disable_offloads(interface)
             configure(namespace, interface, *addresses)
 
 
