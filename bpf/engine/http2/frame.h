@@ -55,12 +55,12 @@ enum http2_beginning {
 
 /* One direction. */
 struct http2_side {
-    __u64 begun_ns;  /* first byte of the frame; of a header block in several frames, of the first; of DATA, of what is untold */
+    __u64 begun_ns;  /* first byte of the frame; of a block in several, of the first; of DATA, of what is untold */
     __u32 next;      /* sequence number of the first byte that was not passed yet */
     __u32 left;      /* of the frame behind what is in `head`, padding and all */
     __u32 stream;
     __u32 block_bytes; /* of the header block so far */
-    __u32 untold;    /* bytes of the frame, and of those that were passed over with it, that came since it was told of */
+    __u32 untold;    /* bytes of the frame, and of those before it, that came since something was told of */
     __u32 number;    /* how often something was told */
     __u8 head[2 * HTTP2_HEAD_ROOM]; /* and room for as many behind any of them */
     __u8 have;       /* bytes in it */

@@ -38,7 +38,7 @@ struct http2_told {
     __u64 begun_ns; /* of a header block: its first byte */
     __u32 slot;
     __u32 stream; /* of HTTP/1, the request's number */
-    __u32 bytes; /* of the frame, head and all, and of those before it that were passed over (http2_pass), since it was told of last */
+    __u32 bytes; /* of the frame, head and all, and of those before it (http2_pass), since it was told of last */
     __u32 number; /* ascending in its direction: where one is missing something was lost */
     __u32 resent[2]; /* segments that the connection has sent again by now: the client, the server */
     __u16 held; /* bytes that follow */

@@ -120,14 +120,14 @@ class TapExchanges:
         self._told = told[np.argsort(told["flow_id"])]
 
     def take_exchanges(self, most: int) -> Exchanges:
-        """Return up to so many of those that were over by the last look at the open ones, each once; none where all were taken."""
+        """Return up to so many of those that were over by the last look at the open ones, each once; none: all were taken."""
         if self._is_ring_due:
             self._read_ring()
         taken, self._over = np.split(self._over, [most])
         return taken if self._calls is None else joined(taken, self._calls.take_exchanges(most - len(taken)))
 
     def _read_ring(self) -> None:
-        """Take over what programs ended. Once in a look, for what they end while its batches are sent would keep it from its end."""
+        """Take over what programs ended. Once a look: what they end while its batches are sent would keep it from its end."""
         self._is_ring_due = False
         ended = self._ring.take()
         self._over = joined(self._over, ended[~self._is_told(ended)])

@@ -98,7 +98,8 @@ class TapConstants:
         if Switch.MEETING not in switches:
             entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
         if Switch.TRACE_CONTEXT not in switches:
-            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES, "http2_unaccepted": 1, "passing_frames": 1}
+            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES}
+            entries |= {"http2_unaccepted": 1, "passing_frames": 1}
         if Switch.OWN not in switches:
             entries |= {"own_connections": 1, "own_sent": 1}
         if not switches & {Switch.ALLOW_PORTS, Switch.DENY_PORTS}:
