@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -16,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from proto.flow_batch import decode
-from proto.subjects import RAW_STREAM
 from services.capture.live.tap.socket_tap import SocketTap, own_connections
 from services.capture.live_options import TapRules
 from services.runtime.nats.bus import Bus, connect
@@ -180,9 +177,9 @@ def client_of(monitoring: int, name: str) -> dict[str, Any]:
         return next(each for each in json.load(answer)["connections"] if each["name"].startswith(name))
 
 
-async def test_what_a_server_behind_a_service_says_first_once_capture_has_started_is_left_out(tmp_path: Path) -> None:
-    """Capture as a process, which has nothing to send, is sent something over the connection that is older than its programs:
-    it is told at neither end, though only the server's knows the address behind the Service's.
+async def test_behind_a_services_address_the_other_end_is_left_out_once_it_was_spoken_to(tmp_path: Path) -> None:
+    """As capture does right after it has attached: what the server says then of its own accord is told at neither end, though
+    only its own end knows the address behind the Service's.
     """
     monitoring = free_port()
     nats = NatsServer(tmp_path / "nats", extra_config=f'http: "127.0.0.1:{monitoring}"')
@@ -198,29 +195,23 @@ async def test_what_a_server_behind_a_service_says_first_once_capture_has_starte
         ):
             inside.run("nft", rule)
         with inside.entered(), nats:
-            async with connect(NatsSettings(url=nats.url), name="test") as bus:
-                await bus.ensure_streams()
-                environ = {
-                    **os.environ,
-                    "WIRESPAN_NATS_URL": f"nats://{SERVICE}:4222",
-                    "WIRESPAN_NATS_PING_INTERVAL_SECONDS": "600",
-                    "WIRESPAN_CAPTURE_LOOPBACK": "true",
-                    "WIRESPAN_CAPTURE_ALLOW_PORTS": str(nats.port),
-                }
-                command = [sys.executable, "-m", "services.capture"]
-                capture = await asyncio.create_subprocess_exec(*command, env=environ, stderr=subprocess.PIPE)
-                assert capture.stderr is not None
-                while b"capture.started" not in (line := await capture.stderr.readline()):
-                    assert line
-                client = client_of(monitoring, "wirespan-capture")
-                (inbox,) = client["subscriptions_list"]
-                with socket.create_connection(("127.0.0.1", nats.port)) as other:
-                    other.sendall(f"CONNECT {{}}\r\nPUB {inbox.replace('*', 'x')} 1\r\nx\r\n".encode())
-                    wait_until(lambda: client_of(monitoring, "wirespan-capture")["out_msgs"] > client["out_msgs"])
-                    others_port = other.getsockname()[1]
-                capture.terminate()
-                await capture.communicate()
-                batches = [decode(message.data) async for message in bus.peek(RAW_STREAM)]
-    ports = {int(port) for batch in batches for name in ("local_port", "remote_port") for port in batch.column(name)}
-    assert others_port in ports
-    assert client["port"] not in ports
+            async with connect(NatsSettings(url=f"nats://{SERVICE}:4222"), name="own") as bus:
+                watch = bus.watch("said")
+                await watch.start()
+                await talk(bus)
+                # It asks a client that is two seconds old whether it is there, which is to be over when the tap attaches.
+                young = {"0s", "1s", "2s"}
+                await asyncio.to_thread(wait_until, lambda: client_of(monitoring, "own")["uptime"] not in young)
+                port = client_of(monitoring, "own")["port"]
+                with SocketTap(capacity=4096, rules=TapRules(loopback=True), leave_out_own=True) as tap:
+                    await bus.hear()
+                    await asyncio.to_thread(say, nats.port, "said")
+                    await anext(watch)
+                    assert not pairs(Live(tap), port)
+
+
+def say(port: int, subject: str) -> None:
+    """Publish a message as somebody else."""
+    with socket.create_connection(("127.0.0.1", port)) as publisher:
+        publisher.sendall(f"CONNECT {{}}\r\nPUB {subject} 1\r\nx\r\n".encode())
+        publisher.recv(1)
