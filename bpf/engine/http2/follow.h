@@ -28,6 +28,8 @@ struct http2_connection {
 
 /* Frames that http2_pass takes at once: of an upload four begin in a packet of 64 KiB, as a rule, of what is sent in small ones hundreds. */
 #define HTTP2_PASSED 32
+/* So few in the midst of a packet are left to http2_step, which takes as many at once: a host may go on no more than so often. */
+#define HTTP2_FEW 9
 
 /* What http2_step and http2_skip return where they took nothing. */
 #define HTTP2_IS_NONE -1 /* what is there is no HTTP/2 */
@@ -276,7 +278,7 @@ FLOW_INLINE __u32 http2_pass(const struct http2_look *look, struct http2_side *s
         length = (__u32)head[0] << 16 | (__u32)head[1] << 8 | head[2];
         at += HTTP2_HEAD_BYTES + length;
     }
-    if (!length)
+    if (!length || (may_begin && at <= there && passed < HTTP2_FEW))
         return 0;
     if (at <= there) {
         there = at - length;

@@ -33,6 +33,9 @@ pytestmark = [
     pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or ""),
 ]
 
+FRAMES_TAKEN = 250
+"""In a packet: streams.h's FRAMES_AT_ONCE for each of the 33 calls that the kernel lets a program make, but for a few."""
+
 
 @pytest.fixture(params=["offload", "packets of 1500 bytes"])
 def network(request) -> Iterator[Namespace]:
@@ -108,3 +111,22 @@ def test_of_a_body_that_is_given_up_within_a_frame_most_is_known(network):
     assert {Role(row["role"]) for row in mine} == {Role.CLIENT, Role.SERVER}
     assert len(mine) == 2
     assert all(0 <= len(said) - row["request_bytes"] <= 262_144 + 16_393 for row in mine)
+
+
+@pytest.mark.parametrize("turns", [1, 4])
+def test_many_small_frames_of_streams_that_take_turns_are_all_followed(network, turns):
+    """In a packet as many as a program takes in so many calls of itself, however few of a stream's are in a row."""
+    coder, streams = Coder(), (1, 3)
+    heads = b"".join(frame(HEADERS, stream, coder.asks(70 + stream), END_HEADERS) for stream in streams)
+    rows = [frame(DATA, stream, b"x") * turns for stream in streams]
+    body = b"".join(rows) * (FRAMES_TAKEN // (2 * turns))
+    ends = b"".join(frame(DATA, stream, b"", END_STREAM) for stream in streams)
+    answers = b"".join(frame(HEADERS, stream, coder.answers(), END_HEADERS | END_STREAM) for stream in streams)
+    with SocketTap(capacity=16_384, trace_context=True, rules=TapRules(loopback=True)) as tap:
+        upload(network, heads + body + ends, answers)
+        tap.detach()
+        emissions = list(ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True))
+    rows = [{name: column[place] for name, column in each.columns.items()} for each in emissions for place in range(len(each))]
+    mine = {bytes.fromhex(context(70 + stream)[3:35]) for stream in streams}
+    told = [(Role(row["role"]), ExchangeEnd(row["exchange_end"])) for row in rows if row["trace_id"].tobytes() in mine]
+    assert sorted(told) == [(role, ExchangeEnd.STREAM) for role in (Role.CLIENT, Role.SERVER) for _ in streams]
