@@ -169,7 +169,7 @@ class ExchangeTable:
 
     def refuse(self, emission: ExchangeEmission) -> None:
         """The records are stored nowhere and never will be: they are due again."""
-        room = MOST_WAITING - sum(map(len, self._waiting))
+        room = max(MOST_WAITING - sum(map(len, self._waiting)), 0)
         self._waiting.append(emission.exchanges[:room])
         self.dropped += max(len(emission) - room, 0)
 

@@ -7,7 +7,7 @@ import pytest
 
 from proto.columns import EXCHANGE, RAW, SOCKET, ExchangeMatched
 from services.capture.flows import exchange_table
-from services.capture.flows.exchange_layout import MET
+from services.capture.flows.exchange_layout import MET, NO_EXCHANGES
 from services.capture.flows.exchange_table import ExchangeTable
 from services.capture.flows.timing import FlowTableSettings
 from services.capture.replay.source import ReplaySource
@@ -92,3 +92,12 @@ def test_what_waits_too_long_is_dropped_and_counted(table, monkeypatch):
         table.refuse(emission)
     assert table.dropped == 2
     assert flows(table.drain(1)) == [1, 2, 3]
+
+
+def test_what_is_refused_is_kept_or_counted_where_too_many_wait_already(table, monkeypatch):
+    """More may be over at once than waits for the bus: what that refuses of them is dropped, all of it."""
+    monkeypatch.setattr(exchange_table, "MOST_WAITING", 2)
+    emissions = table.drain(0, final=True, meet=lambda _: NO_EXCHANGES)
+    table.refuse(next(emissions))
+    assert table.dropped == 2
+    assert flows(emissions) == [3, 4, 5]
