@@ -55,13 +55,13 @@ def packets(label: str, transport: int) -> list[bytes]:
 
 
 def slot_of(transport: int, requests: int = 0) -> bytes:
-    """An established connection's; of TCP its client has asked, so that what it says is more of that."""
+    """An established connection's, whose client has begun to ask: what it says first is looked at, whatever it is."""
     slot = np.zeros(1, SLOT)
     ends = {"local_address": LOCAL, "remote_address": REMOTE}
     for name, address in ends.items():
         slot[name] = np.void(bytes(10) + b"\xff\xff" + address)
     values = {"id": 1 << 32, "state": State.LIVE, "transport": transport, "role": Role.CLIENT, "outcome": Outcome.ESTABLISHED}
-    values |= {"requests": requests, "request_ns": int(transport == TCP)}
+    values |= {"requests": requests, "request_ns": 1}
     for name, value in {**values, "local_port": 4000, "remote_port": 5000, "tx_packets": 100, "rx_packets": 100}.items():
         slot[name] = value
     for side in ("tx", "rx"):

@@ -84,6 +84,8 @@ class Machine:
         context = self.memory[CONTEXT]
         struct.pack_into("<I", context, 0, len(packet))
         struct.pack_into("<II", context, 76, PACKET, PACKET + len(packet))
+        self.now_ns += 1000
+        struct.pack_into("<Q", context, 152, self.now_ns)  # when it departs
         struct.pack_into("<Q", context, 168, SOCKET)
         struct.pack_into("<IIII", self.memory[SOCKET], 4, 2, 1, transport, 0)
         struct.pack_into(">H", self.memory[SOCKET], 48, 5000)
