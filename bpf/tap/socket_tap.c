@@ -33,6 +33,7 @@
 #include "own.h"
 #include "pieces/questions.h"
 #include "rules.h"
+#include "exchanges/messages.h"
 #include "exchanges/streams.h"
 #include "timed.h"
 #include "flows/translation.h"
@@ -260,6 +261,16 @@ int tap_egress_response(struct __sk_buff *skb)
 int tap_ingress_frames(struct __sk_buff *skb)
 {
     return tap_frames(skb, FLOW_RX, CALL_FRAMES);
+}
+
+int tap_ingress_messages(struct __sk_buff *skb)
+{
+    return tap_messages(skb, FLOW_RX);
+}
+
+int tap_egress_messages(struct __sk_buff *skb)
+{
+    return tap_messages(skb, FLOW_TX);
 }
 
 int tap_ingress_unaccepted(struct __sk_buff *skb)

@@ -16,7 +16,7 @@
 
 #define HTTP1_MOST_WAITING  256u /* requests that are not answered */
 #define HTTP1_MOST_DIGITS   15u  /* of a length */
-#define HTTP1_NUMBER_BYTES  32u  /* that are looked at for it */
+#define HTTP1_NUMBER_BYTES  18u  /* that are looked at for it */
 #define HTTP1_LEAST_BYTES   13u  /* of a first line: "HTTP/1.1 200", "G / HTTP/1.1", and what ends it */
 #define HTTP1_LENGTH_BYTES  15u  /* "content-length:" */
 #define HTTP1_CODING_BYTES  18u  /* "transfer-encoding:" */
@@ -62,10 +62,14 @@ struct http1_side {
     /* What a step has taken so far: in memory, so that BPF's verifier forgets how it came to it. */
     __u8 is_line; /* a line is whole */
     __u8 parts;   /* enum http2_part */
+    __u8 is_client;
+    /* Of a number that is to be read: the base, 0 where there is none, where it stands, its digits, whether there are blanks in it. */
+    __u8 base;
+    __u8 number_at;
     __u8 digits;
-    __u8 pad[2];
+    __u8 blanks;
+    __u8 pad[6];
     __u32 taken; /* bytes */
-    __u32 pad2;
 };
 
 struct http1_connection {
@@ -110,39 +114,77 @@ FLOW_INLINE __u32 http1_line_end(const struct text_line *line)
     return line->bytes[(end - 1) & (TEXT_LINE_BYTES - 1)] == '\r' ? end - 1 : end;
 }
 
-/* A number that stands at `at` of the line, and nothing behind it but blanks, of a chunk's size also what is called an extension. */
-FLOW_INLINE int http1_number(struct http1_side *side, __u32 at, __u32 base)
-{
-    __u8 behind = 0;
-    __u32 turn;
-    __u32 digit;
-    __u8 byte;
+/* Whether a byte is less than that, and whether it is that: without a branch. */
+#define http1_is_below(byte, bound) ((((__u64)(byte) & 255) - (bound)) >> 63)
+#define http1_is_byte(byte, other)  (1 ^ http2_is_set((__u64)(byte) ^ (other)))
 
-    side->length = 0;
-    side->digits = 0;
+/*
+ * A number that stands behind `side->number_at` bytes of the line, to the base that is asked for, and nothing behind it but blanks, of a
+ * chunk's size also what is called an extension. Without a branch: BPF's verifier would walk what follows for each number of digits, and
+ * a loop with one is none up to Linux 6.1, where the compiler lays it out to fall through to its beginning.
+ */
+FLOW_INLINE int http1_number(struct http1_side *side)
+{
+    __u64 base = side->base;
+    __u64 is_long = base >> 4;
+    __u64 at = side->number_at;
+    __u64 length = 0;
+    __u64 digits = 0;
+    __u64 blanks = 0;
+    __u64 is_odd = 0;
+    __u64 goes_on = 1;
+    __u64 is_decimal;
+    __u64 is_letter;
+    __u64 is_digit;
+    __u64 is_blank;
+    __u64 byte;
+    __u32 turn;
+
     TEXT_LOOP
     for (turn = 0; turn < HTTP1_NUMBER_BYTES; turn++) {
-        byte = side->line.bytes[(at + turn) & (TEXT_LINE_BYTES - 1)];
-        digit = byte - '0';
-        if (digit > 9)
-            digit = (__u32)(byte | 0x20) - 'a' < 6 ? (__u32)(byte | 0x20) - 'a' + 10 : 16;
-        if (digit < base) {
-            if (behind || side->digits >= HTTP1_MOST_DIGITS)
-                return -1;
-            side->length = side->length * base + digit;
-            side->digits++;
-        } else if (byte == ' ' || byte == '\t') {
-            behind = side->digits != 0;
-        } else {
-            break;
-        }
+        byte = side->line.bytes[at & (TEXT_LINE_BYTES - 1)];
+        is_decimal = http1_is_below(byte - '0', 10);
+        is_letter = http1_is_below((byte | 0x20) - 'a', 6) & is_long;
+        is_digit = (is_decimal | is_letter) & goes_on;
+        is_blank = (http1_is_byte(byte, ' ') | http1_is_byte(byte, '\t')) & goes_on;
+        goes_on = is_digit | is_blank;
+        is_odd |= is_digit & blanks;
+        digits += is_digit;
+        blanks |= is_blank & http2_is_set(digits);
+        byte = is_decimal * (byte - '0') + is_letter * ((byte | 0x20) - 'a' + 10);
+        length = length * (1 + is_digit * (base - 1)) + is_digit * byte;
+        at += goes_on;
     }
-    if (!side->digits || turn == HTTP1_NUMBER_BYTES)
+    side->length = length;
+    side->digits = (__u8)digits;
+    side->blanks = (__u8)is_odd;
+    side->number_at = (__u8)at;
+    http2_settle();
+    at = side->number_at;
+    byte = side->line.bytes[at & (TEXT_LINE_BYTES - 1)];
+    if (!side->digits || side->digits > HTTP1_MOST_DIGITS || side->blanks)
         return -1;
-    return byte == '\n' || (byte == '\r' && side->line.bytes[(at + turn + 1) & (TEXT_LINE_BYTES - 1)] == '\n') ||
-                           (byte == ';' && base == 16)
+    return byte == '\n' || (byte == '\r' && side->line.bytes[(at + 1) & (TEXT_LINE_BYTES - 1)] == '\n') ||
+                           (byte == ';' && side->base == 16)
                    ? 0
                    : -1;
+}
+
+/* The number of the line has come: a message's length, or a chunk's. */
+FLOW_INLINE int http1_measure(struct http1_side *side)
+{
+    if (http1_number(side))
+        return -1;
+    if (side->place == HTTP1_CHUNK_SIZE) {
+        side->left = side->length;
+        side->place = side->length ? HTTP1_CHUNK : HTTP1_TRAILERS;
+        return 0;
+    }
+    if (side->says & HTTP1_HAS_LENGTH && side->length != side->content_length)
+        return -1;
+    side->content_length = side->length;
+    side->says |= HTTP1_HAS_LENGTH;
+    return 0;
 }
 
 /* Whether the line, whose name is 15 bytes long and more, is Content-Length. */
@@ -185,7 +227,7 @@ FLOW_INLINE int http1_is_chunked(const struct text_line *line)
 }
 
 /* A header has come. Returns -1 where the message's length cannot be told. */
-FLOW_INLINE int http1_field(struct http1_side *side, int of_client)
+FLOW_INLINE int http1_field(struct http1_side *side)
 {
     const struct text_line *line = &side->line;
     int is_length = http1_is_length(line);
@@ -198,16 +240,12 @@ FLOW_INLINE int http1_field(struct http1_side *side, int of_client)
     side->says &= (__u8)~HTTP1_LAST_COUNTS;
     if (is_length) {
         side->says |= HTTP1_LAST_COUNTS;
-        if (http1_number(side, HTTP1_LENGTH_BYTES, 10))
-            return -1;
-        if (side->says & HTTP1_HAS_LENGTH && side->length != side->content_length)
-            return -1;
-        side->content_length = side->length;
-        side->says |= HTTP1_HAS_LENGTH;
+        side->base = 10;
+        side->number_at = HTTP1_LENGTH_BYTES;
     } else if (http1_is_coding(line)) {
         side->says |= HTTP1_LAST_COUNTS | HTTP1_IS_CHUNKED;
         return http1_is_chunked(line) ? 0 : -1;
-    } else if (of_client && line_is_traceparent(line) > 0) {
+    } else if (side->is_client && line_is_traceparent(line) > 0) {
         side->says |= HTTP1_LAST_COUNTS;
         if (side->head.contexts < 2)
             side->head.contexts++;
@@ -224,7 +262,7 @@ FLOW_INLINE int http1_is_version(__u64 word)
 }
 
 /* The first line of a message. Returns -1 where it is none, and where what follows is another protocol's. */
-FLOW_INLINE int http1_first_line(struct http1_side *side, int of_client)
+FLOW_INLINE int http1_first_line(struct http1_side *side)
 {
     const struct text_line *line = &side->line;
     const struct text text = {.end = line->count, .line = line};
@@ -238,8 +276,9 @@ FLOW_INLINE int http1_first_line(struct http1_side *side, int of_client)
     side->place = HTTP1_FIELDS;
     if (line->count < HTTP1_LEAST_BYTES || line->bytes[0] <= ' ')
         return -1;
-    if (of_client) {
+    if (side->is_client) {
         side->head.method = (__u8)request_method(&text);
+        http2_settle();
         __builtin_memcpy(&version, line->bytes + ((end - 8) & (TEXT_LINE_BYTES - 1)), sizeof(version));
         if (end && (!http1_is_version(version) || line->bytes[(end - 9) & (TEXT_LINE_BYTES - 1)] != ' '))
             return -1;
@@ -255,21 +294,20 @@ FLOW_INLINE int http1_first_line(struct http1_side *side, int of_client)
 }
 
 /* A message is over. */
-FLOW_INLINE void http1_ends(struct http1_side *side, int of_client)
+FLOW_INLINE void http1_ends(struct http1_side *side)
 {
     side->place = HTTP1_START;
     side->parts |= HTTP2_ENDS;
-    if (!of_client)
+    if (!side->is_client)
         side->count++;
 }
 
 /* The head of a message is over: what follows is its body, if it has one. */
-FLOW_INLINE int http1_body(
-        struct http1_connection *connection, struct http1_side *side, const struct http1_side *other, int of_client)
+FLOW_INLINE int http1_body(struct http1_connection *connection, struct http1_side *side, const struct http1_side *other)
 {
     int has_none = 0;
 
-    if (of_client) {
+    if (side->is_client) {
         if (side->count - other->count >= HTTP1_MOST_WAITING)
             return -1;
         http1_note_request(connection, side, side->head.method == HTTP_METHOD_HEAD);
@@ -288,41 +326,38 @@ FLOW_INLINE int http1_body(
     } else if (!has_none && side->says & HTTP1_HAS_LENGTH && side->content_length) {
         side->place = HTTP1_BODY;
         side->left = side->content_length;
-    } else if (!has_none && !of_client && !(side->says & HTTP1_HAS_LENGTH)) {
+    } else if (!has_none && !side->is_client && !(side->says & HTTP1_HAS_LENGTH)) {
         side->place = HTTP1_UNTIL_END;
     } else {
-        http1_ends(side, of_client);
+        http1_ends(side);
     }
     return 0;
 }
 
 /* A line has come whole. Returns -1 where where its message ends cannot be told. */
-FLOW_INLINE int http1_line(
-        struct http1_connection *connection, struct http1_side *side, const struct http1_side *other, int of_client)
+FLOW_INLINE int http1_line(struct http1_connection *connection, struct http1_side *side, const struct http1_side *other)
 {
     int is_empty = http1_is_empty(&side->line);
 
     switch (side->place) {
     case HTTP1_START:
         /* Some clients end a body with an empty line (RFC 9112 2.2). */
-        if (!is_empty || !of_client)
-            return http1_first_line(side, of_client);
+        if (!is_empty || !side->is_client)
+            return http1_first_line(side);
         side->untold = 0;
         return 0;
     case HTTP1_FIELDS:
-        return is_empty ? http1_body(connection, side, other, of_client) : http1_field(side, of_client);
+        return is_empty ? http1_body(connection, side, other) : http1_field(side);
     case HTTP1_CHUNK_SIZE:
-        if (http1_number(side, 0, 16))
-            return -1;
-        side->left = side->length;
-        side->place = side->length ? HTTP1_CHUNK : HTTP1_TRAILERS;
+        side->base = 16;
+        side->number_at = 0;
         return 0;
     case HTTP1_CHUNK_END:
         side->place = HTTP1_CHUNK_SIZE;
         return is_empty ? 0 : -1;
     case HTTP1_TRAILERS:
         if (is_empty)
-            http1_ends(side, of_client);
+            http1_ends(side);
         return 0;
     default:
         return -1;

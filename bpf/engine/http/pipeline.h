@@ -21,9 +21,11 @@
 FLOW_INLINE int http1_gather(const struct http2_look *look, struct http1_side *side, __u32 offset, __u32 there)
 {
     const struct text text = {.source = look->source, .begin = offset, .end = offset + there};
+    __u64 words[TEXT_LINE_BYTES / 8] = {0};
     __u64 start = side->line.count;
+    __u64 behind = 0;
     __u64 newlines;
-    __u64 word;
+    __u64 is_found;
     __u32 at;
     int size;
 
@@ -35,18 +37,18 @@ FLOW_INLINE int http1_gather(const struct http2_look *look, struct http1_side *s
     if (size <= 0)
         return -1;
     side->taken = (__u32)size;
+    if (text_load_some(&text, offset, words, TEXT_LINE_BYTES) <= 0)
+        return -1;
+    /* From the end on, so that the first newline is the last that is found, and as http1_number without a branch. */
     TEXT_LOOP
-    for (at = 0; at < TEXT_LINE_BYTES; at += 8) {
-        __builtin_memcpy(&word, side->line.bytes + start + at, sizeof(word));
-        newlines = bytes_equal(word, '\n');
-        if (!newlines)
-            continue;
-        at += first_byte(newlines) + 1;
-        if (at <= side->taken) {
-            side->taken = at;
-            side->is_line = 1;
-        }
-        break;
+    for (at = 0; at < TEXT_LINE_BYTES / 8; at++) {
+        newlines = bytes_equal(words[TEXT_LINE_BYTES / 8 - 1 - at], '\n');
+        is_found = 0 - (__u64)http2_is_set(newlines >> 7);
+        behind = (behind & ~is_found) | ((TEXT_LINE_BYTES - 7 - at * 8 + first_byte(newlines)) & is_found);
+    }
+    if (behind) {
+        side->taken = (__u32)behind;
+        side->is_line = 1;
     }
     http2_settle();
     start += side->taken;
@@ -55,7 +57,7 @@ FLOW_INLINE int http1_gather(const struct http2_look *look, struct http1_side *s
 }
 
 /* Pass over a body, as far as it is there. */
-FLOW_INLINE void http1_pass(struct http1_side *side, __u32 there, int of_client)
+FLOW_INLINE void http1_pass(struct http1_side *side, __u32 there)
 {
     __u64 bytes = there;
 
@@ -72,7 +74,7 @@ FLOW_INLINE void http1_pass(struct http1_side *side, __u32 there, int of_client)
     if (side->place == HTTP1_CHUNK)
         side->place = HTTP1_CHUNK_END;
     else
-        http1_ends(side, of_client);
+        http1_ends(side);
 }
 
 /* Tell of `parts` of the message under way. */
@@ -108,13 +110,15 @@ FLOW_INLINE int http1_step(const struct http2_look *look, struct http1_connectio
 {
     struct http1_side *side = &connection->sides[look->from & 1];
     const struct http1_side *other = &connection->sides[(look->from & 1) ^ 1];
-    int of_client = flow_from_client(look->flow, look->from);
 
     side->taken = 0;
     side->parts = 0;
     side->is_line = 0;
+    side->base = 0;
+    side->is_client = (__u8)flow_from_client(look->flow, look->from);
+    http2_settle();
     if (http1_is_passing(side))
-        http1_pass(side, there, of_client);
+        http1_pass(side, there);
     else if (http1_gather(look, side, offset, there))
         return -1;
     http2_settle();
@@ -122,7 +126,10 @@ FLOW_INLINE int http1_step(const struct http2_look *look, struct http1_connectio
     side->untold += side->taken;
     side->last_ns = look->packet->time_ns;
     if (side->is_line) {
-        if (http1_line(connection, side, other, of_client))
+        if (http1_line(connection, side, other))
+            return -1;
+        http2_settle();
+        if (side->base && http1_measure(side))
             return -1;
         side->line.count = 0;
     }
@@ -137,7 +144,6 @@ FLOW_INLINE int http1_step(const struct http2_look *look, struct http1_connectio
 FLOW_INLINE int http1_skip(const struct http2_look *look, struct http1_side *side)
 {
     __u32 missing = look->packet->sequence - side->next;
-    int of_client = flow_from_client(look->flow, look->from);
 
     if (!side->is_placed) {
         side->next = look->packet->sequence;
@@ -149,7 +155,8 @@ FLOW_INLINE int http1_skip(const struct http2_look *look, struct http1_side *sid
     if (!http1_is_passing(side) || (side->place != HTTP1_UNTIL_END && missing > side->left))
         return HTTP2_JUMPS;
     side->parts = 0;
-    http1_pass(side, missing, of_client);
+    side->is_client = (__u8)flow_from_client(look->flow, look->from);
+    http1_pass(side, missing);
     side->next += missing;
     side->untold += missing;
     if (side->parts) {

@@ -32,7 +32,7 @@
 
 /* Bytes of a line, and room for as many behind any of them. */
 struct text_line {
-    __u8 bytes[2 * TEXT_LINE_BYTES];
+    __u8 bytes[2 * TEXT_LINE_BYTES] __attribute__((aligned(8)));
     __u32 count;
 };
 

@@ -70,6 +70,7 @@ enum exchange_call {
     CALL_CUT, /* and a line of them that its segment cuts in two */
     CALL_RESPONSE, /* what the server says */
     CALL_FRAMES, /* of HTTP/2, by either: streams.h */
+    CALL_MESSAGES, /* likewise of HTTP/1, where requests do not wait: messages.h */
     CALL_UNACCEPTED_FRAMES, /* by the client, before its connection has a socket */
     EXCHANGE_CALLS,
 };
@@ -124,7 +125,7 @@ static inline __attribute__((always_inline)) void exchange_dropped(exchange_host
     open_exchanges.delete(&host.reference);
 }
 
-#define EXCHANGE_FOLLOWS_MESSAGES                                0
+#define EXCHANGE_FOLLOWS_MESSAGES                                1
 #define exchange_frames(host, skb, flow, from, begins, sequence) note_frames(skb, begins, sequence)
 
 #include "../../engine/exchanges/content_role.h"
@@ -137,17 +138,28 @@ FLOW_INLINE void note_frames(struct __sk_buff *skb, enum http2_beginning begins,
     skb->cb[CB_AT] = sequence;
 }
 
-/* Live, messages are not followed: those of this connection are told no more. */
-FLOW_INLINE int exchange_pipelined(
-        exchange_host host, struct __sk_buff *skb, struct flow *flow, __u32 at, enum pipeline_waits waits)
+/* What waits where, in CB_AT, for the program that follows messages: enum pipeline_waits above where in the frame the next request is. */
+#define PIPELINE_WAITS_SHIFT 24
+
+/* Nothing of a request that waits can be followed. */
+FLOW_INLINE void give_up_pipelined(exchange_host host, struct flow *flow, enum pipeline_waits waits)
 {
     struct exchange *open = waits == PIPELINE_TRACED ? exchange_open(host) : NULL;
 
-    (void)skb;
-    (void)at;
     if (open)
         exchange_drop(host, flow, open);
     exchange_give_up(host, flow, CONNECTION_PIPELINED);
+}
+
+/* Requests do not wait: for look_for_messages. A listener has no storage that is the connection's (accepted.h). */
+FLOW_INLINE int exchange_pipelined(
+        exchange_host host, struct __sk_buff *skb, struct flow *flow, __u32 at, enum pipeline_waits waits)
+{
+    if (is_connected(host.sk)) {
+        skb->cb[CB_AT] = at | (__u32)waits << PIPELINE_WAITS_SHIFT;
+        return 1;
+    }
+    give_up_pipelined(host, flow, waits);
     return 0;
 }
 
@@ -216,6 +228,10 @@ FLOW_INLINE void look_into(
     leave_time(skb, before.request_ns);
     skb->cb[CB_OUTCOME] = before.outcome;
     skb->cb[CB_AT] = 0;
+    if (flow->requests == FLOW_REQUESTS_PIPELINED) {
+        call_exchange(skb, from, CALL_MESSAGES);
+        return;
+    }
     if (flow->requests != FLOW_REQUESTS_STREAMS) {
         call_exchange(skb, from, flow_from_client(flow, from) ? CALL_REQUEST : CALL_RESPONSE);
         return;
@@ -246,12 +262,28 @@ FLOW_INLINE int is_timed_exchange(const struct flow *flow, const struct packet *
     /* What is sent has its precise time for nothing. */
     if (flow->requests == FLOW_REQUESTS_STREAMS)
         return from == FLOW_TX || !is_passed_over((__u32)flow->id, packet, from);
-    return exchange_is_open(flow) ||
+    return exchange_is_open(flow) || exchange_is_followed(flow) ||
            ((!flow->request_ns || flow->requests >> FLOW_REQUESTS_PART_SHIFT || exchange_is_whole(flow)) &&
                    flow_from_client(flow, from));
 }
 
 FLOW_INLINE void look_for_frames(struct __sk_buff *skb, exchange_host host, struct flow *flow, int from);
+
+/*
+ * Go on with a packet's messages where requests do not wait, as exchange_pipelined left it, or else with more headers, as what looked at
+ * them before returned `at`.
+ */
+FLOW_INLINE void look_for_messages(struct __sk_buff *skb, exchange_host host, struct flow *flow, int from, __u32 at)
+{
+    __u32 begins = skb->cb[CB_AT];
+
+    if (!begins) {
+        call_headers(skb, from, at);
+        return;
+    }
+    call_exchange(skb, from, CALL_MESSAGES);
+    give_up_pipelined(host, flow, begins >> PIPELINE_WAITS_SHIFT); /* no such program: the kernel refused it */
+}
 
 /* Of an IP header without options. Without a branch: the verifier walks what follows once, and not for either version. */
 FLOW_INLINE __u32 ip_header_bytes(const __u8 *ip)
@@ -305,11 +337,13 @@ FLOW_INLINE int tap_exchange(struct __sk_buff *skb, int from, enum exchange_call
         request.may_begin = skb->cb[CB_REQUEST] >> 8 & 1;
         request.has_path = skb->cb[CB_REQUEST] >> 9 & 1;
         request.is_next = 1;
+        skb->cb[CB_AT] = 0;
         at = exchange_from_line(host, skb, offset, &slot->flow, &packet, from, &request);
-        call_headers(skb, from, at);
+        look_for_messages(skb, host, &slot->flow, from, at);
     } else if (which == CALL_HEADERS) {
+        skb->cb[CB_AT] = 0;
         at = exchange_from_headers(host, skb, offset, &slot->flow, &packet, request.at);
-        call_headers(skb, from, at);
+        look_for_messages(skb, host, &slot->flow, from, at);
     } else if (which == CALL_CUT) {
         at = exchange_from_cut(host, skb, offset, &slot->flow, &packet, request.at);
         call_headers(skb, from, at);

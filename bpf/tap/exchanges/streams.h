@@ -84,7 +84,10 @@ static inline __attribute__((always_inline)) int http2_tell(
     return failed ? -1 : 0;
 }
 
-/* Returns -1 where there is no room for it: the next packet tells it, and what this one says is missed. */
+/*
+ * `connection`: NULL where it is none of HTTP/2 (messages.h). Returns -1 where there is no room for it: of HTTP/2, the next packet tells
+ * it, and what this one says is missed.
+ */
 FLOW_INLINE int tell_opening(exchange_host host, const struct http2_connection *connection, const struct flow *flow, int from)
 {
     __u32 place = from & 1;
@@ -97,7 +100,12 @@ FLOW_INLINE int tell_opening(exchange_host host, const struct http2_connection *
     room->told = told;
     opening = (struct http2_opening *)room->held;
     opening->owner = host.cgroup_id;
-    http2_describe(opening, connection, flow);
+    opening->missed[FLOW_TX] = 0;
+    opening->missed[FLOW_RX] = 0;
+    if (connection)
+        http2_describe(opening, connection, flow);
+    else
+        opening_describe(opening, flow);
     return http2_frames.ringbuf_output(room, sizeof(room->told) + sizeof(*opening), RINGBUF_NO_WAKEUP) ? -1 : 0;
 }
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
-import threading
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proto.columns import ExchangeEnd, HttpMethod
+from tests.support.nginx import nginx
 from tests.support.packets.pcap import SECOND, write
 from tests.support.packets.replayed import replay_files
 from tests.support.packets.talks.http_talk import Talk, counted, reply, request, told
 from tests.support.packets.talks.relay import relay
-from tests.support.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
@@ -81,44 +77,7 @@ def test_the_servers_wait_is_tsharks(tmp_path, talk):
     assert waits == pytest.approx(of_tshark(write(tmp_path / "talk.pcap", talk.frames)), abs=1e-6)
 
 
-NGINX = """
-{user}daemon off; worker_processes 1; error_log stderr; pid {folder}/pid;
-events {{ worker_connections 64; }}
-http {{
-  access_log off; gzip on; gzip_min_length 1; gzip_types text/plain; keepalive_requests 10000; default_type text/plain;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{
-    listen 127.0.0.1:{port}; root {folder}/www;
-    location = /none {{ return 204; }}
-    location = /made {{ return 201 "made"; }}
-  }}
-}}
-"""
 ROUNDS = 20
-
-
-@contextmanager
-def nginx(folder: Path) -> Iterator[int]:
-    """A server that takes requests that do not wait; yields its port."""
-    port = free_port()
-    (folder / "www").mkdir()
-    (folder / "www" / "index.html").write_text("hello " * 200)
-    (folder / "conf").write_text(NGINX.format(folder=folder, port=port, user="user root; " if os.geteuid() == 0 else ""))
-    process = subprocess.Popen(["nginx", "-p", folder, "-c", folder / "conf"], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(3000):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                if process.poll() is not None:
-                    raise
-                threading.Event().wait(0.01)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def each_of_tshark(path: Path, port: int, kind: str, name: str) -> list[tuple[str, Decimal]]:

@@ -1,5 +1,6 @@
 """The traced exchanges of the live table: what bpf/tap/exchanges/exchanges.h keeps where it is told
-to, and the calls of HTTP/2, which this side keeps itself from what bpf/tap/exchanges/streams.h tells.
+to, and the calls of HTTP/2 and of pipelined requests, which this side keeps itself from what
+bpf/tap/exchanges/streams.h and messages.h tell.
 
 Open exchanges are in a hash that programs write and this side reads; ended ones come through a ring buffer, read as one array.
 An exchange that is ended here stays in the hash, for the programs may be at it: it is remembered as told until its flow is gone
@@ -29,8 +30,11 @@ MAPS: Final = ("open_exchanges", "ended_exchanges", "request_counters", "ingress
 _LOOKS: Final = ("request", "line", "headers", "cut", "response")
 PROGRAMS: Final = {f"{way}_calls": [f"tap_{way}_{look}" for look in _LOOKS] for way in ("ingress", "egress")}
 """Which programs are called through which map, in the order of bpf/tap/exchanges/exchanges.h's `enum exchange_call`."""
-_FRAMES: Final = {"ingress_calls": ["tap_ingress_frames", UNACCEPTED_PROGRAM], "egress_calls": ["tap_egress_frames"]}
-"""Behind them, where the kernel takes it: without, connections of HTTP/2 are given up."""
+_FOLLOWING: Final = {
+    "ingress_calls": ["tap_ingress_frames", "tap_ingress_messages", UNACCEPTED_PROGRAM],
+    "egress_calls": ["tap_egress_frames", "tap_egress_messages"],
+}
+"""Behind them, where the kernel takes them: without, connections of HTTP/2 and those with pipelined requests are given up."""
 
 _MOST_FILLED: Final = 1 / 8
 """Of the ring buffer of frames: so little lies in the processor's caches, too."""
@@ -58,8 +62,9 @@ class TapExchanges:
         self._open_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._frames = FrameRing(loaded.maps["http2_frames"], loaded.map_descriptions["http2_frames"].max_entries)
         self._calls = _call_reader()
-        follows = self._calls is not None and loaded.programs.keys() >= set(chain(*_FRAMES.values()))
-        connect_calls(loaded, {name: [*programs, *(_FRAMES[name] if follows else ())] for name, programs in PROGRAMS.items()})
+        follows = self._calls is not None and loaded.programs.keys() >= set(chain(*_FOLLOWING.values()))
+        for name, programs in PROGRAMS.items():
+            connect_calls(loaded, {name: [*programs, *(_FOLLOWING[name] if follows else ())]})
 
     def close(self) -> None:
         """Let go of the ring buffers, and of what is kept of calls."""

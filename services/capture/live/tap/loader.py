@@ -30,7 +30,7 @@ HANDSHAKE_PROGRAMS: Final = {
 }
 """The same for handshakes of TLS."""
 
-EXCHANGE_LOOKS: Final = ("request", "line", "headers", "cut", "response", "frames")
+EXCHANGE_LOOKS: Final = ("request", "line", "headers", "cut", "response", "frames", "messages")
 UNACCEPTED_PROGRAM: Final = "tap_ingress_unaccepted"
 """Frames of HTTP/2 that a listener is shown: of connections that have no socket yet."""
 EXCHANGE_PROGRAMS: Final = (
@@ -98,8 +98,12 @@ class TapConstants:
         if Switch.MEETING not in switches:
             entries |= {"turns": 1, "ended_turns": _LEAST_RING_BYTES}
         if Switch.TRACE_CONTEXT not in switches:
-            entries |= {"ended_exchanges": _LEAST_RING_BYTES, "http2_frames": _LEAST_RING_BYTES}
-            entries |= {"http2_unaccepted": 1, "passing_frames": 1}
+            entries |= {
+                "ended_exchanges": _LEAST_RING_BYTES,
+                "http2_frames": _LEAST_RING_BYTES,
+                "http2_unaccepted": 1,
+                "passing_frames": 1,
+            }
         if Switch.OWN not in switches:
             entries |= {"own_connections": 1, "own_sent": 1}
         if not switches & {Switch.ALLOW_PORTS, Switch.DENY_PORTS}:

@@ -180,11 +180,11 @@ EXCHANGE_WORDS: Final = (
               "response paused), `active_timeout` (it went on), `shutdown` (capture ended), `switched` (the response made "
               "another protocol's, or a tunnel, of the connection), `stream` (both ends said that they are done: HTTP/2), "
               "`stream_reset` (one of them gave the stream up), `complete` (its last byte "
-              "came, in a capture file: requests that did not wait for the responses before)"),
+              "came: requests that did not wait for the responses before)"),
     Attribute("flow.exchange.matched", OURS, "how it is known whose it is: `context` where the request carried its trace "
               "context, `span` where an application's span was met with it"),
     Attribute("flow.exchange.shared", OURS, "true: streams share the connection, and the retransmissions are the "
-              "connection's; of `connection at ...` all that is said is", "HTTP/2, and pipelined requests of a capture file",
+              "connection's; of `connection at ...` all that is said is", "HTTP/2, and pipelined requests",
               "boolean"),
     Attribute("http.request.method", STABLE, "the request's method, `_OTHER` for one that RFC 9110 and RFC 5789 do not have",
               "its beginning was seen as a whole"),
