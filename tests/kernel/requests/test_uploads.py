@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ pytestmark = [
 
 FRAMES_TAKEN = 250
 """In a packet: streams.h's FRAMES_AT_ONCE for each of the 33 calls that the kernel lets a program make, but for a few."""
+FIRST = random.getrandbits(60)
+"""No other run's calls have these numbers, whose contexts are told with these."""
 
 
 @pytest.fixture(params=["offload", "packets of 1500 bytes"])
@@ -74,7 +77,7 @@ def upload(network: Namespace, said: bytes, answer: bytes) -> None:
 def test_what_is_uploaded_is_counted_to_the_byte(network, size):
     """At both ends, of frames of any size: a stream that is ended, and one behind it, whose frames are found."""
     coder = Coder()
-    first, second = (frame(HEADERS, stream, coder.asks(size + stream), END_HEADERS) for stream in (1, 3))
+    first, second = (frame(HEADERS, stream, coder.asks(FIRST + size + stream), END_HEADERS) for stream in (1, 3))
     body = frame(DATA, 1, bytes(size)) * (2_000_000 // size)
     said = [first + body + frame(DATA, 1, b"x", END_STREAM), second + frame(DATA, 3, bytes(size)) * 3]
     answer = frame(HEADERS, 1, coder.answers(), END_HEADERS | END_STREAM) + frame(RST_STREAM, 3, bytes(4))
@@ -82,7 +85,10 @@ def test_what_is_uploaded_is_counted_to_the_byte(network, size):
         upload(network, b"".join(said), answer)
         tap.detach()
         emissions = list(ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True))
-    asked = {bytes.fromhex(context(size + stream)[3:35]): length for stream, length in zip((1, 3), map(len, said), strict=True)}
+    asked = {
+        bytes.fromhex(context(FIRST + size + stream)[3:35]): length
+        for stream, length in zip((1, 3), map(len, said), strict=True)
+    }
     rows = [{name: column[place] for name, column in each.columns.items()} for each in emissions for place in range(len(each))]
     told = {
         (Role(row["role"]), row["record"] & 0x7FFFFFFF): (
@@ -101,13 +107,13 @@ def test_what_is_uploaded_is_counted_to_the_byte(network, size):
 
 def test_of_a_body_that_is_given_up_within_a_frame_most_is_known(network):
     """At both ends: what came last, 256 KiB and a frame at the most, may be missing."""
-    said = frame(HEADERS, 1, Coder().asks(7), END_HEADERS) + (frame(DATA, 1, bytes(16_384)) * 60)[:-5000]
+    said = frame(HEADERS, 1, Coder().asks(FIRST), END_HEADERS) + (frame(DATA, 1, bytes(16_384)) * 60)[:-5000]
     with SocketTap(capacity=16_384, trace_context=True, rules=TapRules(loopback=True)) as tap:
         upload(network, said, frame(RST_STREAM, 1, bytes(4)))
         tap.detach()
         emissions = list(ExchangeTable(tap.exchanges, observer=Observer.SOCKET).drain(monotonic_ns(), final=True))
     rows = [{name: column[place] for name, column in each.columns.items()} for each in emissions for place in range(len(each))]
-    mine = [row for row in rows if row["trace_id"].tobytes() == bytes.fromhex(context(7)[3:35])]
+    mine = [row for row in rows if row["trace_id"].tobytes() == bytes.fromhex(context(FIRST)[3:35])]
     assert {Role(row["role"]) for row in mine} == {Role.CLIENT, Role.SERVER}
     assert len(mine) == 2
     assert all(0 <= len(said) - row["request_bytes"] <= 262_144 + 16_393 for row in mine)
