@@ -26,6 +26,13 @@ struct http2_connection {
     __u8 pad[3];
 };
 
+/* Up to Linux 6.1 a loop is one only if it goes back by a jump, which the compiler does not always do: this one is none. */
+#ifdef __clang__
+#define HTTP2_UNROLLED _Pragma("unroll")
+#else
+#define HTTP2_UNROLLED
+#endif
+
 /* Frames that http2_pass takes at once: of an upload four begin in a packet of 64 KiB, as a rule, of what is sent in small ones hundreds. */
 #define HTTP2_PASSED 32
 /* So few in the midst of a packet are left to http2_step, which takes as many at once: a host may go on no more than so often. */
@@ -267,7 +274,7 @@ FLOW_INLINE __u32 http2_pass(const struct http2_look *look, struct http2_side *s
 
     if (side->trial || (begins ? !may_begin : !http2_is_passing(side) || side->type != HTTP2_DATA || side->flags || !at))
         return 0;
-#pragma unroll
+    HTTP2_UNROLLED
     for (passed = 0; passed < HTTP2_PASSED; passed++) {
         if (at >= there || there - at <= HTTP2_HEAD_BYTES || parse_load(look->source, offset + at, head, sizeof(head)))
             break;

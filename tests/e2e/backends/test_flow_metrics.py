@@ -16,14 +16,12 @@ import pytest
 from proto.flow_batch import FlowBatch
 from services.runtime.nats.bus import Bus
 from tests.e2e.backends.collector import Collector
-from tests.integration.services.test_exporter import bus, publish, until_all_settled
+from tests.integration.services.test_exporter import publish, until_all_settled
 from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.support.pipeline.exporter_process import Exporter
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.pipeline.watched import until
 from tests.support.ports import free_port
-
-__all__ = ["bus"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # the first to ask for a tool may build it
 

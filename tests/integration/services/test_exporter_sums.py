@@ -17,7 +17,6 @@ from services.runtime.nats.bus import Bus
 from tests.integration.services.test_exporter import (
     BATCHES,
     SPANS_EACH,
-    bus,
     dead_letters,
     publish,
     until_all_settled,
@@ -27,8 +26,6 @@ from tests.support.pipeline.enriched_batches import enriched_batch
 from tests.support.pipeline.exporter_process import Exporter
 from tests.support.pipeline.nats_server import NatsServer
 from tests.support.pipeline.otlp_receiver import Accept, OtlpReceiver, Stall, TakeAndDrop
-
-__all__ = ["bus"]
 
 
 @pytest.mark.parametrize(

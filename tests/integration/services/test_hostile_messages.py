@@ -13,7 +13,6 @@ from proto.subjects import DEAD_STREAM, REASON_HEADER, raw_subject
 from services.runtime.nats.bus import Bus
 from tests.integration.services.test_enricher import (
     NODE,
-    bus,
     enriched_batches,
     enricher,
     expected_ids,
@@ -22,8 +21,6 @@ from tests.integration.services.test_enricher import (
     raw_is_empty,
 )
 from tests.support.pipeline.nats_server import NatsServer
-
-__all__ = ["bus"]
 
 pytestmark = pytest.mark.timeout(300)  # for machines that are busy; nothing here is timed
 
