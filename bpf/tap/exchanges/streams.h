@@ -28,7 +28,7 @@ static inline __attribute__((always_inline)) int http2_tell(
 #ifndef UNACCEPTED
 #define UNACCEPTED 1024
 #endif
-#define FRAMES_AT_ONCE 9 /* by a program, which calls itself 30 times and more for a packet: 270 */
+#define FRAMES_AT_ONCE 12 /* by a program, which calls itself 30 times and more for a packet: 360 */
 
 /* What was done with a packet, in CB_AT. */
 enum frames_done {
