@@ -17,7 +17,7 @@ static inline __attribute__((always_inline)) int http1_tell(
 #include "../../engine/http/pipeline.h"
 
 #ifndef MESSAGES_AT_ONCE
-#define MESSAGES_AT_ONCE 24 /* lines, and parts of bodies, by a program, which calls itself 30 times for a packet: 720 */
+#define MESSAGES_AT_ONCE 12 /* lines, and parts of bodies, by a program, which calls itself 30 times for a packet: 360 */
 #endif
 
 /* What is to be done with a packet, in CB_AT; what is more says how messages begin (exchange_pipelined). */

@@ -30,6 +30,8 @@ pytestmark = [
 ]
 
 ENDS = (Role.CLIENT, Role.SERVER)
+MANY = 50
+"""Requests in a packet: messages.h bounds the lines that are taken of one."""
 HINTS = answered(b"", "103 Early Hints", b"Link: </a>\r\n")
 
 
@@ -102,12 +104,12 @@ def number(row: dict[str, Any]) -> int:
     return int.from_bytes(bytes(row["trace_id"]), "big") - 1
 
 
-def hundred() -> tuple[list[bytes], list[bytes], list[str]]:
+def many() -> tuple[list[bytes], list[bytes], list[str]]:
     """Requests, the last with a body, their responses of every kind whose end is known, and their methods."""
     requests, responses, methods = [], [], []
-    for at in range(100):
+    for at in range(MANY):
         method = ("GET", "HEAD", "GET", "DELETE", "GET")[at % 5]
-        if at == 99:
+        if at == MANY - 1:
             method, body = "POST", bytes(5000)
             requests.append(asked(at, method, sized(body), body))
         else:
@@ -125,14 +127,14 @@ def hundred() -> tuple[list[bytes], list[bytes], list[str]]:
     return requests, responses, methods
 
 
-def test_a_hundred_requests_at_once_have_a_response_each(network):
+def test_requests_at_once_have_a_response_each(network):
     """At both ends, in any segments: method, status, bytes and order are what http.client reads of the stream."""
-    requests, responses, methods = hundred()
+    requests, responses, methods = many()
     expected = read_by_python(b"".join(responses), methods)
     ends, counters = told(lambda: talk(network, (b"".join(requests), b"".join(responses))))
     begins = [0, *(ends_at for _, _, ends_at in expected)]
     for rows in ends.values():
-        assert [number(row) for row in rows] == list(range(100))
+        assert [number(row) for row in rows] == list(range(MANY))
         assert [HttpMethod(row["http_method"]).name for row in rows] == methods
         assert [row["http_status"] for row in rows] == [status for status, _, _ in expected]
         assert [row["request_bytes"] for row in rows] == [len(each) for each in requests]
@@ -144,7 +146,7 @@ def test_a_hundred_requests_at_once_have_a_response_each(network):
         times = [int(row["response_first_unix_ns"]) for row in rows]
         assert times == sorted(times)
     assert "connections_pipelined" not in counters
-    assert counters["requests_sampled"] >= 200
+    assert counters["requests_sampled"] >= 2 * MANY
 
 
 @pytest.mark.parametrize("flags", ["01", "00", None])
@@ -236,7 +238,7 @@ def test_both_directions_at_once_are_told_apart(together):
     """Requests are sent while responses come, from another CPU: none is told with another's, and connections of which one is
     missing, since segments overtook each other or it is not known which was answered, are counted.
     """
-    connections, count = (20, 150) if together else (200, 5)
+    connections, count = (20, 80) if together else (200, 5)
     starting = multiprocessing.get_context("fork")
 
     def say() -> int:
@@ -271,13 +273,13 @@ def test_both_directions_at_once_are_told_apart(together):
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 def test_nginx_and_http_client_agree(tmp_path):
-    """A hundred requests at once, with bodies of a length, in chunks, and without one: each has its exchange at both ends, with
+    """Requests at once, with bodies of a length, in chunks, and without one: each has its exchange at both ends, with
     the status and the length that http.client reads.
     """
-    targets = [("GET", "/"), ("DELETE", "/none"), ("GET", "/missing"), ("HEAD", "/"), ("GET", "/made")] * 20
+    targets = [("GET", "/"), ("DELETE", "/none"), ("GET", "/missing"), ("HEAD", "/"), ("GET", "/made")] * 5
     said = b"".join(
         asked(
-            at, method, (b"Accept-Encoding: gzip\r\n" if at % 2 else b"") + (b"Connection: close\r\n" if at == 99 else b"")
+            at, method, (b"Accept-Encoding: gzip\r\n" if at % 2 else b"") + (b"Connection: close\r\n" if at == 24 else b"")
         ).replace(f"/{at} ".encode(), f"{target} ".encode(), 1)
         for at, (method, target) in enumerate(targets)
     )
@@ -293,7 +295,7 @@ def test_nginx_and_http_client_agree(tmp_path):
     ends, counters = told(say)
     expected = read_by_python(b"".join(heard), [method for method, _ in targets])
     for rows in ends.values():
-        assert [number(row) for row in rows] == list(range(100)), counters
+        assert [number(row) for row in rows] == list(range(25)), counters
         assert [(row["http_status"], row["response_bytes"]) for row in rows] == [
             (status, end - begin) for status, begin, end in expected
         ]
