@@ -57,13 +57,15 @@ def counted_as_said(cluster: Cluster, client: Client, asked: list[Asked]) -> Non
 
 def conflicts(cluster: Cluster) -> list[str]:
     """Spans that came again with another content, but for clients' whose server's end the enricher had met only one of the
-    times: they name the Service's backend once, and not the other time (docs/kubernetes.md, backends of pods).
+    times: they name the Service's backend once, in the span's name too, and not the other time (docs/kubernetes.md, backends of
+    pods).
     """
     return [each.told for each in cluster.receiver.conflicts if not (each.only_attributes and _of_backend(each.attributes))]
 
 
 def _of_backend(names: frozenset[str]) -> bool:
-    return "destination.nat.ip" in names and all(name.startswith(("destination.", "peer.", "service.peer.")) for name in names)
+    others = names - {"name"}
+    return "destination.nat.ip" in names and all(name.startswith(("destination.", "peer.", "service.peer.")) for name in others)
 
 
 def each_has_one_child(cluster: Cluster, clients: list[Seen]) -> None:

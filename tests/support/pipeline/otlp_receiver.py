@@ -121,7 +121,7 @@ class Conflict(NamedTuple):
     told: str
     """What each of them says and the other does not."""
     attributes: frozenset[str]
-    """Names of those that differ."""
+    """Names of those that differ; `name`, where the span's own does."""
     only_attributes: bool
     """Whether nothing else does."""
 
@@ -406,11 +406,12 @@ def _conflict(first: Span, again: Span) -> Conflict:
     said, says = ({(item.key, str(item.value).strip()) for item in span.attributes} for span in (first, again))
     times = [(span.start_time_unix_nano, span.end_time_unix_nano) for span in (first, again)]
     ends = sorted(f"{name}={value}" for name, value in said & says if name.startswith(("source.", "destination.")))
-    told = f"{first.name} {ends}: {sorted(said - says)} {times[0]}, and again {sorted(says - said)} {times[1]}"
-    other = {name for name, _ in said ^ says}
+    told = f"{first.name} {ends}: {sorted(said - says)} {times[0]}, and again {again.name} {sorted(says - said)} {times[1]}"
+    other = {name for name, _ in said ^ says} | ({"name"} if first.name != again.name else set())
     first, again = (type(span).FromString(span.SerializeToString()) for span in (first, again))
     for span in (first, again):
         del span.attributes[:]
+        span.name = ""
     return Conflict(told, frozenset(other), first == again)
 
 
