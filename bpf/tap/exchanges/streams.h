@@ -23,7 +23,7 @@ static inline __attribute__((always_inline)) int http2_tell(
 #include "../../engine/http2/follow.h"
 
 #ifndef FRAME_PAGES
-#define FRAME_PAGES 2048 /* 8 MiB: what is told of 20,000 calls of gRPC between two looks */
+#define FRAME_PAGES 2048 /* 8 MiB: what is told of 20,000 ends of calls of gRPC, until it is read */
 #endif
 #ifndef UNACCEPTED
 #define UNACCEPTED 1024

@@ -9,7 +9,7 @@ import shutil
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -33,17 +33,6 @@ ENDS = (Role.CLIENT, Role.SERVER)
 MANY = 50
 """Requests in a packet: messages.h bounds the lines that are taken of one."""
 HINTS = answered(b"", "103 Early Hints", b"Link: </a>\r\n")
-
-
-@pytest.fixture(params=["offload", "packets of 1500 bytes"])
-def network(request) -> Iterator[Namespace]:
-    """A network with nothing but its loopback, whose packets are of up to 64 KiB, or of a wire's size."""
-    with Network() as network:
-        alone = network.namespace("alone")
-        if request.param != "offload":
-            alone.ip("link", "set", "lo", "mtu", "1500")
-            alone.disable_offloads("lo")
-        yield alone
 
 
 def connected(network: Namespace) -> tuple[socket.socket, socket.socket]:
